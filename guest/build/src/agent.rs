@@ -1,0 +1,170 @@
+//! Builds the agent: one static program from the Cargo workspace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use object::elf::{EM_X86_64, FileHeader64, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
+
+use crate::key::Ingredients;
+use crate::run::Program;
+use crate::store::Store;
+use crate::{Built, GuestError, Places, Progress};
+
+/// Goes up whenever the steps below would build something else from the same inputs.
+const RECIPE: u32 = 1;
+
+/// glibc linked statically: the musl target is not there on a machine that cannot download it.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+const NAME: &str = "ipirig-agent";
+
+/// The workspace's members that the agent consists of, under the guest directory.
+const CRATES: [&str; 2] = ["agent", "abi"];
+
+/// Finds the agent in the cache or builds it.
+pub(crate) fn build(
+    store: &Store,
+    places: &Places,
+    progress: &dyn Progress,
+) -> Result<Built, GuestError> {
+    let workspace = places.workspace();
+    let mut ingredients = Ingredients::of("agent", RECIPE);
+    ingredients.add("rustc", env!("IPIRIG_RUSTC"));
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        ingredients.file(file, &workspace.join(file))?;
+    }
+    for name in CRATES {
+        let dir = places.guest.join(name);
+        for file in sources(&dir)? {
+            let label = file.strip_prefix(&places.guest).unwrap_or(&file);
+            ingredients.file(&label.to_string_lossy(), &file)?;
+        }
+    }
+    let slot = store.slot("agent", ingredients.key(), &[NAME], progress, |work| {
+        progress.stage("building the agent");
+        let target = store.tool_dir("cargo");
+        let mut cargo = Program::new("cargo");
+        for var in [
+            "CARGO_HOME",
+            "RUSTUP_HOME",
+            "RUSTUP_TOOLCHAIN",
+            "CARGO_NET_OFFLINE",
+        ] {
+            cargo.keep(var);
+        }
+        cargo
+            .args([
+                "build",
+                "--locked",
+                "--profile",
+                "release",
+                "--package",
+                NAME,
+            ])
+            .args(["--target", TARGET, "--target-dir"])
+            .arg(&target)
+            // Also overrides what the user's Cargo configuration says.
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            // Unpacking it is part of each boot.
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+            .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+            .dir(workspace)
+            .run("building the agent", &work.log, |_| {})?;
+        let made = target.join(TARGET).join("release").join(NAME);
+        let program = fs::read(&made).map_err(GuestError::io("read", &made))?;
+        if let Err(reason) = check_static(&program) {
+            let reason = reason.to_owned();
+            return Err(GuestError::Product {
+                path: made,
+                reason,
+                log: work.log.clone(),
+            });
+        }
+        let kept = work.out.join(NAME);
+        fs::write(&kept, program).map_err(GuestError::io("create", kept))
+    })?;
+    Ok(Built::in_slot(&slot, NAME))
+}
+
+/// The manifest and all below `src`, in a fixed order.
+fn sources(dir: &Path) -> Result<Vec<PathBuf>, GuestError> {
+    let mut files = vec![dir.join("Cargo.toml")];
+    let script = dir.join("build.rs");
+    if script.exists() {
+        files.push(script);
+    }
+    let mut dirs = vec![dir.join("src")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).map_err(GuestError::io("list", &dir))? {
+            let path = entry.map_err(GuestError::io("list", &dir))?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The initramfs has no dynamic linker, so the kernel must be able to start the program alone.
+fn check_static(program: &[u8]) -> Result<(), &'static str> {
+    let header = FileHeader64::<object::LittleEndian>::parse(program)
+        .map_err(|_| "is not a 64-bit ELF file")?;
+    let endian = header
+        .endian()
+        .map_err(|_| "is not a little-endian ELF file")?;
+    if header.e_machine(endian) != EM_X86_64 {
+        return Err("is not for x86-64");
+    }
+    let segments = header
+        .program_headers(endian, program)
+        .map_err(|_| "has no readable program headers")?;
+    if segments
+        .iter()
+        .any(|segment| segment.p_type(endian) == PT_INTERP)
+    {
+        return Err("is not static: it asks for a dynamic linker, which the guest does not have");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dynamic_program_is_refused() {
+        let this = std::env::current_exe().expect("a test program");
+        let program = fs::read(this).expect("readable");
+        assert_eq!(
+            check_static(&program),
+            Err("is not static: it asks for a dynamic linker, which the guest does not have")
+        );
+    }
+
+    #[test]
+    fn what_is_no_program_is_refused() {
+        assert_eq!(check_static(b""), Err("is not a 64-bit ELF file"));
+        assert_eq!(
+            check_static(b"#!/bin/sh\n"),
+            Err("is not a 64-bit ELF file")
+        );
+    }
+
+    #[test]
+    fn key_covers_every_crate_of_the_workspace_that_the_agent_uses() {
+        let guest = Places::find().expect("a checkout").guest;
+        for name in CRATES {
+            let manifest = guest.join(name).join("Cargo.toml");
+            let text = fs::read_to_string(&manifest).expect("readable");
+            let ours = text.lines().filter(|line| line.starts_with("ipirig-"));
+            let others: Vec<_> = ours
+                .filter(|line| !line.starts_with("ipirig-abi"))
+                .collect();
+            assert_eq!(others, Vec::<&str>::new(), "{}", manifest.display());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The kernel configuration: fragments, and whether Kconfig took them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::GuestError;
+use crate::error::LostOption;
+use crate::key::Ingredients;
+
+/// The fragments in the order of their names. A later one overrides an earlier one.
+#[derive(Debug)]
+pub(crate) struct Fragments {
+    pub(crate) dir: PathBuf,
+    text: String,
+}
+
+impl Fragments {
+    /// Reads `DIR/*.config`.
+    pub(crate) fn read(dir: &Path) -> Result<Self, GuestError> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(dir).map_err(GuestError::io("list", dir))? {
+            let path = entry.map_err(GuestError::io("list", dir))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "config")
+            {
+                files.push(path);
+            }
+        }
+        files.sort();
+        let mut text = String::new();
+        for file in files {
+            text.push_str(&fs::read_to_string(&file).map_err(GuestError::io("read", &file))?);
+            text.push('\n');
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            text,
+        })
+    }
+
+    pub(crate) fn add_to(&self, ingredients: &mut Ingredients) {
+        ingredients.add("config", &self.text);
+    }
+
+    /// What `KCONFIG_ALLCONFIG` should name.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The options that `finished`, a `.config`, does not have as asked.
+    pub(crate) fn lost(&self, finished: &str) -> Vec<LostOption> {
+        let got = options(finished);
+        let mut lost = Vec::new();
+        for (name, wanted) in options(&self.text) {
+            // Not set and not visible are the same.
+            let got = got.get(name).copied().flatten();
+            if got != wanted {
+                lost.push(LostOption {
+                    name: name.to_owned(),
+                    wanted: wanted.map(str::to_owned),
+                    got: got.map(str::to_owned),
+                });
+            }
+        }
+        lost
+    }
+}
+
+/// The value of `name` in a `.config`, without quotes.
+pub(crate) fn value(config: &str, name: &str) -> Option<String> {
+    Some((*options(config).get(name)?)?.trim_matches('"').to_owned())
+}
+
+/// Name and value of each option; `None` is `# CONFIG_X is not set`, and `CONFIG_X=n` alike.
+fn options(text: &str) -> BTreeMap<&str, Option<&str>> {
+    let mut options = BTreeMap::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line
+            .strip_prefix("# ")
+            .and_then(|l| l.strip_suffix(" is not set"))
+        {
+            options.insert(name, None);
+        } else if let Some((name, value)) = line.split_once('=') {
+            if name.starts_with("CONFIG_") {
+                options.insert(name, Some(value).filter(|value| *value != "n"));
+            }
+        }
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fragments(files: &[(&str, &str)]) -> Fragments {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).expect("written");
+        }
+        Fragments::read(dir.path()).expect("read")
+    }
+
+    #[test]
+    fn fragments_are_joined_by_name_and_other_files_left_out() {
+        let joined = fragments(&[
+            ("20-b.config", "CONFIG_B=y"),
+            ("10-a.config", "CONFIG_A=y"),
+            ("README.md", "CONFIG_C=y"),
+        ]);
+        assert_eq!(joined.text(), "CONFIG_A=y\nCONFIG_B=y\n");
+    }
+
+    #[test]
+    fn options_that_came_out_differently_are_named() {
+        let wanted = fragments(&[(
+            "a.config",
+            "# a remark\nCONFIG_KEPT=y\nCONFIG_GONE=y\n# CONFIG_OFF is not set\nCONFIG_N=n\n\
+             # CONFIG_UNKNOWN is not set\nCONFIG_CHANGED=100\nCONFIG_NAME=\"x\"\n",
+        )]);
+        let finished = "CONFIG_KEPT=y\nCONFIG_OFF=y\n# CONFIG_N is not set\n\
+                        CONFIG_CHANGED=200\nCONFIG_NAME=\"x\"\nCONFIG_MORE=y\n";
+        let lost: Vec<_> = wanted
+            .lost(finished)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            lost,
+            [
+                "CONFIG_CHANGED (wanted 100, is 200)",
+                "CONFIG_GONE (wanted y, is not set)",
+                "CONFIG_OFF (wanted not set, is y)",
+            ]
+        );
+    }
+
+    #[test]
+    fn later_fragment_overrides_an_earlier_one() {
+        let wanted = fragments(&[("1.config", "CONFIG_A=y"), ("2.config", "CONFIG_A=n")]);
+        assert_eq!(wanted.lost("# CONFIG_A is not set\n"), []);
+        assert_eq!(wanted.lost("CONFIG_A=y\n").len(), 1);
+    }
+
+    #[test]
+    fn value_is_read_without_its_quotes() {
+        let config = "CONFIG_CC_VERSION_TEXT=\"gcc (Debian) 12.2.0\"\n# CONFIG_B is not set\n";
+        assert_eq!(
+            value(config, "CONFIG_CC_VERSION_TEXT").as_deref(),
+            Some("gcc (Debian) 12.2.0")
+        );
+        assert_eq!(value(config, "CONFIG_B"), None);
+        assert_eq!(value(config, "CONFIG_C"), None);
+    }
+}

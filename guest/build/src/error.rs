@@ -1,0 +1,229 @@
+//! Everything that can stop a guest from being built.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+/// Why there is no guest.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// The directory with patches, configuration, module and agent is not there.
+    #[error(
+        "no guest sources at {}: set IPIRIG_GUEST_DIR to the `guest` directory of an ipirig checkout",
+        path.display()
+    )]
+    NoGuestDir {
+        /// Where they were looked for.
+        path: PathBuf,
+    },
+
+    /// Neither a cache directory nor a home is known.
+    #[error("no cache directory: set IPIRIG_CACHE_DIR, XDG_CACHE_HOME or HOME")]
+    NoCacheDir,
+
+    /// A file or directory could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: `read`, `create`.
+        action: &'static str,
+        /// What it was tried on.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+
+    /// Programs or headers that the build needs are not installed.
+    #[error("building the guest needs {}: run `{command}`", tools.join(", "))]
+    MissingTools {
+        /// What is missing: program names and header files.
+        tools: Vec<String>,
+        /// One command that installs all of it.
+        command: String,
+    },
+
+    /// The archive offers no kernel source.
+    #[error("no {package} package to download: {advice}")]
+    NoSource {
+        /// The package asked for.
+        package: &'static str,
+        /// What to do about it.
+        advice: String,
+    },
+
+    /// A program could not be started.
+    #[error("cannot start `{program}`")]
+    Spawn {
+        /// The program's name.
+        program: String,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A program was ended by a signal that a user sends, such as Ctrl-C.
+    #[error("interrupted while {what}")]
+    Interrupted {
+        /// The stage that was under way.
+        what: String,
+    },
+
+    /// A program ran and failed.
+    #[error("{what} failed ({status}); the full log is {}\n{excerpt}", log.display())]
+    Failed {
+        /// The stage that failed.
+        what: String,
+        /// How the program ended.
+        status: ExitStatus,
+        /// Everything it printed.
+        log: PathBuf,
+        /// The last lines that are not mere progress.
+        excerpt: String,
+    },
+
+    /// A program ended well, and what it should have made is not as it must be.
+    #[error("{}: {reason}; the full log is {}", path.display(), log.display())]
+    Product {
+        /// The file that is wrong or missing.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What the program printed.
+        log: PathBuf,
+    },
+
+    /// The list of patches does not make sense.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadSeries {
+        /// The series file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A patch does not apply to this kernel.
+    #[error(transparent)]
+    Patch(Box<PatchFailure>),
+
+    /// Kconfig did not accept what the fragments ask for.
+    #[error(
+        "linux {package} does not take {} of the options in {}: {}",
+        lost.len(), fragments.display(), lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Config {
+        /// The Debian version of the kernel source.
+        package: String,
+        /// The directory of the fragments.
+        fragments: PathBuf,
+        /// The options that came out differently.
+        lost: Vec<LostOption>,
+    },
+}
+
+/// Whose move it is after a [`GuestError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// What the user gave is wrong: patches, configuration, directories.
+    Input,
+    /// The host lacks something that can be installed or freed.
+    Host,
+    /// The build itself failed.
+    Build,
+    /// The user stopped it.
+    Interrupt,
+}
+
+impl GuestError {
+    /// Sorts the error for an exit code.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::NoGuestDir { .. }
+            | Self::NoCacheDir
+            | Self::BadSeries { .. }
+            | Self::Patch(_)
+            | Self::Config { .. } => Blame::Input,
+            Self::MissingTools { .. }
+            | Self::NoSource { .. }
+            | Self::Spawn { .. }
+            | Self::Io { .. } => Blame::Host,
+            Self::Failed { .. } | Self::Product { .. } => Blame::Build,
+            Self::Interrupted { .. } => Blame::Interrupt,
+        }
+    }
+
+    /// For `map_err`: an [`Io`](Self::Io) error of `action` on `path`.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// An option that a fragment sets and the finished configuration does not have so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostOption {
+    /// The symbol, with its `CONFIG_` prefix.
+    pub name: String,
+    /// The value asked for; `None` means not set.
+    pub wanted: Option<String>,
+    /// The value it has; `None` means not set.
+    pub got: Option<String>,
+}
+
+impl fmt::Display for LostOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".to_owned());
+        write!(
+            f,
+            "{} (wanted {}, is {})",
+            self.name,
+            show(&self.wanted),
+            show(&self.got)
+        )
+    }
+}
+
+/// A patch that does not apply, with what a person needs in order to refresh it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} does not apply to linux {package}: {}\n{rejected}", patch.display(), describe(rejections))]
+pub struct PatchFailure {
+    /// The patch.
+    pub patch: PathBuf,
+    /// The Debian version of the kernel source.
+    pub package: String,
+    /// Each hunk that failed. Empty when the patch as a whole was refused.
+    pub rejections: Vec<Rejection>,
+    /// The rejected hunks; when there are none, what `patch` said.
+    pub rejected: String,
+}
+
+/// One hunk that found no place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The file in the kernel tree.
+    pub file: String,
+    /// The hunk's number in the patch of that file, from 1. `None`: the file is not there.
+    pub hunk: Option<u32>,
+}
+
+fn describe(rejections: &[Rejection]) -> String {
+    if rejections.is_empty() {
+        return "`patch` refused it".to_owned();
+    }
+    let each = rejections.iter().map(|r| match r.hunk {
+        Some(hunk) => format!("{} hunk {hunk}", r.file),
+        None => format!("{} is not in the tree", r.file),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,50 @@
+//! Packs agent and module into the archive that the kernel unpacks at boot.
+
+use std::fs;
+use std::path::Path;
+
+use crate::cpio::Archive;
+use crate::key::Ingredients;
+use crate::store::Store;
+use crate::{Built, GuestError};
+
+/// Goes up whenever the archive would look different for the same inputs.
+const RECIPE: u32 = 1;
+
+const NAME: &str = "initramfs.cpio";
+
+/// Finds the archive in the cache or writes it.
+pub(crate) fn build(
+    store: &Store,
+    agent: &Built,
+    module: Option<&Built>,
+) -> Result<Built, GuestError> {
+    let mut ingredients = Ingredients::of("initramfs", RECIPE);
+    ingredients.add("agent", &agent.key);
+    ingredients.add("module", module.map_or("none", |module| &module.key));
+    let slot = store.slot("initramfs", ingredients.key(), &[NAME], &(), |work| {
+        let module = module.map(|module| read(&module.path)).transpose()?;
+        let archive = pack(&read(&agent.path)?, module.as_deref());
+        let path = work.out.join(NAME);
+        fs::write(&path, archive).map_err(GuestError::io("create", path))
+    })?;
+    Ok(Built::in_slot(&slot, NAME))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, GuestError> {
+    fs::read(path).map_err(GuestError::io("read", path))
+}
+
+fn pack(agent: &[u8], module: Option<&[u8]>) -> Vec<u8> {
+    let mut archive = Archive::default();
+    for dir in ["dev", "proc", "sys"] {
+        archive.directory(dir, 0o755);
+    }
+    // The kernel opens it for PID 1 before anything is mounted: init/main.c, console_on_rootfs().
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.file("init", 0o755, agent);
+    if let Some(module) = module {
+        archive.file("ipirig.ko", 0o644, module);
+    }
+    archive.finish()
+}

@@ -1,0 +1,106 @@
+//! Builds `ipirig.ko` against a finished kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::kernel::{self, Kernel};
+use crate::key::Ingredients;
+use crate::store::Store;
+use crate::{Built, GuestError, Places, Progress, tools};
+
+/// Goes up whenever the steps below would build something else from the same inputs.
+const RECIPE: u32 = 1;
+
+/// Finds the module in the cache or builds it.
+pub(crate) fn build(
+    store: &Store,
+    places: &Places,
+    kernel: &Kernel,
+    progress: &dyn Progress,
+) -> Result<Built, GuestError> {
+    let dir = places.guest.join("module");
+    let sources = sources(&dir)?;
+    let mut ingredients = Ingredients::of("module", RECIPE);
+    ingredients.add("kernel", &kernel.key);
+    for source in &sources {
+        let name = source.file_name().unwrap_or_default();
+        ingredients.file(&name.to_string_lossy(), source)?;
+    }
+    let slot = store.slot(
+        "module",
+        ingredients.key(),
+        &["ipirig.ko"],
+        progress,
+        |work| {
+            tools::ensure(&work.log, progress)?;
+            progress.stage("building the module");
+            // A copy, since the build writes next to the sources.
+            for source in &sources {
+                let copy = work.scratch.join(source.file_name().unwrap_or_default());
+                fs::copy(source, &copy).map_err(GuestError::io("create", &copy))?;
+            }
+            kernel::make(&kernel.tree())
+                .assign("M", &work.scratch)
+                .arg("modules")
+                .run("building the module", &work.log, |_| {})?;
+            let made = work.scratch.join("ipirig.ko");
+            if !made.exists() {
+                let reason = "was not made".to_owned();
+                return Err(GuestError::Product {
+                    path: made,
+                    reason,
+                    log: work.log.clone(),
+                });
+            }
+            let kept = work.out.join("ipirig.ko");
+            fs::rename(&made, &kept).map_err(GuestError::io("keep", made))
+        },
+    )?;
+    Ok(Built::in_slot(&slot, "ipirig.ko"))
+}
+
+/// The files that the module is made of, by name. What an earlier build by hand left there is not.
+fn sources(dir: &Path) -> Result<Vec<PathBuf>, GuestError> {
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(dir).map_err(GuestError::io("list", dir))? {
+        let path = entry.map_err(GuestError::io("list", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let made = name.ends_with(".mod.c") || name.starts_with('.');
+        let source = ["c", "h", "S"]
+            .iter()
+            .any(|e| path.extension().is_some_and(|x| x == *e));
+        if (source && !made) || name == "Kbuild" {
+            sources.push(path);
+        }
+    }
+    sources.sort();
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_of_a_build_are_not_sources() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = [
+            "Kbuild",
+            "ipirig.c",
+            "ipirig.h",
+            "ipirig.mod.c",
+            "ipirig.ko",
+            "ipirig.o",
+            ".ipirig.o.cmd",
+            "Module.symvers",
+            "README.md",
+            ".x.c",
+        ];
+        for name in names {
+            fs::write(dir.path().join(name), "").expect("written");
+        }
+        let found = sources(dir.path()).expect("listed");
+        let found: Vec<_> = found.iter().filter_map(|path| path.file_name()).collect();
+        assert_eq!(found, ["Kbuild", "ipirig.c", "ipirig.h"]);
+    }
+}

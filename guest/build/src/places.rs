@@ -1,0 +1,150 @@
+//! Where the guest's sources are and where results go.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::GuestError;
+
+/// The directories that a build reads and writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The `guest` directory of an ipirig checkout: kernel patches and configuration, module,
+    /// agent. Its parent is the Cargo workspace that the agent is built from.
+    pub guest: PathBuf,
+    /// Where downloads and results are kept. Created when missing.
+    pub cache: PathBuf,
+}
+
+impl Places {
+    /// Reads the environment: `IPIRIG_GUEST_DIR`, else the checkout this program was built from;
+    /// `IPIRIG_CACHE_DIR`, else `ipirig` in `XDG_CACHE_HOME` or in `~/.cache`.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::NoGuestDir`] and [`GuestError::NoCacheDir`].
+    pub fn find() -> Result<Self, GuestError> {
+        Self::from_vars(|name| std::env::var_os(name))
+    }
+
+    fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, GuestError> {
+        let var = |name| {
+            var(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path).map_err(GuestError::io("find", path.clone()))
+        };
+
+        let guest = match var("IPIRIG_GUEST_DIR") {
+            Some(dir) => absolute(dir)?,
+            // `guest/build/..`, without the dots.
+            None => match Path::new(env!("CARGO_MANIFEST_DIR")).parent() {
+                Some(dir) => dir.to_owned(),
+                None => {
+                    return Err(GuestError::NoGuestDir {
+                        path: PathBuf::new(),
+                    });
+                }
+            },
+        };
+        if !guest.join("kernel").is_dir() {
+            return Err(GuestError::NoGuestDir { path: guest });
+        }
+
+        // The XDG base directory specification: a relative path is to be ignored.
+        let xdg = var("XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
+        let cache = match (var("IPIRIG_CACHE_DIR"), xdg, var("HOME")) {
+            (Some(dir), _, _) => absolute(dir)?,
+            (None, Some(dir), _) => dir.join("ipirig"),
+            (None, None, Some(home)) => absolute(home)?.join(".cache/ipirig"),
+            (None, None, None) => return Err(GuestError::NoCacheDir),
+        };
+        Ok(Self { guest, cache })
+    }
+
+    /// The Cargo workspace that holds the agent.
+    pub(crate) fn workspace(&self) -> &Path {
+        self.guest.parent().unwrap_or(&self.guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(vars: &[(&str, &str)]) -> Result<Places, GuestError> {
+        Places::from_vars(|name| {
+            vars.iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    fn cache(vars: &[(&str, &str)]) -> PathBuf {
+        find(vars)
+            .expect("the checkout has a guest directory")
+            .cache
+    }
+
+    #[test]
+    fn own_cache_variable_comes_first() {
+        let vars = [
+            ("IPIRIG_CACHE_DIR", "/a"),
+            ("XDG_CACHE_HOME", "/b"),
+            ("HOME", "/c"),
+        ];
+        assert_eq!(cache(&vars), Path::new("/a"));
+    }
+
+    #[test]
+    fn xdg_cache_home_comes_before_home() {
+        assert_eq!(
+            cache(&[("XDG_CACHE_HOME", "/b"), ("HOME", "/c")]),
+            Path::new("/b/ipirig")
+        );
+        assert_eq!(cache(&[("HOME", "/c")]), Path::new("/c/.cache/ipirig"));
+    }
+
+    #[test]
+    fn relative_xdg_and_empty_variables_are_ignored() {
+        let vars = [
+            ("IPIRIG_CACHE_DIR", ""),
+            ("XDG_CACHE_HOME", "rel"),
+            ("HOME", "/c"),
+        ];
+        assert_eq!(cache(&vars), Path::new("/c/.cache/ipirig"));
+    }
+
+    #[test]
+    fn relative_cache_variable_is_taken_from_the_current_directory() {
+        let here = std::env::current_dir().expect("a current directory");
+        assert_eq!(cache(&[("IPIRIG_CACHE_DIR", "rel")]), here.join("rel"));
+    }
+
+    #[test]
+    fn no_variable_at_all_is_an_error_that_names_them() {
+        let error = find(&[]).expect_err("no place for a cache");
+        assert_eq!(
+            error.to_string(),
+            "no cache directory: set IPIRIG_CACHE_DIR, XDG_CACHE_HOME or HOME"
+        );
+    }
+
+    #[test]
+    fn guest_directory_defaults_to_the_checkout() {
+        let guest = find(&[("HOME", "/c")]).expect("found").guest;
+        assert_eq!(guest.join("build"), Path::new(env!("CARGO_MANIFEST_DIR")));
+    }
+
+    #[test]
+    fn wrong_guest_directory_is_an_error_that_names_it() {
+        let error =
+            find(&[("IPIRIG_GUEST_DIR", "/nonexistent"), ("HOME", "/c")]).expect_err("not there");
+        assert_eq!(
+            error.to_string(),
+            "no guest sources at /nonexistent: set IPIRIG_GUEST_DIR to the `guest` directory of \
+             an ipirig checkout"
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! The kernel source: a Debian package that `apt-get download` fetches without root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::Program;
+use crate::store::{self, Store};
+use crate::{GuestError, Progress, tools};
+
+/// The package. Its last part is the stable series that `guest/kernel/patches` is for.
+const PACKAGE: &str = "linux-source-6.12";
+
+/// How often the size of a growing download is looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What has been downloaded, or could be again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// The file's name in the source directory.
+    file: String,
+    /// The Debian version, for example `6.12.117-1~deb12u1`.
+    pub(crate) package: String,
+    /// The file's SHA-256 as the signed archive gives it; apt has compared it.
+    pub(crate) sha256: String,
+    /// The file's size in bytes.
+    size: u64,
+}
+
+/// The source that was downloaded last. Goes to the network when there is none, or to `update`.
+pub(crate) fn find(
+    store: &Store,
+    update: bool,
+    progress: &dyn Progress,
+) -> Result<Source, GuestError> {
+    if let (false, Some(source)) = (update, Source::recorded(store)) {
+        return Ok(source);
+    }
+    let _lock = store.lock("source", "kernel source", progress)?;
+    // Whoever held the lock may have downloaded it.
+    if let (false, Some(source)) = (update, Source::recorded(store)) {
+        return Ok(source);
+    }
+    let log = store.log("source");
+    let source = match newest(&log, update, progress) {
+        Err(GuestError::NoSource { .. }) if tools::is_root() && !update => {
+            newest(&log, true, progress)?
+        }
+        other => other?,
+    };
+    source.download(store, &log, progress)?;
+    source.record(store)?;
+    Ok(source)
+}
+
+/// Asks apt which version it would download.
+fn newest(log: &Path, renew: bool, progress: &dyn Progress) -> Result<Source, GuestError> {
+    if !tools::is_debian() {
+        let advice = "this needs Debian's apt-get; elsewhere, bring a kernel with --kernel";
+        return Err(no_source(advice));
+    }
+    tools::refresh_lists(log, progress, renew)?;
+    let mut uris = None;
+    let asked = Program::new("apt-get")
+        .args(["--quiet", "--print-uris", "download", PACKAGE])
+        .run("asking for the kernel source", log, |line| {
+            uris = uris.take().or_else(|| parse_uri(line));
+        });
+    match (asked, uris) {
+        (Ok(()), Some(source)) => Ok(source),
+        (Err(error @ (GuestError::Interrupted { .. } | GuestError::Spawn { .. })), _) => Err(error),
+        _ if tools::have_lists(Path::new("/var/lib/apt/lists")) => Err(no_source(
+            "apt does not know it; run `apt-get update` as root, and see that \
+             /etc/apt/sources.list has the security archive",
+        )),
+        _ => Err(no_source(
+            "apt has no package lists; run `apt-get update` as root",
+        )),
+    }
+}
+
+fn no_source(advice: &str) -> GuestError {
+    GuestError::NoSource {
+        package: PACKAGE,
+        advice: advice.to_owned(),
+    }
+}
+
+/// Reads a line of `apt-get --print-uris`: `'URI' FILE SIZE SHA256:HEX`.
+fn parse_uri(line: &str) -> Option<Source> {
+    let mut words = line.strip_prefix('\'')?.split_whitespace().skip(1);
+    let file = words.next()?;
+    let size = words.next()?.parse().ok()?;
+    let sha256 = words.next()?.strip_prefix("SHA256:")?;
+    let version = file
+        .strip_prefix(PACKAGE)?
+        .strip_prefix('_')?
+        .strip_suffix("_all.deb")?;
+    // apt escapes the colon of an epoch.
+    let package = version.replace("%3a", ":");
+    let plain = !file.contains('/') && !sha256.is_empty();
+    plain.then(|| Source {
+        file: file.to_owned(),
+        package,
+        sha256: sha256.to_owned(),
+        size,
+    })
+}
+
+impl Source {
+    fn recorded(store: &Store) -> Option<Self> {
+        // A record that cannot be read is as good as none: it is made again.
+        serde_json::from_slice(&fs::read(store.source().join("current.json")).ok()?).ok()
+    }
+
+    fn record(&self, store: &Store) -> Result<(), GuestError> {
+        store::write_json(&store.source().join("current.json"), self)
+    }
+
+    /// The package itself, downloaded again if it was removed.
+    pub(crate) fn deb(
+        &self,
+        store: &Store,
+        log: &Path,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, GuestError> {
+        let _lock = store.lock("source", "kernel source", progress)?;
+        self.download(store, log, progress)
+    }
+
+    /// Needs the lock `source`.
+    fn download(
+        &self,
+        store: &Store,
+        log: &Path,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, GuestError> {
+        let deb = store.source().join(&self.file);
+        if fs::metadata(&deb).is_ok_and(|meta| meta.len() == self.size) {
+            return Ok(deb);
+        }
+        progress.stage(&format!("downloading {PACKAGE} {}", self.package));
+        let dir = store.source().join("partial");
+        store::remove_dir(&dir)?;
+        store::make_dir(&dir)?;
+        let mut apt = Program::new("apt-get").dir(&dir);
+        if tools::is_root() {
+            // Its own user may not write into our directory; apt would warn and go on as root.
+            apt = apt.args(["--option", "APT::Sandbox::User=root"]);
+        }
+        let apt = apt
+            .args(["--quiet", "download"])
+            .arg(format!("{PACKAGE}={}", self.package));
+        let part = dir.join(&self.file);
+        let done = AtomicBool::new(false);
+        let got = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let have = fs::metadata(&part).map_or(0, |meta| meta.len());
+                    progress.step(have.min(self.size), Some(self.size));
+                    thread::sleep(POLL);
+                }
+            });
+            let got = apt.run("downloading the kernel source", log, |_| {});
+            done.store(true, Ordering::Relaxed);
+            got
+        });
+        got?;
+        let have = fs::metadata(&part).map_or(0, |meta| meta.len());
+        if have != self.size {
+            return Err(GuestError::Product {
+                path: part,
+                reason: format!("has {have} bytes instead of {}", self.size),
+                log: log.to_owned(),
+            });
+        }
+        fs::rename(&part, &deb).map_err(GuestError::io("create", &deb))?;
+        store::remove_dir(&dir)?;
+        Ok(deb)
+    }
+}
+
+#[cfg(test)]
+impl Source {
+    /// A package that is in the store already.
+    pub(crate) fn fake(store: &Store, deb: &Path, package: &str) -> Self {
+        let file = "fake.deb".to_owned();
+        fs::copy(deb, store.source().join(&file)).expect("copied");
+        let size = fs::metadata(deb).expect("there").len();
+        let source = Self {
+            file,
+            package: package.to_owned(),
+            sha256: "0".repeat(64),
+            size,
+        };
+        source.record(store).expect("recorded");
+        source
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "'http://deb.debian.org/debian-security/pool/updates/main/l/linux-6.12/\
+        linux-source-6.12_6.12.117-1%7edeb12u1_all.deb' \
+        linux-source-6.12_6.12.117-1~deb12u1_all.deb 153476148 SHA256:e849faf3";
+
+    #[test]
+    fn answer_of_apt_is_read() {
+        let expected = Source {
+            file: "linux-source-6.12_6.12.117-1~deb12u1_all.deb".to_owned(),
+            package: "6.12.117-1~deb12u1".to_owned(),
+            sha256: "e849faf3".to_owned(),
+            size: 153_476_148,
+        };
+        assert_eq!(parse_uri(LINE), Some(expected));
+    }
+
+    #[test]
+    fn other_lines_of_apt_are_passed_over() {
+        let others = [
+            "",
+            "E: Unable to locate package linux-source-6.12",
+            "'http://x/linux-source-6.13_6.13_all.deb' linux-source-6.13_6.13_all.deb 1 SHA256:a",
+            "'http://x/y' linux-source-6.12_1_all.deb many SHA256:a",
+            "'http://x/y' linux-source-6.12_../../1_all.deb 1 SHA256:a",
+            "'http://x/y' linux-source-6.12_1_all.deb 1 MD5Sum:a",
+        ];
+        for line in others {
+            assert_eq!(parse_uri(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn recorded_source_is_found_without_the_network() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        assert_eq!(Source::recorded(&store), None);
+        let deb = dir.path().join("x.deb");
+        fs::write(&deb, "content").expect("written");
+        let source = Source::fake(&store, &deb, "1.2-3");
+        assert_eq!(find(&store, false, &()).expect("found"), source);
+        let again = source
+            .deb(&store, &store.log("source"), &())
+            .expect("there");
+        assert_eq!(fs::read(again).expect("readable"), b"content");
+        // Nothing was run.
+        assert!(!store.log("source").exists());
+    }
+}

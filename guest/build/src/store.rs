@@ -1,0 +1,225 @@
+//! The cache: slots that are either whole or not there.
+//!
+//! ```text
+//! source/            downloaded packages
+//! kernel/KEY/        one finished kernel; module/, agent/, initramfs/ alike
+//! work/STAGE-KEY/    a build under way, owned by whoever holds the lock of the same name
+//! lock/STAGE-KEY     empty files that are locked, never removed
+//! log/STAGE-KEY      what a build printed, also when it failed
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::key::Key;
+use crate::{GuestError, Progress};
+
+/// The cache directory.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+/// A finished stage.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) dir: PathBuf,
+    pub(crate) key: Key,
+    pub(crate) fresh: bool,
+}
+
+/// What a stage is built in.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Thrown away afterwards.
+    pub(crate) scratch: PathBuf,
+    /// Becomes the slot.
+    pub(crate) out: PathBuf,
+    /// Where to log what is run.
+    pub(crate) log: PathBuf,
+}
+
+impl Store {
+    pub(crate) fn open(root: &Path) -> Result<Self, GuestError> {
+        for dir in ["source", "work", "lock", "log"] {
+            make_dir(&root.join(dir))?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+        })
+    }
+
+    pub(crate) fn source(&self) -> PathBuf {
+        self.root.join("source")
+    }
+
+    /// A directory that belongs to a tool with its own locking.
+    pub(crate) fn tool_dir(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The log of something that has no slot.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.root.join("log").join(format!("{name}.log"))
+    }
+
+    pub(crate) fn stage_dir(&self, stage: &str) -> PathBuf {
+        self.root.join(stage)
+    }
+
+    /// Finds the slot `stage`/`key`, or has `build` fill it. The slot counts as whole when it has
+    /// all of `files`; `build` must put them into [`Work::out`].
+    pub(crate) fn slot(
+        &self,
+        stage: &str,
+        key: Key,
+        files: &[&str],
+        progress: &dyn Progress,
+        build: impl FnOnce(&Work) -> Result<(), GuestError>,
+    ) -> Result<Slot, GuestError> {
+        let dir = self.root.join(stage).join(key.to_string());
+        if has_all(&dir, files).is_ok() {
+            return Ok(Slot {
+                dir,
+                key,
+                fresh: false,
+            });
+        }
+        let name = format!("{stage}-{key}");
+        let _lock = self.lock(&name, stage, progress)?;
+        // Whoever held the lock may have built it.
+        if has_all(&dir, files).is_ok() {
+            return Ok(Slot {
+                dir,
+                key,
+                fresh: false,
+            });
+        }
+        self.sweep();
+        let root = self.root.join("work").join(&name);
+        remove_dir(&root)?;
+        let work = Work {
+            scratch: root.join("scratch"),
+            out: root.join("out"),
+            log: self
+                .root
+                .join("log")
+                .join(format!("{stage}-{}.log", key.short())),
+        };
+        make_dir(&work.scratch)?;
+        make_dir(&work.out)?;
+        remove_file(&work.log)?;
+
+        let done = build(&work).and_then(|()| {
+            if let Err(missing) = has_all(&work.out, files) {
+                let reason = "was not made".to_owned();
+                return Err(GuestError::Product {
+                    path: missing,
+                    reason,
+                    log: work.log.clone(),
+                });
+            }
+            // What is there is not whole: somebody removed parts of it.
+            remove_dir(&dir)?;
+            make_dir(&self.root.join(stage))?;
+            fs::rename(&work.out, &dir).map_err(GuestError::io("create", &dir))
+        });
+        // After a failure too: a kernel tree is big. The log is elsewhere.
+        let cleaned = remove_dir(&root);
+        done?;
+        cleaned?;
+        Ok(Slot {
+            dir,
+            key,
+            fresh: true,
+        })
+    }
+
+    /// Waits for the lock `name`. It is free again when the file is dropped, or the process dies.
+    pub(crate) fn lock(
+        &self,
+        name: &str,
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<File, GuestError> {
+        let (file, path) = self.lock_file(name)?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(GuestError::io("lock", path)(error)),
+        }
+        progress.note(&format!(
+            "another ipirig is building the {what}; waiting for it"
+        ));
+        file.lock().map_err(GuestError::io("lock", path))?;
+        Ok(file)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<(File, PathBuf), GuestError> {
+        let path = self.root.join("lock").join(name);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        Ok((file.map_err(GuestError::io("open", &path))?, path))
+    }
+
+    /// Removes what interrupted builds left. Failing at that must not stop a build.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join("work")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            // Held until the end of the iteration: nobody may start a build in it meanwhile.
+            let Ok((lock, _)) = self.lock_file(name) else {
+                continue;
+            };
+            if lock.try_lock().is_ok() {
+                // Tried again at the next build.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// `Err` has the first of `files` that is missing in `dir`.
+fn has_all(dir: &Path, files: &[&str]) -> Result<(), PathBuf> {
+    files
+        .iter()
+        .map(|name| dir.join(name))
+        .try_for_each(|path| if path.exists() { Ok(()) } else { Err(path) })
+}
+
+pub(crate) fn make_dir(path: &Path) -> Result<(), GuestError> {
+    fs::create_dir_all(path).map_err(GuestError::io("create", path))
+}
+
+pub(crate) fn remove_dir(path: &Path) -> Result<(), GuestError> {
+    ignore_absent(fs::remove_dir_all(path)).map_err(GuestError::io("remove", path))
+}
+
+/// Writes a JSON file that is either whole or not there.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), GuestError> {
+    let part = path.with_extension("part");
+    let json = serde_json::to_vec_pretty(value).map_err(io::Error::from);
+    json.and_then(|json| fs::write(&part, json))
+        .map_err(GuestError::io("write", &part))?;
+    fs::rename(&part, path).map_err(GuestError::io("create", path))
+}
+
+fn remove_file(path: &Path) -> Result<(), GuestError> {
+    ignore_absent(fs::remove_file(path)).map_err(GuestError::io("remove", path))
+}
+
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
