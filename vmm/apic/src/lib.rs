@@ -1,1 +1,58 @@
-//! Stub.
+//! The local APIC in user space, and the routing of inter-processor interrupts.
+//!
+//! Each vCPU thread owns one [`LocalApic`]; all of them share one [`Bus`]. A guest's write to the
+//! interrupt command register comes back as [`Action::Send`]; [`Bus::send`] then works out the
+//! targets ([`route`], a pure function), leaves the interrupt in their mailboxes and says whom to
+//! kick. The target's thread finds it with [`LocalApic::poll`] and confirms with an `accept_*` call
+//! once the interrupt is really in the guest. That way every IPI passes one place where sender,
+//! targets and vector are known, and an [`ApicObserver`] can count it.
+//!
+//! # What is modelled
+//! The registers of an integrated APIC with six LVT entries, in xAPIC (MMIO) and x2APIC (MSR) mode
+//! over one state; switches of mode through `IA32_APIC_BASE`; physical, logical flat, logical
+//! cluster and x2APIC cluster destinations, every shorthand, broadcast and lowest priority; NMI,
+//! INIT and start-up IPIs; the one-shot and periodic timer.
+//!
+//! # What is not
+//! * TSC-deadline mode: hide it in CPUID.
+//! * SMI: routed and counted, but nobody takes it, as these guests have no SMM.
+//! * LINT0, LINT1, thermal and performance interrupts, MSIs, and with them level-triggered
+//!   interrupts: nothing here raises them, so the TMR reads as zero. The LVT entries can be
+//!   programmed.
+//! * A moved register page: `IA32_APIC_BASE` keeps 0xfee0_0000, see [`LocalApic::set_apic_base`].
+//! * Bus arbitration (APR), remote reads (RRD), EOI-broadcast suppression, CMCI: absent on the
+//!   modelled version, and treated as reserved registers or bits.
+//!
+//! # Where the other half lives
+//! `ipirig-machine` has the KVM handles, threads, signals and clocks: it hands in exits and the
+//! time, kicks CPUs and injects. `ipirig-rig` keeps the ledger behind the observer.
+//!
+//! "SDM" is Intel's Software Developer's Manual, volume 3A; sections as in the 2023 editions, where
+//! the APIC is chapter 11 (chapter 10 before).
+
+#![forbid(unsafe_code)]
+#![warn(clippy::indexing_slicing)]
+
+mod access;
+mod base;
+mod bus;
+mod cpu_set;
+mod icr;
+mod local;
+mod mailbox;
+mod observer;
+mod registers;
+mod route;
+mod timer;
+mod vectors;
+
+pub use access::Action;
+pub use base::{APIC_BASE_ADDRESS, GeneralProtection, IA32_APIC_BASE, Mode};
+pub use bus::{Bus, Sent, SetupError};
+pub use cpu_set::{CpuSet, MAX_CPUS};
+pub use icr::{DeliveryMode, Destination, Icr, Shorthand};
+pub use local::{LocalApic, Work};
+pub use observer::{Accepted, AcceptedKind, ApicObserver, Origin};
+pub use route::{Addressing, Ipi, LogicalModel, route};
+pub use timer::MIN_PERIOD_NS;
+pub use vectors::VectorSet;

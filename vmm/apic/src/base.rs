@@ -1,0 +1,201 @@
+//! `IA32_APIC_BASE`: the mode of the APIC and the switches between modes (SDM 11.12.5).
+
+use crate::local::LocalApic;
+
+/// The number of the `IA32_APIC_BASE` MSR.
+pub const IA32_APIC_BASE: u32 = 0x1b;
+
+/// The guest-physical address of the xAPIC's page of registers. It cannot be moved.
+pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
+
+pub(crate) const BSP: u64 = 1 << 8;
+const EXTD: u64 = 1 << 10;
+const ENABLE: u64 = 1 << 11;
+/// Bits 0 to 7 and 9. The bits above the physical address width count as part of the address.
+const RESERVED: u64 = 0x2ff;
+
+/// How the APIC is reached, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Globally disabled: takes no interrupt and has no registers.
+    Disabled,
+    /// Registers in memory, 8-bit identifiers.
+    XApic,
+    /// Registers as MSRs, 32-bit identifiers.
+    X2Apic,
+}
+
+/// Why an access raises #GP(0) in the guest. The reason is for reports; the guest gets the
+/// exception only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GeneralProtection {
+    /// An x2APIC register was used in another mode.
+    #[error("MSR {msr:#x} exists in x2APIC mode only, and the APIC is in mode {mode:?}")]
+    NotX2Apic {
+        /// The MSR.
+        msr: u32,
+        /// The mode at the time.
+        mode: Mode,
+    },
+    /// The x2APIC has no such register (SDM table 11-6).
+    #[error("MSR {msr:#x} is no x2APIC register")]
+    NoSuchRegister {
+        /// The MSR.
+        msr: u32,
+    },
+    /// A write to a register that can only be read.
+    #[error("MSR {msr:#x} is read-only")]
+    ReadOnly {
+        /// The MSR.
+        msr: u32,
+    },
+    /// A read of a register that can only be written.
+    #[error("MSR {msr:#x} is write-only")]
+    WriteOnly {
+        /// The MSR.
+        msr: u32,
+    },
+    /// A write that sets reserved bits.
+    #[error("write to MSR {msr:#x} sets reserved bits {bits:#x}")]
+    ReservedBits {
+        /// The MSR.
+        msr: u32,
+        /// The reserved bits that were set.
+        bits: u64,
+    },
+    /// A write to `IA32_APIC_BASE` that moves the registers.
+    #[error(
+        "moving the APIC's registers to {address:#x} is not offered, keep {APIC_BASE_ADDRESS:#x}"
+    )]
+    Moved {
+        /// Where the guest wanted them.
+        address: u64,
+    },
+    /// A write to `IA32_APIC_BASE` that sets EXTD but not EN, a combination without meaning.
+    #[error("IA32_APIC_BASE with EXTD but without EN is invalid")]
+    InvalidMode,
+    /// A switch of mode that the SDM does not allow.
+    #[error("the APIC cannot go from mode {from:?} to {to:?}")]
+    IllegalSwitch {
+        /// The mode before.
+        from: Mode,
+        /// The mode asked for.
+        to: Mode,
+    },
+}
+
+/// Checks a value for `IA32_APIC_BASE` against the mode `from` and returns the new mode.
+pub(crate) fn switch(
+    from: Mode,
+    value: u64,
+    x2apic_supported: bool,
+) -> Result<Mode, GeneralProtection> {
+    let reserved = if x2apic_supported {
+        RESERVED
+    } else {
+        RESERVED | EXTD
+    };
+    if value & reserved != 0 {
+        let bits = value & reserved;
+        return Err(GeneralProtection::ReservedBits {
+            msr: IA32_APIC_BASE,
+            bits,
+        });
+    }
+    let address = value & !(BSP | EXTD | ENABLE);
+    if address != APIC_BASE_ADDRESS {
+        return Err(GeneralProtection::Moved { address });
+    }
+    let to = match (value & ENABLE != 0, value & EXTD != 0) {
+        (false, false) => Mode::Disabled,
+        (true, false) => Mode::XApic,
+        (true, true) => Mode::X2Apic,
+        (false, true) => return Err(GeneralProtection::InvalidMode),
+    };
+    match (from, to) {
+        (Mode::Disabled, Mode::X2Apic) | (Mode::X2Apic, Mode::XApic) => {
+            Err(GeneralProtection::IllegalSwitch { from, to })
+        }
+        _ => Ok(to),
+    }
+}
+
+impl LocalApic {
+    /// The value of `IA32_APIC_BASE`.
+    #[must_use]
+    pub fn apic_base(&self) -> u64 {
+        let mode = match self.mode() {
+            Mode::Disabled => 0,
+            Mode::XApic => ENABLE,
+            Mode::X2Apic => ENABLE | EXTD,
+        };
+        APIC_BASE_ADDRESS | mode | if self.is_bsp() { BSP } else { 0 }
+    }
+
+    /// A write to `IA32_APIC_BASE`.
+    ///
+    /// Disabling the APIC loses its state, pending interrupts included (SDM 11.4.3). The BSP flag
+    /// is given by the CPU's number; what a guest writes there is ignored. Moving the registers is
+    /// refused: a guest could lay them over RAM, where its accesses would no longer exit and its
+    /// IPIs no longer be counted.
+    ///
+    /// # Errors
+    /// [`GeneralProtection`], with nothing changed, for reserved bits, another address, and
+    /// switches that the SDM does not allow: x2APIC from disabled, xAPIC from x2APIC.
+    pub fn set_apic_base(&mut self, value: u64) -> Result<(), GeneralProtection> {
+        let to = switch(self.mode(), value, self.x2apic_supported())?;
+        self.set_mode(to);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_switches_of_the_sdm_are_allowed() {
+        let values = [0xfee0_0000, 0xfee0_0800, 0xfee0_0c00];
+        let results: Vec<Vec<bool>> = [Mode::Disabled, Mode::XApic, Mode::X2Apic]
+            .iter()
+            .map(|from| {
+                values
+                    .iter()
+                    .map(|to| switch(*from, *to, true).is_ok())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(
+            results,
+            [[true, true, false], [true, true, true], [true, false, true]]
+        );
+    }
+
+    #[test]
+    fn a_bad_base_is_refused_with_its_reason() {
+        let switch = |value| switch(Mode::XApic, value, false);
+        let reserved = |bits| GeneralProtection::ReservedBits {
+            msr: IA32_APIC_BASE,
+            bits,
+        };
+        assert_eq!(switch(0xfee0_0801), Err(reserved(1)));
+        assert_eq!(switch(0xfee0_0a00), Err(reserved(0x200)));
+        assert_eq!(switch(0xfee0_0c00), Err(reserved(0x400)));
+        assert_eq!(
+            switch(0xfed0_0800),
+            Err(GeneralProtection::Moved {
+                address: 0xfed0_0000
+            })
+        );
+        assert_eq!(
+            switch(0x8000_0000_fee0_0800),
+            Err(GeneralProtection::Moved {
+                address: 0x8000_0000_fee0_0000
+            })
+        );
+        assert_eq!(
+            super::switch(Mode::XApic, 0xfee0_0400, true),
+            Err(GeneralProtection::InvalidMode)
+        );
+    }
+}
