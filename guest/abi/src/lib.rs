@@ -16,6 +16,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 mod command;
+pub mod module;
 
 pub use command::{AgentState, Command, Order, Role, Status, TaskState, UnknownCode};
 
@@ -151,7 +152,10 @@ impl Text {
     /// The text's bytes. Never more than [`TEXT_LEN`], whatever the other side wrote.
     pub fn iter(&self) -> impl Iterator<Item = u8> + '_ {
         let len = (self.len.load(Ordering::Acquire) as usize).min(TEXT_LEN);
-        self.bytes.iter().take(len).map(|cell| cell.load(Ordering::Relaxed))
+        self.bytes
+            .iter()
+            .take(len)
+            .map(|cell| cell.load(Ordering::Relaxed))
     }
 }
 
@@ -173,7 +177,10 @@ mod tests {
     use super::*;
 
     fn text() -> Text {
-        Text { len: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; TEXT_LEN] }
+        Text {
+            len: AtomicU32::new(0),
+            bytes: [const { AtomicU8::new(0) }; TEXT_LEN],
+        }
     }
 
     #[test]

@@ -1,2 +1,146 @@
-//! Stub.
-fn main() {}
+//! PID 1 of the guest: sets up, runs the isolated tasks, obeys the rig.
+//!
+//! On a KVM without VMX/SVM, guest kernel code runs several hundred times slower than user code, so
+//! each system call, page fault and exec counts: the agent makes few, waits in user space, and does
+//! without what std's runtime does before `main`.
+//!
+//! What this crate does not do: judge, count or time anything. The rig (`ipirig-rig`) does that from
+//! outside, through the mailbox (`ipirig-abi`). The kernel side of a storm is `guest/module`.
+//!
+//! Each failure goes by name to the mailbox, the doorbell and the console. PID 1 never just exits.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, expect(dead_code, reason = "tests start below the entry point"))]
+
+mod console;
+mod device;
+mod errno;
+mod failure;
+mod guest;
+mod mailbox;
+mod mounts;
+mod obey;
+mod quiet;
+mod spinner;
+mod sys;
+mod tasks;
+
+#[cfg(not(test))]
+mod entry;
+
+use std::convert::Infallible;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use ipirig_abi::{AgentState, Mailbox};
+
+use device::Device;
+use failure::{During, Failure};
+use guest::ThisGuest;
+use mailbox::Doorbell;
+use obey::{Request, Then};
+use tasks::Tasks;
+
+/// The way to the rig, once there is one. Static for the panic hook.
+static RIG: OnceLock<Rig> = OnceLock::new();
+
+#[derive(Debug)]
+struct Rig {
+    mailbox: &'static Mailbox,
+    doorbell: Doorbell,
+}
+
+impl Rig {
+    fn open() -> Result<&'static Self, Failure> {
+        mounts::devices()?;
+        let mailbox = mailbox::map()?;
+        mailbox
+            .header
+            .agent
+            .store(AgentState::Starting.into(), Ordering::Release);
+        // Without a doorbell the rig still sees the reason, when it looks.
+        let doorbell = Doorbell::open()
+            .inspect_err(|failure| mailbox::set_failed(mailbox, &failure.to_string()))?;
+        Ok(RIG.get_or_init(|| Self { mailbox, doorbell }))
+    }
+
+    /// Reports a dead isolated task; its slot says so already.
+    fn task_died(&self, failure: &Failure) -> Result<(), Failure> {
+        console::say(&failure.to_string());
+        self.mailbox.text.set(failure.to_string().as_bytes());
+        self.doorbell.ring()
+    }
+
+    /// Reports the end. `false` if the rig may not have heard.
+    fn failed(&self, reason: &str) -> bool {
+        mailbox::set_failed(self.mailbox, reason);
+        self.doorbell.ring().is_ok()
+    }
+}
+
+/// All that PID 1 does; the failure that ends it comes back.
+fn run() -> Failure {
+    let ended = Rig::open().and_then(serve);
+    match ended {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    }
+}
+
+/// Reports why PID 1 cannot go on, and goes no further.
+fn end(reason: &str) -> ! {
+    console::say(reason);
+    if RIG.get().is_some_and(|rig| rig.failed(reason)) {
+        // The rig stops the machine when it has seen enough.
+        sys::sleep_forever()
+    }
+    // A stopped machine is all that the rig can still notice.
+    let errno = sys::reboot();
+    console::say(&format!("reboot: {errno}"));
+    sys::sleep_forever()
+}
+
+fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
+    let mailbox = rig.mailbox;
+    mounts::kernel()?;
+    let roles = mailbox::roles(mailbox)?;
+    for refused in quiet::apply() {
+        console::say(&refused.to_string());
+    }
+    let cpu = roles.control;
+    sys::pin(cpu).during(|| format!("pin the control task to CPU {cpu} (is the CPU online?)"))?;
+    let guest = ThisGuest {
+        device: Device::load()?,
+    };
+    mailbox
+        .header
+        .module
+        .store(guest.device.is_some().into(), Ordering::Relaxed);
+    let mut tasks = Tasks::start(mailbox, &roles.isolated, guest.device.as_ref())?;
+
+    mailbox
+        .header
+        .agent
+        .store(AgentState::Ready.into(), Ordering::Release);
+    rig.doorbell.ring()?;
+
+    let mut seen = 0;
+    loop {
+        if let Some(request) = Request::newer_than(seen, &mailbox.control) {
+            seen = request.seq();
+            obey(rig, &guest, &request)?;
+        }
+        for failure in tasks.bury() {
+            rig.task_died(&failure)?;
+        }
+    }
+}
+
+fn obey(rig: &Rig, guest: &ThisGuest, request: &Request) -> Result<(), Failure> {
+    let (answer, then) = request.obey(guest);
+    answer.post(request, rig.mailbox);
+    rig.doorbell.ring()?;
+    match then {
+        Then::Wait => Ok(()),
+        Then::PowerOff => Err(Failure::of("reboot", sys::reboot())),
+    }
+}

@@ -1,0 +1,86 @@
+//! What `/dev/ipirig` understands: the Rust mirror of `guest/module/ipirig.h`, which documents the
+//! calls. A test of `ipirig-agent` compiles the header and compares sizes, places and numbers.
+
+use core::mem::size_of;
+
+/// The device that `ipirig.ko` creates.
+pub const DEVICE: &core::ffi::CStr = c"/dev/ipirig";
+/// Most flips or rounds one call may ask for.
+pub const MAX_REPEAT: u64 = 1_000_000;
+/// Most pages one round of the storm may ask for.
+pub const MAX_PAGES: u32 = 4096;
+
+/// `IPIRIG_FLIP`: flip the private static key.
+pub const FLIP: u32 = read_write(1, size_of::<Flip>());
+/// `IPIRIG_STORM`: map, touch, unmap and purge.
+pub const STORM: u32 = read_write(2, size_of::<Storm>());
+/// `IPIRIG_MOVE`: put another page behind the alias.
+pub const MOVE: u32 = read_write(3, size_of::<Move>());
+/// `IPIRIG_PROBE`: what the calling CPU sees.
+pub const PROBE: u32 = request(READ, 4, size_of::<Probe>());
+
+/// `struct ipirig_flip`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flip {
+    /// Flips wanted, 1 to [`MAX_REPEAT`].
+    pub count: u64,
+    /// Flips done, also when the call fails half way.
+    pub done: u64,
+    /// The key afterwards, 0 or 1.
+    pub enabled: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// `struct ipirig_storm`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Storm {
+    /// Rounds wanted, 1 to [`MAX_REPEAT`].
+    pub rounds: u64,
+    /// Rounds done, also when the call fails half way.
+    pub done: u64,
+    /// Pages of each round, 1 to [`MAX_PAGES`].
+    pub pages: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// `struct ipirig_move`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Move {
+    /// What a read through the alias gives from now on; never 0.
+    pub word: u64,
+    /// Mappings made until the alias had its address again.
+    pub attempts: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// `struct ipirig_probe`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// The word the CPU reads through the alias; 0 if the last move failed.
+    pub alias: u64,
+    /// 1 if the CPU takes the branch of an enabled key, else 0.
+    pub branch: u32,
+    /// The CPU's number.
+    pub cpu: u32,
+}
+
+const MAGIC: u32 = 0xe9;
+const WRITE: u32 = 1;
+const READ: u32 = 2;
+
+const fn read_write(number: u32, size: usize) -> u32 {
+    request(READ | WRITE, number, size)
+}
+
+/// `_IOC` of `include/uapi/asm-generic/ioctl.h`: direction in bits 30 to 31, size in 16 to 29.
+const fn request(direction: u32, number: u32, size: usize) -> u32 {
+    assert!(size < 1 << 14);
+    direction << 30 | (size as u32) << 16 | MAGIC << 8 | number
+}

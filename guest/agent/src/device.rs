@@ -1,0 +1,78 @@
+//! `ipirig.ko`: loading it and calling it.
+#![expect(unsafe_code, reason = "ioctls")]
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+
+use ipirig_abi::module::{self, Flip, Move, Probe, Storm};
+
+use crate::errno::Errno;
+use crate::failure::{During, Failure};
+use crate::sys;
+
+const MODULE: &str = "/ipirig.ko";
+
+/// `/dev/ipirig`, open.
+#[derive(Debug)]
+pub(crate) struct Device(File);
+
+impl Device {
+    /// Loads the module and opens its device; `None` when the initramfs has no module.
+    pub(crate) fn load() -> Result<Option<Self>, Failure> {
+        let module = match File::open(MODULE) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            result => result.during(|| format!("open {MODULE}"))?,
+        };
+        match sys::load_module(&module) {
+            // Built into the kernel, or loaded by whoever started us.
+            Err(Errno(libc::EEXIST)) => {}
+            result => result.during(|| format!("load {MODULE} (was it built for this kernel?)"))?,
+        }
+        let path = module::DEVICE.to_string_lossy();
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&*path)
+            .during(|| format!("open {path}"))?;
+        Ok(Some(Self(device)))
+    }
+
+    /// Flips the private static key.
+    pub(crate) fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
+        self.call(module::FLIP, request)
+    }
+
+    /// Maps, touches, unmaps and purges.
+    pub(crate) fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
+        self.call(module::STORM, request)
+    }
+
+    /// Puts another page behind the alias.
+    pub(crate) fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
+        self.call(module::MOVE, request)
+    }
+
+    /// What the calling CPU sees.
+    pub(crate) fn probe(&self, request: &mut Probe) -> Result<(), Errno> {
+        self.call(module::PROBE, request)
+    }
+
+    /// `number` must be the call whose structure `T` is: it encodes the structure's size.
+    fn call<T>(&self, number: u32, request: &mut T) -> Result<(), Errno> {
+        // SAFETY: the callers above pair each number with its structure, so the module copies
+        // exactly `size_of::<T>()` bytes in and out; any bytes are valid in these integers.
+        let result = unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                number.into(),
+                std::ptr::from_mut(request),
+            )
+        };
+        if result < 0 {
+            Err(Errno::last())
+        } else {
+            Ok(())
+        }
+    }
+}

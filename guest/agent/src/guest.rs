@@ -1,0 +1,96 @@
+//! The guest that commands act on: this kernel and its module.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+
+use ipirig_abi::TEXT_LEN;
+use ipirig_abi::module::{Flip, Move, Storm};
+
+use crate::device::Device;
+use crate::errno::Errno;
+use crate::failure::{During, Failure};
+use crate::obey::{Guest, Triggers};
+use crate::sys;
+
+const COUNTERS: &str = "/sys/kernel/debug/ipi_deferral";
+const INTERRUPTS: &str = "/proc/interrupts";
+
+/// This kernel.
+#[derive(Debug)]
+pub(crate) struct ThisGuest {
+    /// `/dev/ipirig`, if the initramfs has the module.
+    pub(crate) device: Option<Device>,
+}
+
+impl Guest for ThisGuest {
+    fn triggers(&self) -> Option<&dyn Triggers> {
+        self.device.as_ref().map(|device| device as &dyn Triggers)
+    }
+
+    fn counters(&self) -> Result<Vec<u8>, Failure> {
+        Ok(read(COUNTERS)?.unwrap_or_default())
+    }
+
+    fn interrupts(&self) -> Result<Vec<u8>, Failure> {
+        read(INTERRUPTS)?
+            .ok_or_else(|| Failure::of(format!("open {INTERRUPTS}"), Errno(libc::ENOENT)))
+    }
+
+    fn version(&self) -> Result<Vec<u8>, Failure> {
+        sys::version().map(String::into_bytes).during(|| "uname")
+    }
+}
+
+impl Triggers for Device {
+    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
+        self.flip(request)
+    }
+
+    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
+        self.storm(request)
+    }
+
+    fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
+        self.move_alias(request)
+    }
+}
+
+/// As much of the file as the mailbox's text takes; `None` if there is no such file.
+fn read(path: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        result => result.during(|| format!("open {path}"))?,
+    };
+    let mut text = Vec::with_capacity(TEXT_LEN);
+    file.take(TEXT_LEN as u64)
+        .read_to_end(&mut text)
+        .during(|| format!("read {path}"))?;
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_reads_whole_up_to_the_texts_length_and_a_missing_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text");
+        let path = path.to_str().unwrap();
+        assert_eq!(read(path), Ok(None));
+        std::fs::write(path, "deferred 3\n").unwrap();
+        assert_eq!(read(path), Ok(Some(b"deferred 3\n".into())));
+        std::fs::write(path, vec![b'x'; TEXT_LEN + 1]).unwrap();
+        assert_eq!(read(path), Ok(Some(vec![b'x'; TEXT_LEN])));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert_eq!(
+            read(path).unwrap_err().to_string(),
+            format!("read {path}: EISDIR (Is a directory)")
+        );
+    }
+}

@@ -1,0 +1,245 @@
+use std::cell::{Cell, RefCell};
+
+use ipirig_abi::module::MAX_PAGES;
+
+use super::*;
+use crate::mailbox;
+
+/// A module in ordinary memory that keeps the real one's bounds.
+#[derive(Default)]
+struct FakeModule {
+    key: Cell<bool>,
+    calls: RefCell<Vec<String>>,
+    move_fails: Option<Errno>,
+}
+
+impl Triggers for FakeModule {
+    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
+        self.calls
+            .borrow_mut()
+            .push(format!("flip {}", request.count));
+        if request.count == 0 {
+            return Err(Errno(libc::EINVAL));
+        }
+        for _ in 0..request.count {
+            self.key.set(!self.key.get());
+            request.done += 1;
+        }
+        request.enabled = self.key.get().into();
+        Ok(())
+    }
+
+    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
+        self.calls
+            .borrow_mut()
+            .push(format!("storm {}x{}", request.rounds, request.pages));
+        if request.pages == 0 || request.pages > MAX_PAGES {
+            return Err(Errno(libc::EINVAL));
+        }
+        request.done = request.rounds;
+        Ok(())
+    }
+
+    fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
+        self.calls.borrow_mut().push("move".to_owned());
+        request.word = 0x77;
+        self.move_fails.map_or(Ok(()), Err)
+    }
+}
+
+#[derive(Default)]
+struct FakeGuest {
+    module: Option<FakeModule>,
+}
+
+impl Guest for FakeGuest {
+    fn triggers(&self) -> Option<&dyn Triggers> {
+        self.module.as_ref().map(|module| module as &dyn Triggers)
+    }
+
+    fn counters(&self) -> Result<Vec<u8>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn interrupts(&self) -> Result<Vec<u8>, Failure> {
+        Err(Failure::of("read /proc/interrupts", Errno(libc::EIO)))
+    }
+
+    fn version(&self) -> Result<Vec<u8>, Failure> {
+        Ok(b"Linux 6.12 #1 x86_64".into())
+    }
+}
+
+fn with_module(module: FakeModule) -> FakeGuest {
+    FakeGuest {
+        module: Some(module),
+    }
+}
+
+fn obey(guest: &FakeGuest, command: impl Into<u32>, args: [u64; 4]) -> (Answer, Then) {
+    Request {
+        seq: 1,
+        code: command.into(),
+        args,
+    }
+    .obey(guest)
+}
+
+fn ok(results: [u64; 4]) -> Answer {
+    Answer {
+        status: Status::Ok,
+        errno: 0,
+        results,
+        text: Vec::new(),
+    }
+}
+
+#[test]
+fn a_command_is_read_once_and_answered_under_its_number() {
+    let mailbox = mailbox::in_memory();
+    assert_eq!(Request::newer_than(0, &mailbox.control), None);
+    mailbox
+        .control
+        .command
+        .store(Command::ReadVersion.into(), Ordering::Relaxed);
+    mailbox.control.args[2].store(5, Ordering::Relaxed);
+    mailbox.control.seq.store(7, Ordering::Release);
+    let request = Request::newer_than(0, &mailbox.control).unwrap();
+    assert_eq!(
+        request,
+        Request {
+            seq: 7,
+            code: 5,
+            args: [0, 0, 5, 0]
+        }
+    );
+    assert_eq!(Request::newer_than(request.seq(), &mailbox.control), None);
+
+    let (answer, then) = request.obey(&FakeGuest::default());
+    assert_eq!(then, Then::Wait);
+    answer.post(&request, &mailbox);
+    let reply = &mailbox.control.reply;
+    assert_eq!(reply.ack.load(Ordering::Relaxed), 7);
+    assert_eq!(reply.status.load(Ordering::Relaxed), u32::from(Status::Ok));
+    assert!(mailbox.text.iter().eq(*b"Linux 6.12 #1 x86_64"));
+}
+
+#[test]
+fn an_odd_number_of_flips_leaves_the_key_enabled() {
+    let guest = with_module(FakeModule::default());
+    assert_eq!(
+        obey(&guest, Command::Flip, [101, 0, 0, 0]),
+        (ok([101, 1, 0, 0]), Then::Wait)
+    );
+    assert_eq!(
+        obey(&guest, Command::Flip, [1, 0, 0, 0]),
+        (ok([1, 0, 0, 0]), Then::Wait)
+    );
+}
+
+#[test]
+fn a_storm_ends_with_the_alias_on_another_page() {
+    let guest = with_module(FakeModule::default());
+    assert_eq!(
+        obey(&guest, Command::Vunmap, [100, 4, 0, 0]),
+        (ok([100, 0x77, 0, 0]), Then::Wait)
+    );
+    assert_eq!(
+        *guest.module.unwrap().calls.borrow(),
+        ["storm 100x4", "move"]
+    );
+}
+
+#[test]
+fn a_refused_storm_moves_nothing_and_says_what_was_asked() {
+    let guest = with_module(FakeModule::default());
+    // 2^32 + 1 must not turn into 1.
+    let (answer, _) = obey(&guest, Command::Vunmap, [3, (1 << 32) + 1, 0, 0]);
+    let text = "3 rounds of vmalloc and vfree of 4294967295 pages: EINVAL (Invalid argument)";
+    assert_eq!(
+        answer,
+        Answer {
+            status: Status::Failed,
+            errno: 22,
+            results: [0; 4],
+            text: text.into()
+        }
+    );
+    assert_eq!(
+        *guest.module.unwrap().calls.borrow(),
+        ["storm 3x4294967295"]
+    );
+}
+
+#[test]
+fn a_failed_move_reports_the_rounds_done_and_no_word() {
+    let guest = with_module(FakeModule {
+        move_fails: Some(Errno(libc::EADDRNOTAVAIL)),
+        ..FakeModule::default()
+    });
+    let (answer, _) = obey(&guest, Command::Vunmap, [2, 1, 0, 0]);
+    let text = "move the vmalloc alias: EADDRNOTAVAIL (Cannot assign requested address)";
+    assert_eq!(
+        answer,
+        Answer {
+            status: Status::Failed,
+            errno: 99,
+            results: [2, 0, 0, 0],
+            text: text.into()
+        }
+    );
+}
+
+#[test]
+fn without_a_module_triggers_are_refused_and_texts_still_read() {
+    let guest = FakeGuest::default();
+    for command in [Command::Flip, Command::Vunmap] {
+        let (answer, then) = obey(&guest, command, [1, 1, 0, 0]);
+        assert_eq!((answer.status, then), (Status::NoModule, Then::Wait));
+    }
+    assert_eq!(
+        obey(&guest, Command::ReadCounters, [0; 4]),
+        (ok([0; 4]), Then::Wait)
+    );
+}
+
+#[test]
+fn a_failed_read_names_the_file() {
+    let (answer, _) = obey(&FakeGuest::default(), Command::ReadInterrupts, [0; 4]);
+    let text = "read /proc/interrupts: EIO (Input/output error)";
+    assert_eq!(
+        answer,
+        Answer {
+            status: Status::Failed,
+            errno: 5,
+            results: [0; 4],
+            text: text.into()
+        }
+    );
+}
+
+#[test]
+fn an_unknown_command_is_answered_as_such() {
+    let (answer, then) = obey(&FakeGuest::default(), 99_u32, [0; 4]);
+    let text = "this agent knows no command 99";
+    assert_eq!(
+        (answer, then),
+        (
+            Answer {
+                status: Status::Unknown,
+                errno: 0,
+                results: [0; 4],
+                text: text.into()
+            },
+            Then::Wait
+        )
+    );
+}
+
+#[test]
+fn power_off_is_answered_before_it_happens() {
+    assert_eq!(
+        obey(&FakeGuest::default(), Command::PowerOff, [0; 4]),
+        (ok([0; 4]), Then::PowerOff)
+    );
+}

@@ -1,0 +1,103 @@
+//! Settings that keep periodic kernel work off isolated CPUs.
+//!
+//! `nohz_full=` and `isolcpus=` do most of it; this is what they leave to user space.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use crate::failure::{During, Failure};
+
+/// One file below the root, what to write to it, and what that keeps away.
+struct Setting {
+    file: &'static str,
+    value: &'static str,
+    reason: &'static str,
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        file: "proc/sys/vm/stat_interval",
+        value: "86400",
+        reason: "a deferred work on each CPU folds its VM counters once a second (mm/vmstat.c)",
+    },
+    Setting {
+        file: "proc/sys/kernel/watchdog",
+        value: "0",
+        reason: "the lockup watchdog arms a timer on each watched CPU (kernel/watchdog.c)",
+    },
+    Setting {
+        file: "sys/devices/system/machinecheck/machinecheck0/check_interval",
+        value: "0",
+        reason: "a timer on each CPU polls the machine-check banks (arch/x86/kernel/cpu/mce/core.c)",
+    },
+    Setting {
+        file: "sys/kernel/mm/transparent_hugepage/enabled",
+        value: "never",
+        reason: "khugepaged interrupts every CPU when it collapses a page (mm/mmu_gather.c)",
+    },
+];
+
+/// Writes the settings. A file that this kernel lacks has no work to keep away; each refused write
+/// comes back.
+pub(crate) fn apply() -> Vec<Failure> {
+    apply_below(Path::new("/"))
+}
+
+fn apply_below(root: &Path) -> Vec<Failure> {
+    SETTINGS
+        .iter()
+        .filter_map(|setting| write(root, setting).err())
+        .collect()
+}
+
+fn write(root: &Path, setting: &Setting) -> Result<(), Failure> {
+    let path = root.join(setting.file);
+    // Not `fs::write`: it would try to create the file.
+    let result = match OpenOptions::new().write(true).open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        result => result.and_then(|mut file| file.write_all(setting.value.as_bytes())),
+    };
+    result.during(|| {
+        format!(
+            "write {} to {} (so {})",
+            setting.value,
+            path.display(),
+            setting.reason
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_exists_is_written_what_is_missing_is_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("proc/sys/vm/stat_interval");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "1    ").unwrap();
+        assert_eq!(apply_below(root.path()), []);
+        assert_eq!(fs::read_to_string(file).unwrap(), "86400");
+    }
+
+    #[test]
+    fn a_refused_write_names_the_file_the_error_and_what_now_disturbs() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("proc/sys/kernel/watchdog");
+        // Opening a directory for writing fails for root too.
+        fs::create_dir_all(&file).unwrap();
+        let said: Vec<String> = apply_below(root.path())
+            .iter()
+            .map(Failure::to_string)
+            .collect();
+        let expected = format!(
+            "write 0 to {} (so the lockup watchdog arms a timer on each watched CPU \
+             (kernel/watchdog.c)): EISDIR (Is a directory)",
+            file.display()
+        );
+        assert_eq!(said, [expected]);
+    }
+}

@@ -1,0 +1,218 @@
+//! The isolated tasks as their parent sees them: started, spinning, dead.
+//!
+//! Each is a process, not a thread: with an address space of its own, what the control task maps
+//! and unmaps never concerns an isolated CPU.
+
+use std::sync::atomic::Ordering;
+
+use ipirig_abi::module::Probe;
+use ipirig_abi::{CpuSlot, Mailbox, TaskState};
+
+use crate::device::Device;
+use crate::errno::Errno;
+use crate::failure::{During, Failure};
+use crate::spinner::{self, Entry};
+use crate::sys::{self, Fork};
+
+/// The isolated tasks that run.
+#[derive(Debug)]
+pub(crate) struct Tasks(Vec<Task>);
+
+#[derive(Debug)]
+struct Task {
+    cpu: usize,
+    pid: i32,
+    slot: &'static CpuSlot,
+}
+
+/// How far a task came that gave up: its exit code. The error goes into its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Pin = 1,
+    LockMemory = 2,
+}
+
+/// Exit code of a task that panicked; its message went to the console.
+pub(crate) const PANICKED: i32 = 3;
+
+impl Tasks {
+    /// Starts one task on each CPU of `cpus`, and waits in user space until all spin.
+    pub(crate) fn start(
+        mailbox: &'static Mailbox,
+        cpus: &[usize],
+        device: Option<&Device>,
+    ) -> Result<Self, Failure> {
+        sys::watch_children().during(|| "install the SIGCHLD handler")?;
+        let mut tasks = Self(Vec::with_capacity(cpus.len()));
+        for (cpu, slot) in mailbox
+            .cpus
+            .iter()
+            .enumerate()
+            .filter(|(cpu, _)| cpus.contains(cpu))
+        {
+            slot.task
+                .state
+                .store(TaskState::Starting.into(), Ordering::Relaxed);
+            match sys::fork().during(|| format!("fork the isolated task of CPU {cpu}"))? {
+                Fork::Child => become_task(cpu, slot, device),
+                Fork::Parent(pid) => tasks.0.push(Task { cpu, pid, slot }),
+            }
+        }
+        while !tasks.all_spin() {
+            if let Some(failure) = tasks.bury().into_iter().next() {
+                return Err(failure);
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Marks the slots of tasks that died since the last call; what happened to each comes back.
+    /// Without a death there is no system call.
+    pub(crate) fn bury(&mut self) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        if !sys::child_died() {
+            return failures;
+        }
+        while let Some((pid, status)) = sys::collect_child() {
+            let Some(at) = self.0.iter().position(|task| task.pid == pid) else {
+                continue;
+            };
+            let Task { cpu, slot, .. } = self.0.swap_remove(at);
+            failures.push(obituary(
+                cpu,
+                status,
+                slot.task.errno.load(Ordering::Relaxed),
+            ));
+            slot.task
+                .state
+                .store(TaskState::Failed.into(), Ordering::Release);
+        }
+        failures
+    }
+
+    fn all_spin(&self) -> bool {
+        let spinning = u32::from(TaskState::Spinning);
+        self.0
+            .iter()
+            .all(|task| task.slot.task.state.load(Ordering::Acquire) == spinning)
+    }
+}
+
+/// What the task does from its birth on.
+fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
+    let give_up = |step: Step, errno: Errno| -> ! {
+        slot.task.errno.store(errno.code(), Ordering::Relaxed);
+        sys::exit(step as i32)
+    };
+    if let Err(errno) = sys::pin(cpu) {
+        give_up(Step::Pin, errno);
+    }
+    // Faults in everything, private copies included: the loop must not fault.
+    if let Err(errno) = sys::lock_memory() {
+        give_up(Step::LockMemory, errno);
+    }
+    spinner::spin(slot, &mut KernelEntry { device })
+}
+
+struct KernelEntry<'a> {
+    device: Option<&'a Device>,
+}
+
+impl Entry for KernelEntry<'_> {
+    fn probe(&mut self) -> Result<Probe, Errno> {
+        let mut seen = Probe::default();
+        self.device.ok_or(Errno(libc::ENODEV))?.probe(&mut seen)?;
+        Ok(seen)
+    }
+
+    fn enter(&mut self) {
+        sys::enter_kernel();
+    }
+}
+
+/// Why the task of `cpu` is dead, from its wait status and the errno it left.
+fn obituary(cpu: usize, status: i32, errno: u32) -> Failure {
+    let left = Errno(i32::try_from(errno).unwrap_or(i32::MAX));
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        let signal = signal_name(signal).map_or(format!("signal {signal}"), str::to_owned);
+        return Failure::new(format!(
+            "the isolated task of CPU {cpu} was killed by {signal}"
+        ));
+    }
+    match libc::WEXITSTATUS(status) {
+        code if code == Step::Pin as i32 => Failure::of(
+            format!("pin the isolated task to CPU {cpu} (is the CPU online?)"),
+            left,
+        ),
+        code if code == Step::LockMemory as i32 => Failure::of(
+            format!("lock the memory of the isolated task of CPU {cpu}"),
+            left,
+        ),
+        PANICKED => Failure::new(format!(
+            "the isolated task of CPU {cpu} panicked; see the console"
+        )),
+        code => Failure::new(format!("the isolated task of CPU {cpu} exited with {code}")),
+    }
+}
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        libc::SIGINT => "SIGINT",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGSYS => "SIGSYS",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGTRAP => "SIGTRAP",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wait status as `wait(2)` gives it: exit code in bits 8 to 15, signal in bits 0 to 6.
+    fn exited(code: i32) -> i32 {
+        code << 8
+    }
+
+    #[test]
+    fn an_obituary_names_the_cpu_and_the_cause() {
+        for (status, errno, said) in [
+            (
+                libc::SIGKILL,
+                0,
+                "the isolated task of CPU 1 was killed by SIGKILL",
+            ),
+            (
+                libc::SIGSEGV | 0x80,
+                0,
+                "the isolated task of CPU 1 was killed by SIGSEGV",
+            ),
+            (40, 0, "the isolated task of CPU 1 was killed by signal 40"),
+            (
+                exited(1),
+                22,
+                "pin the isolated task to CPU 1 (is the CPU online?): EINVAL (Invalid argument)",
+            ),
+            (
+                exited(2),
+                12,
+                "lock the memory of the isolated task of CPU 1: ENOMEM (Cannot allocate memory)",
+            ),
+            (
+                exited(PANICKED),
+                0,
+                "the isolated task of CPU 1 panicked; see the console",
+            ),
+            (exited(9), 0, "the isolated task of CPU 1 exited with 9"),
+        ] {
+            assert_eq!(obituary(1, status, errno).to_string(), said);
+        }
+    }
+}
