@@ -121,9 +121,14 @@ impl Doorbell {
 /// A mailbox in ordinary memory.
 #[cfg(test)]
 pub(crate) fn in_memory() -> Box<Mailbox> {
-    let memory = Box::<Mailbox>::new_zeroed();
-    // SAFETY: all fields are atomic integers, for which zero is valid.
-    unsafe { memory.assume_init() }
+    let layout = std::alloc::Layout::new::<Mailbox>();
+    // SAFETY: the layout is not empty and is the box's own; all fields are atomic integers, for
+    // which zero is valid.
+    unsafe {
+        let memory = std::alloc::alloc_zeroed(layout).cast::<Mailbox>();
+        assert!(!memory.is_null(), "out of memory");
+        Box::from_raw(memory)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,100 @@
+//! The module's header and its Rust mirror say the same.
+
+use std::error::Error;
+use std::mem::{offset_of, size_of};
+use std::path::Path;
+use std::process::Command;
+
+use ipirig_abi::module::{
+    FLIP, Flip, MAX_PAGES, MAX_REPEAT, MOVE, Move, PROBE, Probe, STORM, Storm,
+};
+
+/// One `name value` a line, as the C compiler sees the header.
+fn from_header(expressions: &[String]) -> Result<Vec<String>, Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let (source, program) = (dir.path().join("print.c"), dir.path().join("print"));
+    let prints: String = expressions
+        .iter()
+        .map(|what| format!("printf(\"{what} %llu\\n\", (unsigned long long)({what}));\n"))
+        .collect();
+    let text = format!(
+        "#include <stddef.h>\n#include <stdio.h>\n#include \"ipirig.h\"\n\
+         int main(void)\n{{\n{prints}return 0;\n}}\n"
+    );
+    std::fs::write(&source, text)?;
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("../module");
+    let cc = Command::new("cc")
+        .args(["-Wall", "-Werror", "-I"])
+        .args([&module, &source])
+        .arg("-o")
+        .arg(&program)
+        .output()?;
+    if !cc.status.success() {
+        return Err(String::from_utf8_lossy(&cc.stderr).into());
+    }
+    let printed = String::from_utf8(Command::new(&program).output()?.stdout)?;
+    Ok(printed.lines().map(str::to_owned).collect())
+}
+
+macro_rules! layout {
+    ($out:ident, $c:literal, $rust:ident { $($field:ident),* }) => {
+        $out.push((format!("sizeof(struct {})", $c), size_of::<$rust>() as u64));
+        $($out.push((
+            format!("offsetof(struct {}, {})", $c, stringify!($field)),
+            offset_of!($rust, $field) as u64,
+        ));)*
+    };
+}
+
+#[test]
+#[cfg_attr(
+    not(has_cc),
+    ignore = "no C compiler with <linux/ioctl.h>: install gcc and libc6-dev"
+)]
+fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
+    let mut mirror = vec![
+        ("IPIRIG_MAX_REPEAT".to_owned(), MAX_REPEAT),
+        ("IPIRIG_MAX_PAGES".to_owned(), MAX_PAGES.into()),
+        ("IPIRIG_FLIP".to_owned(), FLIP.into()),
+        ("IPIRIG_STORM".to_owned(), STORM.into()),
+        ("IPIRIG_MOVE".to_owned(), MOVE.into()),
+        ("IPIRIG_PROBE".to_owned(), PROBE.into()),
+    ];
+    layout!(
+        mirror,
+        "ipirig_flip",
+        Flip {
+            count,
+            done,
+            enabled,
+            reserved
+        }
+    );
+    layout!(
+        mirror,
+        "ipirig_storm",
+        Storm {
+            rounds,
+            done,
+            pages,
+            reserved
+        }
+    );
+    layout!(
+        mirror,
+        "ipirig_move",
+        Move {
+            word,
+            attempts,
+            reserved
+        }
+    );
+    layout!(mirror, "ipirig_probe", Probe { alias, branch, cpu });
+
+    let names: Vec<String> = mirror.iter().map(|(name, _)| name.clone()).collect();
+    let expected: Vec<String> = mirror
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    assert_eq!(from_header(&names).unwrap(), expected);
+}
