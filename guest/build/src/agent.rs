@@ -43,7 +43,9 @@ pub(crate) fn build(
     }
     let slot = store.slot("agent", ingredients.key(), &[NAME], progress, |work| {
         progress.stage("building the agent");
-        let target = store.tool_dir("cargo");
+        // Cargo has a lock of its own, and gives it up before the program is copied.
+        let _lock = store.lock("cargo", "agent", progress)?;
+        let target = store.cargo_target();
         let mut cargo = Program::new("cargo");
         for var in [
             "CARGO_HOME",

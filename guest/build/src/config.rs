@@ -82,10 +82,10 @@ fn options(text: &str) -> BTreeMap<&str, Option<&str>> {
             .and_then(|l| l.strip_suffix(" is not set"))
         {
             options.insert(name, None);
-        } else if let Some((name, value)) = line.split_once('=') {
-            if name.starts_with("CONFIG_") {
-                options.insert(name, Some(value).filter(|value| *value != "n"));
-            }
+        } else if let Some((name, value)) = line.split_once('=')
+            && name.starts_with("CONFIG_")
+        {
+            options.insert(name, Some(value).filter(|value| *value != "n"));
         }
     }
     options

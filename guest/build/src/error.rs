@@ -23,6 +23,17 @@ pub enum GuestError {
     #[error("no cache directory: set IPIRIG_CACHE_DIR, XDG_CACHE_HOME or HOME")]
     NoCacheDir,
 
+    /// The cache directory's name holds something that Kbuild cannot cope with.
+    #[error(
+        "cannot build a kernel under {}: make does not take spaces, colons, quotes, `#`, `$`, `%` \
+         or `\\` in a path; set IPIRIG_CACHE_DIR to another directory",
+        path.display()
+    )]
+    AwkwardCacheDir {
+        /// The cache directory.
+        path: PathBuf,
+    },
+
     /// A file or directory could not be read or written.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -144,6 +155,7 @@ impl GuestError {
         match self {
             Self::NoGuestDir { .. }
             | Self::NoCacheDir
+            | Self::AwkwardCacheDir { .. }
             | Self::BadSeries { .. }
             | Self::Patch(_)
             | Self::Config { .. } => Blame::Input,
@@ -202,28 +214,52 @@ pub struct PatchFailure {
     pub patch: PathBuf,
     /// The Debian version of the kernel source.
     pub package: String,
-    /// Each hunk that failed. Empty when the patch as a whole was refused.
+    /// What found no place. Empty when the patch as a whole was refused.
     pub rejections: Vec<Rejection>,
     /// The rejected hunks; when there are none, what `patch` said.
     pub rejected: String,
 }
 
-/// One hunk that found no place.
+/// A part of a patch that found no place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// The file in the kernel tree.
-    pub file: String,
-    /// The hunk's number in the patch of that file, from 1. `None`: the file is not there.
-    pub hunk: Option<u32>,
+#[non_exhaustive]
+pub enum Rejection {
+    /// The lines that a hunk expects are not there.
+    Hunk {
+        /// The file in the kernel tree.
+        file: String,
+        /// The hunk's number among those of the file, from 1.
+        number: u32,
+    },
+    /// The tree has no such file.
+    NoFile {
+        /// The file's name in the patch.
+        file: String,
+    },
+    /// The file has the change already: a point release took it, or it is applied twice.
+    Applied {
+        /// The file in the kernel tree.
+        file: String,
+    },
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hunk { file, number } => write!(f, "{file} hunk {number}"),
+            Self::NoFile { file } => write!(f, "{file} is not in the tree"),
+            Self::Applied { file } => write!(f, "{file} has the change already"),
+        }
+    }
 }
 
 fn describe(rejections: &[Rejection]) -> String {
     if rejections.is_empty() {
         return "`patch` refused it".to_owned();
     }
-    let each = rejections.iter().map(|r| match r.hunk {
-        Some(hunk) => format!("{} hunk {hunk}", r.file),
-        None => format!("{} is not in the tree", r.file),
-    });
-    each.collect::<Vec<_>>().join(", ")
+    rejections
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

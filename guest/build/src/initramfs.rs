@@ -48,3 +48,54 @@ fn pack(agent: &[u8], module: Option<&[u8]>) -> Vec<u8> {
     }
     archive.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_is_packed_only_when_there_is_one() {
+        let has_module = |archive: &[u8]| archive.windows(9).any(|name| name == b"ipirig.ko");
+        assert!(has_module(&pack(b"agent", Some(b"module"))));
+        assert!(!has_module(&pack(b"agent", None)));
+    }
+
+    #[test]
+    fn same_content_gives_the_same_bytes() {
+        assert_eq!(
+            pack(b"agent", Some(b"module")),
+            pack(b"agent", Some(b"module"))
+        );
+    }
+
+    #[test]
+    fn slot_changes_with_agent_and_module() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let made = |key: &str| {
+            let path = dir.path().join(key);
+            fs::write(&path, key).expect("written");
+            Built {
+                path,
+                key: key.to_owned(),
+                fresh: true,
+            }
+        };
+        let build = |agent: &str, module: Option<&str>| {
+            let module = module.map(made);
+            let built = build(&store, &made(agent), module.as_ref()).expect("built");
+            (built.path, built.fresh)
+        };
+        let (first, fresh) = build("a1", Some("m1"));
+        assert!(fresh);
+        assert_eq!(build("a1", Some("m1")), (first.clone(), false));
+        for (other, fresh) in [
+            build("a2", Some("m1")),
+            build("a1", Some("m2")),
+            build("a1", None),
+        ] {
+            assert!(fresh);
+            assert_ne!(other, first);
+        }
+    }
+}

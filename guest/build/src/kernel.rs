@@ -265,13 +265,11 @@ fn keep(
     // The kernel's own way to make a headers package: scripts/package/builddeb uses it.
     make(tree)
         .arg("run-command")
-        .assign(
-            "KBUILD_RUN_COMMAND",
-            &shell_words(
-                "scripts/package/install-extmod-build",
-                &work.out.join("tree"),
-            ),
-        )
+        // For a shell: the store has seen to it that the path needs no quotes.
+        .arg(format!(
+            "KBUILD_RUN_COMMAND=scripts/package/install-extmod-build {}",
+            work.out.join("tree").display()
+        ))
         .run("keeping what modules need", &work.log, |_| {})?;
     for (from, to) in [
         ("vmlinux", "vmlinux"),
@@ -290,9 +288,4 @@ fn keep(
     let log = work.out.join("build.log");
     fs::copy(&work.log, &log).map_err(GuestError::io("create", &log))?;
     store::write_json(&work.out.join("manifest.json"), &manifest)
-}
-
-/// A command for make's shell; the path may hold anything but a quote or a dollar sign.
-fn shell_words(program: &str, path: &Path) -> PathBuf {
-    PathBuf::from(format!("{program} '{}'", path.display()))
 }

@@ -26,6 +26,11 @@ mod source;
 mod store;
 mod tools;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 

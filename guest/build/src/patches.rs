@@ -119,18 +119,18 @@ fn explain(patch: &Path, package: &str, tree: &Path, said: &str) -> PatchFailure
                 .split_once('/')
                 .map_or(name, |(_, rest)| rest)
                 .to_owned();
-            rejections.push(Rejection { file, hunk: None });
-        } else if let Some(rest) = line.strip_prefix("Hunk #") {
-            if let Some((number, _)) = rest.split_once(" FAILED") {
-                rejections.push(Rejection {
-                    file: file.clone(),
-                    hunk: number.parse().ok(),
-                });
-            }
-        } else if let Some((_, reject)) = line.split_once("saving rejects to file ") {
-            if let Ok(text) = fs::read_to_string(tree.join(unquoted(reject))) {
-                rejected.push_str(&text);
-            }
+            rejections.push(Rejection::NoFile { file });
+        } else if line.starts_with("Reversed (or previously applied) patch detected!") {
+            rejections.push(Rejection::Applied { file: file.clone() });
+        } else if let Some(number) = failed_hunk(line) {
+            rejections.push(Rejection::Hunk {
+                file: file.clone(),
+                number,
+            });
+        } else if let Some((_, reject)) = line.split_once("saving rejects to file ")
+            && let Ok(text) = fs::read_to_string(tree.join(unquoted(reject)))
+        {
+            rejected.push_str(&text);
         }
     }
     if rejected.is_empty() {
@@ -151,6 +151,15 @@ fn explain(patch: &Path, package: &str, tree: &Path, said: &str) -> PatchFailure
         rejections,
         rejected: shown.join("\n"),
     }
+}
+
+/// The number in `Hunk #2 FAILED at 10.`
+fn failed_hunk(line: &str) -> Option<u32> {
+    line.strip_prefix("Hunk #")?
+        .split_once(" FAILED")?
+        .0
+        .parse()
+        .ok()
 }
 
 /// `patch` puts names with odd characters into quotes.

@@ -199,9 +199,10 @@ pub(crate) fn is_step(line: &str) -> bool {
         return false;
     };
     let kbuild = verb.len() > 1
+        && verb.starts_with(|c: char| c.is_ascii_uppercase())
         && verb
             .bytes()
-            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b"-+_".contains(&b));
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     let cargo = [
         "Compiling",
         "Downloading",
@@ -228,7 +229,7 @@ mod tests {
         Program::new("env")
             .env("EXTRA", "1")
             .run("listing", &dir.path().join("log"), |line| {
-                lines.push(line.to_owned())
+                lines.push(line.to_owned());
             })
             .expect("env runs");
         let names = lines.iter().filter_map(|l| l.split('=').next());

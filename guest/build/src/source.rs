@@ -46,13 +46,19 @@ pub(crate) fn find(
         return Ok(source);
     }
     let log = store.log("source");
-    let source = match newest(&log, update, progress) {
-        Err(GuestError::NoSource { .. }) if tools::is_root() && !update => {
-            newest(&log, true, progress)?
+    let fetch = |renew| {
+        let source = newest(&log, renew, progress)?;
+        source.download(store, &log, progress).map(|_| source)
+    };
+    let source = match fetch(update) {
+        // Perhaps the package lists are out of date, which root can do something about.
+        Err(GuestError::NoSource { .. } | GuestError::Failed { .. })
+            if !update && tools::is_root() && tools::is_debian() =>
+        {
+            fetch(true)?
         }
         other => other?,
     };
-    source.download(store, &log, progress)?;
     source.record(store)?;
     Ok(source)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! source/            downloaded packages
 //! kernel/KEY/        one finished kernel; module/, agent/, initramfs/ alike
+//! cargo/             Cargo's target directory for the agent
 //! work/STAGE-KEY/    a build under way, owned by whoever holds the lock of the same name
 //! lock/STAGE-KEY     empty files that are locked, never removed
 //! log/STAGE-KEY      what a build printed, also when it failed
@@ -44,6 +45,12 @@ pub(crate) struct Work {
 
 impl Store {
     pub(crate) fn open(root: &Path) -> Result<Self, GuestError> {
+        let awkward = |c: char| c.is_whitespace() || c.is_control() || ":'\"`#$%\\".contains(c);
+        if root.to_str().is_none_or(|path| path.contains(awkward)) {
+            return Err(GuestError::AwkwardCacheDir {
+                path: root.to_owned(),
+            });
+        }
         for dir in ["source", "work", "lock", "log"] {
             make_dir(&root.join(dir))?;
         }
@@ -56,9 +63,9 @@ impl Store {
         self.root.join("source")
     }
 
-    /// A directory that belongs to a tool with its own locking.
-    pub(crate) fn tool_dir(&self, name: &str) -> PathBuf {
-        self.root.join(name)
+    /// Cargo's target directory. Needs the lock `cargo`.
+    pub(crate) fn cargo_target(&self) -> PathBuf {
+        self.root.join("cargo")
     }
 
     /// The log of something that has no slot.
@@ -152,7 +159,7 @@ impl Store {
             Err(TryLockError::Error(error)) => return Err(GuestError::io("lock", path)(error)),
         }
         progress.note(&format!(
-            "another ipirig is building the {what}; waiting for it"
+            "another ipirig is at work on the {what}; waiting for it"
         ));
         file.lock().map_err(GuestError::io("lock", path))?;
         Ok(file)
