@@ -1,1 +1,53 @@
-//! Stub.
+//! A small KVM virtual machine without an in-kernel interrupt controller.
+//!
+//! What it does: finds out what the host can do ([`Host`]), lays a Linux guest out in memory, runs
+//! one pinned thread a vCPU, gives each vCPU a local APIC in user space, and tells an [`Observer`]
+//! of every IPI sent and every interrupt taken. The guest's agent and the machine's user meet in
+//! the mailbox ([`Machine::mailbox`]) and at the doorbell ([`Machine::wait`]).
+//!
+//! What it does not do: know what a scenario is, count, or judge. That is `ipirig-rig`. What an APIC
+//! is and where an IPI goes is `ipirig-apic`, which knows no KVM.
+//!
+//! The guest is hostile: no number that it writes is used as an index unchecked, and no queue grows
+//! with what it does.
+
+mod affinity;
+mod assist;
+mod boot;
+pub mod clock;
+mod config;
+mod console;
+mod cpuid;
+mod fleet;
+mod host;
+pub mod interrupt;
+mod kick;
+mod machine;
+mod memory;
+mod observer;
+mod placement;
+mod ports;
+mod probe;
+mod report;
+mod stop;
+pub mod symbols;
+mod sys;
+mod timer;
+mod vcpu;
+mod vm;
+mod wakeups;
+
+pub use boot::{BootError, FirstBytes, InitramfsFault, KernelFault, KernelFormat, check_kernel};
+pub use config::{ApicMode, Config};
+pub use console::ConsoleSinks;
+pub use cpuid::CpuidError;
+pub use fleet::Sample;
+pub use host::{Host, HostError, HostFacts, ProbeResult, Virtualization};
+pub use machine::{Machine, MachineError, Wakeup};
+pub use memory::MemoryError;
+pub use observer::{AcceptedEvent, IpiEvent, Observer};
+pub use placement::{Placement, PlacementError};
+pub use probe::ProbeError;
+pub use report::{Counters, CrashReport, VcpuState};
+pub use stop::StopReason;
+pub use symbols::Symbols;

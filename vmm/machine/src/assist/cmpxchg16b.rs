@@ -1,0 +1,34 @@
+//! CMPXCHG16B in CPL 0. CPUID can hide it, and the kernel then does without.
+
+use super::{Feature, Finding, Quirk, Register, Remedy};
+use crate::probe::{Outcome, ProbeError, Prober};
+
+pub(super) const QUIRK: Quirk = Quirk {
+    name: "cmpxchg16b",
+    what: "CMPXCHG16B in CPL 0 executes",
+    probe,
+};
+
+/// `mov edi, 0x7000; cmpxchg16b [rdi]`.
+const CODE: &[u8] = &[0xbf, 0x00, 0x70, 0x00, 0x00, 0x48, 0x0f, 0xc7, 0x0f];
+
+fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
+    Ok(match prober.ring0(CODE)? {
+        Outcome::Halted => Finding {
+            text: "executes".into(),
+            remedy: None,
+        },
+        other => Finding {
+            text: format!("does not: {other}"),
+            remedy: Some(Remedy {
+                text: "CPUID does not offer it",
+                hide: vec![Feature {
+                    leaf: 1,
+                    register: Register::Ecx,
+                    bit: 13,
+                }],
+                ..Remedy::default()
+            }),
+        },
+    })
+}

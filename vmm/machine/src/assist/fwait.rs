@@ -1,0 +1,53 @@
+//! FWAIT in CPL 0, which the kernel's FPU set-up executes.
+
+use vmm_sys_util::errno;
+
+use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, skip};
+use crate::probe::{Outcome, ProbeError, Prober};
+
+const FWAIT: u8 = 0x9b;
+
+pub(super) const QUIRK: Quirk = Quirk {
+    name: "fwait",
+    what: "FWAIT in CPL 0 executes",
+    probe,
+};
+
+fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
+    Ok(match prober.ring0(&[FWAIT])? {
+        Outcome::Halted => Finding {
+            text: "executes".into(),
+            remedy: None,
+        },
+        other => Finding {
+            text: format!("does not: {other}"),
+            remedy: Some(Remedy {
+                text: "the machine skips it",
+                assist: Some(|| Box::new(Fwait)),
+                ..Remedy::default()
+            }),
+        },
+    })
+}
+
+#[derive(Debug)]
+struct Fwait;
+
+impl Assist for Fwait {
+    fn name(&self) -> &'static str {
+        QUIRK.name
+    }
+
+    // It only waits for a pending x87 exception, and kernel code runs with those masked.
+    fn emulation_failure(
+        &mut self,
+        cpu: &Cpu<'_>,
+        instruction: &[u8],
+    ) -> Result<Handled, errno::Error> {
+        if instruction.first() != Some(&FWAIT) {
+            return Ok(Handled::No);
+        }
+        skip(cpu, 1)?;
+        Ok(Handled::Yes)
+    }
+}

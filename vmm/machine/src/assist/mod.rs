@@ -1,0 +1,170 @@
+//! Host quirks: what a probe guest finds amiss on this host, and what the machine does about it.
+//!
+//! One file a quirk, one line in [`QUIRKS`]. A quirk that is not found costs nothing: no assist is
+//! installed, nothing is hidden and the command line stays as it was.
+
+use std::fmt;
+
+use kvm_bindings::kvm_debug_exit_arch;
+use kvm_ioctls::VcpuFd;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::errno;
+
+use crate::probe::{ProbeError, Prober};
+
+mod cmpxchg16b;
+mod fwait;
+mod int3;
+mod privileged;
+mod syscall;
+
+/// Every quirk that is looked for, in the order of `ipirig doctor`.
+pub(crate) const QUIRKS: &[Quirk] = &[
+    int3::QUIRK,
+    fwait::QUIRK,
+    syscall::QUIRK,
+    cmpxchg16b::QUIRK,
+    privileged::QUIRK,
+];
+
+/// Something that a KVM may get wrong.
+#[derive(Debug)]
+pub(crate) struct Quirk {
+    /// Short name, as printed.
+    pub(crate) name: &'static str,
+    /// What is tried.
+    pub(crate) what: &'static str,
+    /// Tries it.
+    pub(crate) probe: fn(&Prober<'_>) -> Result<Finding, ProbeError>,
+}
+
+/// What a probe found, and what follows.
+#[derive(Debug, Default)]
+pub(crate) struct Finding {
+    /// One line for a person.
+    pub(crate) text: String,
+    /// What to do about it; `None` where the host does the right thing.
+    pub(crate) remedy: Option<Remedy>,
+}
+
+/// What the machine does about a quirk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remedy {
+    /// One line for a person.
+    pub(crate) text: &'static str,
+    /// Makes the assist of one vCPU.
+    pub(crate) assist: Option<fn() -> Box<dyn Assist>>,
+    /// Kernel parameters to add, space separated.
+    pub(crate) cmdline: String,
+    /// CPUID features to clear.
+    pub(crate) hide: Vec<Feature>,
+}
+
+/// One feature bit of a CPUID leaf (SDM vol. 2, CPUID).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Feature {
+    /// EAX on input.
+    pub(crate) leaf: u32,
+    /// The output register.
+    pub(crate) register: Register,
+    /// Bit number, 0 to 31.
+    pub(crate) bit: u8,
+}
+
+/// An output register of CPUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Register {
+    Ebx,
+    Ecx,
+    Edx,
+}
+
+/// The vCPU as an assist may touch it.
+#[derive(Debug)]
+pub(crate) struct Cpu<'a> {
+    pub(crate) fd: &'a VcpuFd,
+    pub(crate) memory: &'a GuestMemoryMmap,
+}
+
+impl Cpu<'_> {
+    /// Reads `buffer.len()` bytes at a guest-virtual address through the vCPU's current page
+    /// tables; `false` where nothing is mapped there.
+    pub(crate) fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let mut done = 0;
+        while done < buffer.len() {
+            let Some(at) = address.checked_add(done as u64) else {
+                return false;
+            };
+            let in_page = (0x1000 - (at & 0xfff)) as usize;
+            let end = buffer.len().min(done + in_page);
+            let Ok(translation) = self.fd.translate_gva(at) else {
+                return false;
+            };
+            if translation.valid == 0 {
+                return false;
+            }
+            let Some(part) = buffer.get_mut(done..end) else {
+                return false;
+            };
+            let physical = GuestAddress::new(translation.physical_address);
+            if self.memory.read_slice(part, physical).is_err() {
+                return false;
+            }
+            done = end;
+        }
+        true
+    }
+}
+
+/// Whether an assist dealt with an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handled {
+    Yes,
+    No,
+}
+
+/// A work-around that runs on one vCPU's thread. Every method has a default that does nothing.
+pub(crate) trait Assist: Send + fmt::Debug {
+    /// The quirk's name; counters are kept by it.
+    fn name(&self) -> &'static str;
+
+    /// MSRs whose writes must come to [`Assist::msr_write`]: first and number.
+    fn msrs(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    /// KVM could not emulate `instruction`, at RIP.
+    fn emulation_failure(
+        &mut self,
+        _cpu: &Cpu<'_>,
+        _instruction: &[u8],
+    ) -> Result<Handled, errno::Error> {
+        Ok(Handled::No)
+    }
+
+    /// The guest wrote one of [`Assist::msrs`].
+    fn msr_write(&mut self, _cpu: &Cpu<'_>, _msr: u32, _value: u64) -> Result<(), errno::Error> {
+        Ok(())
+    }
+
+    /// A breakpoint or a step ended.
+    fn debug(
+        &mut self,
+        _cpu: &Cpu<'_>,
+        _exit: &kvm_debug_exit_arch,
+    ) -> Result<Handled, errno::Error> {
+        Ok(Handled::No)
+    }
+
+    /// Called now and then between exits, for what no exit announces.
+    fn look(&mut self, _cpu: &Cpu<'_>) -> Result<(), errno::Error> {
+        Ok(())
+    }
+}
+
+/// Moves RIP past `length` bytes.
+fn skip(cpu: &Cpu<'_>, length: u64) -> Result<(), errno::Error> {
+    let mut regs = cpu.fd.get_regs()?;
+    regs.rip = regs.rip.wrapping_add(length);
+    cpu.fd.set_regs(&regs)
+}

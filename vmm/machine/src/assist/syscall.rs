@@ -1,0 +1,233 @@
+//! SYSCALL from CPL 3 that sets RIP but stays in CPL 3.
+//!
+//! Such a SYSCALL leaves RCX, R11 and RIP as the SDM says and then faults: the kernel's entry page
+//! is for supervisors, so the guest takes a #PF at LSTAR. The assist breaks on the guest's #PF
+//! handler, recognises that fault by its frame, and completes the instruction, so that the
+//! kernel's own `entry_SYSCALL_64` runs. It costs two exits a page fault and one a system call.
+
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs,
+    kvm_debug_exit_arch, kvm_guest_debug, kvm_msr_entry, kvm_segment,
+};
+use vmm_sys_util::errno;
+
+use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy};
+use crate::probe::{Outcome, ProbeError, Prober};
+
+pub(super) const QUIRK: Quirk = Quirk {
+    name: "syscall",
+    what: "SYSCALL from CPL 3 enters CPL 0",
+    probe,
+};
+
+/// `IA32_STAR`, `LSTAR`, `CSTAR`, `FMASK` are consecutive (SDM vol. 4, table 2-2).
+const STAR: u32 = 0xc000_0081;
+const LSTAR: u32 = 0xc000_0082;
+const FMASK: u32 = 0xc000_0084;
+
+/// Vector of #PF.
+const PAGE_FAULT: u64 = 14;
+/// RFLAGS.RF, which SYSCALL clears whatever FMASK says (SDM vol. 2, SYSCALL).
+const RF: u64 = 1 << 16;
+
+fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
+    // `syscall`, to a HLT, which only CPL 0 may execute.
+    Ok(match prober.syscall_from_ring3()? {
+        Outcome::Halted => Finding {
+            text: "does".into(),
+            remedy: None,
+        },
+        other => Finding {
+            text: format!("does not: {other}"),
+            remedy: Some(Remedy {
+                text: "the machine completes it at the guest's #PF handler",
+                assist: Some(|| Box::new(Syscall::default())),
+                ..Remedy::default()
+            }),
+        },
+    })
+}
+
+/// What the CPU pushed for a #PF in 64-bit mode, from the error code up (SDM vol. 3, figure 7-8).
+#[derive(Debug)]
+struct Frame {
+    rip: u64,
+    cs: u64,
+    rsp: u64,
+}
+
+#[derive(Debug, Default)]
+struct Syscall {
+    star: u64,
+    lstar: u64,
+    fmask: u64,
+    /// Where the breakpoint is, once the guest has a #PF handler and an LSTAR.
+    handler: Option<u64>,
+    /// Stepping over the breakpoint.
+    stepping: bool,
+}
+
+impl Syscall {
+    fn frame(cpu: &Cpu<'_>, rsp: u64) -> Option<Frame> {
+        let mut bytes = [0; 48];
+        if !cpu.read_virtual(rsp, &mut bytes) {
+            return None;
+        }
+        let word = |index: usize| {
+            bytes
+                .get(index * 8..index * 8 + 8)?
+                .try_into()
+                .ok()
+                .map(u64::from_le_bytes)
+        };
+        Some(Frame {
+            rip: word(1)?,
+            cs: word(2)?,
+            rsp: word(4)?,
+        })
+    }
+
+    /// SYSCALL as SDM vol. 2 has it, from the state that the half-done one left.
+    fn complete(&self, cpu: &Cpu<'_>, frame: &Frame) -> Result<(), errno::Error> {
+        let mut sregs = cpu.fd.get_sregs()?;
+        let mut regs = cpu.fd.get_regs()?;
+        let selector = ((self.star >> 32) & 0xfffc) as u16;
+        sregs.cs = kvm_segment {
+            limit: u32::MAX,
+            selector,
+            type_: 11,
+            present: 1,
+            s: 1,
+            l: 1,
+            g: 1,
+            ..kvm_segment::default()
+        };
+        sregs.ss = kvm_segment {
+            limit: u32::MAX,
+            selector: selector.wrapping_add(8),
+            type_: 3,
+            present: 1,
+            s: 1,
+            db: 1,
+            g: 1,
+            ..kvm_segment::default()
+        };
+        regs.rip = self.lstar;
+        regs.rsp = frame.rsp;
+        regs.rflags = (regs.r11 & !self.fmask & !RF) | 2;
+        cpu.fd.set_sregs(&sregs)?;
+        cpu.fd.set_regs(&regs)
+    }
+
+    /// The address in IDT entry 14 (SDM vol. 3, figure 7-8), if the guest has one.
+    fn page_fault_handler(cpu: &Cpu<'_>) -> Result<Option<u64>, errno::Error> {
+        let sregs = cpu.fd.get_sregs()?;
+        if u64::from(sregs.idt.limit) < PAGE_FAULT * 16 + 15 {
+            return Ok(None);
+        }
+        let mut gate = [0_u8; 16];
+        let Some(address) = sregs.idt.base.checked_add(PAGE_FAULT * 16) else {
+            return Ok(None);
+        };
+        if !cpu.read_virtual(address, &mut gate) {
+            return Ok(None);
+        }
+        let gate = u128::from_le_bytes(gate);
+        let present = gate >> 47 & 1 == 1;
+        let offset =
+            (gate & 0xffff) | (gate >> 48 & 0xffff) << 16 | (gate >> 64 & 0xffff_ffff) << 32;
+        Ok(if present {
+            u64::try_from(offset).ok()
+        } else {
+            None
+        })
+    }
+
+    fn break_on_handler(&self, cpu: &Cpu<'_>) -> Result<(), errno::Error> {
+        let Some(handler) = self.handler else {
+            return Ok(());
+        };
+        let mut debug = kvm_guest_debug {
+            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
+            ..kvm_guest_debug::default()
+        };
+        debug.arch.debugreg[0] = handler;
+        // G0 and GE; an instruction breakpoint has RW0 = LEN0 = 0 (SDM vol. 3, 19.2.4).
+        debug.arch.debugreg[7] = 0x602;
+        cpu.fd.set_guest_debug(&debug)
+    }
+}
+
+impl Assist for Syscall {
+    fn name(&self) -> &'static str {
+        QUIRK.name
+    }
+
+    fn msrs(&self) -> Option<(u32, u32)> {
+        Some((STAR, 4))
+    }
+
+    fn msr_write(&mut self, cpu: &Cpu<'_>, msr: u32, value: u64) -> Result<(), errno::Error> {
+        match msr {
+            STAR => self.star = value,
+            LSTAR => self.lstar = value,
+            FMASK => self.fmask = value,
+            _ => {}
+        }
+        let entry = kvm_msr_entry {
+            index: msr,
+            data: value,
+            ..kvm_msr_entry::default()
+        };
+        let msrs = Msrs::from_entries(&[entry]).map_err(|_| errno::Error::new(libc::ENOMEM))?;
+        cpu.fd.set_msrs(&msrs)?;
+        self.look(cpu)
+    }
+
+    fn debug(
+        &mut self,
+        cpu: &Cpu<'_>,
+        _exit: &kvm_debug_exit_arch,
+    ) -> Result<Handled, errno::Error> {
+        if self.handler.is_none() {
+            return Ok(Handled::No);
+        }
+        if self.stepping {
+            self.stepping = false;
+            self.break_on_handler(cpu)?;
+            return Ok(Handled::Yes);
+        }
+        let regs = cpu.fd.get_regs()?;
+        if Some(regs.rip) != self.handler {
+            return Ok(Handled::No);
+        }
+        match Self::frame(cpu, regs.rsp) {
+            Some(frame) if frame.rip == self.lstar && frame.cs & 3 == 3 => {
+                self.complete(cpu, &frame)?;
+            }
+            _ => {
+                // A true page fault: RFLAGS.RF would step over the breakpoint, but the emulator
+                // does not honour it.
+                self.stepping = true;
+                cpu.fd.set_guest_debug(&kvm_guest_debug {
+                    control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+                    ..kvm_guest_debug::default()
+                })?;
+            }
+        }
+        Ok(Handled::Yes)
+    }
+
+    // Nothing announces a new IDT, so the handler is looked up again and again.
+    fn look(&mut self, cpu: &Cpu<'_>) -> Result<(), errno::Error> {
+        if self.lstar == 0 || self.stepping {
+            return Ok(());
+        }
+        let handler = Self::page_fault_handler(cpu)?;
+        if handler.is_some() && handler != self.handler {
+            self.handler = handler;
+            self.break_on_handler(cpu)?;
+        }
+        Ok(())
+    }
+}

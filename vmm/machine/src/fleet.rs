@@ -1,0 +1,145 @@
+//! What all vCPU threads of a machine and the machine itself share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipirig_apic::{Bus, CpuSet};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::Console;
+use crate::kick::Kicker;
+use crate::observer::Observer;
+use crate::ports::Ports;
+use crate::stop::StopReason;
+
+/// How long a vCPU may take to answer: it only has to leave `KVM_RUN`.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A look at a running vCPU from outside. The guest cannot tell that it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// Page-table base.
+    pub cr3: u64,
+    /// Privilege level: 0 or 3.
+    pub cpl: u8,
+    /// Not running: it waits for a SIPI, or in HLT for an interrupt.
+    pub parked: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) memory: GuestMemoryMmap,
+    pub(crate) ports: Ports,
+    pub(crate) console: Console,
+    stopping: AtomicBool,
+    reason: Mutex<Option<StopReason>>,
+    stopped: EventFd,
+}
+
+/// One vCPU, as the others and the machine see it.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) kicker: Kicker,
+    asked: AtomicBool,
+    ask: Mutex<Option<Sender<Sample>>>,
+}
+
+impl Fleet {
+    pub(crate) fn new(
+        bus: Arc<Bus>,
+        observer: Arc<dyn Observer>,
+        memory: GuestMemoryMmap,
+        console: Console,
+        stopped: EventFd,
+    ) -> Self {
+        let slots = (0..bus.cpus()).map(|_| Slot::default()).collect();
+        Self {
+            bus,
+            slots,
+            observer,
+            memory,
+            ports: Ports::new(console.clone()),
+            console,
+            stopping: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            stopped,
+        }
+    }
+
+    pub(crate) fn kick(&self, cpus: CpuSet) {
+        for cpu in cpus.iter() {
+            if let Some(slot) = self.slots.get(cpu) {
+                slot.kicker.kick();
+            }
+        }
+    }
+
+    /// Ends the run, for the first reason given; all vCPU threads end soon.
+    pub(crate) fn stop(&self, reason: Option<StopReason>) {
+        if let Some(reason) = reason {
+            let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(reason);
+        }
+        self.stopping.store(true, Ordering::SeqCst);
+        for slot in &self.slots {
+            slot.kicker.kick();
+        }
+        // Only fails when the counter is full, and then the reader is awake.
+        let _ = self.stopped.write(1);
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn reason(&self) -> Option<StopReason> {
+        self.reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Slot {
+    /// Asks the vCPU for a sample and waits for it; `None` if it does not answer.
+    pub(crate) fn sample(&self) -> Option<Sample> {
+        let (sender, receiver): (_, Receiver<Sample>) = mpsc::channel();
+        *self.ask.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        self.asked.store(true, Ordering::SeqCst);
+        self.kicker.kick();
+        receiver.recv_timeout(ANSWER).ok()
+    }
+
+    /// Whether [`Slot::answer`] has something to do.
+    pub(crate) fn asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// The vCPU's side of [`Slot::sample`].
+    pub(crate) fn answer(&self, sample: impl FnOnce() -> Option<Sample>) {
+        if !self.asked.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let sender = self
+            .ask
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let (Some(sender), Some(sample)) = (sender, sample()) {
+            // The asker may have given up.
+            let _ = sender.send(sample);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What this host offers, found by asking KVM and by running probe guests.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use kvm_ioctls::{Cap, Kvm};
+use serde::Serialize;
+use thiserror::Error;
+use vmm_sys_util::errno;
+
+use crate::affinity;
+use crate::assist::{QUIRKS, Remedy};
+use crate::probe::{Outcome, ProbeError, Prober};
+
+const DEVICE: &str = "/dev/kvm";
+/// The only API version there has been since 2007 (KVM API 4.1).
+const API_VERSION: i32 = 12;
+
+/// Why no machine can run here.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// There is no KVM.
+    #[error("{} does not exist", path.display())]
+    NoKvm {
+        /// The device.
+        path: PathBuf,
+    },
+    /// KVM may not be used.
+    #[error("no right to use {}", path.display())]
+    NotAllowed {
+        /// The device.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// KVM could not be opened for another reason.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The device.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that calls itself KVM is not.
+    #[error("{} has API version {version}, not {API_VERSION}", path.display())]
+    Version {
+        /// The device.
+        path: PathBuf,
+        /// What it says.
+        version: i32,
+    },
+    /// KVM lacks a capability that there is no way round.
+    #[error("this host's KVM lacks {capability}")]
+    Missing {
+        /// Its name in the KVM API.
+        capability: &'static str,
+    },
+    /// A KVM ioctl failed.
+    #[error("{ioctl} failed")]
+    Kvm {
+        /// The ioctl.
+        ioctl: &'static str,
+        /// Its error.
+        #[source]
+        source: errno::Error,
+    },
+    /// A probe guest could not be run.
+    #[error("cannot probe \"{what}\"")]
+    Probe {
+        /// What was to be found out.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: ProbeError,
+    },
+    /// The cores this process may use cannot be read.
+    #[error("cannot read which cores this process may use")]
+    Cores(#[source] io::Error),
+}
+
+impl HostError {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::NoKvm { .. } => Some(
+                "load the module (modprobe kvm_intel or kvm_amd), turn on virtualisation in the \
+                 firmware, or, in a virtual machine or container, ask for /dev/kvm",
+            ),
+            Self::NotAllowed { .. } => {
+                Some("join its group (usermod -aG kvm $USER, then log in again), or run as root")
+            }
+            Self::Missing { .. } | Self::Version { .. } => Some("use Linux 5.10 or later"),
+            _ => None,
+        }
+    }
+}
+
+/// How this CPU virtualises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Virtualization {
+    /// Intel's.
+    Vmx,
+    /// AMD's.
+    Svm,
+    /// Neither: KVM, if it is there, emulates the guest kernel.
+    None,
+}
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ProbeResult {
+    /// Short name.
+    pub name: &'static str,
+    /// What was tried.
+    pub what: &'static str,
+    /// What happened.
+    pub finding: String,
+    /// What the machine does about it; `None` where all is well.
+    pub assist: Option<&'static str>,
+}
+
+/// What this host is and does.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct HostFacts {
+    /// `KVM_GET_API_VERSION`.
+    pub api_version: i32,
+    /// Hardware support.
+    pub virtualization: Virtualization,
+    /// CPU vendor, as in /proc/cpuinfo.
+    pub vendor: String,
+    /// CPU model, as in /proc/cpuinfo.
+    pub model: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Cores this process may use.
+    pub cores: Vec<usize>,
+    /// The guests' TSC frequency in kHz, 0 if KVM does not say.
+    pub tsc_khz: u32,
+    /// x2APIC registers come to user space.
+    pub x2apic: bool,
+    /// KVM refuses paravirtual features that CPUID does not offer.
+    pub enforce_pv: bool,
+    /// A guest kernel can be stepped from outside.
+    pub single_step: bool,
+    /// The quirks looked for, and what was found.
+    pub probes: Vec<ProbeResult>,
+}
+
+/// A host that can run machines.
+#[derive(Debug)]
+pub struct Host {
+    facts: HostFacts,
+    pub(crate) kvm: Kvm,
+    pub(crate) remedies: Vec<Remedy>,
+}
+
+impl Host {
+    /// Opens KVM and probes it. Takes tens of milliseconds.
+    ///
+    /// # Errors
+    /// No KVM, no rights, a KVM too old, or a probe that could not be run. A probe that finds a
+    /// quirk is not an error.
+    pub fn probe() -> Result<Self, HostError> {
+        let kvm = open()?;
+        for (cap, capability) in [
+            (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR"),
+            (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER"),
+            (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+            (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+            (Cap::IoeventfdNoLength, "KVM_CAP_IOEVENTFD_NO_LENGTH"),
+            (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(HostError::Missing { capability });
+            }
+        }
+        let prober = Prober::new(&kvm).map_err(|source| HostError::Probe {
+            what: "KVM",
+            source,
+        })?;
+        let mut probes = vec![];
+        let mut remedies = vec![];
+        for quirk in QUIRKS {
+            let finding = (quirk.probe)(&prober).map_err(|source| HostError::Probe {
+                what: quirk.what,
+                source,
+            })?;
+            probes.push(ProbeResult {
+                name: quirk.name,
+                what: quirk.what,
+                finding: finding.text,
+                assist: finding.remedy.as_ref().map(|remedy| remedy.text),
+            });
+            remedies.extend(finding.remedy);
+        }
+        let x2apic = x2apic(&prober).map_err(|source| HostError::Probe {
+            what: "x2APIC registers",
+            source,
+        })?;
+        let single_step = prober.single_step().map_err(|source| HostError::Probe {
+            what: "single-stepping",
+            source,
+        })? == Outcome::Debug;
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let facts = HostFacts {
+            api_version: kvm.get_api_version(),
+            virtualization: virtualization(&cpuinfo),
+            vendor: cpuinfo_field(&cpuinfo, "vendor_id"),
+            model: cpuinfo_field(&cpuinfo, "model name"),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            cores: affinity::usable_cores().map_err(HostError::Cores)?,
+            tsc_khz: tsc_khz(&kvm)?,
+            x2apic,
+            enforce_pv: kvm
+                .check_extension_raw(u64::from(kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID))
+                > 0,
+            single_step,
+            probes,
+        };
+        Ok(Self {
+            facts,
+            kvm,
+            remedies,
+        })
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+
+    /// Kernel parameters that this host's quirks need, space separated; empty on most hosts.
+    #[must_use]
+    pub fn cmdline(&self) -> String {
+        let words = self.remedies.iter().map(|remedy| remedy.cmdline.as_str());
+        words
+            .filter(|words| !words.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+fn open() -> Result<Kvm, HostError> {
+    let path = PathBuf::from(DEVICE);
+    let kvm = Kvm::new().map_err(|error| {
+        let source = io::Error::from_raw_os_error(error.errno());
+        match source.kind() {
+            io::ErrorKind::NotFound => HostError::NoKvm { path: path.clone() },
+            io::ErrorKind::PermissionDenied => HostError::NotAllowed {
+                path: path.clone(),
+                source,
+            },
+            _ => HostError::Open {
+                path: path.clone(),
+                source,
+            },
+        }
+    })?;
+    match kvm.get_api_version() {
+        API_VERSION => Ok(kvm),
+        version => Err(HostError::Version { path, version }),
+    }
+}
+
+/// Whether reads and writes of x2APIC registers come to user space. KVM's documentation promises
+/// no such thing without an in-kernel APIC (KVM API 4.46), so it is tried.
+fn x2apic(prober: &Prober<'_>) -> Result<bool, ProbeError> {
+    // mov ecx, 0x802; rdmsr, the APIC id.
+    let read = prober.ring0(&[0xb9, 0x02, 0x08, 0x00, 0x00, 0x0f, 0x32])?;
+    // xor eax, eax; xor edx, edx; mov ecx, 0x830; wrmsr, the ICR.
+    let write = prober.ring0(&[
+        0x31, 0xc0, 0x31, 0xd2, 0xb9, 0x30, 0x08, 0x00, 0x00, 0x0f, 0x30,
+    ])?;
+    Ok(read
+        == Outcome::Msr {
+            index: 0x802,
+            invalid: true,
+        }
+        && write
+            == Outcome::Msr {
+                index: 0x830,
+                invalid: true,
+            })
+}
+
+/// The TSC frequency of a fresh vCPU: the guests' own.
+fn tsc_khz(kvm: &Kvm) -> Result<u32, HostError> {
+    let failed = |ioctl| move |source| HostError::Kvm { ioctl, source };
+    let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+    let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+    // Unknown on hosts with an unstable TSC; the guest then calibrates for itself.
+    Ok(vcpu.get_tsc_khz().unwrap_or(0))
+}
+
+fn cpuinfo_field(cpuinfo: &str, name: &str) -> String {
+    cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn virtualization(cpuinfo: &str) -> Virtualization {
+    let flags = cpuinfo_field(cpuinfo, "flags");
+    let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
+    if has("vmx") {
+        Virtualization::Vmx
+    } else if has("svm") {
+        Virtualization::Svm
+    } else {
+        Virtualization::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpuinfo_says_what_virtualises() {
+        let info = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vmx sse\n";
+        assert_eq!(virtualization(info), Virtualization::Vmx);
+        assert_eq!(cpuinfo_field(info, "vendor_id"), "GenuineIntel");
+        assert_eq!(virtualization("flags : fpu svm"), Virtualization::Svm);
+        assert_eq!(virtualization("flags : fpu svm_lock"), Virtualization::None);
+        assert_eq!(virtualization(""), Virtualization::None);
+    }
+}

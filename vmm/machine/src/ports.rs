@@ -1,0 +1,143 @@
+//! The I/O ports of the machine: a serial port, and the two ways a PC resets itself.
+//!
+//! The doorbell ([`ipirig_abi::DOORBELL_PORT`]) is not here: KVM signals an eventfd for it, with no
+//! exit to user space.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use vm_superio::{Serial, Trigger, serial::NoEvents};
+
+use crate::console::Console;
+
+/// COM1, eight registers.
+const COM1: u16 = 0x3f8;
+/// Command port of the keyboard controller (`reboot=k`), and the command that resets.
+const I8042: u16 = 0x64;
+const I8042_RESET: u8 = 0xfe;
+/// Reset control register of PC chipsets (`reboot=p`): bit 2 resets.
+const CF9: u16 = 0xcf9;
+const CF9_RESET: u8 = 1 << 2;
+
+/// What a port write asked of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortWrite {
+    Done,
+    Reset,
+}
+
+/// The console is polled: no interrupt ever comes from it.
+#[derive(Debug)]
+struct NoInterrupt;
+
+impl Trigger for NoInterrupt {
+    type E = io::Error;
+    fn trigger(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The ports, shared by all vCPUs.
+pub(crate) struct Ports {
+    serial: Mutex<Serial<NoInterrupt, NoEvents, Console>>,
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+impl Ports {
+    pub(crate) fn new(console: Console) -> Self {
+        Self {
+            serial: Mutex::new(Serial::new(NoInterrupt, console)),
+        }
+    }
+
+    /// A read of `data.len()` bytes. Ports with nothing behind them float high, as on a PC.
+    pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some(first) = data.first_mut() else {
+            return;
+        };
+        if let Some(offset) = serial_register(port) {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            *first = serial.read(offset);
+        } else if port == I8042 {
+            // Both buffers empty: ready for a command.
+            *first = 0;
+        }
+    }
+
+    /// A write. Errors of the console's log are the log's loss, not the guest's.
+    pub(crate) fn write(&self, port: u16, data: &[u8]) -> PortWrite {
+        let Some(&first) = data.first() else {
+            return PortWrite::Done;
+        };
+        if let Some(offset) = serial_register(port) {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            // A string write (REP OUTSB) brings several bytes for the one register.
+            for &byte in data {
+                let _ = serial.write(offset, byte);
+            }
+        }
+        match (port, first) {
+            (I8042, I8042_RESET) => PortWrite::Reset,
+            (CF9, value) if value & CF9_RESET != 0 => PortWrite::Reset,
+            _ => PortWrite::Done,
+        }
+    }
+}
+
+fn serial_register(port: u16) -> Option<u8> {
+    let offset = port.checked_sub(COM1)?;
+    if offset < 8 {
+        u8::try_from(offset).ok()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::ConsoleSinks;
+
+    fn ports() -> (Ports, Console) {
+        let console = Console::new(&ConsoleSinks::default()).unwrap();
+        (Ports::new(console.clone()), console)
+    }
+
+    #[test]
+    fn what_is_written_to_com1_is_on_the_console() {
+        let (ports, console) = ports();
+        for byte in b"hi\n" {
+            assert_eq!(ports.write(COM1, &[*byte]), PortWrite::Done);
+        }
+        assert_eq!(console.tail(1), ["hi"]);
+        let mut status = [0];
+        ports.read(COM1 + 5, &mut status);
+        assert_eq!(status[0] & 0x60, 0x60, "the transmitter is empty");
+    }
+
+    #[test]
+    fn both_resets_reset_and_nothing_else_does() {
+        let (ports, _) = ports();
+        assert_eq!(ports.write(I8042, &[0xfe]), PortWrite::Reset);
+        assert_eq!(ports.write(CF9, &[0x06]), PortWrite::Reset);
+        assert_eq!(ports.write(CF9, &[0x02]), PortWrite::Done);
+        assert_eq!(ports.write(I8042, &[0xd1]), PortWrite::Done);
+        assert_eq!(ports.write(0x80, &[0xfe]), PortWrite::Done);
+    }
+
+    #[test]
+    fn empty_ports_float_high_at_any_width() {
+        let (ports, _) = ports();
+        let mut wide = [0; 4];
+        ports.read(0xcfc, &mut wide);
+        assert_eq!(wide, [0xff; 4]);
+        ports.read(0xcfc, &mut []);
+        assert_eq!(ports.write(COM1, &[]), PortWrite::Done);
+    }
+}

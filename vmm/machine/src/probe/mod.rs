@@ -1,0 +1,239 @@
+//! Probe guests: a few instructions each, run on a virtual machine of their own, to find out what
+//! this host's KVM does with them.
+
+use std::fmt;
+use std::io;
+
+use kvm_bindings::{
+    CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_MAX_CPUID_ENTRIES, Msrs,
+    kvm_guest_debug, kvm_msr_entry,
+};
+use kvm_ioctls::{Kvm, MsrExitReason, VcpuExit, VcpuFd, VmFd};
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::errno;
+
+use crate::clock;
+use crate::kick::{self, Kicker};
+use crate::memory::{self, MemoryError};
+use crate::sys;
+use crate::timer::KickTimer;
+
+mod layout;
+
+use layout::{CODE, LSTAR_CODE, MEMORY};
+
+/// Longest a probe may run; they take microseconds.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Why a probe could not be made. What the guest did is an [`Outcome`] instead.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// A KVM ioctl failed.
+    #[error("{ioctl} failed in a probe guest")]
+    Kvm {
+        /// The ioctl.
+        ioctl: &'static str,
+        /// Its error.
+        #[source]
+        source: errno::Error,
+    },
+    /// The probe guest's memory could not be had.
+    #[error("no memory for a probe guest")]
+    Memory(#[source] MemoryError),
+    /// A timer or a signal handler could not be had.
+    #[error("no watchdog for a probe guest")]
+    Watchdog(#[source] io::Error),
+}
+
+fn kvm(ioctl: &'static str) -> impl FnOnce(errno::Error) -> ProbeError {
+    move |source| ProbeError::Kvm { ioctl, source }
+}
+
+/// How a probe guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It ran to its HLT.
+    Halted,
+    /// The guest's handler of this vector ran.
+    Vector(u8),
+    /// KVM could not emulate these bytes.
+    NotEmulated(Vec<u8>),
+    /// An MSR access came to user space, for a reason of `KVM_MSR_EXIT_REASON_*`.
+    Msr { index: u32, invalid: bool },
+    /// A debug exit.
+    Debug,
+    /// Triple fault.
+    TripleFault,
+    /// It did not end in time.
+    TimedOut,
+    /// Anything else.
+    Other(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Halted => f.write_str("it ran to its end"),
+            Self::Vector(vector) => write!(f, "the guest took exception {vector}"),
+            Self::NotEmulated(bytes) => {
+                f.write_str("KVM cannot emulate it (")?;
+                for (index, byte) in bytes.iter().take(4).enumerate() {
+                    write!(f, "{}{byte:02x}", if index == 0 { "" } else { " " })?;
+                }
+                f.write_str(" ...)")
+            }
+            Self::Msr { index, .. } => write!(f, "an access to MSR {index:#x} came to user space"),
+            Self::Debug => f.write_str("a debug exit"),
+            Self::TripleFault => f.write_str("the guest took a triple fault"),
+            Self::TimedOut => f.write_str("the guest did not end in time"),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+/// Runs probe guests, each on a fresh virtual machine.
+#[derive(Debug)]
+pub(crate) struct Prober<'a> {
+    kvm: &'a Kvm,
+    cpuid: CpuId,
+}
+
+impl<'a> Prober<'a> {
+    pub(crate) fn new(kvm_fd: &'a Kvm) -> Result<Self, ProbeError> {
+        kick::install().map_err(ProbeError::Watchdog)?;
+        let cpuid = kvm_fd
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm("KVM_GET_SUPPORTED_CPUID"))?;
+        Ok(Self { kvm: kvm_fd, cpuid })
+    }
+
+    /// Runs `code` in 64-bit CPL 0, followed by HLT.
+    pub(crate) fn ring0(&self, code: &[u8]) -> Result<Outcome, ProbeError> {
+        let mut guest = self.guest(code)?;
+        guest.run()
+    }
+
+    /// Runs SYSCALL in CPL 3 with LSTAR at a HLT.
+    pub(crate) fn syscall_from_ring3(&self) -> Result<Outcome, ProbeError> {
+        const SYSCALL: &[u8] = &[0x0f, 0x05];
+        let mut guest = self.guest(SYSCALL)?;
+        layout::enter_ring3(&guest.vcpu).map_err(kvm("KVM_SET_SREGS"))?;
+        let msr = |index, data| kvm_msr_entry {
+            index,
+            data,
+            ..kvm_msr_entry::default()
+        };
+        let star = u64::from(layout::KERNEL_CS) << 32 | u64::from(layout::USER_CS - 16) << 48;
+        let entries = [
+            msr(0xc000_0081, star),
+            msr(0xc000_0082, LSTAR_CODE),
+            msr(0xc000_0084, 0),
+        ];
+        let msrs = Msrs::from_entries(&entries)
+            .map_err(|_| kvm("KVM_SET_MSRS")(errno::Error::new(libc::ENOMEM)))?;
+        guest.vcpu.set_msrs(&msrs).map_err(kvm("KVM_SET_MSRS"))?;
+        guest.run()
+    }
+
+    /// Runs one NOP in CPL 0 with KVM's single-stepping on.
+    pub(crate) fn single_step(&self) -> Result<Outcome, ProbeError> {
+        let mut guest = self.guest(&[0x90, 0x90])?;
+        let debug = kvm_guest_debug {
+            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+            ..kvm_guest_debug::default()
+        };
+        guest
+            .vcpu
+            .set_guest_debug(&debug)
+            .map_err(kvm("KVM_SET_GUEST_DEBUG"))?;
+        guest.run()
+    }
+
+    fn guest(&self, code: &[u8]) -> Result<Guest, ProbeError> {
+        let vm = self.kvm.create_vm().map_err(kvm("KVM_CREATE_VM"))?;
+        crate::vm::forward_msr_exits(&vm).map_err(kvm("KVM_ENABLE_CAP"))?;
+        // KVM API 4.14: VMX needs three pages below 4 GiB that the guest does not use.
+        vm.set_tss_address(crate::vm::TSS_ADDRESS)
+            .map_err(kvm("KVM_SET_TSS_ADDR"))?;
+        let memory = memory::ram(MEMORY).map_err(ProbeError::Memory)?;
+        memory::map(&vm, 0, &memory).map_err(ProbeError::Memory)?;
+        let mut vcpu = vm.create_vcpu(0).map_err(kvm("KVM_CREATE_VCPU"))?;
+        vcpu.set_cpuid2(&self.cpuid)
+            .map_err(kvm("KVM_SET_CPUID2"))?;
+        layout::write(&memory, code);
+        layout::enter_ring0(&vcpu).map_err(kvm("KVM_SET_SREGS"))?;
+        let mut regs = vcpu.get_regs().map_err(kvm("KVM_GET_REGS"))?;
+        regs.rip = CODE;
+        regs.rsp = layout::RING0_STACK;
+        regs.rflags = 2;
+        vcpu.set_regs(&regs).map_err(kvm("KVM_SET_REGS"))?;
+        vcpu.set_kvm_immediate_exit(0);
+        Ok(Guest {
+            vcpu,
+            _vm: vm,
+            _memory: memory,
+        })
+    }
+}
+
+/// A probe guest. Fields are dropped in order: the vCPU goes before its memory.
+struct Guest {
+    vcpu: VcpuFd,
+    _vm: VmFd,
+    _memory: GuestMemoryMmap,
+}
+
+impl Guest {
+    fn run(&mut self) -> Result<Outcome, ProbeError> {
+        let kicker = Kicker::default();
+        let _attached = kicker.attach(&mut self.vcpu);
+        let mut watchdog = KickTimer::for_this_thread().map_err(ProbeError::Watchdog)?;
+        let deadline = clock::now() + PATIENCE_NS;
+        watchdog.set(Some(deadline)).map_err(ProbeError::Watchdog)?;
+        loop {
+            let internal = match self.vcpu.run() {
+                Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
+                    self.vcpu.set_kvm_immediate_exit(0);
+                    if clock::now() >= deadline {
+                        return Ok(Outcome::TimedOut);
+                    }
+                    continue;
+                }
+                Err(source) => {
+                    return Err(ProbeError::Kvm {
+                        ioctl: "KVM_RUN",
+                        source,
+                    });
+                }
+                Ok(VcpuExit::Hlt) => return Ok(Outcome::Halted),
+                Ok(VcpuExit::IoOut(layout::VECTOR_PORT, data)) => {
+                    return Ok(Outcome::Vector(data.first().copied().unwrap_or(u8::MAX)));
+                }
+                Ok(VcpuExit::X86Wrmsr(msr)) => {
+                    let invalid = msr.reason.contains(MsrExitReason::Inval);
+                    return Ok(Outcome::Msr {
+                        index: msr.index,
+                        invalid,
+                    });
+                }
+                Ok(VcpuExit::X86Rdmsr(msr)) => {
+                    let invalid = msr.reason.contains(MsrExitReason::Inval);
+                    return Ok(Outcome::Msr {
+                        index: msr.index,
+                        invalid,
+                    });
+                }
+                Ok(VcpuExit::Debug(_)) => return Ok(Outcome::Debug),
+                Ok(VcpuExit::Shutdown) => return Ok(Outcome::TripleFault),
+                Ok(VcpuExit::InternalError) => true,
+                Ok(other) => return Ok(Outcome::Other(format!("KVM exit {other:?}"))),
+            };
+            if internal {
+                let error = sys::internal_error(self.vcpu.get_kvm_run());
+                return Ok(Outcome::NotEmulated(error.instruction));
+            }
+        }
+    }
+}

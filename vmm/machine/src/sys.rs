@@ -1,0 +1,75 @@
+//! The KVM ioctls and `kvm_run` fields that kvm-ioctls does not reach.
+#![expect(
+    unsafe_code,
+    reason = "raw ioctls, and unions whose live member KVM names"
+)]
+
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVMIO,
+    kvm_interrupt, kvm_run,
+};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::errno;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+// KVM API 4.16.
+ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+
+/// Queues external interrupt `vector` (KVM API 4.16).
+///
+/// Without an in-kernel APIC a second call before the first was delivered silently replaces it, so
+/// the caller must see `ready_for_interrupt_injection` set first and clear its copy afterwards.
+///
+/// # Errors
+/// The ioctl's.
+pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), errno::Error> {
+    let request = kvm_interrupt {
+        irq: u32::from(vector),
+    };
+    // SAFETY: the descriptor is a vCPU's; KVM only reads `request`, which is of the ioctl's type
+    // and outlives the call.
+    let result = unsafe { ioctl_with_ref(vcpu, KVM_INTERRUPT(), &request) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(errno::Error::last())
+    }
+}
+
+/// Why KVM gave up, from a `KVM_EXIT_INTERNAL_ERROR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InternalError {
+    /// `KVM_INTERNAL_ERROR_*`.
+    pub(crate) suberror: u32,
+    /// The instruction that KVM could not emulate, if it says: at most 15 bytes.
+    pub(crate) instruction: Vec<u8>,
+}
+
+/// Reads the `internal`/`emulation_failure` member of `run`. To be called right after a
+/// `KVM_EXIT_INTERNAL_ERROR`.
+pub(crate) fn internal_error(run: &kvm_run) -> InternalError {
+    // SAFETY: the exit reason says that KVM filled this member; both members are plain integers
+    // and share `suberror` and `ndata` (linux/kvm.h), so any bit pattern is valid.
+    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+    let mut instruction = Vec::new();
+    let has_bytes = failure.suberror == KVM_INTERNAL_ERROR_EMULATION
+        && failure.ndata >= 1
+        && failure.flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
+    if has_bytes {
+        // SAFETY: as above; the flag says that this member of the inner union is the live one.
+        let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+        let len = usize::from(bytes.insn_size).min(bytes.insn_bytes.len());
+        instruction.extend_from_slice(&bytes.insn_bytes[..len]);
+    }
+    InternalError {
+        suberror: failure.suberror,
+        instruction,
+    }
+}
+
+/// The address of `immediate_exit` in the vCPU's mapped `kvm_run`, for the kick's signal handler.
+pub(crate) fn immediate_exit(vcpu: &mut VcpuFd) -> *const std::sync::atomic::AtomicU8 {
+    let byte: *mut u8 = &raw mut vcpu.get_kvm_run().immediate_exit;
+    byte.cast_const().cast()
+}

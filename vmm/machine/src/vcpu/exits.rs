@@ -1,0 +1,276 @@
+//! What each KVM exit means to the machine.
+
+use ipirig_apic::{Action, Icr, Mode};
+use kvm_bindings::kvm_debug_exit_arch;
+use kvm_ioctls::VcpuExit;
+use vmm_sys_util::errno;
+
+use super::{Annotate, Break, Vcpu};
+use crate::assist::{Assist, Cpu, Handled};
+use crate::clock;
+use crate::ports::PortWrite;
+use crate::stop::StopReason;
+use crate::sys;
+use crate::vm;
+
+/// The register page, relative to which xAPIC registers are numbered.
+const PAGE: u64 = 0xfff;
+/// x2APIC registers as MSRs (SDM vol. 3, 12.12.1.2).
+const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x83f;
+/// A patched instruction can change under the emulator's fetch again and again, but not forever.
+const RACES: u32 = 1000;
+
+/// What is left to do once the exit's data, which lies in `kvm_run`, is no longer borrowed.
+enum Then {
+    Nothing,
+    Send(Icr),
+    Halt,
+    Msr(u32, u64),
+    Internal,
+    Debug(kvm_debug_exit_arch),
+    Stop(StopReason),
+}
+
+impl Vcpu {
+    /// Runs the guest until its next exit and deals with that.
+    pub(super) fn enter(&mut self) -> Result<(), Break> {
+        match self.run_guest()? {
+            Then::Nothing => Ok(()),
+            Then::Send(icr) => self.send(icr),
+            Then::Halt => {
+                self.halted = true;
+                Ok(())
+            }
+            Then::Msr(msr, value) => self.follow_msr(msr, value),
+            Then::Internal => self.internal_error(),
+            Then::Debug(exit) => self.debug(&exit),
+            Then::Stop(reason) => Err(Break::Because(reason)),
+        }
+    }
+
+    fn run_guest(&mut self) -> Result<Then, Break> {
+        let Self {
+            cpu,
+            fd,
+            apic,
+            fleet,
+            assists,
+            counters,
+            ..
+        } = self;
+        let exit = match fd.run() {
+            Ok(exit) => exit,
+            Err(error) => match error.errno() {
+                // Clear first, look at the APIC afterwards: a kick in between is not lost.
+                libc::EINTR | libc::EAGAIN => {
+                    fd.set_kvm_immediate_exit(0);
+                    counters.kicks += 1;
+                    return Ok(Then::Nothing);
+                }
+                _ => return Err(self.host("KVM_RUN", error)),
+            },
+        };
+        let then = match exit {
+            VcpuExit::IoOut(port, data) => {
+                counters.io += 1;
+                match fleet.ports.write(port, data) {
+                    PortWrite::Done => Then::Nothing,
+                    PortWrite::Reset => Then::Stop(StopReason::Reset),
+                }
+            }
+            VcpuExit::IoIn(port, data) => {
+                counters.io += 1;
+                fleet.ports.read(port, data);
+                Then::Nothing
+            }
+            VcpuExit::MmioRead(address, data) => {
+                counters.mmio += 1;
+                let value = match apic_offset(apic, address) {
+                    Some(offset) => apic.mmio_read(offset, clock::now()),
+                    None => u32::MAX,
+                };
+                data.fill(0xff);
+                for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+                    *to = from;
+                }
+                Then::Nothing
+            }
+            VcpuExit::MmioWrite(address, data) => {
+                counters.mmio += 1;
+                let value: Option<[u8; 4]> = data.try_into().ok();
+                match (apic_offset(apic, address), value) {
+                    (Some(offset), Some(value)) => {
+                        then(apic.mmio_write(offset, u32::from_le_bytes(value), clock::now()))
+                    }
+                    // Registers are 4 bytes wide (SDM vol. 3, 12.4.1).
+                    _ => Then::Nothing,
+                }
+            }
+            VcpuExit::X86Rdmsr(msr) => {
+                counters.msr += 1;
+                let value = match msr.index {
+                    vm::APIC_BASE => Some(apic.apic_base()),
+                    index if X2APIC.contains(&index) => apic.msr_read(index, clock::now()).ok(),
+                    _ => None,
+                };
+                // A set error is a #GP in the guest.
+                *msr.error = u8::from(value.is_none());
+                *msr.data = value.unwrap_or_default();
+                Then::Nothing
+            }
+            VcpuExit::X86Wrmsr(msr) => {
+                counters.msr += 1;
+                let done = match msr.index {
+                    vm::APIC_BASE => apic.set_apic_base(msr.data).ok().map(|()| Then::Nothing),
+                    index if X2APIC.contains(&index) => {
+                        apic.msr_write(index, msr.data, clock::now()).ok().map(then)
+                    }
+                    index if followed(assists, index) => Some(Then::Msr(index, msr.data)),
+                    _ => None,
+                };
+                *msr.error = u8::from(done.is_none());
+                done.unwrap_or(Then::Nothing)
+            }
+            VcpuExit::Hlt => {
+                counters.halts += 1;
+                Then::Halt
+            }
+            VcpuExit::IrqWindowOpen => {
+                counters.windows += 1;
+                Then::Nothing
+            }
+            VcpuExit::Intr => Then::Nothing,
+            VcpuExit::InternalError => Then::Internal,
+            VcpuExit::Debug(exit) => {
+                counters.debug += 1;
+                Then::Debug(exit)
+            }
+            VcpuExit::Shutdown => Then::Stop(StopReason::TripleFault { cpu: *cpu }),
+            other => Then::Stop(StopReason::UnexpectedExit {
+                cpu: *cpu,
+                what: format!("{other:?}"),
+            }),
+        };
+        Ok(then)
+    }
+
+    fn send(&mut self, icr: Icr) -> Result<(), Break> {
+        // An MSR or MMIO exit is completed at the next entry: RIP is still at the write.
+        let rip = self
+            .fd
+            .get_regs()
+            .map_err(|e| self.host("KVM_GET_REGS", e))?
+            .rip;
+        let observer = Annotate {
+            observer: self.fleet.observer.as_ref(),
+            rip,
+            cpl: None,
+        };
+        let sent = self.fleet.bus.send(self.cpu, icr, &observer);
+        self.fleet.kick(sent.wake.without(self.cpu));
+        Ok(())
+    }
+
+    fn follow_msr(&mut self, msr: u32, value: u64) -> Result<(), Break> {
+        self.assist(|assist, cpu| {
+            if follows(assist, msr) {
+                assist.msr_write(cpu, msr, value)?;
+            }
+            Ok(Handled::No)
+        })?;
+        Ok(())
+    }
+
+    fn debug(&mut self, exit: &kvm_debug_exit_arch) -> Result<(), Break> {
+        match self.assist(|assist, cpu| assist.debug(cpu, exit))? {
+            Handled::Yes => Ok(()),
+            Handled::No => Err(Break::Because(StopReason::UnexpectedExit {
+                cpu: self.cpu,
+                what: format!("debug exit at {:#x}", exit.pc),
+            })),
+        }
+    }
+
+    fn internal_error(&mut self) -> Result<(), Break> {
+        let error = sys::internal_error(self.fd.get_kvm_run());
+        let handled =
+            self.assist(|assist, cpu| assist.emulation_failure(cpu, &error.instruction))?;
+        if handled == Handled::Yes {
+            self.raced = 0;
+            return Ok(());
+        }
+        // Another CPU may have patched the site between the emulator's fetch and now: then what is
+        // there by now deserves a try of its own.
+        if self.raced < RACES && self.changed_since(&error.instruction) {
+            self.raced += 1;
+            return Ok(());
+        }
+        Err(Break::Because(StopReason::InternalError {
+            cpu: self.cpu,
+            suberror: error.suberror,
+            instruction: error.instruction,
+        }))
+    }
+
+    fn changed_since(&self, instruction: &[u8]) -> bool {
+        let Ok(regs) = self.fd.get_regs() else {
+            return false;
+        };
+        let cpu = Cpu {
+            fd: &self.fd,
+            memory: &self.fleet.memory,
+        };
+        let mut now = vec![0; instruction.len()];
+        !instruction.is_empty() && cpu.read_virtual(regs.rip, &mut now) && now != instruction
+    }
+
+    /// Offers something to the assists in order, until one takes it.
+    fn assist(
+        &mut self,
+        mut offer: impl FnMut(&mut dyn Assist, &Cpu<'_>) -> Result<Handled, errno::Error>,
+    ) -> Result<Handled, Break> {
+        let cpu = Cpu {
+            fd: &self.fd,
+            memory: &self.fleet.memory,
+        };
+        for (index, assist) in self.assists.iter_mut().enumerate() {
+            match offer(assist.as_mut(), &cpu) {
+                Ok(Handled::No) => {}
+                Ok(Handled::Yes) => {
+                    self.counters.assisted(index);
+                    return Ok(Handled::Yes);
+                }
+                Err(error) => return Err(self.host(super::assist_failed(), error)),
+            }
+        }
+        Ok(Handled::No)
+    }
+}
+
+fn then(action: Action) -> Then {
+    match action {
+        Action::Send(icr) => Then::Send(icr),
+        Action::None | Action::EndOfInterrupt(_) => Then::Nothing,
+    }
+}
+
+/// The register offset, if `address` is in the APIC's page and the APIC has one.
+fn apic_offset(apic: &ipirig_apic::LocalApic, address: u64) -> Option<u16> {
+    let base = apic.apic_base() & !PAGE;
+    let in_page = apic.mode() == Mode::XApic && address & !PAGE == base;
+    if in_page {
+        u16::try_from(address & PAGE).ok()
+    } else {
+        None
+    }
+}
+
+fn followed(assists: &[Box<dyn Assist>], msr: u32) -> bool {
+    assists.iter().any(|assist| follows(assist.as_ref(), msr))
+}
+
+fn follows(assist: &dyn Assist, msr: u32) -> bool {
+    assist
+        .msrs()
+        .is_some_and(|(first, count)| msr.checked_sub(first).is_some_and(|offset| offset < count))
+}

@@ -1,0 +1,349 @@
+//! One vCPU and its thread: run, look at the exit, look at the APIC, run again.
+
+mod exits;
+
+use std::fmt;
+use std::sync::Arc;
+
+use ipirig_apic::{Accepted, ApicObserver, LocalApic, Sent};
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::errno;
+
+use crate::assist::{Assist, Cpu};
+use crate::boot;
+use crate::clock;
+use crate::fleet::{Fleet, Sample, Slot};
+use crate::observer::{AcceptedEvent, IpiEvent, Observer};
+use crate::report::{Counters, VcpuState};
+use crate::stop::StopReason;
+use crate::sys;
+use crate::timer::KickTimer;
+
+/// Assists look at the guest every so many turns of the loop.
+const LOOK_EVERY: u64 = 256;
+/// Bytes kept at RIP for reports: the longest instruction.
+const INSTRUCTION: usize = 15;
+
+/// A vCPU, before and while its thread runs.
+pub(crate) struct Vcpu {
+    cpu: usize,
+    fd: VcpuFd,
+    apic: LocalApic,
+    fleet: Arc<Fleet>,
+    assists: Vec<Box<dyn Assist>>,
+    reset: (kvm_sregs, kvm_regs),
+    counters: Counters,
+    halted: bool,
+    /// Re-entries at the same RIP after bytes that changed under the emulator.
+    raced: u32,
+}
+
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu")
+            .field("cpu", &self.cpu)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The loop ends.
+#[derive(Debug)]
+enum Break {
+    /// Somebody asked for it.
+    Asked,
+    /// This vCPU has a reason.
+    Because(StopReason),
+}
+
+/// Passes the APIC's events on, with what only the vCPU knows.
+#[derive(Debug)]
+struct Annotate<'a> {
+    observer: &'a dyn Observer,
+    rip: u64,
+    cpl: Option<u8>,
+}
+
+impl ApicObserver for Annotate<'_> {
+    fn ipi_sent(&self, sent: &Sent) {
+        let event = IpiEvent {
+            time_ns: clock::now(),
+            sent: sent.clone(),
+            rip: self.rip,
+        };
+        self.observer.ipi(&event);
+    }
+
+    fn interrupt_accepted(&self, cpu: usize, accepted: Accepted) {
+        let event = AcceptedEvent {
+            time_ns: clock::now(),
+            cpu,
+            accepted,
+            cpl: self.cpl,
+        };
+        self.observer.accepted(&event);
+    }
+}
+
+impl Vcpu {
+    pub(crate) fn new(
+        cpu: usize,
+        fd: VcpuFd,
+        apic: LocalApic,
+        fleet: Arc<Fleet>,
+        assists: Vec<Box<dyn Assist>>,
+    ) -> Result<Self, errno::Error> {
+        let reset = (fd.get_sregs()?, fd.get_regs()?);
+        let counters = Counters::new(assists.iter().map(|assist| assist.name()));
+        Ok(Self {
+            cpu,
+            fd,
+            apic,
+            fleet,
+            assists,
+            reset,
+            counters,
+            halted: false,
+            raced: 0,
+        })
+    }
+
+    /// Sets the registers of the boot CPU.
+    pub(crate) fn set_boot(&self, loaded: &boot::Loaded) -> Result<(), errno::Error> {
+        self.fd.set_sregs(&boot::cpu::boot_sregs(self.reset.0))?;
+        self.fd.set_regs(&boot::cpu::boot_regs(loaded))
+    }
+
+    /// Runs until the machine stops; gives back the vCPU's last state.
+    pub(crate) fn run(mut self) -> VcpuState {
+        let fleet = Arc::clone(&self.fleet);
+        let Some(slot) = fleet.slots.get(self.cpu) else {
+            return self.state();
+        };
+        let _attached = slot.kicker.attach(&mut self.fd);
+        let end = match KickTimer::for_this_thread() {
+            Ok(mut timer) => loop {
+                if let Err(end) = self.turn(slot, &mut timer) {
+                    break end;
+                }
+            },
+            Err(error) => Break::Because(StopReason::Host {
+                cpu: self.cpu,
+                what: "timer_create",
+                error: error.to_string(),
+            }),
+        };
+        match end {
+            Break::Asked => fleet.stop(None),
+            Break::Because(reason) => fleet.stop(Some(reason)),
+        }
+        self.state()
+    }
+
+    /// One turn: pending requests and APIC work, then the guest until its next exit.
+    fn turn(&mut self, slot: &Slot, timer: &mut KickTimer) -> Result<(), Break> {
+        if self.fleet.stopping() {
+            return Err(Break::Asked);
+        }
+        slot.answer(|| self.sample().ok());
+        self.counters.turns += 1;
+        if self.counters.turns.is_multiple_of(LOOK_EVERY) {
+            self.look()?;
+        }
+        self.take_resets()?;
+        if self.apic.waiting_for_startup() {
+            self.park(slot, |apic, now| {
+                let work = apic.poll(now);
+                work.init || work.startup.is_some()
+            });
+            return Ok(());
+        }
+        let now = clock::now();
+        let work = self.apic.poll(now);
+        if self.halted {
+            let open = self.fd.get_kvm_run().if_flag != 0;
+            let wakes = |work: ipirig_apic::Work| {
+                work.nmi || work.init || (open && work.interrupt.is_some())
+            };
+            if !wakes(work) {
+                self.park(slot, |apic, now| wakes(apic.poll(now)));
+                return Ok(());
+            }
+            self.halted = false;
+        }
+        if work.nmi {
+            self.inject_nmi()?;
+        }
+        self.inject(work.interrupt, now)?;
+        timer.set(self.apic.timer_deadline()).map_err(|error| {
+            Break::Because(StopReason::Host {
+                cpu: self.cpu,
+                what: "timer_settime",
+                error: error.to_string(),
+            })
+        })?;
+        // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
+        self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
+        self.enter()?;
+        let cr8 = self.fd.get_kvm_run().cr8;
+        self.apic.set_cr8((cr8 & 0xf) as u8);
+        Ok(())
+    }
+
+    fn park(&mut self, slot: &Slot, busy: impl FnOnce(&mut LocalApic, u64) -> bool) {
+        self.counters.parks += 1;
+        let deadline = self.apic.timer_deadline();
+        let fleet = &self.fleet;
+        let apic = &mut self.apic;
+        slot.kicker.park(deadline, || {
+            fleet.stopping() || slot.asked() || busy(apic, clock::now())
+        });
+    }
+
+    /// INIT and SIPI (SDM vol. 3, 9.4 and 12.6.1).
+    fn take_resets(&mut self) -> Result<(), Break> {
+        let work = self.apic.poll(clock::now());
+        let fleet = Arc::clone(&self.fleet);
+        let observer = Annotate {
+            observer: fleet.observer.as_ref(),
+            rip: 0,
+            cpl: None,
+        };
+        if work.init {
+            if self.cpu == 0 {
+                // The boot CPU would start at the firmware's reset vector; there is no firmware.
+                return Err(Break::Because(StopReason::Reset));
+            }
+            self.apic.accept_init(&observer);
+            self.halted = false;
+        }
+        if work.startup.is_some()
+            && let Some(vector) = self.apic.accept_startup(&observer)
+        {
+            let (sregs, regs) = self.reset;
+            self.fd
+                .set_sregs(&boot::cpu::sipi_sregs(sregs, vector))
+                .and_then(|()| self.fd.set_regs(&boot::cpu::sipi_regs(regs)))
+                .map_err(|e| self.host("KVM_SET_SREGS", e))?;
+        }
+        Ok(())
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), Break> {
+        let cpl = self.cpl()?;
+        self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
+        self.counters.nmis += 1;
+        let observer = Annotate {
+            observer: self.fleet.observer.as_ref(),
+            rip: 0,
+            cpl: Some(cpl),
+        };
+        self.apic.accept_nmi(&observer);
+        Ok(())
+    }
+
+    /// Injects `interrupt` if the guest can take one now, and asks for an exit at the moment it
+    /// can if there is more to come.
+    fn inject(&mut self, interrupt: Option<u8>, now: u64) -> Result<(), Break> {
+        let run = self.fd.get_kvm_run();
+        let Some(vector) = interrupt else {
+            run.request_interrupt_window = 0;
+            return Ok(());
+        };
+        if run.ready_for_interrupt_injection == 0 || run.if_flag == 0 {
+            run.request_interrupt_window = 1;
+            return Ok(());
+        }
+        let cpl = self.cpl()?;
+        sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
+        self.counters.injected += 1;
+        let observer = Annotate {
+            observer: self.fleet.observer.as_ref(),
+            rip: 0,
+            cpl: Some(cpl),
+        };
+        self.apic.accept_interrupt(vector, &observer);
+        let more = self.apic.poll(now).interrupt.is_some();
+        let run = self.fd.get_kvm_run();
+        // KVM refreshes this only at the next exit; a second injection would replace this one.
+        run.ready_for_interrupt_injection = 0;
+        run.request_interrupt_window = u8::from(more);
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<(), Break> {
+        let cpu = Cpu {
+            fd: &self.fd,
+            memory: &self.fleet.memory,
+        };
+        for assist in &mut self.assists {
+            if let Err(error) = assist.look(&cpu) {
+                return Err(self.host(assist_failed(), error));
+            }
+        }
+        Ok(())
+    }
+
+    fn cpl(&self) -> Result<u8, Break> {
+        let sregs = self
+            .fd
+            .get_sregs()
+            .map_err(|e| self.host("KVM_GET_SREGS", e))?;
+        Ok(privilege(&sregs.ss, &sregs.cs))
+    }
+
+    fn sample(&self) -> Result<Sample, errno::Error> {
+        let regs = self.fd.get_regs()?;
+        let sregs = self.fd.get_sregs()?;
+        Ok(Sample {
+            rip: regs.rip,
+            rsp: regs.rsp,
+            rflags: regs.rflags,
+            cr3: sregs.cr3,
+            cpl: privilege(&sregs.ss, &sregs.cs),
+            parked: self.halted || self.apic.waiting_for_startup(),
+        })
+    }
+
+    fn host(&self, what: &'static str, error: errno::Error) -> Break {
+        Break::Because(StopReason::Host {
+            cpu: self.cpu,
+            what,
+            error: error.to_string(),
+        })
+    }
+
+    /// Everything a report says about this vCPU.
+    fn state(&self) -> VcpuState {
+        let regs = self.fd.get_regs().unwrap_or_default();
+        let sregs = self.fd.get_sregs().unwrap_or_default();
+        let cpu = Cpu {
+            fd: &self.fd,
+            memory: &self.fleet.memory,
+        };
+        let mut instruction = vec![0; INSTRUCTION];
+        while !instruction.is_empty() && !cpu.read_virtual(regs.rip, &mut instruction) {
+            instruction.pop();
+        }
+        VcpuState {
+            cpu: self.cpu,
+            regs,
+            cr2: sregs.cr2,
+            cr3: sregs.cr3,
+            cpl: privilege(&sregs.ss, &sregs.cs),
+            halted: self.halted,
+            waiting_for_startup: self.apic.waiting_for_startup(),
+            instruction,
+            counters: self.counters.clone(),
+        }
+    }
+}
+
+fn assist_failed() -> &'static str {
+    "an assist's ioctl"
+}
+
+/// CPL is the DPL of SS (SDM vol. 3, 6.5); in real mode, where a fresh CPU starts, of CS.
+fn privilege(ss: &kvm_segment, cs: &kvm_segment) -> u8 {
+    if ss.unusable == 0 { ss.dpl } else { cs.dpl }
+}

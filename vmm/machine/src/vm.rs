@@ -1,0 +1,59 @@
+//! What is set on every virtual machine, and which MSRs come to user space.
+
+use kvm_bindings::{
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
+};
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
+use vmm_sys_util::errno;
+
+/// Three pages below 4 GiB that VMX wants for itself (KVM API 4.14); where others put them too.
+pub(crate) const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// `IA32_APIC_BASE` (SDM vol. 3, 12.4.4).
+pub(crate) const APIC_BASE: u32 = 0x1b;
+/// `IA32_TSC_DEADLINE`. CPUID hides it; a guest that writes it anyway gets the #GP it deserves,
+/// where KVM without an in-kernel APIC would swallow the write.
+const TSC_DEADLINE: u32 = 0x6e0;
+
+/// Makes KVM bring MSR accesses that it refuses or that are filtered to user space. x2APIC
+/// registers are among the former when there is no in-kernel APIC (`kvm_x2apic_msr_write`).
+pub(crate) fn forward_msr_exits(vm: &VmFd) -> Result<(), errno::Error> {
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        ..kvm_enable_cap::default()
+    };
+    cap.args[0] = u64::from(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_FILTER);
+    vm.enable_cap(&cap)
+}
+
+/// Filters the APIC's MSRs and the writes that assists follow: `follow` holds first and number.
+pub(crate) fn filter_msrs(vm: &VmFd, follow: &[(u32, u32)]) -> Result<(), errno::Error> {
+    // A clear bit denies, and so forwards. No range is longer than 32 MSRs.
+    let deny = [0_u8; 4];
+    let both = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
+    let one = |flags, base, msr_count| MsrFilterRange {
+        flags,
+        base,
+        msr_count,
+        bitmap: &deny,
+    };
+    let mut ranges = vec![one(both, APIC_BASE, 1), one(both, TSC_DEADLINE, 1)];
+    ranges.extend(
+        follow
+            .iter()
+            .map(|&(base, count)| one(MsrFilterRangeFlags::WRITE, base, count.min(32))),
+    );
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges)
+}
+
+/// Makes KVM refuse paravirtual features that CPUID does not offer (KVM API 6.80), where it can.
+/// Without it a guest may send IPIs that no APIC sees.
+pub(crate) fn enforce_pv_cpuid(vcpu: &VcpuFd) -> Result<(), errno::Error> {
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+        ..kvm_enable_cap::default()
+    };
+    cap.args[0] = 1;
+    vcpu.enable_cap(&cap)
+}
