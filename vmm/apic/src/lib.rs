@@ -54,5 +54,5 @@ pub use icr::{DeliveryMode, Destination, Icr, Shorthand};
 pub use local::{LocalApic, Work};
 pub use observer::{Accepted, AcceptedKind, ApicObserver, Origin};
 pub use route::{Addressing, Ipi, LogicalModel, route};
-pub use timer::MIN_PERIOD_NS;
+pub use timer::MIN_TIMER_PERIOD_NS;
 pub use vectors::VectorSet;

@@ -5,7 +5,7 @@
 /// The shortest period, in nanoseconds, that the periodic mode runs at; a shorter one asked for is
 /// stretched to it. It bounds how often a guest can make the VMM wake for its timer. KVM's default
 /// (`min_timer_period_us`) is the same. One-shot has no bound: each shot costs the guest a write.
-pub const MIN_PERIOD_NS: u64 = 200_000;
+pub const MIN_TIMER_PERIOD_NS: u64 = 200_000;
 
 /// The counter. Whether it is periodic or masked is said by the LVT.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +41,7 @@ impl Timer {
     }
 
     fn period(&self) -> u64 {
-        self.ns(self.initial).max(MIN_PERIOD_NS)
+        self.ns(self.initial).max(MIN_TIMER_PERIOD_NS)
     }
 
     /// A write to the initial count: starts over, or stops with zero.
@@ -140,10 +140,10 @@ mod tests {
         timer.start(1, true, 0);
         assert_eq!(
             (timer.deadline(), timer.current(0)),
-            (Some(MIN_PERIOD_NS), 1)
+            (Some(MIN_TIMER_PERIOD_NS), 1)
         );
-        assert!(timer.expire(true, MIN_PERIOD_NS));
-        assert_eq!(timer.deadline(), Some(2 * MIN_PERIOD_NS));
+        assert!(timer.expire(true, MIN_TIMER_PERIOD_NS));
+        assert_eq!(timer.deadline(), Some(2 * MIN_TIMER_PERIOD_NS));
     }
 
     #[test]

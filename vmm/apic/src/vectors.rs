@@ -30,12 +30,20 @@ impl VectorSet {
     /// The highest member: the one of highest priority.
     #[must_use]
     pub fn highest(self) -> Option<u8> {
-        self.iter().next_back()
+        let (last, word) = (0..).zip(self.0).filter(|(_, word)| *word != 0).last()?;
+        // At most 4 * 64 - 1: ilog2 of a word is below 64.
+        u8::try_from(last * 64 + word.ilog2()).ok()
     }
 
     /// The members, lowest first.
-    pub fn iter(self) -> impl DoubleEndedIterator<Item = u8> {
-        (0..=u8::MAX).filter(move |vector| self.contains(*vector))
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0u32..).zip(self.0).flat_map(|(index, mut rest)| {
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+                rest &= rest - 1;
+                u8::try_from(index * 64 + bit).ok()
+            })
+        })
     }
 
     /// The 32 vectors from `32 * part` on, as one register of the set shows them.
@@ -134,8 +142,25 @@ mod tests {
             registers,
             [0x8000_0081, 1, 0x0000_0404, 0, 0, 0, 0, 0x8000_0000]
         );
-        assert_eq!(set.highest(), Some(255));
+    }
+
+    #[test]
+    fn the_highest_member_is_found_in_every_word() {
+        for vector in 0..=u8::MAX {
+            assert_eq!(
+                [0, vector].into_iter().collect::<VectorSet>().highest(),
+                Some(vector)
+            );
+        }
         assert_eq!(VectorSet::EMPTY.highest(), None);
+    }
+
+    #[test]
+    fn members_come_back_in_order() {
+        let vectors = [0, 1, 63, 64, 127, 128, 254, 255];
+        let set: VectorSet = vectors.into_iter().rev().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), vectors);
+        assert_eq!(VectorSet::EMPTY.iter().next(), None);
     }
 
     #[test]
