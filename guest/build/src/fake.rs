@@ -102,7 +102,7 @@ impl Fake {
         )
     }
 
-    /// What is in a directory of the cache, by name.
+    /// What is in a directory of the cache, by name, without what is being removed.
     pub(crate) fn list(&self, dir: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.places.cache.join(dir)) else {
             return Vec::new();
@@ -110,6 +110,7 @@ impl Fake {
         let mut names: Vec<_> = entries
             .flatten()
             .map(|e| e.file_name().to_string_lossy().into_owned())
+            .filter(|name| !name.starts_with("trash-"))
             .collect();
         names.sort();
         names

@@ -189,7 +189,7 @@ fn unpack(
         .arg("--directory")
         .arg(tree)
         .run(what, &work.log, |_| {})?;
-    store::remove_dir(&package)
+    fs::remove_dir_all(&package).map_err(GuestError::io("remove", package))
 }
 
 /// `make` in `tree`, with everything fixed that would otherwise differ from build to build.
