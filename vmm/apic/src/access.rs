@@ -3,7 +3,7 @@
 use crate::base::{GeneralProtection, Mode};
 use crate::icr::Icr;
 use crate::local::LocalApic;
-use crate::registers::{Permission, Register, VERSION, esr};
+use crate::registers::{LVT_TSC_DEADLINE, Lvt, Permission, Register, VERSION, esr};
 use crate::route::x2apic_logical_id;
 
 /// What a register write asks of the caller.
@@ -51,7 +51,7 @@ impl LocalApic {
             self.log_error(esr::ILLEGAL_REGISTER);
             return Action::None;
         };
-        let value = value & register.writable();
+        let value = value & self.writable(register);
         match register {
             Register::Ldr => self.regs.ldr = value,
             Register::Dfr => self.regs.dfr = value | 0x0fff_ffff,
@@ -108,13 +108,13 @@ impl LocalApic {
         } else {
             0
         };
-        let bits = value & !(upper | u64::from(register.writable() | register.status()));
+        let bits = value & !(upper | u64::from(self.writable(register) | register.status()));
         if bits != 0 {
             return Err(GeneralProtection::ReservedBits { msr, bits });
         }
         self.expire_timer(now);
         // Truncation: only the ICR has an upper half.
-        let low = value as u32 & register.writable();
+        let low = value as u32 & self.writable(register);
         Ok(match register {
             Register::Icr => {
                 self.regs.icr_low = low;
@@ -129,6 +129,16 @@ impl LocalApic {
             Register::SelfIpi => self.send(Icr::self_ipi(low as u8), esr::RECEIVE_ILLEGAL_VECTOR),
             register => self.write(register, low, now),
         })
+    }
+
+    /// The bits of `register` that a write reaches on this CPU.
+    fn writable(&self, register: Register) -> u32 {
+        let mode = if register == Register::Lvt(Lvt::Timer) && self.tsc_deadline_supported {
+            LVT_TSC_DEADLINE
+        } else {
+            0
+        };
+        register.writable() | mode
     }
 
     fn x2apic_register(&self, msr: u32) -> Result<Register, GeneralProtection> {
@@ -185,8 +195,14 @@ impl LocalApic {
             Register::Esr => self.regs.esr = std::mem::take(&mut self.regs.new_errors),
             Register::Lvt(entry) => {
                 let enabled = self.regs.software_enabled();
+                let was_tsc = self.regs.lvts.timer_is_tsc_deadline();
                 self.regs.lvts.set(entry, value, enabled);
+                if was_tsc != self.regs.lvts.timer_is_tsc_deadline() {
+                    self.regs.timer.disarm();
+                }
             }
+            // In TSC-deadline mode the count is not used (SDM 11.5.4.1).
+            Register::InitialCount if self.regs.lvts.timer_is_tsc_deadline() => {}
             Register::InitialCount => {
                 let periodic = self.regs.lvts.timer_is_periodic();
                 self.regs.timer.start(value, periodic, now);

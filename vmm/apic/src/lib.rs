@@ -7,6 +7,23 @@
 //! once the interrupt is really in the guest. That way every IPI passes one place where sender,
 //! targets and vector are known, and an [`ApicObserver`] can count it.
 //!
+//! ```
+//! use ipirig_apic::{Action, Bus, LocalApic, Work};
+//!
+//! let bus = Bus::new(2)?;
+//! let mut sender = LocalApic::new(bus.clone(), 0, true)?;
+//! let mut target = LocalApic::new(bus.clone(), 1, true)?;
+//! // An exit: CPU 0 writes the destination, then the command, an NMI.
+//! let now = 0;
+//! assert_eq!(sender.mmio_write(0x310, 1 << 24, now), Action::None);
+//! let Action::Send(icr) = sender.mmio_write(0x300, 0x4400, now) else { panic!() };
+//! let sent = bus.send(sender.cpu(), icr, &());
+//! assert!(sent.wake.contains(1)); // Kick CPU 1, so that it polls.
+//! // CPU 1 waits for its start-up IPI, and holds the NMI back until then.
+//! assert_eq!(target.poll(now), Work::default());
+//! # Ok::<(), ipirig_apic::SetupError>(())
+//! ```
+//!
 //! # What is modelled
 //! The registers of an integrated APIC with six LVT entries, in xAPIC (MMIO) and x2APIC (MSR) mode
 //! over one state; switches of mode through `IA32_APIC_BASE`; physical, logical flat, logical

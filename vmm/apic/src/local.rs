@@ -29,6 +29,7 @@ pub struct LocalApic {
     cpu: usize,
     mailbox: Arc<Mailbox>,
     x2apic_supported: bool,
+    pub(crate) tsc_deadline_supported: bool,
     mode: Mode,
     waiting_for_startup: bool,
     pub(crate) regs: Registers,
@@ -51,6 +52,7 @@ impl LocalApic {
             cpu,
             mailbox: bus.claim(cpu)?,
             x2apic_supported,
+            tsc_deadline_supported: false,
             mode: Mode::XApic,
             waiting_for_startup: cpu != 0,
             regs: Registers::power_up(),
@@ -114,6 +116,26 @@ impl LocalApic {
             self.regs.tpr = cr8 << 4;
             self.publish();
         }
+    }
+
+    /// Offers the timer's TSC-deadline mode (CPUID.1:ECX bit 24). Its MSR is no APIC register: the
+    /// caller decodes it, knows the TSC, and brings writes to [`LocalApic::set_tsc_deadline`].
+    pub fn offer_tsc_deadline(&mut self) {
+        self.tsc_deadline_supported = true;
+    }
+
+    /// A write of `value` to IA32_TSC_DEADLINE; the TSC reaches `value` at `at` nanoseconds. Zero
+    /// disarms. Outside the mode the write is lost (SDM 11.5.4.1).
+    pub fn set_tsc_deadline(&mut self, value: u64, at: u64) {
+        if self.regs.lvts.timer_is_tsc_deadline() {
+            self.regs.timer.set_tsc_deadline(value, at);
+        }
+    }
+
+    /// What IA32_TSC_DEADLINE reads at `now` nanoseconds: zero once the timer has expired.
+    pub fn tsc_deadline(&mut self, now: u64) -> u64 {
+        self.expire_timer(now);
+        self.regs.timer.tsc_deadline()
     }
 
     /// When the timer will next raise its interrupt: nanoseconds on the clock of `now`. None if it

@@ -170,6 +170,8 @@ impl Register {
 /// The LVT's bit that keeps an entry from raising interrupts.
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_PERIODIC: u32 = 1 << 17;
+/// The timer's TSC-deadline mode; reserved where CPUID.1:ECX bit 24 is clear (SDM 11.5.4).
+pub(crate) const LVT_TSC_DEADLINE: u32 = 1 << 18;
 
 /// The local vector table.
 #[derive(Clone, Debug)]
@@ -233,7 +235,11 @@ impl Lvts {
     }
 
     pub(crate) fn timer_is_periodic(&self) -> bool {
-        self.timer & LVT_PERIODIC != 0
+        self.timer & (LVT_PERIODIC | LVT_TSC_DEADLINE) == LVT_PERIODIC
+    }
+
+    pub(crate) fn timer_is_tsc_deadline(&self) -> bool {
+        self.timer & LVT_TSC_DEADLINE != 0
     }
 }
 

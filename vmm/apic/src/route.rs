@@ -50,7 +50,7 @@ impl Addressing {
         }
     }
 
-    /// Whether the CPU with this id answers to a logical destination (SDM 11.6.2.2, 11.12.10.2).
+    /// Whether the CPU with this id answers to a logical destination (SDM 11.6.2.2, 11.12.10.1).
     fn answers(&self, id: usize, destination: u32) -> bool {
         match (self.mode, self.model) {
             (Mode::Disabled, _) | (Mode::XApic, LogicalModel::Reserved) => false,
@@ -69,7 +69,8 @@ impl Addressing {
     }
 }
 
-/// The x2APIC's LDR: the cluster is the id without its low four bits, which select one of 16 bits.
+/// The x2APIC's LDR: the cluster is the id without its low four bits, which select one of 16 bits
+/// (SDM 11.12.10.2).
 pub(crate) const fn x2apic_logical_id(id: usize) -> u32 {
     // Ids are below MAX_CPUS, so truncation loses nothing.
     (((id >> 4) as u32) << 16) | 1 << (id & 0xf)

@@ -14,6 +14,8 @@ pub(crate) struct Timer {
     divide: u32,
     /// When the count reaches zero, in nanoseconds; none while stopped.
     deadline: Option<u64>,
+    /// The same as the guest wrote it, in TSC-deadline mode; zero otherwise.
+    tsc_deadline: u64,
 }
 
 impl Timer {
@@ -27,6 +29,23 @@ impl Timer {
 
     pub(crate) fn deadline(&self) -> Option<u64> {
         self.deadline
+    }
+
+    pub(crate) fn tsc_deadline(&self) -> u64 {
+        self.tsc_deadline
+    }
+
+    /// A write to IA32_TSC_DEADLINE of a value that the TSC has at `at`.
+    pub(crate) fn set_tsc_deadline(&mut self, value: u64, at: u64) {
+        self.tsc_deadline = value;
+        self.deadline = (value != 0).then_some(at);
+    }
+
+    /// A switch between the TSC-deadline mode and the counting ones (SDM 11.5.4.1).
+    pub(crate) fn disarm(&mut self) {
+        self.tsc_deadline = 0;
+        self.deadline = None;
+        self.initial = 0;
     }
 
     /// How many nanoseconds a count takes: 1 to 128 (SDM figure 11-10).
@@ -59,7 +78,7 @@ impl Timer {
     pub(crate) fn set_divide(&mut self, divide: u32, now: u64) {
         let count = self.current(now);
         self.divide = divide;
-        if self.deadline.is_some() {
+        if self.deadline.is_some() && self.tsc_deadline == 0 {
             self.deadline = Some(now.saturating_add(self.ns(count)));
         }
     }
@@ -70,6 +89,7 @@ impl Timer {
         let Some(deadline) = self.deadline.filter(|deadline| *deadline <= now) else {
             return false;
         };
+        self.tsc_deadline = 0;
         self.deadline = periodic.then(|| {
             let period = self.period();
             let missed = (now - deadline) / period;

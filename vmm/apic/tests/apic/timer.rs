@@ -1,7 +1,7 @@
 //! The timer through its registers.
 
 use crate::machine::{Machine, reg};
-use ipirig_apic::{MIN_TIMER_PERIOD_NS, Work};
+use ipirig_apic::{Action, MIN_TIMER_PERIOD_NS, Work};
 
 const PERIODIC: u32 = 1 << 17;
 const MASKED: u32 = 1 << 16;
@@ -140,4 +140,60 @@ fn a_clock_that_steps_back_is_harmless() {
     machine.now = 0;
     assert_eq!(machine.read(0, reg::CURRENT_COUNT), 1_000_000);
     assert_eq!(machine.cpus[0].timer_deadline(), Some(1_000_100));
+}
+
+#[test]
+fn the_tsc_deadline_mode_exists_only_where_it_is_offered() {
+    const TSC_DEADLINE: u64 = 1 << 18;
+    let mut machine = Machine::x2apic(1);
+    let apic = &mut machine.cpus[0];
+    assert!(apic.msr_write(0x832, TSC_DEADLINE | 0x40, 0).is_err());
+    apic.offer_tsc_deadline();
+    assert_eq!(
+        apic.msr_write(0x832, TSC_DEADLINE | 0x40, 0),
+        Ok(Action::None)
+    );
+    assert_eq!(apic.msr_read(0x832, 0), Ok(TSC_DEADLINE | 0x40));
+}
+
+#[test]
+fn a_tsc_deadline_fires_once_and_then_reads_zero() {
+    let mut machine = Machine::x2apic(1);
+    let apic = &mut machine.cpus[0];
+    apic.offer_tsc_deadline();
+    apic.set_tsc_deadline(5000, 2000);
+    assert_eq!(
+        (apic.tsc_deadline(0), apic.timer_deadline()),
+        (0, None),
+        "not in the mode yet"
+    );
+    assert_eq!(apic.msr_write(0x832, 1 << 18 | 0x40, 0), Ok(Action::None));
+    apic.set_tsc_deadline(5000, 2000);
+    // Neither count nor divider matter now.
+    assert_eq!(apic.msr_write(0x838, 7, 0), Ok(Action::None));
+    assert_eq!(apic.msr_write(0x83e, 0b1011, 0), Ok(Action::None));
+    assert_eq!(
+        (apic.tsc_deadline(1999), apic.timer_deadline()),
+        (5000, Some(2000))
+    );
+    assert_eq!(apic.poll(1999).interrupt, None);
+    assert_eq!(apic.poll(2000).interrupt, Some(0x40));
+    assert_eq!((apic.tsc_deadline(2000), apic.timer_deadline()), (0, None));
+}
+
+#[test]
+fn zero_or_a_switch_of_mode_disarms_a_tsc_deadline() {
+    let mut machine = Machine::x2apic(1);
+    let apic = &mut machine.cpus[0];
+    apic.offer_tsc_deadline();
+    assert_eq!(apic.msr_write(0x832, 1 << 18 | 0x40, 0), Ok(Action::None));
+    apic.set_tsc_deadline(5000, 2000);
+    apic.set_tsc_deadline(0, 0);
+    assert_eq!(apic.timer_deadline(), None);
+    apic.set_tsc_deadline(5000, 2000);
+    assert_eq!(apic.msr_write(0x832, 0x40, 0), Ok(Action::None));
+    assert_eq!(
+        (apic.timer_deadline(), apic.poll(9000).interrupt),
+        (None, None)
+    );
 }
