@@ -2,7 +2,7 @@
 //!
 //! Three aims: no feature that sends an interrupt past the APIC model or flushes another CPU's TLB
 //! without one; a topology that is true (one package, one thread a core); and nothing the machine
-//! does not have (no PMU, no nested virtualisation, no TSC-deadline timer).
+//! does not have (no PMU, no nested virtualisation).
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use thiserror::Error;
@@ -65,9 +65,12 @@ const HIDDEN: &[(Feature, &str)] = &[
     ),
 ];
 
-/// Leaves that are emptied: PMU (0xa, 0x80000022), MWAIT (5), thermal and power (6, with hardware
-/// feedback interrupts), SGX (0x12), and AMD's extended topology (0x80000026), for which 0xb stands.
-const EMPTIED: &[u32] = &[5, 6, 0xa, 0x12, 0x8000_0022, 0x8000_0026];
+/// Leaves that are emptied: PMU (0xa, 0x80000022), MWAIT (5), SGX (0x12), and AMD's extended topology
+/// (0x80000026), for which 0xb stands.
+const EMPTIED: &[u32] = &[5, 0xa, 0x12, 0x8000_0022, 0x8000_0026];
+/// All that is left of leaf 6, thermal and power: ARAT, the APIC timer runs in every idle state.
+/// Without it Linux wants a PIT (`apic_needs_pit`).
+const ARAT: u32 = 1 << 2;
 
 const fn bit(leaf: u32, register: Register, bit: u8) -> Feature {
     Feature {
@@ -89,6 +92,8 @@ pub(crate) struct Policy {
     pub(crate) cpus: usize,
     /// Whether to offer x2APIC.
     pub(crate) x2apic: bool,
+    /// Whether to offer the APIC timer's TSC-deadline mode.
+    pub(crate) tsc_deadline: bool,
     /// TSC frequency in kHz, 0 if unknown.
     pub(crate) tsc_khz: u32,
     /// What the host's quirks need hidden.
@@ -139,6 +144,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, policy: &Policy, cpu: u32) {
             // Initial APIC id, logical processor count, CLFLUSH size kept.
             entry.ebx = (entry.ebx & 0xffff) | cpu << 24 | cpus << 16;
             set(&mut entry.ecx, 21, policy.x2apic);
+            set(&mut entry.ecx, 24, policy.tsc_deadline);
             set(&mut entry.ecx, 31, true); // a hypervisor is present
             set(&mut entry.edx, 9, true); // an APIC
             set(&mut entry.edx, 28, cpus > 1); // HTT: the count in EBX is valid
@@ -150,6 +156,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, policy: &Policy, cpu: u32) {
                 entry.eax |= (cpus - 1).min(0x3f) << 26;
             }
         }
+        6 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (ARAT, 0, 0, 0),
         KVM_SIGNATURE => entry.eax = KVM_FEATURES,
         KVM_FEATURES => {
             entry.eax &= KVM_KEPT;
@@ -258,6 +265,7 @@ mod tests {
         Policy {
             cpus: 3,
             x2apic: true,
+            tsc_deadline: false,
             tsc_khz: 2_600_000,
             hide: vec![],
         }

@@ -12,6 +12,7 @@ use vmm_sys_util::errno;
 use crate::affinity;
 use crate::assist::{QUIRKS, Remedy};
 use crate::probe::{Outcome, ProbeError, Prober};
+use crate::vm;
 
 const DEVICE: &str = "/dev/kvm";
 /// The only API version there has been since 2007 (KVM API 4.1).
@@ -146,6 +147,8 @@ pub struct HostFacts {
     pub tsc_khz: u32,
     /// x2APIC registers come to user space.
     pub x2apic: bool,
+    /// Writes of IA32_TSC_DEADLINE come to user space. On some hosts a fast path takes them first.
+    pub tsc_deadline: bool,
     /// KVM refuses paravirtual features that CPUID does not offer.
     pub enforce_pv: bool,
     /// A guest kernel can be stepped from outside.
@@ -205,6 +208,8 @@ impl Host {
             what: "x2APIC registers",
             source,
         })?;
+        let tsc_deadline = tsc_deadline(&prober)
+            .map_err(|source| HostError::Probe { what: "TSC-deadline writes", source })?;
         let single_step = prober.single_step().map_err(|source| HostError::Probe {
             what: "single-stepping",
             source,
@@ -222,6 +227,7 @@ impl Host {
             cores: affinity::usable_cores().map_err(HostError::Cores)?,
             tsc_khz: tsc_khz(&kvm)?,
             x2apic,
+            tsc_deadline,
             enforce_pv: kvm
                 .check_extension_raw(u64::from(kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID))
                 > 0,
@@ -293,6 +299,14 @@ fn x2apic(prober: &Prober<'_>) -> Result<bool, ProbeError> {
                 index: 0x830,
                 invalid: true,
             })
+}
+
+/// Whether the MSR filter brings writes of IA32_TSC_DEADLINE to user space.
+fn tsc_deadline(prober: &Prober<'_>) -> Result<bool, ProbeError> {
+    // xor eax, eax; xor edx, edx; mov ecx, 0x6e0; wrmsr.
+    let write =
+        prober.ring0(&[0x31, 0xc0, 0x31, 0xd2, 0xb9, 0xe0, 0x06, 0x00, 0x00, 0x0f, 0x30])?;
+    Ok(write == Outcome::Msr { index: vm::TSC_DEADLINE, invalid: false })
 }
 
 /// The TSC frequency of a fresh vCPU: the guests' own.

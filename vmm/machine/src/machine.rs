@@ -22,7 +22,7 @@ use crate::config::{ApicMode, Config};
 use crate::console::Console;
 use crate::cpuid::{self, CpuidError, Policy};
 use crate::fleet::{Fleet, Sample};
-use crate::host::Host;
+use crate::host::{Host, HostFacts};
 use crate::kick;
 use crate::memory::{self, MailboxMemory, MemoryError};
 use crate::observer::Observer;
@@ -218,6 +218,7 @@ impl Machine {
         let policy = Policy {
             cpus,
             x2apic,
+            tsc_deadline: tsc_deadline_khz(facts).is_some(),
             tsc_khz: facts.tsc_khz,
             hide: host_
                 .remedies
@@ -432,7 +433,17 @@ fn vcpu(
         vm::enforce_pv_cpuid(&fd).map_err(failed("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"))?;
     }
     fd.set_cpuid2(table).map_err(failed("KVM_SET_CPUID2"))?;
-    Vcpu::new(cpu, fd, apic, fleet, assists(host_)).map_err(failed("KVM_GET_SREGS"))
+    let tsc_khz = tsc_deadline_khz(host_.facts());
+    Vcpu::new(cpu, fd, apic, fleet, assists(host_), tsc_khz).map_err(failed("KVM_GET_SREGS"))
+}
+
+/// The TSC's frequency, if the guest is to have the TSC-deadline timer. Intel guests learn both
+/// frequencies from CPUID leaf 0x15, which works on every host. Others know that of the TSC alone:
+/// without the mode they would look for a PIT to calibrate the APIC timer against
+/// (`apic_needs_pit`), unless ACPI tells them that there is none.
+fn tsc_deadline_khz(facts: &HostFacts) -> Option<u32> {
+    let offer = facts.tsc_deadline && facts.tsc_khz != 0 && facts.vendor != "GenuineIntel";
+    offer.then_some(facts.tsc_khz)
 }
 
 fn prepare(mailbox: &Mailbox, config: &Config) {

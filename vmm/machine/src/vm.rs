@@ -12,9 +12,9 @@ pub(crate) const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// `IA32_APIC_BASE` (SDM vol. 3, 12.4.4).
 pub(crate) const APIC_BASE: u32 = 0x1b;
-/// `IA32_TSC_DEADLINE`. CPUID hides it; a guest that writes it anyway gets the #GP it deserves,
-/// where KVM without an in-kernel APIC would swallow the write.
-const TSC_DEADLINE: u32 = 0x6e0;
+/// `IA32_TSC_DEADLINE` (SDM vol. 3, 12.5.4.1). KVM without an in-kernel APIC would swallow a write,
+/// so it is filtered; where the filter does not work, CPUID does not offer the mode.
+pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
 
 /// Makes KVM bring MSR accesses that it refuses or that are filtered to user space. x2APIC
 /// registers are among the former when there is no in-kernel APIC (`kvm_x2apic_msr_write`).

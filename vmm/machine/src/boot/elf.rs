@@ -17,7 +17,8 @@ const MAX_PROGRAM_HEADERS: u16 = 64;
 const MAX_NOTES: u64 = 64 << 10;
 /// Where the upper half of the address space begins, in which a kernel is linked.
 const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
-/// Most of x86 agrees on 16 MiB (CONFIG_PHYSICAL_ALIGN's largest value and default start).
+/// What a loader that moves the kernel must keep to; this one does not. The largest
+/// CONFIG_PHYSICAL_ALIGN.
 const KERNEL_ALIGNMENT: u32 = 16 << 20;
 
 pub(super) fn is_elf(head: &[u8]) -> bool {

@@ -154,6 +154,7 @@ impl<'a> Prober<'a> {
     fn guest(&self, code: &[u8]) -> Result<Guest, ProbeError> {
         let vm = self.kvm.create_vm().map_err(kvm("KVM_CREATE_VM"))?;
         crate::vm::forward_msr_exits(&vm).map_err(kvm("KVM_ENABLE_CAP"))?;
+        crate::vm::filter_msrs(&vm, &[]).map_err(kvm("KVM_X86_SET_MSR_FILTER"))?;
         // KVM API 4.14: VMX needs three pages below 4 GiB that the guest does not use.
         vm.set_tss_address(crate::vm::TSS_ADDRESS)
             .map_err(kvm("KVM_SET_TSS_ADDR"))?;

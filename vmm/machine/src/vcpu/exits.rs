@@ -1,7 +1,7 @@
 //! What each KVM exit means to the machine.
 
 use ipirig_apic::{Action, Icr, Mode};
-use kvm_bindings::kvm_debug_exit_arch;
+use kvm_bindings::{Msrs, kvm_debug_exit_arch, kvm_msr_entry};
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
@@ -17,6 +17,8 @@ use crate::vm;
 const PAGE: u64 = 0xfff;
 /// x2APIC registers as MSRs (SDM vol. 3, 12.12.1.2).
 const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x83f;
+/// `IA32_TIME_STAMP_COUNTER` (SDM vol. 4, table 2-2).
+const TSC: u32 = 0x10;
 /// A patched instruction can change under the emulator's fetch again and again, but not forever.
 const RACES: u32 = 1000;
 
@@ -26,6 +28,7 @@ enum Then {
     Send(Icr),
     Halt,
     Msr(u32, u64),
+    TscDeadline(u64),
     Internal,
     Debug(kvm_debug_exit_arch),
     Stop(StopReason),
@@ -42,6 +45,7 @@ impl Vcpu {
                 Ok(())
             }
             Then::Msr(msr, value) => self.follow_msr(msr, value),
+            Then::TscDeadline(value) => self.set_tsc_deadline(value),
             Then::Internal => self.internal_error(),
             Then::Debug(exit) => self.debug(&exit),
             Then::Stop(reason) => Err(Break::Because(reason)),
@@ -56,6 +60,7 @@ impl Vcpu {
             fleet,
             assists,
             counters,
+            tsc_khz,
             ..
         } = self;
         let exit = match fd.run() {
@@ -110,6 +115,7 @@ impl Vcpu {
                 counters.msr += 1;
                 let value = match msr.index {
                     vm::APIC_BASE => Some(apic.apic_base()),
+                    vm::TSC_DEADLINE if tsc_khz.is_some() => Some(apic.tsc_deadline(clock::now())),
                     index if X2APIC.contains(&index) => apic.msr_read(index, clock::now()).ok(),
                     _ => None,
                 };
@@ -122,6 +128,7 @@ impl Vcpu {
                 counters.msr += 1;
                 let done = match msr.index {
                     vm::APIC_BASE => apic.set_apic_base(msr.data).ok().map(|()| Then::Nothing),
+                    vm::TSC_DEADLINE if tsc_khz.is_some() => Some(Then::TscDeadline(msr.data)),
                     index if X2APIC.contains(&index) => {
                         apic.msr_write(index, msr.data, clock::now()).ok().map(then)
                     }
@@ -178,6 +185,21 @@ impl Vcpu {
             }
             Ok(Handled::No)
         })?;
+        Ok(())
+    }
+
+    /// Arms the timer for the moment when the guest's TSC reaches `value`.
+    fn set_tsc_deadline(&mut self, value: u64) -> Result<(), Break> {
+        let entry = kvm_msr_entry { index: TSC, ..kvm_msr_entry::default() };
+        let read = Msrs::from_entries(&[entry])
+            .map_err(|_| errno::Error::new(libc::ENOMEM))
+            .and_then(|mut msrs| self.fd.get_msrs(&mut msrs).map(|_| msrs));
+        let msrs = read.map_err(|e| self.host("KVM_GET_MSRS", e))?;
+        let tsc = msrs.as_slice().first().map_or(0, |entry| entry.data);
+        let left = u128::from(value.saturating_sub(tsc)) * 1_000_000
+            / u128::from(self.tsc_khz.unwrap_or(1).max(1));
+        let at = clock::now().saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
+        self.apic.set_tsc_deadline(value, at);
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Vcpu {
     apic: LocalApic,
     fleet: Arc<Fleet>,
     assists: Vec<Box<dyn Assist>>,
+    /// TSC frequency, where the guest is offered the TSC-deadline timer.
+    tsc_khz: Option<u32>,
     reset: (kvm_sregs, kvm_regs),
     counters: Counters,
     halted: bool,
@@ -89,11 +91,15 @@ impl Vcpu {
     pub(crate) fn new(
         cpu: usize,
         fd: VcpuFd,
-        apic: LocalApic,
+        mut apic: LocalApic,
         fleet: Arc<Fleet>,
         assists: Vec<Box<dyn Assist>>,
+        tsc_khz: Option<u32>,
     ) -> Result<Self, errno::Error> {
         let reset = (fd.get_sregs()?, fd.get_regs()?);
+        if tsc_khz.is_some() {
+            apic.offer_tsc_deadline();
+        }
         let counters = Counters::new(assists.iter().map(|assist| assist.name()));
         Ok(Self {
             cpu,
@@ -101,6 +107,7 @@ impl Vcpu {
             apic,
             fleet,
             assists,
+            tsc_khz,
             reset,
             counters,
             halted: false,
