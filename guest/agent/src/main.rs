@@ -103,7 +103,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     let mailbox = rig.mailbox;
     mounts::kernel()?;
     let roles = mailbox::roles(mailbox)?;
-    for refused in quiet::apply() {
+    for refused in quiet::apply(&roles.isolated) {
         console::say(&refused.to_string());
     }
     let cpu = roles.control;

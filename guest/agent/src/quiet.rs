@@ -38,34 +38,47 @@ const SETTINGS: &[Setting] = &[
     },
 ];
 
+/// The same for each isolated CPU; `file` is `before`, the CPU's number, `after`.
+struct CpuSetting {
+    before: &'static str,
+    after: &'static str,
+    value: &'static str,
+    reason: &'static str,
+}
+
+const CPU_SETTINGS: &[CpuSetting] = &[CpuSetting {
+    before: "sys/kernel/debug/sched/fair_server/cpu",
+    after: "/runtime",
+    value: "0",
+    reason: "the deadline server for fair tasks kicks the CPU once a second (kernel/sched/deadline.c, since 6.12)",
+}];
+
 /// Writes the settings. A file that this kernel lacks has no work to keep away; each refused write
 /// comes back.
-pub(crate) fn apply() -> Vec<Failure> {
-    apply_below(Path::new("/"))
+pub(crate) fn apply(isolated: &[usize]) -> Vec<Failure> {
+    apply_below(Path::new("/"), isolated)
 }
 
-fn apply_below(root: &Path) -> Vec<Failure> {
-    SETTINGS
+fn apply_below(root: &Path, isolated: &[usize]) -> Vec<Failure> {
+    let each = SETTINGS
         .iter()
-        .filter_map(|setting| write(root, setting).err())
-        .collect()
+        .map(|it| write(&root.join(it.file), it.value, it.reason));
+    let each_cpu = isolated.iter().flat_map(|cpu| {
+        CPU_SETTINGS.iter().map(move |it| {
+            let file = format!("{}{cpu}{}", it.before, it.after);
+            write(&root.join(file), it.value, it.reason)
+        })
+    });
+    each.chain(each_cpu).filter_map(Result::err).collect()
 }
 
-fn write(root: &Path, setting: &Setting) -> Result<(), Failure> {
-    let path = root.join(setting.file);
+fn write(path: &Path, value: &str, reason: &str) -> Result<(), Failure> {
     // Not `fs::write`: it would try to create the file.
-    let result = match OpenOptions::new().write(true).open(&path) {
+    let result = match OpenOptions::new().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        result => result.and_then(|mut file| file.write_all(setting.value.as_bytes())),
+        result => result.and_then(|mut file| file.write_all(value.as_bytes())),
     };
-    result.during(|| {
-        format!(
-            "write {} to {} (so {})",
-            setting.value,
-            path.display(),
-            setting.reason
-        )
-    })
+    result.during(|| format!("write {value} to {} (so {reason})", path.display()))
 }
 
 #[cfg(test)]
@@ -79,8 +92,25 @@ mod tests {
         let file = root.path().join("proc/sys/vm/stat_interval");
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, "1    ").unwrap();
-        assert_eq!(apply_below(root.path()), []);
+        assert_eq!(apply_below(root.path(), &[1]), []);
         assert_eq!(fs::read_to_string(file).unwrap(), "86400");
+    }
+
+    #[test]
+    fn settings_of_a_cpu_are_written_for_isolated_cpus_only() {
+        let root = tempfile::tempdir().unwrap();
+        let runtime = |cpu| {
+            root.path().join(format!(
+                "sys/kernel/debug/sched/fair_server/cpu{cpu}/runtime"
+            ))
+        };
+        for cpu in 0..4 {
+            fs::create_dir_all(runtime(cpu).parent().unwrap()).unwrap();
+            fs::write(runtime(cpu), "5").unwrap();
+        }
+        assert_eq!(apply_below(root.path(), &[1, 3]), []);
+        let values = [0, 1, 2, 3].map(|cpu| fs::read_to_string(runtime(cpu)).unwrap());
+        assert_eq!(values, ["5", "0", "5", "0"]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The task on one isolated CPU: a loop in user space that touches only its slot of the mailbox.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipirig_abi::module::Probe;
-use ipirig_abi::{CpuSlot, Order, TaskState};
+use ipirig_abi::{CpuSlot, Order, TaskSlot, TaskState};
 
 use crate::errno::Errno;
 
@@ -17,12 +17,37 @@ pub(crate) trait Entry {
 
 /// Spins until the machine stops.
 pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl Entry) -> ! {
+    rehearse(entry);
     let mut spinner = Spinner::new(slot);
     slot.task
         .state
         .store(TaskState::Spinning.into(), Ordering::Release);
     // No PAUSE: some hosts exit on it (SDM vol. 3, "PAUSE exiting"), and the window would show it.
     loop {
+        spinner.turn(entry);
+    }
+}
+
+/// Carries out each order once, in a slot that nobody reads, so that the pages of code and data that
+/// the loop needs are present: a page fault would be an entry that the rig did not order.
+fn rehearse(entry: &mut impl Entry) {
+    let slot = CpuSlot {
+        role: AtomicU32::new(0),
+        order_seq: AtomicU32::new(0),
+        order: AtomicU32::new(0),
+        task: TaskSlot {
+            heartbeat: AtomicU64::new(0),
+            state: AtomicU32::new(0),
+            order_ack: AtomicU32::new(0),
+            branch: AtomicU32::new(0),
+            errno: AtomicU32::new(0),
+            alias: AtomicU64::new(0),
+        },
+    };
+    let mut spinner = Spinner::new(&slot);
+    for (seq, order) in (1..).zip([Order::Probe, Order::Enter]) {
+        slot.order.store(order.into(), Ordering::Relaxed);
+        slot.order_seq.store(seq, Ordering::Relaxed);
         spinner.turn(entry);
     }
 }
@@ -42,6 +67,8 @@ impl<'a> Spinner<'a> {
         }
     }
 
+    // Not inlined, or the rehearsal would run, and fault in, a copy of its own.
+    #[inline(never)]
     fn turn(&mut self, entry: &mut impl Entry) {
         // A store, not an atomic addition: nobody else writes it.
         self.heartbeat = self.heartbeat.wrapping_add(1);
@@ -154,6 +181,16 @@ mod tests {
         order(slot, 2, Order::Enter.into());
         spinner.turn(&mut fake);
         assert_eq!(said(slot), (2, 1, 77, 0));
+        assert_eq!(fake.entered, 2);
+    }
+
+    #[test]
+    fn the_rehearsal_enters_the_kernel_by_each_order_once() {
+        let mut fake = Fake {
+            probe: Err(Errno(libc::ENODEV)),
+            entered: 0,
+        };
+        rehearse(&mut fake);
         assert_eq!(fake.entered, 2);
     }
 

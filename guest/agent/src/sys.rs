@@ -83,10 +83,11 @@ pub(crate) fn pin(cpu: usize) -> Result<(), Errno> {
     check(result.into())
 }
 
-/// Faults in and locks all memory that the calling process has or will have.
+/// Locks each page of the calling process that is present or will be, without faulting any in.
 pub(crate) fn lock_memory() -> Result<(), Errno> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
     // SAFETY: touches no memory of ours.
-    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }.into())
+    check(unsafe { libc::mlockall(flags) }.into())
 }
 
 /// fork(2). The agent has one thread, so the child may do all that the parent may.

@@ -107,7 +107,8 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
     if let Err(errno) = sys::pin(cpu) {
         give_up(Step::Pin, errno);
     }
-    // Faults in everything, private copies included: the loop must not fault.
+    // The rehearsal in `spin` faults in what the loop needs; to fault in the whole program here
+    // would take longer than all else that the agent does.
     if let Err(errno) = sys::lock_memory() {
         give_up(Step::LockMemory, errno);
     }
