@@ -119,7 +119,7 @@ mod tests {
         let file = root.path().join("proc/sys/kernel/watchdog");
         // Opening a directory for writing fails for root too.
         fs::create_dir_all(&file).unwrap();
-        let said: Vec<String> = apply_below(root.path())
+        let said: Vec<String> = apply_below(root.path(), &[])
             .iter()
             .map(Failure::to_string)
             .collect();
