@@ -1,0 +1,80 @@
+//! What a run brought to light. Facts only; [`crate::verdict`] says what they mean.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipirig_abi::Order;
+
+use crate::guest_text::{Counters, Interrupts};
+use crate::ledger::Snapshot;
+
+/// Everything that the conductor saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Whether the guest has `ipirig.ko`.
+    pub module: bool,
+    /// `uname -srvm` in the guest.
+    pub version: String,
+    /// From the first instruction to the agent's readiness.
+    pub boot: Duration,
+    /// How long the window was open.
+    pub window: Duration,
+    /// The kernel's own view before the window.
+    pub before: KernelView,
+    /// The same after the release.
+    pub after: KernelView,
+    /// The ledger just before the kernel's first view was read.
+    pub ledger_before: Snapshot,
+    /// The ledger just after the second one.
+    pub ledger: Snapshot,
+    /// What each isolated vCPU saw on an entry before the window. Empty without the module.
+    pub baseline: BTreeMap<usize, Entry>,
+    /// Where each isolated vCPU was just after the window opened and just before it closed.
+    pub marks: BTreeMap<usize, (Mark, Mark)>,
+    /// What the guest says of the storm.
+    pub storm: StormReport,
+    /// What each isolated vCPU saw on its first entry after the window.
+    pub released: BTreeMap<usize, Entry>,
+}
+
+/// What the guest's kernel counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelView {
+    /// Deferral counters. `Ok(None)`: the kernel has none. `Err`: it has, and they make no sense.
+    pub counters: Result<Option<Counters>, String>,
+    /// /proc/interrupts; without rows if it could not be read.
+    pub interrupts: Interrupts,
+}
+
+/// Where an isolated vCPU was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Privilege level: 3 is user space.
+    pub cpl: u8,
+    /// The instruction pointer.
+    pub rip: u64,
+    /// The task's count of turns of its loop.
+    pub heartbeat: u64,
+}
+
+/// What the task on an isolated vCPU brought back from an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it was asked to do there.
+    pub order: Order,
+    /// The branch it took; a claim, so not always 0 or 1.
+    pub branch: u32,
+    /// The word it read through the alias.
+    pub alias: u64,
+    /// The system call's error, 0 for none.
+    pub errno: u32,
+}
+
+/// What the guest says of the storm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StormReport {
+    /// Operations done.
+    pub done: u64,
+    /// The key's value or the word behind the alias, as the control vCPU knows it.
+    pub value: u64,
+}

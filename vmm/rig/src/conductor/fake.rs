@@ -1,0 +1,465 @@
+//! A guest that follows a script, for tests: obeys the mailbox protocol, writes the ledger as a
+//! machine would, and can be told to go wrong in one way at a time.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use ipirig_abi::{
+    AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, Status,
+    TEXT_LEN, TaskSlot, TaskState, Text,
+};
+use ipirig_machine::{StopReason, Wakeup};
+
+use super::{Failure, Guest, Place};
+use crate::ledger::{Delivery, Ledger, Write};
+use crate::plan::{Options, Plan, Timeouts};
+use crate::scenario::{Scenario, Storm};
+use crate::vectors::Kind;
+
+/// What goes wrong. The default is a kernel that defers as it should.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Script {
+    /// The agent never gets ready.
+    pub(crate) silent: bool,
+    /// The guest stops at the first wait for which this holds.
+    pub(crate) stops_in: Option<Moment>,
+    /// SIGINT arrives then.
+    pub(crate) interrupted_in: Option<Moment>,
+    /// The agent fails with this text at that moment.
+    pub(crate) fails: Option<(Moment, &'static str)>,
+    /// Commands and orders are not obeyed.
+    pub(crate) deaf: bool,
+    /// Isolated tasks do not spin once the storm has begun.
+    pub(crate) heart_stops: bool,
+    /// Isolated vCPUs get the storm's IPIs, this many an operation.
+    pub(crate) ipis_per_operation: u64,
+    /// Housekeeping vCPUs get nothing.
+    pub(crate) no_witness: bool,
+    /// Timer interrupts on isolated vCPUs in the window.
+    pub(crate) timers: u64,
+    /// IPIs that reach an isolated vCPU while a timer interrupt has it in the kernel.
+    pub(crate) ipis_in_kernel: u64,
+    /// Timer interrupts on isolated vCPUs all the time.
+    pub(crate) never_quiet: bool,
+    /// Isolated vCPUs are in the kernel once the storm has begun.
+    pub(crate) in_kernel: bool,
+    /// Operations that the guest leaves out, without saying so in the status.
+    pub(crate) lazy: u64,
+    /// The storm's command fails with this error number.
+    pub(crate) storm_errno: u32,
+    /// The first entry still sees the old branch and page.
+    pub(crate) stale: bool,
+    /// The first entry's system call fails.
+    pub(crate) probe_errno: u32,
+    /// The guest has no module.
+    pub(crate) no_module: bool,
+    /// What the kernel's counters say.
+    pub(crate) counters: Counting,
+    /// IPIs to nobody in the window.
+    pub(crate) undeliverable: u64,
+    /// Call-function interrupts that /proc/interrupts shows and no APIC delivered.
+    pub(crate) hidden: u32,
+    /// The status of each command is this code.
+    pub(crate) status: Option<u32>,
+}
+
+/// How the fake kernel counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// As it should.
+    #[default]
+    Right,
+    /// It has no counters.
+    Absent,
+    /// They are no table.
+    Nonsense,
+    /// Nothing was deferred.
+    NothingDeferred,
+    /// Deferred, never caught up.
+    NeverCaughtUp,
+}
+
+/// When something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Boot,
+    Command(Command),
+    Order,
+}
+
+pub(crate) struct Fake<'a> {
+    mailbox: Box<Mailbox>,
+    ledger: &'a Ledger,
+    plan: &'a Plan,
+    script: Script,
+    stormed: Cell<bool>,
+    key: u64,
+    alias: u64,
+    calls: BTreeMap<usize, u32>,
+    probes_after: u64,
+}
+
+/// A plan with deadlines short enough for tests.
+pub(crate) fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
+    let scenario = Scenario::find(scenario).unwrap();
+    let mut plan = Plan::new(
+        scenario,
+        Options {
+            vcpus,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    plan.timeouts = Timeouts {
+        boot: Duration::from_millis(300),
+        phase: Duration::from_millis(300),
+        quiet: Duration::from_millis(5),
+        poll: Duration::from_millis(1),
+    };
+    plan
+}
+
+impl<'a> Fake<'a> {
+    pub(crate) fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
+        Self {
+            mailbox: mailbox(),
+            ledger,
+            plan,
+            script,
+            stormed: Cell::new(false),
+            key: 0,
+            alias: 0x1111,
+            calls: BTreeMap::new(),
+            probes_after: 0,
+        }
+    }
+
+    /// What the guest is about to do.
+    fn moment(&self) -> Option<Moment> {
+        let mailbox = &self.mailbox;
+        if mailbox.header.agent.load(SeqCst) != u32::from(AgentState::Ready) {
+            return Some(Moment::Boot);
+        }
+        let control = &mailbox.control;
+        if control.seq.load(SeqCst) != control.reply.ack.load(SeqCst) {
+            return Command::try_from(control.command.load(SeqCst))
+                .ok()
+                .map(Moment::Command);
+        }
+        let waiting =
+            |slot: &CpuSlot| slot.order_seq.load(SeqCst) != slot.task.order_ack.load(SeqCst);
+        mailbox.cpus.iter().any(waiting).then_some(Moment::Order)
+    }
+
+    fn isolated(&self) -> Vec<usize> {
+        self.plan.cpus(Role::Isolated)
+    }
+
+    fn deliver(&self, cpu: usize, vector: u8, ipi: bool, user: bool) {
+        let kind = Kind::Vector(vector);
+        self.ledger.delivery(&Delivery {
+            time_ns: 0,
+            cpu,
+            kind,
+            ipi,
+            user,
+        });
+    }
+
+    /// One call-function IPI from the control vCPU to each of `cpus`.
+    fn call(&mut self, cpus: &[usize], user: bool) {
+        self.ledger.write(&Write {
+            time_ns: 0,
+            source: 0,
+            kind: Kind::Vector(0xfc),
+            targets: cpus.iter().fold(0, |mask, cpu| mask | 1 << cpu),
+            coalesced: 0,
+            undeliverable: cpus.is_empty(),
+            rip: 0xffff_ffff_8100_0000,
+        });
+        for &cpu in cpus {
+            self.deliver(cpu, 0xfc, true, user && self.isolated().contains(&cpu));
+            *self.calls.entry(cpu).or_default() += 1;
+        }
+    }
+
+    fn storm(&mut self, operations: u64) {
+        self.stormed.set(true);
+        let isolated = self.isolated();
+        let witnesses = self.plan.cpus(Role::Housekeeping);
+        for _ in 0..operations - self.script.lazy {
+            if !self.script.no_witness && !witnesses.is_empty() {
+                self.call(&witnesses, false);
+            }
+            for _ in 0..self.script.ipis_per_operation {
+                self.call(&isolated, true);
+            }
+        }
+        for &cpu in &isolated {
+            for _ in 0..self.script.timers {
+                self.deliver(cpu, 0xec, false, true);
+            }
+        }
+        for _ in 0..self.script.ipis_in_kernel {
+            self.call(&isolated, false);
+        }
+        for _ in 0..self.script.undeliverable {
+            self.call(&[], false);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let arg = self.mailbox.control.args[0].load(SeqCst);
+        let mut results = [0; 4];
+        let mut status = Status::Ok;
+        match command {
+            Command::Flip => {
+                self.storm(arg);
+                self.key ^= arg & 1;
+                results = [arg - self.script.lazy, self.key, 0, 0];
+            }
+            Command::Vunmap => {
+                self.storm(arg);
+                self.alias = 0x2222;
+                results = [arg - self.script.lazy, self.alias, 0, 0];
+            }
+            Command::ReadCounters => self.mailbox.text.set(self.counters().as_bytes()),
+            Command::ReadInterrupts => self.mailbox.text.set(self.interrupts().as_bytes()),
+            Command::ReadVersion => self.mailbox.text.set(b"Linux 6.12.1-fake #1 SMP x86_64"),
+            Command::PowerOff => {}
+        }
+        let storm = matches!(command, Command::Flip | Command::Vunmap);
+        if storm && self.script.storm_errno != 0 {
+            status = Status::Failed;
+            self.mailbox.text.set(b"ioctl:\x1b[31m no memory\n");
+        }
+        let reply = &self.mailbox.control.reply;
+        reply.errno.store(self.script.storm_errno, SeqCst);
+        reply
+            .status
+            .store(self.script.status.unwrap_or(status.into()), SeqCst);
+        for (cell, result) in reply.results.iter().zip(results) {
+            cell.store(result, SeqCst);
+        }
+        reply
+            .ack
+            .store(self.mailbox.control.seq.load(SeqCst), SeqCst);
+    }
+
+    fn counters(&self) -> String {
+        let counting = self.script.counters;
+        if counting == Counting::Absent {
+            return String::new();
+        }
+        if counting == Counting::Nonsense {
+            return "cpu deferred_text deferred_tlb caught_up\nx y z\n".to_owned();
+        }
+        let mut text = "cpu deferred_text deferred_tlb caught_up pending\n".to_owned();
+        for cpu in 0..self.plan.roles.len() {
+            let counted = self.stormed.get()
+                && self.isolated().contains(&cpu)
+                && self.script.ipis_per_operation == 0
+                && counting != Counting::NothingDeferred;
+            let (words, tlb) = match (counted, self.plan.scenario.storm) {
+                (false, _) => (0, 0),
+                (true, Storm::StaticKeyFlip { flips }) => (3 * flips, 0),
+                (true, Storm::Vunmap { rounds, .. }) => (0, rounds),
+            };
+            let caught = counted && self.probes_after > 0 && counting != Counting::NeverCaughtUp;
+            text += &format!("{cpu} {words} {tlb} {} 0\n", u64::from(caught));
+        }
+        text
+    }
+
+    fn interrupts(&self) -> String {
+        let cpus = 0..self.plan.roles.len();
+        let hidden = if self.stormed.get() {
+            self.script.hidden
+        } else {
+            0
+        };
+        let header: Vec<String> = cpus.clone().map(|cpu| format!("CPU{cpu}")).collect();
+        let calls: Vec<String> = cpus
+            .map(|cpu| (self.calls.get(&cpu).unwrap_or(&0) + hidden).to_string())
+            .collect();
+        format!(
+            "  {}\nCAL: {} Function call interrupts\n",
+            header.join(" "),
+            calls.join(" ")
+        )
+    }
+
+    fn carry_out_orders(&mut self) {
+        for cpu in self.isolated() {
+            let slot = &self.mailbox.cpus[cpu];
+            let seq = slot.order_seq.load(SeqCst);
+            if seq == slot.task.order_ack.load(SeqCst) {
+                continue;
+            }
+            if self.stormed.get() {
+                self.probes_after += 1;
+            }
+            let stale = self.stormed.get() && self.script.stale;
+            if slot.order.load(SeqCst) == u32::from(Order::Probe) {
+                let errno = if self.stormed.get() {
+                    self.script.probe_errno
+                } else {
+                    0
+                };
+                let task = &slot.task;
+                task.branch
+                    .store(if stale { 0 } else { self.key as u32 }, SeqCst);
+                task.alias
+                    .store(if stale { 0x1111 } else { self.alias }, SeqCst);
+                task.errno.store(errno, SeqCst);
+            }
+            self.mailbox.cpus[cpu].task.order_ack.store(seq, SeqCst);
+        }
+    }
+
+    fn beat(&self) {
+        if self.script.heart_stops && self.stormed.get() {
+            return;
+        }
+        for cpu in self.isolated() {
+            self.mailbox.cpus[cpu].task.heartbeat.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn get_ready(&self) {
+        let header = &self.mailbox.header;
+        header
+            .module
+            .store(u32::from(!self.script.no_module), SeqCst);
+        for cpu in self.isolated() {
+            self.mailbox.cpus[cpu]
+                .task
+                .state
+                .store(TaskState::Spinning.into(), SeqCst);
+        }
+        header.agent.store(AgentState::Ready.into(), SeqCst);
+    }
+}
+
+impl Guest for Fake<'_> {
+    fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure> {
+        let moment = self.moment();
+        let storm = matches!(
+            moment,
+            Some(Moment::Command(Command::Flip | Command::Vunmap))
+        );
+        if !(storm && self.script.heart_stops) {
+            self.beat();
+        }
+        if self.script.never_quiet {
+            for cpu in self.isolated() {
+                self.deliver(cpu, 0xec, false, true);
+            }
+        }
+        if let Some((when, text)) = self.script.fails
+            && moment == Some(when)
+        {
+            self.mailbox.text.set(text.as_bytes());
+            self.mailbox
+                .header
+                .agent
+                .store(AgentState::Failed.into(), SeqCst);
+            return Ok(Wakeup::Doorbell);
+        }
+        if moment.is_some() && moment == self.script.stops_in {
+            return Ok(Wakeup::Stopped(StopReason::TripleFault { cpu: 1 }));
+        }
+        if moment.is_some() && moment == self.script.interrupted_in {
+            return Ok(Wakeup::Interrupted);
+        }
+        match moment {
+            Some(Moment::Boot) if !self.script.silent => {
+                self.get_ready();
+                Ok(Wakeup::Doorbell)
+            }
+            Some(Moment::Command(command)) if !self.script.deaf => {
+                self.obey(command);
+                Ok(Wakeup::Doorbell)
+            }
+            // No doorbell: isolated tasks make no exits.
+            Some(Moment::Order) if !self.script.deaf => {
+                self.carry_out_orders();
+                Ok(Wakeup::Deadline)
+            }
+            _ => {
+                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                Ok(Wakeup::Deadline)
+            }
+        }
+    }
+
+    fn sample(&self, cpu: usize) -> Option<Place> {
+        self.beat();
+        let kernel = self.script.in_kernel && self.stormed.get();
+        let (cpl, rip) = if kernel {
+            (0, u64::MAX << 31)
+        } else {
+            (3, 0x40_1000)
+        };
+        self.isolated().contains(&cpu).then_some(Place { cpl, rip })
+    }
+
+    fn report(&mut self, reason: StopReason) -> String {
+        format!("report: {reason}")
+    }
+}
+
+fn mailbox() -> Box<Mailbox> {
+    fn word() -> AtomicU32 {
+        AtomicU32::new(0)
+    }
+    fn long() -> AtomicU64 {
+        AtomicU64::new(0)
+    }
+    let longs = || std::array::from_fn(|_| long());
+    let slot = |_| CpuSlot {
+        role: word(),
+        order_seq: word(),
+        order: word(),
+        task: TaskSlot {
+            heartbeat: long(),
+            state: word(),
+            order_ack: word(),
+            branch: word(),
+            errno: word(),
+            alias: long(),
+        },
+    };
+    let reply = Reply {
+        ack: word(),
+        status: word(),
+        errno: word(),
+        results: longs(),
+    };
+    Box::new(Mailbox {
+        header: Header {
+            magic: long(),
+            version: word(),
+            cpus: word(),
+            agent: word(),
+            module: word(),
+        },
+        control: Control {
+            seq: word(),
+            command: word(),
+            args: longs(),
+            reply,
+        },
+        cpus: std::array::from_fn::<_, MAX_CPUS, _>(slot),
+        text: Text {
+            len: word(),
+            bytes: [const { AtomicU8::new(0) }; TEXT_LEN],
+        },
+    })
+}

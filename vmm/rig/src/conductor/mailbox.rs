@@ -1,0 +1,207 @@
+//! The rig's half of the mailbox protocol: commands, orders, and waiting for either. Everything
+//! read here is the guest's claim.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use ipirig_abi::{AgentState, Command, Mailbox, Order, Status, TaskState, UnknownCode};
+use ipirig_machine::{StopReason, Wakeup};
+
+use super::{Conductor, Ended, Entry, Phase, Place};
+
+/// Loads that see everything the guest wrote before the word they read.
+pub(super) const LOAD: Ordering = Ordering::Acquire;
+/// Stores that make everything written before visible first.
+const STORE: Ordering = Ordering::Release;
+
+/// Characters of a guest's text that go into a message.
+const TEXT_SHOWN: usize = 500;
+
+pub(super) fn agent_state(mailbox: &Mailbox) -> Result<AgentState, UnknownCode> {
+    AgentState::try_from(mailbox.header.agent.load(LOAD))
+}
+
+impl Conductor<'_> {
+    /// Begins a phase and its deadline.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.deadline = Instant::now() + self.time_for(phase);
+        (self.announce)(phase);
+    }
+
+    pub(super) fn time_for(&self, phase: Phase) -> std::time::Duration {
+        let timeouts = &self.plan.timeouts;
+        if phase == Phase::Boot {
+            timeouts.boot
+        } else {
+            timeouts.phase
+        }
+    }
+
+    /// Waits until `ready` finds what it looks for, the guest fails, or the phase's time is up.
+    pub(super) fn wait_for<T>(
+        &mut self,
+        ready: impl Fn(&Mailbox) -> Option<T>,
+    ) -> Result<T, Ended> {
+        loop {
+            if let Some(found) = ready(self.guest.mailbox()) {
+                return Ok(found);
+            }
+            self.check_agent()?;
+            if Instant::now() >= self.deadline {
+                let (phase, waited) = (self.phase, self.time_for(self.phase));
+                let (name, seconds) = (phase.to_string(), waited.as_secs());
+                let reason = StopReason::Timeout {
+                    phase: name,
+                    seconds,
+                };
+                return Err(Ended::Timeout {
+                    phase,
+                    waited,
+                    report: self.guest.report(reason),
+                });
+            }
+            self.pause()?;
+        }
+    }
+
+    /// Sleeps until the doorbell, but no longer than the poll interval.
+    pub(super) fn pause(&mut self) -> Result<(), Ended> {
+        let until = (Instant::now() + self.plan.timeouts.poll).min(self.deadline);
+        let phase = self.phase;
+        let woken = self
+            .guest
+            .wait(until)
+            .map_err(|source| Ended::Machine { phase, source })?;
+        match woken {
+            Wakeup::Doorbell | Wakeup::Deadline => Ok(()),
+            Wakeup::Interrupted => Err(Ended::Interrupted { phase }),
+            Wakeup::Stopped(reason) => {
+                // An agent that fails says why before its end stops the guest.
+                self.check_agent()?;
+                let report = self.guest.report(reason.clone());
+                Err(Ended::Stopped {
+                    phase,
+                    reason,
+                    report,
+                })
+            }
+        }
+    }
+
+    fn check_agent(&self) -> Result<(), Ended> {
+        let mailbox = self.guest.mailbox();
+        match agent_state(mailbox) {
+            Ok(AgentState::Failed) => {}
+            Ok(_) => return Ok(()),
+            Err(UnknownCode(code)) => {
+                return Err(self.protocol(format!("agent state {code}")));
+            }
+        }
+        let text = self.text();
+        let dead = self.isolated.iter().copied().find(|&cpu| {
+            let state = mailbox.cpus[cpu].task.state.load(LOAD);
+            TaskState::try_from(state) == Ok(TaskState::Failed)
+        });
+        Err(match dead {
+            Some(cpu) => Ended::Task {
+                phase: self.phase,
+                cpu,
+                text,
+            },
+            None => Ended::Agent {
+                phase: self.phase,
+                text,
+            },
+        })
+    }
+
+    /// Has the control task carry out a command and returns its results.
+    pub(super) fn command(&mut self, command: Command, args: [u64; 4]) -> Result<[u64; 4], Ended> {
+        self.seq += 1;
+        let seq = self.seq;
+        let control = &self.guest.mailbox().control;
+        control.command.store(command.into(), Ordering::Relaxed);
+        for (cell, arg) in control.args.iter().zip(args) {
+            cell.store(arg, Ordering::Relaxed);
+        }
+        control.seq.store(seq, STORE);
+        self.wait_for(|mailbox| (mailbox.control.reply.ack.load(LOAD) == seq).then_some(()))?;
+
+        let reply = &self.guest.mailbox().control.reply;
+        let errno = reply.errno.load(LOAD);
+        match Status::try_from(reply.status.load(LOAD)) {
+            Ok(Status::Ok) => Ok([0, 1, 2, 3].map(|i| reply.results[i].load(LOAD))),
+            Ok(Status::Failed) => Err(Ended::Command {
+                command,
+                errno,
+                text: self.text(),
+            }),
+            Ok(Status::NoModule) => Err(Ended::Lacking {
+                what: format!("{command:?} needs ipirig.ko in the guest"),
+            }),
+            Ok(Status::Unknown) => {
+                Err(self.protocol(format!("the agent does not know {command:?}")))
+            }
+            Err(UnknownCode(code)) => Err(self.protocol(format!("{command:?} ended as {code}"))),
+        }
+    }
+
+    /// A command whose result is a text.
+    pub(super) fn read(&mut self, command: Command) -> Result<String, Ended> {
+        self.command(command, [0; 4])?;
+        let bytes: Vec<u8> = self.guest.mailbox().text.iter().collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Has the task on an isolated vCPU enter the kernel once.
+    pub(super) fn order(&mut self, cpu: usize, order: Order) -> Result<Entry, Ended> {
+        let slot = &self.guest.mailbox().cpus[cpu];
+        let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
+        slot.order.store(order.into(), Ordering::Relaxed);
+        slot.order_seq.store(seq, STORE);
+        self.wait_for(|mailbox| {
+            let task = &mailbox.cpus[cpu].task;
+            (task.order_ack.load(LOAD) == seq).then(|| Entry {
+                order,
+                branch: task.branch.load(LOAD),
+                alias: task.alias.load(LOAD),
+                errno: task.errno.load(LOAD),
+            })
+        })
+    }
+
+    pub(super) fn heartbeat(&self, cpu: usize) -> u64 {
+        self.guest.mailbox().cpus[cpu].task.heartbeat.load(LOAD)
+    }
+
+    pub(super) fn sample(&mut self, cpu: usize) -> Result<Place, Ended> {
+        match self.guest.sample(cpu) {
+            Some(place) => Ok(place),
+            None => {
+                // It stopped; waiting says why.
+                self.pause()?;
+                Err(self.protocol(format!("vCPU {cpu} does not answer")))
+            }
+        }
+    }
+
+    pub(super) fn protocol(&self, what: String) -> Ended {
+        Ended::Protocol {
+            phase: self.phase,
+            what,
+        }
+    }
+
+    /// The guest's text, fit for a terminal: one line, no control characters, not endless.
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.guest.mailbox().text.iter().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        words
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(TEXT_SHOWN)
+            .collect()
+    }
+}

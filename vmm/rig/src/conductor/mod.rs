@@ -1,0 +1,337 @@
+//! The conductor: takes a started guest through the phases of a run and gathers the evidence.
+//!
+//! boot → what the kernel says before → baseline entries → quiet → window: look, storm, look again
+//! → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
+//! ends the run with the phase's name. It does not judge; [`crate::verdict`] does.
+
+mod evidence;
+#[cfg(test)]
+pub(crate) mod fake;
+mod guest;
+mod mailbox;
+pub(crate) mod quiet;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use ipirig_abi::{AgentState, Command, Order, Role};
+use ipirig_machine::StopReason;
+
+pub use evidence::{Entry, Evidence, KernelView, Mark, StormReport};
+pub use guest::{Failure, Guest, Place};
+
+use crate::guest_text;
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use mailbox::agent_state;
+
+/// A stretch of a run, for progress and for errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// From the first instruction to the agent's readiness.
+    Boot,
+    /// Reading what the kernel counts, before.
+    Before,
+    /// One entry of each isolated vCPU, to know where it starts from.
+    Baseline,
+    /// Waiting until nothing disturbs the isolated vCPUs.
+    Quiet,
+    /// The storm, inside the window.
+    Storm,
+    /// The first entry of each isolated vCPU.
+    Release,
+    /// Reading what the kernel counts, after.
+    After,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Boot => "boot",
+            Self::Before => "reading counters before the window",
+            Self::Baseline => "baseline entry",
+            Self::Quiet => "waiting for quiet",
+            Self::Storm => "storm",
+            Self::Release => "first entry",
+            Self::After => "reading counters after the window",
+        })
+    }
+}
+
+/// Why a run ended without evidence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Ended {
+    /// SIGINT or SIGTERM.
+    #[error("interrupted during: {phase}")]
+    Interrupted {
+        /// The phase.
+        phase: Phase,
+    },
+    /// The guest lacks what the scenario needs.
+    #[error("{what}")]
+    Lacking {
+        /// What it lacks.
+        what: String,
+    },
+    /// The guest stopped.
+    #[error("the guest stopped during: {phase}")]
+    Stopped {
+        /// The phase.
+        phase: Phase,
+        /// Why it stopped.
+        #[source]
+        reason: StopReason,
+        /// Registers, code and console, for a person.
+        report: String,
+    },
+    /// The deadline passed.
+    #[error(
+        "no progress for {} s during: {phase} (a slow host may need a longer --timeout)",
+        waited.as_secs()
+    )]
+    Timeout {
+        /// The phase.
+        phase: Phase,
+        /// How long it was given.
+        waited: Duration,
+        /// Registers, code and console, for a person.
+        report: String,
+    },
+    /// The agent cannot go on.
+    #[error("the guest's agent failed during: {phase}: {text}")]
+    Agent {
+        /// The phase.
+        phase: Phase,
+        /// What it says.
+        text: String,
+    },
+    /// The task on an isolated vCPU died.
+    #[error("the task on isolated vCPU {cpu} failed during: {phase}: {text}")]
+    Task {
+        /// The phase.
+        phase: Phase,
+        /// The vCPU.
+        cpu: usize,
+        /// What the agent says about it.
+        text: String,
+    },
+    /// The agent could not carry out a command.
+    #[error("the guest could not carry out {command:?} (errno {errno}): {text}")]
+    Command {
+        /// The command.
+        command: Command,
+        /// The guest's error number.
+        errno: u32,
+        /// What it says.
+        text: String,
+    },
+    /// The other side of the mailbox does not follow the protocol.
+    #[error("the guest broke the mailbox protocol during: {phase}: {what}")]
+    Protocol {
+        /// The phase.
+        phase: Phase,
+        /// What it did.
+        what: String,
+    },
+    /// The isolated vCPUs were never left alone for long enough to open a window.
+    #[error("no quiet moment of {} ms within {} s: {disturbed}", quiet.as_millis(), waited.as_secs())]
+    NeverQuiet {
+        /// How long a moment had to be.
+        quiet: Duration,
+        /// How long the rig waited for it.
+        waited: Duration,
+        /// Who disturbed whom.
+        disturbed: String,
+    },
+    /// The machine failed.
+    #[error("the machine failed during: {phase}")]
+    Machine {
+        /// The phase.
+        phase: Phase,
+        /// How.
+        #[source]
+        source: Failure,
+    },
+}
+
+impl Ended {
+    /// Registers, code and console lines, where the guest's end left some.
+    #[must_use]
+    pub fn report(&self) -> Option<&str> {
+        match self {
+            Self::Stopped { report, .. } | Self::Timeout { report, .. } => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// Conducts the run of a guest that has just been started.
+///
+/// # Errors
+///
+/// See [`Ended`].
+pub fn conduct(
+    guest: &mut dyn Guest,
+    plan: &Plan,
+    ledger: &Ledger,
+    phase: &dyn Fn(Phase),
+) -> Result<Evidence, Ended> {
+    Conductor::new(guest, plan, ledger, phase).run()
+}
+
+struct Conductor<'a> {
+    guest: &'a mut dyn Guest,
+    plan: &'a Plan,
+    ledger: &'a Ledger,
+    announce: &'a dyn Fn(Phase),
+    isolated: Vec<usize>,
+    phase: Phase,
+    /// When the current phase must be over.
+    deadline: Instant,
+    /// Number of the newest command.
+    seq: u32,
+}
+
+impl<'a> Conductor<'a> {
+    fn new(
+        guest: &'a mut dyn Guest,
+        plan: &'a Plan,
+        ledger: &'a Ledger,
+        announce: &'a dyn Fn(Phase),
+    ) -> Self {
+        let isolated = plan.cpus(Role::Isolated);
+        let deadline = Instant::now();
+        Self {
+            guest,
+            plan,
+            ledger,
+            announce,
+            isolated,
+            phase: Phase::Boot,
+            deadline,
+            seq: 0,
+        }
+    }
+
+    fn run(mut self) -> Result<Evidence, Ended> {
+        let started = Instant::now();
+        self.enter(Phase::Boot);
+        self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
+        let boot = started.elapsed();
+        let module = self.has_module()?;
+
+        self.enter(Phase::Before);
+        let version = self.read(Command::ReadVersion)?;
+        let ledger_before = self.ledger.snapshot();
+        let before = self.kernel_view()?;
+
+        let order = if module { Order::Probe } else { Order::Enter };
+        self.enter(Phase::Baseline);
+        let baseline = if module {
+            self.order_all(order)?
+        } else {
+            BTreeMap::new()
+        };
+
+        self.enter(Phase::Quiet);
+        self.quiet()?;
+
+        self.enter(Phase::Storm);
+        self.ledger.open_window();
+        let opened = Instant::now();
+        let open = self.mark_all()?;
+        let storm = self.storm()?;
+        let close = self.mark_all()?;
+        let window = opened.elapsed();
+        self.ledger.close_window();
+        let marks = open
+            .into_iter()
+            .zip(close)
+            .map(|((cpu, a), (_, b))| (cpu, (a, b)))
+            .collect();
+
+        self.enter(Phase::Release);
+        let released = self.order_all(order)?;
+
+        self.enter(Phase::After);
+        let after = self.kernel_view()?;
+        let ledger = self.ledger.snapshot();
+
+        Ok(Evidence {
+            module,
+            version,
+            boot,
+            window,
+            before,
+            after,
+            ledger_before,
+            ledger,
+            baseline,
+            marks,
+            storm,
+            released,
+        })
+    }
+
+    fn has_module(&self) -> Result<bool, Ended> {
+        let module = match self.guest.mailbox().header.module.load(mailbox::LOAD) {
+            0 => false,
+            1 => true,
+            other => return Err(self.protocol(format!("module = {other}"))),
+        };
+        if self.plan.scenario.storm.needs_module() && !module {
+            let name = &self.plan.scenario.name;
+            return Err(Ended::Lacking {
+                what: format!(
+                    "{name} needs the module ipirig.ko, which this guest's initramfs does not \
+                     have for its kernel; give --initramfs with a module built for it"
+                ),
+            });
+        }
+        Ok(module)
+    }
+
+    fn storm(&mut self) -> Result<StormReport, Ended> {
+        let (command, args) = self.plan.scenario.storm.command();
+        let [done, value, ..] = self.command(command, args)?;
+        Ok(StormReport { done, value })
+    }
+
+    fn kernel_view(&mut self) -> Result<KernelView, Ended> {
+        let counters = self.read(Command::ReadCounters)?;
+        let interrupts = self.read(Command::ReadInterrupts)?;
+        Ok(KernelView {
+            counters: guest_text::parse_counters(&counters).map_err(|error| error.to_string()),
+            interrupts: guest_text::parse_interrupts(&interrupts),
+        })
+    }
+
+    /// One order to each isolated task, one after the other.
+    fn order_all(&mut self, order: Order) -> Result<BTreeMap<usize, Entry>, Ended> {
+        let mut entries = BTreeMap::new();
+        for cpu in self.isolated.clone() {
+            entries.insert(cpu, self.order(cpu, order)?);
+        }
+        Ok(entries)
+    }
+
+    fn mark_all(&mut self) -> Result<BTreeMap<usize, Mark>, Ended> {
+        let mut marks = BTreeMap::new();
+        for cpu in self.isolated.clone() {
+            let Place { cpl, rip } = self.sample(cpu)?;
+            marks.insert(
+                cpu,
+                Mark {
+                    cpl,
+                    rip,
+                    heartbeat: self.heartbeat(cpu),
+                },
+            );
+        }
+        Ok(marks)
+    }
+}

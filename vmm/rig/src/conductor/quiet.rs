@@ -1,0 +1,97 @@
+//! The wait for quiet: a window opens only when the isolated vCPUs have been left alone for a
+//! while, or it would be spoilt by what has nothing to do with the storm.
+
+use std::time::Instant;
+
+use super::{Conductor, Ended, Phase};
+use crate::ledger::{CpuRecord, Snapshot};
+
+/// The lowest privilege: user space.
+pub(crate) const USER: u8 = 3;
+
+impl Conductor<'_> {
+    /// Returns once nothing was sent to or taken by any isolated vCPU for the quiet time, and each
+    /// of them is in user space with its heart beating.
+    pub(super) fn quiet(&mut self) -> Result<(), Ended> {
+        let quiet = self.plan.timeouts.quiet;
+        let start = self.ledger.snapshot();
+        let mut since = Instant::now();
+        let mut seen = self.activities();
+        let mut beats = self.heartbeats();
+        loop {
+            self.pause()?;
+            let now = self.activities();
+            if now != seen {
+                (seen, beats, since) = (now, self.heartbeats(), Instant::now());
+            } else if since.elapsed() >= quiet {
+                if self.all_spin(&beats)? {
+                    return Ok(());
+                }
+                since = Instant::now();
+            }
+            if Instant::now() >= self.deadline {
+                return Err(self.never_quiet(&start));
+            }
+        }
+    }
+
+    fn activities(&self) -> Vec<u64> {
+        self.isolated
+            .iter()
+            .map(|&cpu| self.ledger.activity(cpu))
+            .collect()
+    }
+
+    fn heartbeats(&self) -> Vec<u64> {
+        self.isolated
+            .iter()
+            .map(|&cpu| self.heartbeat(cpu))
+            .collect()
+    }
+
+    /// Whether each isolated vCPU is in user space and has turned its loop since `beats`.
+    fn all_spin(&mut self, beats: &[u64]) -> Result<bool, Ended> {
+        for (cpu, &before) in self.isolated.clone().into_iter().zip(beats) {
+            if self.sample(cpu)?.cpl != USER || self.heartbeat(cpu) == before {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn never_quiet(&self, start: &Snapshot) -> Ended {
+        let end = self.ledger.snapshot();
+        let each = self.isolated.iter().map(|&cpu| {
+            let (Some(from), Some(to)) = (start.cpus.get(cpu), end.cpus.get(cpu)) else {
+                return format!("vCPU {cpu} is not in the ledger");
+            };
+            format!("vCPU {cpu} {}", disturbances(from, to))
+        });
+        Ended::NeverQuiet {
+            quiet: self.plan.timeouts.quiet,
+            waited: self.time_for(Phase::Quiet),
+            disturbed: each.collect::<Vec<_>>().join("; "),
+        }
+    }
+}
+
+/// What came between two moments outside the window.
+fn disturbances(from: &CpuRecord, to: &CpuRecord) -> String {
+    let mut parts = Vec::new();
+    for (kind, &count) in &to.outside.targeted {
+        let new = count - from.outside.targeted.get(kind).copied().unwrap_or(0);
+        if new > 0 {
+            parts.push(format!("{new} {kind} IPIs"));
+        }
+    }
+    for (kind, &count) in &to.outside.other {
+        let new = count - from.outside.other.get(kind).copied().unwrap_or(0);
+        if new > 0 {
+            parts.push(format!("{new} {kind} interrupts"));
+        }
+    }
+    if parts.is_empty() {
+        return "got no interrupt, but its task is not spinning in user space".to_owned();
+    }
+    format!("got {}", parts.join(", "))
+}

@@ -1,0 +1,209 @@
+use ipirig_abi::Command;
+
+use super::fake::{Fake, Moment, Script, plan};
+use super::*;
+use crate::ledger::DETAILS;
+
+fn conduct(script: Script) -> Result<Evidence, Ended> {
+    let plan = plan("static-key-flip", None);
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    super::conduct(
+        &mut Fake::new(&plan, &ledger, script),
+        &plan,
+        &ledger,
+        &|_| {},
+    )
+}
+
+fn ending(script: Script) -> String {
+    conduct(script).unwrap_err().to_string()
+}
+
+#[test]
+fn a_healthy_guest_is_taken_through_every_phase_in_order() {
+    let plan = plan("static-key-flip", None);
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    let phases = std::cell::RefCell::new(Vec::new());
+    let mut guest = Fake::new(&plan, &ledger, Script::default());
+    let evidence = super::conduct(&mut guest, &plan, &ledger, &|phase| {
+        phases.borrow_mut().push(phase)
+    })
+    .unwrap();
+    assert_eq!(
+        phases.into_inner(),
+        [
+            Phase::Boot,
+            Phase::Before,
+            Phase::Baseline,
+            Phase::Quiet,
+            Phase::Storm,
+            Phase::Release,
+            Phase::After
+        ]
+    );
+    let entry = |branch| Entry {
+        order: Order::Probe,
+        branch,
+        alias: 0x1111,
+        errno: 0,
+    };
+    assert_eq!(evidence.version, "Linux 6.12.1-fake #1 SMP x86_64");
+    assert_eq!(
+        evidence.storm,
+        StormReport {
+            done: 101,
+            value: 1
+        }
+    );
+    assert_eq!(evidence.baseline, BTreeMap::from([(2, entry(0))]));
+    assert_eq!(evidence.released, BTreeMap::from([(2, entry(1))]));
+    let (open, close) = evidence.marks[&2];
+    assert_eq!((open.cpl, close.cpl), (3, 3));
+    assert!(close.heartbeat > open.heartbeat);
+    assert_eq!(evidence.ledger.cpus[1].window.ipis_targeted(), 101);
+    assert_eq!(evidence.ledger.cpus[2].window.ipis_targeted(), 0);
+}
+
+#[test]
+fn without_a_module_a_storm_that_needs_it_does_not_begin() {
+    let text = ending(Script {
+        no_module: true,
+        ..Script::default()
+    });
+    assert!(
+        text.starts_with("static-key-flip needs the module ipirig.ko"),
+        "{text}"
+    );
+}
+
+#[test]
+fn silence_ends_at_the_deadline_of_its_phase() {
+    for (script, phase) in [
+        (
+            Script {
+                silent: true,
+                ..Script::default()
+            },
+            "boot",
+        ),
+        (
+            Script {
+                deaf: true,
+                ..Script::default()
+            },
+            "reading counters before the window",
+        ),
+    ] {
+        let ended = conduct(script).unwrap_err();
+        let expected = format!(
+            "no progress for 0 s during: {phase} (a slow host may need a longer --timeout)"
+        );
+        assert_eq!(ended.to_string(), expected);
+        let report = ended.report().unwrap();
+        assert_eq!(
+            report,
+            format!("report: no progress: {phase} did not end in 0 s")
+        );
+    }
+}
+
+#[test]
+fn a_guest_that_stops_is_reported_with_the_phase() {
+    for (moment, phase) in [
+        (Moment::Boot, "boot"),
+        (
+            Moment::Command(Command::ReadVersion),
+            "reading counters before the window",
+        ),
+        (Moment::Order, "baseline entry"),
+        (Moment::Command(Command::Flip), "storm"),
+    ] {
+        let ended = conduct(Script {
+            stops_in: Some(moment),
+            ..Script::default()
+        })
+        .unwrap_err();
+        assert_eq!(
+            ended.to_string(),
+            format!("the guest stopped during: {phase}")
+        );
+        assert_eq!(ended.report(), Some("report: triple fault on vCPU 1"));
+    }
+}
+
+#[test]
+fn a_signal_ends_any_phase() {
+    for (moment, phase) in [
+        (Moment::Boot, "boot"),
+        (Moment::Order, "baseline entry"),
+        (Moment::Command(Command::Flip), "storm"),
+    ] {
+        let text = ending(Script {
+            interrupted_in: Some(moment),
+            ..Script::default()
+        });
+        assert_eq!(text, format!("interrupted during: {phase}"));
+    }
+}
+
+#[test]
+fn an_agent_that_fails_is_quoted_on_one_line_without_control_characters() {
+    let fails = Some((Moment::Boot, "mount\n/proc:\x1b[2J ENODEV"));
+    assert_eq!(
+        ending(Script {
+            fails,
+            ..Script::default()
+        }),
+        "the guest's agent failed during: boot: mount /proc:[2J ENODEV"
+    );
+}
+
+#[test]
+fn a_command_that_fails_is_named_with_its_errno() {
+    assert_eq!(
+        ending(Script {
+            storm_errno: 12,
+            ..Script::default()
+        }),
+        "the guest could not carry out Flip (errno 12): ioctl:[31m no memory"
+    );
+}
+
+#[test]
+fn a_guest_never_quiet_is_an_end_that_names_the_disturber() {
+    let text = ending(Script {
+        never_quiet: true,
+        ..Script::default()
+    });
+    assert!(
+        text.starts_with("no quiet moment of 5 ms within 0 s: vCPU 2 got "),
+        "{text}"
+    );
+    assert!(text.ends_with(" local-timer interrupts"), "{text}");
+}
+
+#[test]
+fn a_command_status_that_is_no_code_is_a_broken_protocol() {
+    assert_eq!(
+        ending(Script {
+            status: Some(77),
+            ..Script::default()
+        }),
+        "the guest broke the mailbox protocol during: reading counters before the window: \
+         ReadVersion ended as 77"
+    );
+    assert!(
+        ending(Script {
+            status: Some(3),
+            ..Script::default()
+        })
+        .contains("does not know")
+    );
+    assert!(
+        ending(Script {
+            status: Some(2),
+            ..Script::default()
+        })
+        .contains("needs ipirig.ko")
+    );
+}

@@ -1,0 +1,189 @@
+//! What `ipirig doctor` says: what this host offers, what was probed, what is done about quirks,
+//! and what to do about what is missing.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use ipirig_machine::{Host, HostError, HostFacts, Virtualization};
+
+use crate::exit::Code;
+use crate::paint::Paint;
+
+/// State of the guest's parts, from whoever builds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestState {
+    /// What it is, where it is, in a line.
+    pub text: String,
+    /// What to do about it, if anything.
+    pub advice: Option<String>,
+}
+
+/// A host looked at.
+#[derive(Debug)]
+pub struct Examination {
+    facts: Result<HostFacts, HostError>,
+}
+
+/// Looks at this host.
+#[must_use]
+pub fn examine() -> Examination {
+    Examination {
+        facts: Host::probe().map(|host| host.facts().clone()),
+    }
+}
+
+impl Examination {
+    /// 0 if machines can run here.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        if self.facts.is_ok() {
+            Code::Ok
+        } else {
+            Code::Skipped
+        }
+    }
+
+    /// The report, with a newline at its end.
+    #[must_use]
+    pub fn render(&self, guest: &GuestState, paint: Paint) -> String {
+        let mut out = String::new();
+        match &self.facts {
+            Ok(facts) => describe(&mut out, facts, paint),
+            Err(error) => explain(&mut out, error),
+        }
+        let _ = writeln!(out, "{} {}", label("guest", paint), guest.text);
+        if let Some(advice) = &guest.advice {
+            let _ = writeln!(out, "{} {advice}", label("", paint));
+        }
+        let conclusion = match &self.facts {
+            Ok(_) => "Runs are possible here.",
+            Err(_) => "No runs are possible here.",
+        };
+        let _ = writeln!(out, "\n{}", paint.bold(conclusion));
+        out
+    }
+}
+
+fn label(name: &str, paint: Paint) -> String {
+    paint.dim(format!("{name:<12}"))
+}
+
+fn explain(out: &mut String, error: &HostError) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    let _ = writeln!(out, "KVM          {text}");
+    if let Some(advice) = error.advice() {
+        let _ = writeln!(out, "             {advice}");
+    }
+}
+
+fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
+    let how = match facts.virtualization {
+        Virtualization::Vmx => "VMX",
+        Virtualization::Svm => "SVM",
+        Virtualization::None => {
+            "neither VMX nor SVM: guest kernels are emulated, some hundred times slower"
+        }
+    };
+    let yes = |yes, then: &str, otherwise: &str| if yes { then } else { otherwise }.to_owned();
+    let cores: Vec<String> = facts.cores.iter().map(ToString::to_string).collect();
+    let tsc = match facts.tsc_khz {
+        0 => "frequency unknown; guests calibrate for themselves".to_owned(),
+        khz => format!("{}.{:03} MHz", khz / 1000, khz % 1000),
+    };
+    let rows = [
+        (
+            "KVM",
+            format!("API {}, host Linux {}", facts.api_version, facts.kernel),
+        ),
+        ("CPU", format!("{} ({}); {how}", facts.model, facts.vendor)),
+        ("cores", format!("{} ({})", cores.len(), cores.join(", "))),
+        ("TSC", tsc),
+        (
+            "x2APIC",
+            yes(
+                facts.x2apic,
+                "reaches user space",
+                "does not reach user space; xAPIC is used",
+            ),
+        ),
+        (
+            "PV features",
+            yes(
+                facts.enforce_pv,
+                "hidden from guests, and KVM refuses them",
+                "hidden from guests; this KVM does not enforce it (Linux 5.10 and later do)",
+            ),
+        ),
+        (
+            "stepping",
+            yes(
+                facts.single_step,
+                "possible in guest kernels",
+                "not possible",
+            ),
+        ),
+    ];
+    for (name, text) in rows {
+        let _ = writeln!(out, "{} {text}", label(name, paint));
+    }
+    if cores.len() < 3 {
+        let _ = writeln!(
+            out,
+            "{} a run has 3 vCPUs; with fewer cores some share one (isolated ones do so last)",
+            label("", paint)
+        );
+    }
+    let _ = writeln!(out, "\nProbes:");
+    let width = facts
+        .probes
+        .iter()
+        .map(|probe| probe.name.len())
+        .max()
+        .unwrap_or(0);
+    for probe in &facts.probes {
+        let _ = writeln!(
+            out,
+            "  {:<width$}  {}: {}",
+            probe.name, probe.what, probe.finding
+        );
+        if let Some(assist) = probe.assist {
+            let _ = writeln!(out, "  {:<width$}  -> {assist}", "");
+        }
+    }
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_kvm_gets_advice_and_code_4() {
+        let error = HostError::NoKvm {
+            path: "/dev/kvm".into(),
+        };
+        let advice = error.advice().unwrap();
+        let expected = format!(
+            "\
+KVM          /dev/kvm does not exist
+             {advice}
+guest        not built
+             build it
+
+No runs are possible here.
+"
+        );
+        let examination = Examination { facts: Err(error) };
+        let guest = GuestState {
+            text: "not built".into(),
+            advice: Some("build it".to_owned()),
+        };
+        assert_eq!(examination.render(&guest, Paint::PLAIN), expected);
+        assert_eq!(examination.code(), Code::Skipped);
+    }
+}

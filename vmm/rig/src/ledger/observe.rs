@@ -1,0 +1,170 @@
+//! The ledger as the machine's observer: from the APIC's words to the ledger's.
+
+use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
+use ipirig_machine::{AcceptedEvent, IpiEvent, Observer};
+
+use super::{Delivery, Ledger, Write};
+use crate::vectors::Kind;
+
+impl Observer for Ledger {
+    fn ipi(&self, event: &IpiEvent) {
+        let ipi = &event.sent.ipi;
+        let kind = match ipi.mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => Kind::Vector(ipi.vector),
+            DeliveryMode::Nmi => Kind::Nmi,
+            DeliveryMode::Smi => Kind::Smi,
+            DeliveryMode::Init | DeliveryMode::InitDeassert => Kind::Init,
+            DeliveryMode::Startup => Kind::Startup,
+            DeliveryMode::Reserved(_) => Kind::Other,
+        };
+        self.write(&Write {
+            time_ns: event.time_ns,
+            source: ipi.source,
+            kind,
+            targets: mask(ipi.targets.iter()),
+            coalesced: mask(event.sent.coalesced.iter()),
+            undeliverable: ipi.undeliverable,
+            rip: event.rip,
+        });
+    }
+
+    fn accepted(&self, event: &AcceptedEvent) {
+        self.delivery(&Delivery {
+            time_ns: event.time_ns,
+            cpu: event.cpu,
+            kind: match event.accepted.kind {
+                AcceptedKind::Fixed(vector) => Kind::Vector(vector),
+                AcceptedKind::Nmi => Kind::Nmi,
+                AcceptedKind::Init => Kind::Init,
+                AcceptedKind::Startup(_) => Kind::Startup,
+            },
+            ipi: event.accepted.origin == Origin::Ipi,
+            user: event.cpl == Some(3),
+        });
+    }
+}
+
+/// One bit a vCPU; the APIC's sets hold no number above 63.
+fn mask(cpus: impl Iterator<Item = usize>) -> u64 {
+    cpus.fold(0, |mask, cpu| {
+        mask | 1_u64.checked_shl(cpu as u32).unwrap_or(0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ipirig_apic::{Accepted, CpuSet, Ipi, Sent, Shorthand};
+
+    use super::super::Tally;
+    use super::*;
+
+    #[test]
+    fn an_all_but_self_ipi_is_one_write_and_a_send_to_each_other() {
+        let ledger = Ledger::new(3, 8);
+        ledger.open_window();
+        ledger.ipi(&IpiEvent {
+            time_ns: 5,
+            sent: Sent {
+                ipi: Ipi {
+                    vector: 0xfc,
+                    mode: DeliveryMode::Fixed,
+                    shorthand: Shorthand::AllExcludingSelf,
+                    source: 0,
+                    targets: [1, 2].into_iter().collect(),
+                    undeliverable: false,
+                },
+                coalesced: [2].into_iter().collect(),
+                wake: CpuSet::EMPTY,
+            },
+            rip: 7,
+        });
+        let accepted = Accepted {
+            kind: AcceptedKind::Fixed(0xfc),
+            origin: Origin::Ipi,
+            merged: false,
+        };
+        ledger.accepted(&AcceptedEvent {
+            time_ns: 6,
+            cpu: 2,
+            accepted,
+            cpl: Some(3),
+        });
+        let timer = Accepted {
+            kind: AcceptedKind::Fixed(0xec),
+            origin: Origin::Timer,
+            merged: false,
+        };
+        ledger.accepted(&AcceptedEvent {
+            time_ns: 7,
+            cpu: 2,
+            accepted: timer,
+            cpl: Some(0),
+        });
+
+        let call = BTreeMap::from([(Kind::Vector(0xfc), 1)]);
+        let windows: Vec<Tally> = ledger
+            .snapshot()
+            .cpus
+            .into_iter()
+            .map(|cpu| cpu.window)
+            .collect();
+        assert_eq!(
+            windows,
+            [
+                Tally {
+                    writes: 1,
+                    ..Tally::default()
+                },
+                Tally {
+                    targeted: call.clone(),
+                    targeted_by: BTreeMap::from([(0, 1)]),
+                    ..Tally::default()
+                },
+                Tally {
+                    targeted: call.clone(),
+                    targeted_by: BTreeMap::from([(0, 1)]),
+                    coalesced: 1,
+                    delivered: call,
+                    ipis_at_user: 1,
+                    other: BTreeMap::from([(Kind::Vector(0xec), 1)]),
+                    ..Tally::default()
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn delivery_modes_without_a_vector_are_counted_by_mode() {
+        let ledger = Ledger::new(2, 8);
+        for (mode, kind) in [
+            (DeliveryMode::Nmi, Kind::Nmi),
+            (DeliveryMode::Init, Kind::Init),
+            (DeliveryMode::Startup, Kind::Startup),
+            (DeliveryMode::Smi, Kind::Smi),
+            (DeliveryMode::Reserved(3), Kind::Other),
+        ] {
+            let ipi = Ipi {
+                vector: 0x99,
+                mode,
+                shorthand: Shorthand::None,
+                source: 0,
+                targets: [1].into_iter().collect(),
+                undeliverable: false,
+            };
+            let sent = Sent {
+                ipi,
+                coalesced: CpuSet::EMPTY,
+                wake: CpuSet::EMPTY,
+            };
+            ledger.ipi(&IpiEvent {
+                time_ns: 0,
+                sent,
+                rip: 0,
+            });
+            let outside = &ledger.snapshot().cpus[1].outside;
+            assert_eq!(outside.targeted.get(&kind), Some(&1), "{kind}");
+        }
+    }
+}

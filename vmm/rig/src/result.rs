@@ -1,0 +1,364 @@
+//! The result of a run, as JSON has it. Field names are an interface: they change only together
+//! with [`SCHEMA_VERSION`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipirig_abi::Role;
+use ipirig_machine::HostFacts;
+use serde::Serialize;
+
+use crate::conductor::Evidence;
+use crate::guest_text;
+use crate::ledger::Tally;
+use crate::plan::Plan;
+use crate::vectors::Kind;
+use crate::verdict::{Check, Verdict, overall};
+
+/// Version of the JSON's layout.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// All there is to say about a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunResult {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The verdict on the checks.
+    pub verdict: Verdict,
+    /// What was run.
+    pub scenario: ScenarioInfo,
+    /// The named checks.
+    pub checks: Vec<Check>,
+    /// By vCPU; empty if the run ended before there was evidence.
+    pub vcpus: Vec<Vcpu>,
+    /// How long it took.
+    pub timing: Timing,
+    /// What was booted; absent if it did not come to that.
+    pub kernel: Option<KernelInfo>,
+    /// The virtual machine; absent if there was none.
+    pub machine: Option<MachineInfo>,
+    /// The host; absent if it has no usable KVM.
+    pub host: Option<HostFacts>,
+    /// Registers, code and last console lines, if the guest ended badly.
+    pub report: Option<String>,
+}
+
+/// What was run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ScenarioInfo {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// The storm, in words.
+    pub storm: String,
+    /// Operations asked for.
+    pub operations: u64,
+    /// Whether the kernel was told to defer.
+    pub deferral: bool,
+}
+
+/// One vCPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Vcpu {
+    /// Its number.
+    pub id: usize,
+    /// `control`, `housekeeping` or `isolated`.
+    pub role: &'static str,
+    /// What it sent and got in the window.
+    pub window: Window,
+    /// Work that the kernel held back for it, text and translations together. Absent if the kernel
+    /// does not count.
+    pub deferred: Option<u64>,
+    /// Kernel entries on which it did such work.
+    pub caught_up: Option<u64>,
+}
+
+/// What a vCPU sent and got in the window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Window {
+    /// IPIs sent to it.
+    pub ipis_targeted: u64,
+    /// IPIs it took; fewer than were sent where some were merged.
+    pub ipi_deliveries: u64,
+    /// ICR writes of its own.
+    pub ipi_writes: u64,
+    /// Sends that found the same interrupt still pending.
+    pub coalesced: u64,
+    /// IPIs sent to it, by vector or delivery mode.
+    pub by_vector: BTreeMap<String, u64>,
+    /// IPIs sent to it, by the vCPU that sent.
+    pub by_source: BTreeMap<usize, u64>,
+    /// Interrupts it took that are no IPIs, by vector.
+    pub other_interrupts: BTreeMap<String, u64>,
+}
+
+/// How long it took, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Timing {
+    /// From the first instruction to the agent's readiness.
+    pub boot_s: Option<f64>,
+    /// From opening the window to closing it.
+    pub window_s: Option<f64>,
+    /// The whole run.
+    pub total_s: f64,
+}
+
+/// Which files to boot, and what is known of where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelFiles {
+    /// vmlinux or bzImage.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent.
+    pub initramfs: PathBuf,
+    /// The Debian version of the source, if we built it.
+    pub package: Option<String>,
+    /// A hash of the patches, if we built it.
+    pub series: Option<String>,
+}
+
+/// What was booted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KernelInfo {
+    /// `uname -r`, if the guest got as far.
+    pub release: Option<String>,
+    /// The Debian version of the source, if we built it.
+    pub package: Option<String>,
+    /// A hash of the patches, if we built it.
+    pub series: Option<String>,
+    /// The kernel file.
+    pub path: String,
+    /// The initramfs.
+    pub initramfs: String,
+    /// The whole command line.
+    pub cmdline: String,
+    /// Whether the guest has `ipirig.ko`, if it got as far.
+    pub module: Option<bool>,
+}
+
+/// The virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MachineInfo {
+    /// `xapic` or `x2apic`.
+    pub apic: String,
+    /// Host core of each vCPU.
+    pub cores: Vec<usize>,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// What the machine warned of when it placed the vCPUs.
+    pub warnings: Vec<String>,
+}
+
+/// The name of a role, as results have it.
+#[must_use]
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Absent => "absent",
+        Role::Control => "control",
+        Role::Housekeeping => "housekeeping",
+        Role::Isolated => "isolated",
+    }
+}
+
+impl RunResult {
+    /// A result that has only checks: nothing was booted yet.
+    #[must_use]
+    pub fn new(plan: &Plan, checks: Vec<Check>) -> Self {
+        let scenario = &plan.scenario;
+        Self {
+            schema_version: SCHEMA_VERSION,
+            verdict: overall(&checks),
+            scenario: ScenarioInfo {
+                name: scenario.name.clone(),
+                group: scenario.group.clone(),
+                storm: scenario.storm.to_string(),
+                operations: scenario.storm.operations(),
+                deferral: plan.deferral,
+            },
+            checks,
+            vcpus: Vec::new(),
+            timing: Timing::default(),
+            kernel: None,
+            machine: None,
+            host: None,
+            report: None,
+        }
+    }
+
+    /// Adds what the conductor saw.
+    #[must_use]
+    pub(crate) fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
+        self.vcpus = vcpus(plan, evidence);
+        self.timing.boot_s = Some(seconds(evidence.boot));
+        self.timing.window_s = Some(seconds(evidence.window));
+        if let Some(kernel) = &mut self.kernel {
+            kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
+            kernel.module = Some(evidence.module);
+        }
+        self
+    }
+
+    /// The result as indented JSON with a newline at its end.
+    ///
+    /// # Errors
+    ///
+    /// serde_json's; none of the types here can cause one.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+impl KernelInfo {
+    pub(crate) fn new(files: &KernelFiles, cmdline: &str) -> Self {
+        let shown = |path: &Path| path.display().to_string();
+        Self {
+            release: None,
+            package: files.package.clone(),
+            series: files.series.clone(),
+            path: shown(&files.kernel),
+            initramfs: shown(&files.initramfs),
+            cmdline: cmdline.to_owned(),
+            module: None,
+        }
+    }
+}
+
+/// Seconds, to the microsecond: more digits would be noise.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
+}
+
+fn vcpus(plan: &Plan, evidence: &Evidence) -> Vec<Vcpu> {
+    let counters = match (&evidence.before.counters, &evidence.after.counters) {
+        (Ok(Some(before)), Ok(Some(after))) => Some((before, after)),
+        _ => None,
+    };
+    let one = |(id, role): (usize, &Role)| {
+        let grown = counters.and_then(|(before, after)| {
+            let (before, after) = (before.get(&id)?, after.get(&id)?);
+            let text = after.deferred_text.checked_sub(before.deferred_text)?;
+            let tlb = after.deferred_tlb.checked_sub(before.deferred_tlb)?;
+            Some((
+                text.saturating_add(tlb),
+                after.caught_up.checked_sub(before.caught_up)?,
+            ))
+        });
+        Vcpu {
+            id,
+            role: role_name(*role),
+            window: evidence
+                .ledger
+                .cpus
+                .get(id)
+                .map(|cpu| window(&cpu.window))
+                .unwrap_or_default(),
+            deferred: grown.map(|(deferred, _)| deferred),
+            caught_up: grown.map(|(_, caught_up)| caught_up),
+        }
+    };
+    plan.roles.iter().enumerate().map(one).collect()
+}
+
+fn window(tally: &Tally) -> Window {
+    let named = |counts: &BTreeMap<Kind, u64>| {
+        counts
+            .iter()
+            .map(|(kind, count)| (kind.to_string(), *count))
+            .collect()
+    };
+    Window {
+        ipis_targeted: tally.ipis_targeted(),
+        ipi_deliveries: tally.ipi_deliveries(),
+        ipi_writes: tally.writes,
+        coalesced: tally.coalesced,
+        by_vector: named(&tally.targeted),
+        by_source: tally.targeted_by.clone(),
+        other_interrupts: named(&tally.other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conductor::fake::{Script, plan};
+    use crate::verdict;
+
+    #[test]
+    fn json_has_the_fields_that_readers_rely_on() {
+        let (plan, evidence) = verdict::tests::evidence("static-key-flip", None, Script::default());
+        let mut result = RunResult::new(&plan, verdict::judge(&plan, &evidence));
+        result.kernel = Some(KernelInfo::new(
+            &KernelFiles {
+                kernel: "k".into(),
+                initramfs: "i".into(),
+                package: None,
+                series: None,
+            },
+            "quiet",
+        ));
+        let json = result.with_evidence(&plan, &evidence).to_json().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["schema_version"], 1);
+        assert_eq!(json["verdict"], "held");
+        assert_eq!(json["checks"][0]["name"], "isolated-ipis");
+        assert_eq!(json["checks"][0]["status"], "held");
+        assert_eq!(json["kernel"]["release"], "6.12.1-fake");
+        assert!(json["timing"]["boot_s"].is_f64() && json["timing"]["window_s"].is_f64());
+        assert_eq!(
+            json["vcpus"][1],
+            serde_json::json!({
+                "id": 1,
+                "role": "housekeeping",
+                "window": {
+                    "ipis_targeted": 101,
+                    "ipi_deliveries": 101,
+                    "ipi_writes": 0,
+                    "coalesced": 0,
+                    "by_vector": {"call-function": 101},
+                    "by_source": {"0": 101},
+                    "other_interrupts": {},
+                },
+                "deferred": 0,
+                "caught_up": 0,
+            })
+        );
+        assert_eq!(json["vcpus"][2]["window"]["ipis_targeted"], 0);
+        assert_eq!(
+            (
+                &json["vcpus"][2]["deferred"],
+                &json["vcpus"][2]["caught_up"]
+            ),
+            (&303.into(), &1.into())
+        );
+    }
+
+    #[test]
+    fn a_run_that_never_began_is_a_result_too() {
+        let plan = plan("vunmap-storm", None);
+        let check = Check::new(verdict::RUN, Verdict::Skipped, "no /dev/kvm");
+        let json = RunResult::new(&plan, vec![check]).to_json().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "schema_version": 1,
+                "verdict": "skipped",
+                "scenario": {
+                    "name": "vunmap-storm",
+                    "group": "tlb",
+                    "storm": "100 rounds of vmalloc and vfree, 8 pages each",
+                    "operations": 100,
+                    "deferral": true,
+                },
+                "checks": [{"name": "run", "status": "skipped", "evidence": "no /dev/kvm"}],
+                "vcpus": [],
+                "timing": {"boot_s": null, "window_s": null, "total_s": 0.0},
+                "kernel": null,
+                "machine": null,
+                "host": null,
+                "report": null,
+            })
+        );
+    }
+}

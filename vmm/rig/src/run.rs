@@ -1,0 +1,246 @@
+//! One run, from a plan to a result: makes the machine, has the conductor take it through, judges.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipirig_machine::{ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError};
+
+use crate::cmdline::command_line;
+use crate::conductor::{self, Ended, Evidence, Phase};
+use crate::ledger::{DETAILS, Ledger};
+use crate::plan::Plan;
+use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::verdict::{Check, RUN, Verdict, judge};
+
+/// What a run needs besides a host.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What to do.
+    pub plan: Plan,
+    /// What to boot.
+    pub kernel: KernelFiles,
+    /// The APIC's face.
+    pub apic: ApicMode,
+    /// Where console output goes.
+    pub console: ConsoleSinks,
+}
+
+/// Why there is no result. Everything else that goes wrong is a result with the verdict `error`
+/// or `skipped`, because whoever reads results wants to know.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// SIGINT or SIGTERM; the machine has been stopped.
+    #[error("interrupted during: {phase}")]
+    Interrupted {
+        /// The phase.
+        phase: Phase,
+    },
+    /// The machine cannot be made of what the user gave.
+    #[error(transparent)]
+    Input(MachineError),
+}
+
+/// Checks the kernel file before anything is started.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub fn check_kernel(path: &Path) -> Result<(), BootError> {
+    ipirig_machine::check_kernel(path).map(|_format| ())
+}
+
+/// The result of a run for which the host lacks something, or that failed before it began.
+#[must_use]
+pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
+    RunResult::new(plan, vec![Check::new(RUN, verdict, chain(why))])
+}
+
+/// Runs `setup` on `host`. `phase` hears of each phase as it begins. The machine is gone when this
+/// returns.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResult, RunError> {
+    let started = Instant::now();
+    let plan = &setup.plan;
+    let ledger = Arc::new(Ledger::new(plan.roles.len(), DETAILS));
+    let config = Config {
+        roles: plan.roles.clone(),
+        memory_mib: plan.memory_mib,
+        kernel: setup.kernel.kernel.clone(),
+        initramfs: setup.kernel.initramfs.clone(),
+        cmdline: command_line(plan),
+        apic: setup.apic,
+        pin: plan.pin.clone(),
+        console: setup.console.clone(),
+    };
+    let mut result = match Machine::new(host, &config, ledger.clone()) {
+        Ok(mut machine) => {
+            let kernel = KernelInfo::new(&setup.kernel, machine.cmdline());
+            let about = MachineInfo {
+                apic: if machine.x2apic() { "x2apic" } else { "xapic" }.to_owned(),
+                cores: machine.placement().cores.clone(),
+                memory_mib: plan.memory_mib,
+                warnings: machine.placement().warnings.clone(),
+            };
+            let outcome = start_and_conduct(&mut machine, plan, &ledger, phase);
+            machine.stop();
+            let mut result = conclude(plan, outcome, kernel)?;
+            result.machine = Some(about);
+            result
+        }
+        Err(error) if error.is_usage() => return Err(RunError::Input(error)),
+        Err(error @ MachineError::NoX2apic) => not_run(plan, Verdict::Skipped, &error),
+        Err(error) => not_run(plan, Verdict::Error, &error),
+    };
+    result.host = Some(host.facts().clone());
+    result.timing.total_s = seconds(started.elapsed());
+    Ok(result)
+}
+
+fn start_and_conduct(
+    machine: &mut Machine,
+    plan: &Plan,
+    ledger: &Ledger,
+    phase: &dyn Fn(Phase),
+) -> Result<Evidence, Ended> {
+    machine.start().map_err(|error| Ended::Machine {
+        phase: Phase::Boot,
+        source: error.into(),
+    })?;
+    conductor::conduct(machine, plan, ledger, phase)
+}
+
+/// From how the conductor's work ended to a result.
+fn conclude(
+    plan: &Plan,
+    outcome: Result<Evidence, Ended>,
+    kernel: KernelInfo,
+) -> Result<RunResult, RunError> {
+    let mut result = match &outcome {
+        Ok(evidence) => RunResult::new(plan, judge(plan, evidence)),
+        Err(Ended::Interrupted { phase }) => return Err(RunError::Interrupted { phase: *phase }),
+        Err(ended @ Ended::Lacking { .. }) => not_run(plan, Verdict::Skipped, ended),
+        Err(ended) => not_run(plan, Verdict::Error, ended),
+    };
+    result.kernel = Some(kernel);
+    Ok(match outcome {
+        Ok(evidence) => result.with_evidence(plan, &evidence),
+        Err(ended) => RunResult {
+            report: ended.report().map(str::to_owned),
+            ..result
+        },
+    })
+}
+
+/// An error with all its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conductor::fake::{Fake, Moment, Script, plan};
+    use crate::exit::Code;
+
+    fn run(script: Script) -> Result<RunResult, RunError> {
+        let plan = plan("static-key-flip", None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let mut guest = Fake::new(&plan, &ledger, script);
+        let outcome = conductor::conduct(&mut guest, &plan, &ledger, &|_| {});
+        let files = KernelFiles {
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            package: None,
+            series: None,
+        };
+        conclude(&plan, outcome, KernelInfo::new(&files, ""))
+    }
+
+    fn code(script: Script) -> u8 {
+        let code = match run(script) {
+            Ok(result) => Code::from(result.verdict),
+            Err(error) => Code::from(&error),
+        };
+        code as u8
+    }
+
+    #[test]
+    fn every_ending_has_its_exit_code() {
+        let stops = Script {
+            stops_in: Some(Moment::Boot),
+            ..Script::default()
+        };
+        let interrupted = Script {
+            interrupted_in: Some(Moment::Order),
+            ..Script::default()
+        };
+        let cases = [
+            (Script::default(), 0),
+            (
+                Script {
+                    ipis_per_operation: 3,
+                    ..Script::default()
+                },
+                1,
+            ),
+            (
+                Script {
+                    no_witness: true,
+                    ..Script::default()
+                },
+                3,
+            ),
+            (
+                Script {
+                    silent: true,
+                    ..Script::default()
+                },
+                3,
+            ),
+            (stops, 3),
+            (
+                Script {
+                    no_module: true,
+                    ..Script::default()
+                },
+                4,
+            ),
+            (interrupted, 130),
+        ];
+        for (script, expected) in cases {
+            assert_eq!(code(script.clone()), expected, "{script:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_stops_leaves_its_report_in_the_result() {
+        let script = Script {
+            stops_in: Some(Moment::Boot),
+            ..Script::default()
+        };
+        let result = run(script).unwrap();
+        let checks: Vec<(&str, Verdict, &str)> = result
+            .checks
+            .iter()
+            .map(|c| (c.name, c.status, c.evidence.as_str()))
+            .collect();
+        let expected = "the guest stopped during: boot: triple fault on vCPU 1";
+        assert_eq!(checks, [("run", Verdict::Error, expected)]);
+        assert_eq!(
+            result.report.as_deref(),
+            Some("report: triple fault on vCPU 1")
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! Scenarios: what to provoke, on which vCPUs, and what must hold. Read from TOML, then validated.
+
+mod builtin;
+mod diagnostic;
+mod raw;
+mod storm;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use ipirig_abi::Role;
+
+pub use diagnostic::Diagnostic;
+pub use storm::{Completion, Deferred, Storm};
+
+use crate::suggest;
+
+/// Scenario files are a page of text; a longer one is some other file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A scenario that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Its name, as the user types it.
+    pub name: String,
+    /// The claim it belongs to: `text`, `tlb`, ...
+    pub group: String,
+    /// One line for `ipirig list`.
+    pub summary: String,
+    /// The vCPUs besides the control vCPU.
+    pub vcpus: Vcpus,
+    /// What to provoke.
+    pub storm: Storm,
+    /// What must hold.
+    pub expect: Expectations,
+}
+
+/// How many vCPUs of which role a scenario wants. There is always one control vCPU more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpus {
+    /// Housekeeping vCPUs, 0 to 62.
+    pub housekeeping: usize,
+    /// Isolated vCPUs, 1 to 63.
+    pub isolated: usize,
+    /// The role of vCPUs that the user asks for beyond these.
+    pub further: Role,
+}
+
+/// What must hold in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expectations {
+    /// Most IPIs that may target each isolated vCPU.
+    pub isolated_ipis_max: u64,
+    /// Fewest IPIs that must target each housekeeping vCPU.
+    pub housekeeping_ipis_min: u64,
+}
+
+/// Why there is no such scenario.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScenarioError {
+    /// No built-in scenario has this name.
+    #[error("no scenario `{name}`: {advice}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        advice: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the scenario {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no text of a scenario's size.
+    #[error("{} is not a scenario: {reason}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        reason: &'static str,
+    },
+    /// The file's contents are wrong.
+    #[error("{0}")]
+    Invalid(Box<Diagnostic>),
+}
+
+impl Scenario {
+    /// The scenario that a user names: a built-in one, or a path to a `.toml` file.
+    ///
+    /// # Errors
+    ///
+    /// See [`ScenarioError`].
+    pub fn find(argument: &str) -> Result<Self, ScenarioError> {
+        if argument.ends_with(".toml") || argument.contains('/') {
+            return Self::read(Path::new(argument));
+        }
+        let Some((stem, text)) = builtin::FILES.iter().find(|(stem, _)| *stem == argument) else {
+            return Err(unknown(argument));
+        };
+        Self::parse(&format!("scenarios/{stem}.toml"), text)
+    }
+
+    /// Every built-in scenario, in the order of the table.
+    ///
+    /// # Errors
+    ///
+    /// Never, as a test shows; built-in files go through the same parser as any other.
+    pub fn all() -> Result<Vec<Self>, ScenarioError> {
+        builtin::FILES
+            .iter()
+            .map(|(stem, text)| Self::parse(&format!("scenarios/{stem}.toml"), text))
+            .collect()
+    }
+
+    /// Parses and validates the text of `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`ScenarioError::Invalid`], which points at the place.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
+        validate::parse(file, text).map_err(|error| ScenarioError::Invalid(Box::new(error)))
+    }
+
+    fn read(path: &Path) -> Result<Self, ScenarioError> {
+        let unreadable = |source| ScenarioError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let mut bytes = Vec::new();
+        // Bounded: the path may be a device that never ends.
+        File::open(path)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(unreadable)?;
+        let not_text = |reason| ScenarioError::NotText {
+            path: path.to_owned(),
+            reason,
+        };
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(not_text("it is longer than 1 MiB"));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| not_text("it is not UTF-8 text"))?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+}
+
+fn unknown(name: &str) -> ScenarioError {
+    let names = builtin::FILES.map(|(stem, _)| stem);
+    let advice = match suggest::closest(name, names) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!(
+            "there are {} (or give the path of a .toml file)",
+            names.join(", ")
+        ),
+    };
+    ScenarioError::Unknown {
+        name: name.to_owned(),
+        advice,
+    }
+}

@@ -1,0 +1,69 @@
+//! Was any isolated vCPU sent an IPI in the window?
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use ipirig_abi::Role;
+
+use super::{Check, ISOLATED_IPIS, Verdict, worst};
+use crate::conductor::Evidence;
+use crate::ledger::Tally;
+use crate::plan::Plan;
+
+/// Sends are counted, not deliveries: two sends that were merged into one delivery are two.
+///
+/// A send to a CPU that is in the kernel is right, deferral or not. The ledger knows what each IPI
+/// interrupted. If the only IPIs are those that a timer or another interrupt may have let in, the
+/// window was not clean and the answer is `error`. Each such interrupt may let in any number of
+/// IPIs while the CPU is in the kernel, and one that was sent then and lands just after the return.
+/// Anything beyond that interrupted user space and is `violated`.
+pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
+    let most = plan.scenario.expect.isolated_ipis_max;
+    let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
+        let Some(record) = evidence.ledger.cpus.get(cpu) else {
+            return (Verdict::Error, format!("vCPU {cpu} is not in the ledger"));
+        };
+        let window = &record.window;
+        let sent = window.ipis_targeted();
+        if sent == 0 {
+            return (Verdict::Held, format!("vCPU {cpu}: no IPI"));
+        }
+        let words = format!("vCPU {cpu}: {}", describe(plan, window));
+        if sent <= most {
+            return (Verdict::Held, format!("{words}; {most} allowed"));
+        }
+        let others = window.other_interrupts();
+        if others > 0 && window.ipis_at_user <= others {
+            let words = format!(
+                "{words}, but {} other interrupts had it in the kernel: window not clean",
+                others
+            );
+            return (Verdict::Error, words);
+        }
+        (Verdict::Violated, words)
+    });
+    worst(ISOLATED_IPIS, findings.collect())
+}
+
+/// `303 IPIs (call-function 303) from vCPU 0, 3.00 per operation`
+fn describe(plan: &Plan, window: &Tally) -> String {
+    let sent = window.ipis_targeted();
+    let operations = plan.scenario.storm.operations().max(1);
+    let sources: Vec<String> = window.targeted_by.keys().map(ToString::to_string).collect();
+    // Counts of IPIs stay far below 2^53.
+    let rate = sent as f64 / operations as f64;
+    format!(
+        "{sent} IPIs ({}) from vCPU {}, {rate:.2} per operation",
+        list(&window.targeted),
+        sources.join(", ")
+    )
+}
+
+/// `call-function 300, reschedule 3`
+pub(super) fn list<K: Display>(counts: &BTreeMap<K, u64>) -> String {
+    counts
+        .iter()
+        .map(|(kind, count)| format!("{kind} {count}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

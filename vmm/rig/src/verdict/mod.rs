@@ -1,0 +1,178 @@
+//! From evidence to named checks, and from checks to the verdict.
+//!
+//! | some check is | and | verdict |
+//! | --- | --- | --- |
+//! | `violated` | whatever the others are | `violated` |
+//! | `error` | none is `violated` | `error` |
+//! | `skipped`, an essential one | none is `violated` or `error` | `skipped` |
+//! | `held`, all essential ones | the others `held` or `skipped` | `held` |
+//! | an essential one is missing altogether | none is `violated` | `error` |
+//!
+//! `violated` comes before `error`: what was seen was seen, and a doubt elsewhere does not undo it.
+//! A doubt that could itself have produced the finding is dealt with inside the check: it then
+//! says `error`, not `violated`. `error` comes before `skipped`: a host that lacks something is no
+//! excuse for a rig that cannot tell. `held` must be earned, so an essential check that nobody made
+//! is an `error`.
+
+mod completion;
+mod counters;
+mod ipis;
+mod soundness;
+#[cfg(test)]
+pub(crate) mod tests;
+mod window;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::conductor::Evidence;
+use crate::plan::Plan;
+
+/// What became of a check, and of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It was looked at, and it is so.
+    Held,
+    /// It was looked at, and it is not so.
+    Violated,
+    /// The rig could not tell.
+    Error,
+    /// Host or kernel lacks what is needed to look.
+    Skipped,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Held => "held",
+            Self::Violated => "violated",
+            Self::Error => "error",
+            Self::Skipped => "skipped",
+        })
+    }
+}
+
+/// One named question and its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// A stable name, for machines too.
+    pub name: &'static str,
+    /// The answer.
+    pub status: Verdict,
+    /// What it rests on, in a sentence or two.
+    pub evidence: String,
+}
+
+/// No IPI was sent to any isolated vCPU in the window.
+pub const ISOLATED_IPIS: &str = "isolated-ipis";
+/// Every isolated vCPU was in user space for the whole window.
+pub const USER_SPACE: &str = "user-space-throughout";
+/// The storm happened.
+pub const STORM_RAN: &str = "storm-ran";
+/// The first entry showed the storm's outcome.
+pub const COMPLETED: &str = "completed-on-entry";
+/// The kernel counted deferred work, and that it was done.
+pub const COUNTERS: &str = "kernel-counters";
+/// The ledger is whole.
+pub const NOTHING_LOST: &str = "nothing-lost";
+/// No interrupt reached the guest behind the rig's back.
+pub const NO_WAY_ROUND: &str = "no-way-round";
+/// Stands for all others when a run ended before there was evidence.
+pub const RUN: &str = "run";
+
+/// Checks without which a run cannot be `held`.
+const ESSENTIAL: [&str; 4] = [ISOLATED_IPIS, USER_SPACE, STORM_RAN, NOTHING_LOST];
+
+impl Check {
+    pub(crate) fn new(name: &'static str, status: Verdict, evidence: impl Into<String>) -> Self {
+        Self {
+            name,
+            status,
+            evidence: evidence.into(),
+        }
+    }
+}
+
+/// Makes every check, in the order in which people want to read them.
+#[must_use]
+pub fn judge(plan: &Plan, evidence: &Evidence) -> Vec<Check> {
+    let isolated_ipis = ipis::isolated_ipis(plan, evidence);
+    let user_space = window::user_space_throughout(plan, evidence, isolated_ipis.status);
+    vec![
+        isolated_ipis,
+        user_space,
+        soundness::storm_ran(plan, evidence),
+        completion::completed_on_entry(plan, evidence),
+        counters::kernel_counters(plan, evidence),
+        soundness::nothing_lost(evidence),
+        soundness::no_way_round(evidence),
+    ]
+}
+
+/// The verdict on a run; the table above.
+#[must_use]
+pub fn overall(checks: &[Check]) -> Verdict {
+    let any = |status| checks.iter().any(|check| check.status == status);
+    if any(Verdict::Violated) {
+        return Verdict::Violated;
+    }
+    if any(Verdict::Error) {
+        return Verdict::Error;
+    }
+    // A run that ended before there was evidence has one check, which says why.
+    if let [only] = checks
+        && only.name == RUN
+    {
+        return if only.status == Verdict::Held {
+            Verdict::Error
+        } else {
+            only.status
+        };
+    }
+    let mut verdict = Verdict::Held;
+    for essential in ESSENTIAL {
+        match checks
+            .iter()
+            .find(|check| check.name == essential)
+            .map(|check| check.status)
+        {
+            Some(Verdict::Held) => {}
+            Some(_) => verdict = Verdict::Skipped,
+            None => return Verdict::Error,
+        }
+    }
+    verdict
+}
+
+/// Joins what was found, worst first: the status of the worst and the words of all that share it.
+fn worst(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
+    let rank = |status| match status {
+        Verdict::Violated => 3,
+        Verdict::Error => 2,
+        Verdict::Skipped => 1,
+        Verdict::Held => 0,
+    };
+    let status = findings
+        .iter()
+        .map(|(status, _)| *status)
+        .max_by_key(|status| rank(*status))
+        // Nothing looked at is nothing known.
+        .unwrap_or(Verdict::Error);
+    let words: Vec<String> = findings
+        .into_iter()
+        .filter(|(s, _)| *s == status)
+        .map(|(_, words)| words)
+        .collect();
+    let evidence = if words.is_empty() {
+        "there was nothing to look at".to_owned()
+    } else {
+        words.join("; ")
+    };
+    Check {
+        name,
+        status,
+        evidence,
+    }
+}

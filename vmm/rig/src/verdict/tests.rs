@@ -1,0 +1,400 @@
+use super::*;
+use crate::conductor::conduct;
+use crate::conductor::fake::{Counting, Fake, Script, plan};
+use crate::ledger::{DETAILS, Ledger};
+use Verdict::{Error, Held, Skipped, Violated};
+
+/// The evidence of a fake guest that follows `script`.
+pub(crate) fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> (Plan, Evidence) {
+    let mut plan = plan(scenario, vcpus);
+    plan.deferral = script.ipis_per_operation == 0;
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    let evidence = conduct(
+        &mut Fake::new(&plan, &ledger, script),
+        &plan,
+        &ledger,
+        &|_| {},
+    );
+    let evidence = evidence.unwrap();
+    plan.deferral = true;
+    (plan, evidence)
+}
+
+fn statuses(script: Script) -> Vec<(&'static str, Verdict)> {
+    let (plan, evidence) = evidence("static-key-flip", None, script);
+    let checks = judge(&plan, &evidence);
+    checks
+        .iter()
+        .filter(|c| c.status != Held)
+        .map(|c| (c.name, c.status))
+        .collect()
+}
+
+fn check(name: &str, scenario: &str, script: Script) -> Check {
+    let (plan, evidence) = evidence(scenario, None, script);
+    judge(&plan, &evidence)
+        .into_iter()
+        .find(|check| check.name == name)
+        .unwrap()
+}
+
+#[test]
+fn a_healthy_guest_holds_every_check_in_every_scenario_and_size() {
+    for scenario in ["static-key-flip", "vunmap-storm"] {
+        for vcpus in [None, Some(2), Some(5), Some(64)] {
+            let (plan, evidence) = evidence(scenario, vcpus, Script::default());
+            let checks = judge(&plan, &evidence);
+            let not_held: Vec<&Check> = checks.iter().filter(|c| c.status != Held).collect();
+            assert!(not_held.is_empty(), "{scenario} {vcpus:?}: {not_held:?}");
+            assert_eq!(overall(&checks), Held);
+        }
+    }
+}
+
+#[test]
+fn each_fault_is_noticed_by_its_check_and_only_there() {
+    let cases = [
+        (
+            Script {
+                no_witness: true,
+                ..Script::default()
+            },
+            vec![(STORM_RAN, Error)],
+        ),
+        (
+            Script {
+                heart_stops: true,
+                ..Script::default()
+            },
+            vec![(USER_SPACE, Error)],
+        ),
+        (
+            Script {
+                timers: 1,
+                ..Script::default()
+            },
+            vec![(USER_SPACE, Error)],
+        ),
+        (
+            Script {
+                in_kernel: true,
+                ..Script::default()
+            },
+            vec![(USER_SPACE, Error)],
+        ),
+        (
+            Script {
+                stale: true,
+                ..Script::default()
+            },
+            vec![(COMPLETED, Violated)],
+        ),
+        (
+            Script {
+                probe_errno: 5,
+                ..Script::default()
+            },
+            vec![(COMPLETED, Error)],
+        ),
+        (
+            Script {
+                lazy: 2,
+                ..Script::default()
+            },
+            vec![(STORM_RAN, Error), (COMPLETED, Error)],
+        ),
+        (
+            Script {
+                undeliverable: 1,
+                ..Script::default()
+            },
+            vec![(NOTHING_LOST, Error)],
+        ),
+        (
+            Script {
+                hidden: 1,
+                ..Script::default()
+            },
+            vec![(NO_WAY_ROUND, Error)],
+        ),
+        (
+            Script {
+                counters: Counting::Absent,
+                ..Script::default()
+            },
+            vec![(COUNTERS, Skipped)],
+        ),
+        (
+            Script {
+                counters: Counting::Nonsense,
+                ..Script::default()
+            },
+            vec![(COUNTERS, Error)],
+        ),
+        (
+            Script {
+                counters: Counting::NothingDeferred,
+                ..Script::default()
+            },
+            vec![(COUNTERS, Error)],
+        ),
+        (
+            Script {
+                counters: Counting::NeverCaughtUp,
+                ..Script::default()
+            },
+            vec![(COUNTERS, Violated)],
+        ),
+        (
+            Script {
+                ipis_per_operation: 3,
+                ..Script::default()
+            },
+            vec![
+                (ISOLATED_IPIS, Violated),
+                (USER_SPACE, Violated),
+                (COUNTERS, Violated),
+            ],
+        ),
+        (
+            Script {
+                ipis_in_kernel: 2,
+                timers: 1,
+                ..Script::default()
+            },
+            vec![(ISOLATED_IPIS, Error), (USER_SPACE, Error)],
+        ),
+        (
+            Script {
+                ipis_in_kernel: 2,
+                ..Script::default()
+            },
+            vec![(ISOLATED_IPIS, Violated), (USER_SPACE, Violated)],
+        ),
+    ];
+    for (script, expected) in cases {
+        assert_eq!(statuses(script.clone()), expected, "{script:?}");
+    }
+}
+
+#[test]
+fn evidence_says_how_many_what_and_how_often() {
+    let script = Script {
+        ipis_per_operation: 3,
+        ..Script::default()
+    };
+    assert_eq!(
+        check(ISOLATED_IPIS, "static-key-flip", script.clone()).evidence,
+        "vCPU 2: 303 IPIs (call-function 303) from vCPU 0, 3.00 per operation"
+    );
+    assert_eq!(
+        check(ISOLATED_IPIS, "vunmap-storm", script).evidence,
+        "vCPU 2: 300 IPIs (call-function 300) from vCPU 0, 3.00 per operation"
+    );
+}
+
+#[test]
+fn a_timer_does_not_excuse_a_storm_of_ipis() {
+    let script = Script {
+        ipis_per_operation: 3,
+        timers: 2,
+        ..Script::default()
+    };
+    assert_eq!(
+        check(ISOLATED_IPIS, "static-key-flip", script).status,
+        Violated
+    );
+}
+
+#[test]
+fn a_stale_page_is_as_bad_as_a_stale_branch() {
+    let stale = || Script {
+        stale: true,
+        ..Script::default()
+    };
+    assert_eq!(
+        check(COMPLETED, "vunmap-storm", stale()).evidence,
+        "vCPU 2: still the old page behind the alias (0x1111) on first entry"
+    );
+    assert_eq!(
+        check(COMPLETED, "static-key-flip", stale()).evidence,
+        "vCPU 2: still the old branch (0x0) on first entry"
+    );
+}
+
+#[test]
+fn an_outcome_that_changes_nothing_proves_nothing() {
+    let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+    evidence.storm.value = 0;
+    let check = completion::completed_on_entry(&plan, &evidence);
+    assert_eq!(check.status, Error);
+    evidence.storm.value = 7;
+    let check = completion::completed_on_entry(&plan, &evidence);
+    assert_eq!(
+        (check.status, check.evidence.contains("neither")),
+        (Violated, true)
+    );
+}
+
+#[test]
+fn without_a_module_completion_is_skipped() {
+    let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+    evidence.module = false;
+    let checks = judge(&plan, &evidence);
+    let completed = checks.iter().find(|check| check.name == COMPLETED).unwrap();
+    assert_eq!((completed.status, overall(&checks)), (Skipped, Held));
+}
+
+#[test]
+fn without_a_housekeeping_vcpu_the_guests_count_must_do_and_the_check_says_so() {
+    let (plan, evidence) = evidence("static-key-flip", Some(2), Script::default());
+    let check = soundness::storm_ran(&plan, &evidence);
+    assert_eq!(
+        (check.status, check.evidence.as_str()),
+        (
+            Held,
+            "101 operations by the guest's count; no housekeeping vCPU to bear witness"
+        )
+    );
+}
+
+#[test]
+fn with_deferral_off_counters_that_stand_still_are_skipped_and_others_violated() {
+    let (mut plan, still) = evidence(
+        "static-key-flip",
+        None,
+        Script {
+            counters: Counting::NothingDeferred,
+            ..Script::default()
+        },
+    );
+    plan.deferral = false;
+    assert_eq!(counters::kernel_counters(&plan, &still).status, Skipped);
+    let (_, grown) = evidence("static-key-flip", None, Script::default());
+    assert_eq!(counters::kernel_counters(&plan, &grown).status, Violated);
+}
+
+#[test]
+fn with_deferral_off_a_stock_storm_is_violated_and_nothing_else() {
+    let (mut plan, evidence) = evidence(
+        "static-key-flip",
+        None,
+        Script {
+            ipis_per_operation: 3,
+            ..Script::default()
+        },
+    );
+    plan.deferral = false;
+    let checks = judge(&plan, &evidence);
+    let counters = checks.iter().find(|check| check.name == COUNTERS).unwrap();
+    assert_eq!((counters.status, overall(&checks)), (Skipped, Violated));
+}
+
+#[test]
+fn counters_that_run_backwards_or_vanish_are_errors() {
+    let (plan, good) = evidence("static-key-flip", None, Script::default());
+    let mut backwards = good.clone();
+    std::mem::swap(
+        &mut backwards.before.counters,
+        &mut backwards.after.counters,
+    );
+    assert_eq!(counters::kernel_counters(&plan, &backwards).status, Error);
+    let mut vanished = good;
+    vanished.after.counters = Ok(None);
+    assert_eq!(counters::kernel_counters(&plan, &vanished).status, Error);
+}
+
+#[test]
+fn what_the_ledger_could_not_keep_is_an_error() {
+    let (_, good) = evidence("static-key-flip", None, Script::default());
+    assert_eq!(soundness::nothing_lost(&good).status, Held);
+    let mut dropped = good.clone();
+    dropped.ledger.dropped = 1;
+    assert_eq!(soundness::nothing_lost(&dropped).status, Error);
+    let mut strange = good;
+    strange.ledger.strangers = 1;
+    assert_eq!(soundness::nothing_lost(&strange).status, Error);
+}
+
+#[test]
+fn without_interrupt_rows_the_way_round_cannot_be_looked_for() {
+    let (_, mut evidence) = evidence("static-key-flip", None, Script::default());
+    evidence.after.interrupts.rows.clear();
+    assert_eq!(soundness::no_way_round(&evidence).status, Skipped);
+}
+
+#[test]
+fn evidence_that_lacks_an_isolated_vcpu_is_never_held() {
+    let (plan, good) = evidence("static-key-flip", None, Script::default());
+    let mut blind = good.clone();
+    blind.marks.clear();
+    blind.released.clear();
+    blind.ledger.cpus.truncate(2);
+    let checks = judge(&plan, &blind);
+    for name in [ISOLATED_IPIS, USER_SPACE, COMPLETED] {
+        let check = checks.iter().find(|check| check.name == name).unwrap();
+        assert_eq!(check.status, Error, "{name}");
+    }
+}
+
+#[test]
+fn an_allowed_number_of_ipis_is_allowed_and_no_more() {
+    let script = Script {
+        ipis_per_operation: 1,
+        ..Script::default()
+    };
+    let (mut plan, evidence) = evidence("static-key-flip", None, script);
+    plan.scenario.expect.isolated_ipis_max = 101;
+    assert_eq!(ipis::isolated_ipis(&plan, &evidence).status, Held);
+    plan.scenario.expect.isolated_ipis_max = 100;
+    assert_eq!(ipis::isolated_ipis(&plan, &evidence).status, Violated);
+}
+
+/// The documented table, for every combination of an essential and another check.
+#[test]
+fn precedence_is_as_documented_for_every_combination() {
+    let all = [Held, Violated, Error, Skipped];
+    for essential in all {
+        for other in all {
+            let mut checks: Vec<Check> = ESSENTIAL
+                .iter()
+                .map(|name| Check::new(name, Held, ""))
+                .collect();
+            checks[1].status = essential;
+            checks.push(Check::new(COUNTERS, other, ""));
+            let expected = match (essential, other) {
+                (Violated, _) | (_, Violated) => Violated,
+                (Error, _) | (_, Error) => Error,
+                (Skipped, _) => Skipped,
+                (Held, Held | Skipped) => Held,
+            };
+            assert_eq!(overall(&checks), expected, "{essential} {other}");
+            checks.reverse();
+            assert_eq!(
+                overall(&checks),
+                expected,
+                "order matters: {essential} {other}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_missing_essential_check_is_an_error() {
+    assert_eq!(overall(&[]), Error);
+    for missing in ESSENTIAL {
+        let checks: Vec<Check> = ESSENTIAL
+            .iter()
+            .filter(|name| **name != missing)
+            .map(|name| Check::new(name, Held, ""))
+            .collect();
+        assert_eq!(overall(&checks), Error, "{missing}");
+    }
+}
+
+#[test]
+fn a_run_without_evidence_is_never_held() {
+    for (status, expected) in [(Held, Error), (Error, Error), (Skipped, Skipped)] {
+        assert_eq!(overall(&[Check::new(RUN, status, "")]), expected);
+    }
+}
