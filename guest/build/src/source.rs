@@ -47,7 +47,7 @@ pub(crate) fn find(
     }
     let log = store.log("source");
     let fetch = |renew| {
-        let source = newest(&log, renew, progress)?;
+        let source = newest(store, &log, renew, progress)?;
         source.download(store, &log, progress).map(|_| source)
     };
     let source = match fetch(update) {
@@ -64,7 +64,12 @@ pub(crate) fn find(
 }
 
 /// Asks apt which version it would download.
-fn newest(log: &Path, renew: bool, progress: &dyn Progress) -> Result<Source, GuestError> {
+fn newest(
+    store: &Store,
+    log: &Path,
+    renew: bool,
+    progress: &dyn Progress,
+) -> Result<Source, GuestError> {
     if !tools::is_debian() {
         let advice = "this needs Debian's apt-get; elsewhere, bring a kernel with --kernel";
         return Err(no_source(advice));
@@ -73,6 +78,8 @@ fn newest(log: &Path, renew: bool, progress: &dyn Progress) -> Result<Source, Gu
     let mut uris = None;
     let asked = Program::new("apt-get")
         .args(["--quiet", "--print-uris", "download", PACKAGE])
+        // apt says nothing about a package that is in the current directory already.
+        .dir(&empty_partial(store)?)
         .run("asking for the kernel source", log, |line| {
             uris = uris.take().or_else(|| parse_uri(line));
         });
@@ -87,6 +94,14 @@ fn newest(log: &Path, renew: bool, progress: &dyn Progress) -> Result<Source, Gu
             "apt has no package lists; run `apt-get update` as root",
         )),
     }
+}
+
+/// Where to download to. Needs the lock `source`.
+fn empty_partial(store: &Store) -> Result<PathBuf, GuestError> {
+    let dir = store.source().join("partial");
+    store::remove_dir(&dir)?;
+    store::make_dir(&dir)?;
+    Ok(dir)
 }
 
 fn no_source(advice: &str) -> GuestError {
@@ -150,9 +165,7 @@ impl Source {
             return Ok(deb);
         }
         progress.stage(&format!("downloading {PACKAGE} {}", self.package));
-        let dir = store.source().join("partial");
-        store::remove_dir(&dir)?;
-        store::make_dir(&dir)?;
+        let dir = empty_partial(store)?;
         let mut apt = Program::new("apt-get").dir(&dir);
         if tools::is_root() {
             // Its own user may not write into our directory; apt would warn and go on as root.
@@ -185,7 +198,6 @@ impl Source {
             });
         }
         fs::rename(&part, &deb).map_err(GuestError::io("create", &deb))?;
-        store::remove_dir(&dir)?;
         Ok(deb)
     }
 }
