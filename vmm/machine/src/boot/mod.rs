@@ -132,7 +132,7 @@ pub enum BootError {
     },
 }
 
-/// Checks that `path` is a kernel that [`load`] would take, as far as its headers tell. Cheap: reads
+/// Checks that `path` is a kernel that a guest can boot, as far as its headers tell. Cheap: reads
 /// a few hundred bytes. Whether it fits into memory shows later.
 ///
 /// # Errors
