@@ -31,7 +31,8 @@
 //! INIT and start-up IPIs; the one-shot and periodic timer.
 //!
 //! # What is not
-//! * TSC-deadline mode: hide it in CPUID.
+//! * The TSC and its deadline MSR: the mode is off until [`LocalApic::offer_tsc_deadline`], and the
+//!   caller turns TSC values into time. Where it is not offered, hide it in CPUID.
 //! * SMI: routed and counted, but nobody takes it, as these guests have no SMM.
 //! * LINT0, LINT1, thermal and performance interrupts, MSIs, and with them level-triggered
 //!   interrupts: nothing here raises them, so the TMR reads as zero. The LVT entries can be

@@ -134,7 +134,7 @@ impl Register {
             Register::Svr => 0x3ff,
             // Vector, delivery mode, destination mode, level, trigger mode, shorthand.
             Register::Icr => 0x000c_cfff,
-            // Vector, mask, one-shot or periodic. Bit 18 would be TSC-deadline mode.
+            // Vector, mask, one-shot or periodic. Bit 18 comes with TSC-deadline mode, if offered.
             Register::Lvt(Lvt::Timer) => 0x0003_00ff,
             // Vector, delivery mode, mask.
             Register::Lvt(Lvt::Thermal | Lvt::Performance) => 0x0001_07ff,

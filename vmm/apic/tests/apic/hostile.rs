@@ -12,6 +12,7 @@ enum Access {
     MsrWrite(u32, u64),
     Base(u64),
     Cr8(u8),
+    TscDeadline(u64, u64),
     Accept,
     AcceptAnything(u8),
 }
@@ -34,6 +35,7 @@ fn access() -> impl Strategy<Value = Access> {
             .prop_map(|(at, low, high)| Access::MsrWrite(at, u64::from(high) << 32 | u64::from(low))),
         2 => base.prop_map(Access::Base),
         1 => any::<u8>().prop_map(Access::Cr8),
+        1 => any::<(u64, u64)>().prop_map(|(value, at)| Access::TscDeadline(value, at)),
         4 => Just(Access::Accept),
         1 => any::<u8>().prop_map(Access::AcceptAnything),
     ]
@@ -70,6 +72,11 @@ proptest! {
                 }
                 Access::Cr8(cr8) => {
                     apic.set_cr8(cr8);
+                    Action::None
+                }
+                Access::TscDeadline(value, at) => {
+                    apic.offer_tsc_deadline();
+                    apic.set_tsc_deadline(value, at);
                     Action::None
                 }
                 Access::Accept => {

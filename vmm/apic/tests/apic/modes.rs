@@ -88,6 +88,16 @@ fn pending_interrupts_survive_the_switch_to_x2apic() {
 }
 
 #[test]
+fn disabling_loses_pending_interrupts_even_if_nobody_polled_in_between() {
+    let mut machine = Machine::xapic(2);
+    machine.ipi(0, 0x40fb, 1);
+    machine.ipi(0, 0x4400, 1);
+    machine.cpus[1].set_apic_base(BASE).unwrap();
+    machine.cpus[1].set_apic_base(BASE | ENABLE).unwrap();
+    assert_eq!(machine.cpus[1].poll(0), Work::default());
+}
+
+#[test]
 fn routing_follows_the_mode_of_the_target() {
     let mut machine = Machine::xapic(3);
     // CPU 2's flat logical id is bit 2; so is its bit in x2APIC mode. With another LDR they differ.
