@@ -27,8 +27,8 @@ fn kernel_is_built_once_and_then_found() {
             "0 of Some(0)",
             "configuring linux 6.12.0-1",
             "building linux 6.12.0-1",
-            "1 of Some(1100)",
-            "2 of Some(1100)",
+            "1 of Some(1130)",
+            "2 of Some(1130)",
         ]
     );
     assert_eq!(kernel.manifest.release, "6.12.0");
