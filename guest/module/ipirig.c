@@ -156,14 +156,15 @@ static int ipirig_map_at_alias(struct page *page, u32 *attempts)
 	struct ipirig_miss *miss, *next;
 	LIST_HEAD(misses);
 	int err = -EADDRNOTAVAIL;
+	void *addr;
 
-	for (*attempts = 1; *attempts <= IPIRIG_ALIAS_ATTEMPTS; ++*attempts) {
-		void *addr;
-
+	*attempts = 0;
+	while (*attempts < IPIRIG_ALIAS_ATTEMPTS) {
 		if (fatal_signal_pending(current)) {
 			err = -EINTR;
 			break;
 		}
+		++*attempts;
 		miss = kmalloc(sizeof(*miss), GFP_KERNEL);
 		addr = ipirig_map(page);
 		if (!miss || !addr) {
