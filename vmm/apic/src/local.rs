@@ -126,7 +126,9 @@ impl LocalApic {
 
     /// A write of `value` to IA32_TSC_DEADLINE; the TSC reaches `value` at `at` nanoseconds. Zero
     /// disarms. Outside the mode the write is lost (SDM 11.5.4.1).
-    pub fn set_tsc_deadline(&mut self, value: u64, at: u64) {
+    pub fn set_tsc_deadline(&mut self, value: u64, at: u64, now: u64) {
+        // One that passed unseen is not lost.
+        self.expire_timer(now);
         if self.regs.lvts.timer_is_tsc_deadline() {
             self.regs.timer.set_tsc_deadline(value, at);
         }

@@ -239,7 +239,7 @@ impl Lvts {
     }
 
     pub(crate) fn timer_is_tsc_deadline(&self) -> bool {
-        self.timer & LVT_TSC_DEADLINE != 0
+        self.timer & (LVT_PERIODIC | LVT_TSC_DEADLINE) == LVT_TSC_DEADLINE
     }
 }
 

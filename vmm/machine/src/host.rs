@@ -208,8 +208,10 @@ impl Host {
             what: "x2APIC registers",
             source,
         })?;
-        let tsc_deadline = tsc_deadline(&prober)
-            .map_err(|source| HostError::Probe { what: "TSC-deadline writes", source })?;
+        let tsc_deadline = tsc_deadline(&prober).map_err(|source| HostError::Probe {
+            what: "TSC-deadline writes",
+            source,
+        })?;
         let single_step = prober.single_step().map_err(|source| HostError::Probe {
             what: "single-stepping",
             source,
@@ -304,9 +306,14 @@ fn x2apic(prober: &Prober<'_>) -> Result<bool, ProbeError> {
 /// Whether the MSR filter brings writes of IA32_TSC_DEADLINE to user space.
 fn tsc_deadline(prober: &Prober<'_>) -> Result<bool, ProbeError> {
     // xor eax, eax; xor edx, edx; mov ecx, 0x6e0; wrmsr.
-    let write =
-        prober.ring0(&[0x31, 0xc0, 0x31, 0xd2, 0xb9, 0xe0, 0x06, 0x00, 0x00, 0x0f, 0x30])?;
-    Ok(write == Outcome::Msr { index: vm::TSC_DEADLINE, invalid: false })
+    let write = prober.ring0(&[
+        0x31, 0xc0, 0x31, 0xd2, 0xb9, 0xe0, 0x06, 0x00, 0x00, 0x0f, 0x30,
+    ])?;
+    Ok(write
+        == Outcome::Msr {
+            index: vm::TSC_DEADLINE,
+            invalid: false,
+        })
 }
 
 /// The TSC frequency of a fresh vCPU: the guests' own.

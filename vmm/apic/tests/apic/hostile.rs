@@ -76,7 +76,7 @@ proptest! {
                 }
                 Access::TscDeadline(value, at) => {
                     apic.offer_tsc_deadline();
-                    apic.set_tsc_deadline(value, at);
+                    apic.set_tsc_deadline(value, at, now);
                     Action::None
                 }
                 Access::Accept => {

@@ -161,14 +161,14 @@ fn a_tsc_deadline_fires_once_and_then_reads_zero() {
     let mut machine = Machine::x2apic(1);
     let apic = &mut machine.cpus[0];
     apic.offer_tsc_deadline();
-    apic.set_tsc_deadline(5000, 2000);
+    apic.set_tsc_deadline(5000, 2000, 0);
     assert_eq!(
         (apic.tsc_deadline(0), apic.timer_deadline()),
         (0, None),
         "not in the mode yet"
     );
     assert_eq!(apic.msr_write(0x832, 1 << 18 | 0x40, 0), Ok(Action::None));
-    apic.set_tsc_deadline(5000, 2000);
+    apic.set_tsc_deadline(5000, 2000, 0);
     // Neither count nor divider matter now.
     assert_eq!(apic.msr_write(0x838, 7, 0), Ok(Action::None));
     assert_eq!(apic.msr_write(0x83e, 0b1011, 0), Ok(Action::None));
@@ -187,13 +187,25 @@ fn zero_or_a_switch_of_mode_disarms_a_tsc_deadline() {
     let apic = &mut machine.cpus[0];
     apic.offer_tsc_deadline();
     assert_eq!(apic.msr_write(0x832, 1 << 18 | 0x40, 0), Ok(Action::None));
-    apic.set_tsc_deadline(5000, 2000);
-    apic.set_tsc_deadline(0, 0);
+    apic.set_tsc_deadline(5000, 2000, 0);
+    apic.set_tsc_deadline(0, 0, 0);
     assert_eq!(apic.timer_deadline(), None);
-    apic.set_tsc_deadline(5000, 2000);
+    apic.set_tsc_deadline(5000, 2000, 0);
     assert_eq!(apic.msr_write(0x832, 0x40, 0), Ok(Action::None));
     assert_eq!(
         (apic.timer_deadline(), apic.poll(9000).interrupt),
         (None, None)
     );
+}
+
+#[test]
+fn a_tsc_deadline_that_passed_unseen_is_not_overwritten() {
+    let mut machine = Machine::x2apic(1);
+    let apic = &mut machine.cpus[0];
+    apic.offer_tsc_deadline();
+    assert_eq!(apic.msr_write(0x832, 1 << 18 | 0x40, 0), Ok(Action::None));
+    apic.set_tsc_deadline(5000, 2000, 0);
+    apic.set_tsc_deadline(9000, 4000, 2500);
+    assert_eq!(apic.poll(2500).interrupt, Some(0x40));
+    assert_eq!(apic.timer_deadline(), Some(4000));
 }

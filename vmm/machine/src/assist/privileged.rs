@@ -14,7 +14,9 @@ pub(super) const QUIRK: Quirk = Quirk {
 struct Row {
     name: &'static str,
     code: &'static [u8],
-    /// Names for `clearcpuid=` (Linux takes names since 5.19), or none.
+    /// Exceptions that only say that the CPU or CR4 has it off: the kernel then finds that out.
+    refusals: &'static [u8],
+    /// A name for `clearcpuid=` (Linux takes names since 5.19), or none.
     clear: &'static str,
     /// Whole parameters for what `clearcpuid=` does not reach, or none.
     parameters: &'static str,
@@ -23,82 +25,88 @@ struct Row {
 /// Mitigations that execute VERW or write MSRs at each exit to user space. Page-table isolation
 /// is not among them.
 const NO_BUFFER_CLEARING: &str = "mds=off tsx_async_abort=off srbds=off mmio_stale_data=off \
-                                  reg_file_data_sampling=off retbleed=off spectre_v2=off";
+                                  reg_file_data_sampling=off tsa=off retbleed=off spectre_v2=off";
+
+/// Where CPL 0 is emulated, a REP MOVSB is a step a byte. Without these the kernel copies and clears
+/// by words.
+const FAST_STRINGS: &str = "erms,fsrm,fsrs";
+
+const UD: u8 = 6;
+const GP: u8 = 13;
 
 const ROWS: &[Row] = &[
-    Row {
-        name: "popcnt",
-        code: &[0xf3, 0x0f, 0xb8, 0xc0],
-        clear: "popcnt",
-        parameters: "",
-    },
-    Row {
-        name: "rdpid",
-        code: &[0xf3, 0x0f, 0xc7, 0xf8],
-        clear: "rdpid",
-        parameters: "",
-    },
-    Row {
-        name: "rdtscp",
-        code: &[0x0f, 0x01, 0xf9],
-        clear: "rdtscp",
-        parameters: "",
-    },
+    row("popcnt", &[0xf3, 0x0f, 0xb8, 0xc0], &[], "popcnt"),
+    row("rdpid", &[0xf3, 0x0f, 0xc7, 0xf8], &[], "rdpid"),
+    row("rdtscp", &[0x0f, 0x01, 0xf9], &[], "rdtscp"),
     // mov eax, 2; invpcid rax, [0x7000], with type 2: everything.
-    Row {
-        name: "invpcid",
-        code: &[
+    row(
+        "invpcid",
+        &[
             0xb8, 0x02, 0x00, 0x00, 0x00, 0x66, 0x0f, 0x38, 0x82, 0x04, 0x25, 0x00, 0x70, 0x00,
             0x00,
         ],
-        clear: "invpcid",
-        parameters: "",
-    },
-    Row {
-        name: "stac",
-        code: &[0x0f, 0x01, 0xcb],
-        clear: "smap",
-        parameters: "",
-    },
+        &[],
+        "invpcid",
+    ),
+    row("stac", &[0x0f, 0x01, 0xcb], &[], "smap"),
     // xor ecx, ecx; rdpkru.
-    Row {
-        name: "rdpkru",
-        code: &[0x31, 0xc9, 0x0f, 0x01, 0xee],
-        clear: "pku",
-        parameters: "",
-    },
+    row("rdpkru", &[0x31, 0xc9, 0x0f, 0x01, 0xee], &[UD, GP], "pku"),
+    // mov rax, cr4; or rax, UMIP; mov cr4, rax.
+    row(
+        "CR4.UMIP",
+        &[
+            0x0f, 0x20, 0xe0, 0x48, 0x0d, 0x00, 0x08, 0x00, 0x00, 0x0f, 0x22, 0xe0,
+        ],
+        &[],
+        "umip",
+    ),
     // xor ecx, ecx; xgetbv.
-    Row {
-        name: "xgetbv",
-        code: &[0x31, 0xc9, 0x0f, 0x01, 0xd0],
-        clear: "xsave",
-        parameters: "",
-    },
+    row(
+        "xgetbv",
+        &[0x31, 0xc9, 0x0f, 0x01, 0xd0],
+        &[UD, GP],
+        "xsave",
+    ),
     // mov eax, 0x10; lsl eax, eax: how the kernel's paranoid entry finds its CPU with FSGSBASE.
-    Row {
-        name: "lsl",
-        code: &[0xb8, 0x10, 0x00, 0x00, 0x00, 0x0f, 0x03, 0xc0],
-        clear: "fsgsbase",
-        parameters: "",
-    },
+    row(
+        "lsl",
+        &[0xb8, 0x10, 0x00, 0x00, 0x00, 0x0f, 0x03, 0xc0],
+        &[],
+        "fsgsbase",
+    ),
     // mov eax, 0x18; verw ax.
     Row {
-        name: "verw",
-        code: &[0xb8, 0x18, 0x00, 0x00, 0x00, 0x0f, 0x00, 0xe8],
-        clear: "",
         parameters: NO_BUFFER_CLEARING,
+        ..row(
+            "verw",
+            &[0xb8, 0x18, 0x00, 0x00, 0x00, 0x0f, 0x00, 0xe8],
+            &[],
+            "",
+        )
     },
 ];
+
+const fn row(
+    name: &'static str,
+    code: &'static [u8],
+    refusals: &'static [u8],
+    clear: &'static str,
+) -> Row {
+    Row {
+        name,
+        code,
+        refusals,
+        clear,
+        parameters: "",
+    }
+}
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     let mut missing = Vec::new();
     for row in ROWS {
-        // #UD (6) is what a CPU without the instruction does, and RDPID is refused that way by
-        // some emulators; #GP (13) comes from XGETBV and RDPKRU where CR4 has them off.
         match prober.ring0(row.code)? {
-            Outcome::Halted | Outcome::Vector(13) => {}
-            Outcome::Vector(6) if !row.needs_cr4() => missing.push(row),
-            Outcome::Vector(6) => {}
+            Outcome::Halted => {}
+            Outcome::Vector(vector) if row.refusals.contains(&vector) => {}
             _ => missing.push(row),
         }
     }
@@ -119,21 +127,17 @@ fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     })
 }
 
-impl Row {
-    /// Whether #UD only says that CR4 does not enable the instruction.
-    fn needs_cr4(&self) -> bool {
-        matches!(self.name, "rdpkru" | "xgetbv")
-    }
-}
-
+/// The kernel takes the last `clearcpuid=` only, and 127 characters of it
+/// (arch/x86/kernel/cpu/common.c).
 fn parameters(missing: &[&Row]) -> String {
-    let clear: Vec<_> = missing
+    let mut clear: Vec<_> = missing
         .iter()
         .map(|row| row.clear)
         .filter(|c| !c.is_empty())
         .collect();
     let mut words = Vec::new();
     if !clear.is_empty() {
+        clear.push(FAST_STRINGS);
         words.push(format!("clearcpuid={}", clear.join(",")));
     }
     words.extend(
@@ -151,13 +155,29 @@ mod tests {
 
     #[test]
     fn the_command_line_names_what_is_missing_and_nothing_else() {
-        let missing: Vec<_> = ROWS
-            .iter()
-            .filter(|r| ["popcnt", "lsl"].contains(&r.name))
-            .collect();
-        assert_eq!(parameters(&missing), "clearcpuid=popcnt,fsgsbase");
-        let verw: Vec<_> = ROWS.iter().filter(|r| r.name == "verw").collect();
-        assert_eq!(parameters(&verw), NO_BUFFER_CLEARING);
+        let pick = |names: &[&str]| -> Vec<_> {
+            ROWS.iter()
+                .filter(|row| names.contains(&row.name))
+                .collect()
+        };
+        assert_eq!(
+            parameters(&pick(&["popcnt", "lsl"])),
+            "clearcpuid=popcnt,fsgsbase,erms,fsrm,fsrs"
+        );
+        assert_eq!(parameters(&pick(&["verw"])), NO_BUFFER_CLEARING);
         assert_eq!(parameters(&[]), "");
+    }
+
+    #[test]
+    fn all_of_it_fits_what_the_kernel_reads() {
+        let all: Vec<_> = ROWS.iter().collect();
+        let line = parameters(&all);
+        let clear = line
+            .split(' ')
+            .next()
+            .unwrap()
+            .strip_prefix("clearcpuid=")
+            .unwrap();
+        assert!(clear.len() <= 127, "{clear}");
     }
 }

@@ -190,7 +190,10 @@ impl Vcpu {
 
     /// Arms the timer for the moment when the guest's TSC reaches `value`.
     fn set_tsc_deadline(&mut self, value: u64) -> Result<(), Break> {
-        let entry = kvm_msr_entry { index: TSC, ..kvm_msr_entry::default() };
+        let entry = kvm_msr_entry {
+            index: TSC,
+            ..kvm_msr_entry::default()
+        };
         let read = Msrs::from_entries(&[entry])
             .map_err(|_| errno::Error::new(libc::ENOMEM))
             .and_then(|mut msrs| self.fd.get_msrs(&mut msrs).map(|_| msrs));
@@ -198,8 +201,9 @@ impl Vcpu {
         let tsc = msrs.as_slice().first().map_or(0, |entry| entry.data);
         let left = u128::from(value.saturating_sub(tsc)) * 1_000_000
             / u128::from(self.tsc_khz.unwrap_or(1).max(1));
-        let at = clock::now().saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
-        self.apic.set_tsc_deadline(value, at);
+        let now = clock::now();
+        let at = now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
+        self.apic.set_tsc_deadline(value, at, now);
         Ok(())
     }
 
