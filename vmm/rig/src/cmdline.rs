@@ -29,12 +29,16 @@ const PARAMETERS: &[(&str, Value)] = &[
     ("reboot=k", Value::Plain),
     // The rig reports an oops as what it is rather than go on with a broken kernel.
     ("oops=panic", Value::Plain),
-    // No tick on a CPU that runs one task: the set whose kernel work is deferred.
+    // No clocksource watchdog, whose timer visits one CPU after the other.
+    ("tsc=reliable", Value::Plain),
+    // No /sys/module/*/parameters for built-in code: a second and more of boot where guest kernels
+    // are emulated.
+    ("initcall_blacklist=param_sysfs_builtin_init", Value::Plain),
+    // No tick on a CPU that runs one task, RCU callbacks elsewhere (implied): the set of CPUs whose
+    // kernel work is deferred.
     ("nohz_full=", Value::Isolated("")),
-    // No load balancing onto it, and no managed interrupts.
+    // No load balancing onto them, and no managed interrupts.
     ("isolcpus=", Value::Isolated("domain,managed_irq,")),
-    // RCU callbacks of isolated CPUs run on others.
-    ("rcu_nocbs=", Value::Isolated("")),
     // Device interrupts, should there be any, go elsewhere.
     ("irqaffinity=", Value::Others),
     // Deferral rests on the CR3 switch of page-table isolation, which CPUs without Meltdown
@@ -42,11 +46,10 @@ const PARAMETERS: &[(&str, Value)] = &[
     ("pti=on", Value::Plain),
     // Read by the reference series; other kernels hand an unknown parameter to init.
     ("ipi_deferral=", Value::Deferral),
-    // Periodic visitors: hard and soft lockup detection, corrected-error polling.
+    // Periodic visitors in kernels other than the reference one, which is built without them: hard
+    // and soft lockup detection, polling for corrected errors.
     ("nowatchdog", Value::Plain),
     ("mce=ignore_ce", Value::Plain),
-    // The agent is PID 1 wherever the initramfs comes from.
-    ("rdinit=/init", Value::Plain),
 ];
 
 /// The rig's part of the kernel command line for `plan`, with the user's part last so that it wins.
@@ -84,9 +87,10 @@ mod tests {
     fn the_default_line_isolates_the_last_of_three() {
         assert_eq!(
             line(Options::default()),
-            "console=ttyS0 quiet panic=-1 reboot=k oops=panic nohz_full=2 \
-             isolcpus=domain,managed_irq,2 rcu_nocbs=2 irqaffinity=0-1 pti=on ipi_deferral=on \
-             nowatchdog mce=ignore_ce rdinit=/init"
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
+             initcall_blacklist=param_sysfs_builtin_init nohz_full=2 \
+             isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
+             mce=ignore_ce"
         );
     }
 

@@ -91,6 +91,11 @@ fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
     };
     let yes = |yes, then: &str, otherwise: &str| if yes { then } else { otherwise }.to_owned();
     let cores: Vec<String> = facts.cores.iter().map(ToString::to_string).collect();
+    let sharing = if cores.len() < 3 {
+        "; a run has 3 vCPUs, so some share a core (isolated ones last)"
+    } else {
+        ""
+    };
     let tsc = match facts.tsc_khz {
         0 => "frequency unknown; guests calibrate for themselves".to_owned(),
         khz => format!("{}.{:03} MHz", khz / 1000, khz % 1000),
@@ -101,7 +106,10 @@ fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
             format!("API {}, host Linux {}", facts.api_version, facts.kernel),
         ),
         ("CPU", format!("{} ({}); {how}", facts.model, facts.vendor)),
-        ("cores", format!("{} ({})", cores.len(), cores.join(", "))),
+        (
+            "cores",
+            format!("{} ({}){sharing}", cores.len(), cores.join(", ")),
+        ),
         ("TSC", tsc),
         (
             "x2APIC",
@@ -130,13 +138,6 @@ fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
     ];
     for (name, text) in rows {
         let _ = writeln!(out, "{} {text}", label(name, paint));
-    }
-    if cores.len() < 3 {
-        let _ = writeln!(
-            out,
-            "{} a run has 3 vCPUs; with fewer cores some share one (isolated ones do so last)",
-            label("", paint)
-        );
     }
     let _ = writeln!(out, "\nProbes:");
     let width = facts

@@ -8,6 +8,11 @@ use crate::scenario::Scenario;
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
+/// MiB of guest memory for the reference kernel. More costs boot time where guest kernels are
+/// emulated, less saves none (guest/kernel/config/README.md).
+pub const MEMORY_REFERENCE_MIB: u64 = 128;
+/// MiB of guest memory for a kernel of unknown size, which may have to unpack itself.
+pub const MEMORY_OWN_MIB: u64 = 512;
 /// Longest deadline a user may ask for: a day.
 const TIMEOUT_MAX_S: u64 = 86_400;
 
@@ -20,8 +25,10 @@ pub struct Options {
     pub no_deferral: bool,
     /// Host core of each vCPU.
     pub pin: Option<Vec<usize>>,
-    /// Guest memory in MiB; `None`: enough for the reference kernel.
+    /// Guest memory in MiB; `None`: [`MEMORY_REFERENCE_MIB`] or [`MEMORY_OWN_MIB`].
     pub memory_mib: Option<u64>,
+    /// The kernel is the user's own, not the reference kernel.
+    pub own_kernel: bool,
     /// More kernel command line.
     pub append: Option<String>,
     /// Deadline of each phase in seconds.
@@ -138,7 +145,11 @@ impl Plan {
                 vcpus: roles.len(),
             });
         }
-        let memory_mib = options.memory_mib.unwrap_or(256);
+        let memory_mib = options.memory_mib.unwrap_or(if options.own_kernel {
+            MEMORY_OWN_MIB
+        } else {
+            MEMORY_REFERENCE_MIB
+        });
         if !MEMORY_MIB.contains(&memory_mib) {
             return Err(PlanError::Memory { asked: memory_mib });
         }
@@ -312,6 +323,27 @@ mod tests {
             let error = plan(options).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
+    }
+
+    #[test]
+    fn a_kernel_of_unknown_size_gets_more_memory_and_the_user_has_the_last_word() {
+        let memory = |own_kernel, memory_mib| {
+            plan(Options {
+                own_kernel,
+                memory_mib,
+                ..Options::default()
+            })
+            .unwrap()
+            .memory_mib
+        };
+        assert_eq!(
+            [
+                memory(false, None),
+                memory(true, None),
+                memory(true, Some(64))
+            ],
+            [128, 512, 64]
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::paint::Paint;
 use crate::result::{KernelInfo, RunResult, Vcpu};
+use crate::scenario::Scenario;
 use crate::verdict::Verdict;
 
 /// The whole report, with a newline at its end.
@@ -53,6 +54,31 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
     }
     line(&mut out, "");
     line(&mut out, verdict_line(result, paint));
+    out
+}
+
+/// The scenarios, by group, with a newline at the end.
+#[must_use]
+pub fn list(scenarios: &[Scenario], paint: Paint) -> String {
+    let mut groups: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
+    for scenario in scenarios {
+        groups.entry(&scenario.group).or_default().push(scenario);
+    }
+    let width = scenarios
+        .iter()
+        .map(|scenario| scenario.name.len())
+        .max()
+        .unwrap_or(0);
+    let mut out = String::new();
+    for (group, members) in groups {
+        line(&mut out, paint.bold(group));
+        for scenario in members {
+            line(
+                &mut out,
+                format!("  {:<width$}  {}", scenario.name, scenario.summary),
+            );
+        }
+    }
     out
 }
 
@@ -312,6 +338,19 @@ vCPU 0: rip 0x10
 error     run  the guest stopped during: boot
 
 error: the rig could not tell: run
+"
+        );
+    }
+
+    #[test]
+    fn scenarios_are_listed_by_group() {
+        assert_eq!(
+            list(&Scenario::all().unwrap(), Paint::PLAIN),
+            "\
+text
+  static-key-flip  Flip a static key: each flip syncs every CPU's instruction stream three times
+tlb
+  vunmap-storm     Map, touch and free vmalloc areas: each purge flushes every CPU's kernel translations
 "
         );
     }

@@ -26,7 +26,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
     let phases = std::cell::RefCell::new(Vec::new());
     let mut guest = Fake::new(&plan, &ledger, Script::default());
     let evidence = super::conduct(&mut guest, &plan, &ledger, &|phase| {
-        phases.borrow_mut().push(phase)
+        phases.borrow_mut().push(phase);
     })
     .unwrap();
     assert_eq!(

@@ -35,8 +35,7 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
         let others = window.other_interrupts();
         if others > 0 && window.ipis_at_user <= others {
             let words = format!(
-                "{words}, but {} other interrupts had it in the kernel: window not clean",
-                others
+                "{words}, but {others} other interrupts had it in the kernel: window not clean"
             );
             return (Verdict::Error, words);
         }

@@ -1,0 +1,160 @@
+//! The arguments as they are typed. What they mean together is checked by `ipirig_rig::plan`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const AFTER: &str = "\
+Examples:
+  ipirig doctor                              what this host offers
+  ipirig list                                the scenarios
+  ipirig run static-key-flip                 build the guest if need be, run, judge
+  ipirig run static-key-flip --deferral off  see what a stock kernel does
+  ipirig run vunmap-storm --json result.json
+  ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
+
+Exit codes:
+  0  held: isolated CPUs were left alone (or the command did its work)
+  1  violated: they were not
+  2  what was given is wrong: arguments, scenario or kernel file
+  3  error: guest or rig failed, so there is no telling
+  4  skipped: host or kernel lacks what is needed
+  130  ended by Ctrl-C";
+
+const AFTER_RUN: &str = "\
+Examples:
+  ipirig run static-key-flip
+  ipirig run static-key-flip --vcpus 2 --apic xapic
+  ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
+  ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
+
+The first run builds the reference kernel, which takes some minutes; later runs find it in the
+cache. With --kernel and without --initramfs the guest gets the agent but no module, and what needs
+the module is skipped.";
+
+/// Proves that isolated CPUs get no IPIs: boots a kernel in a VMM of its own, provokes the
+/// operations that send IPIs, and counts every one.
+#[derive(Debug, Parser)]
+#[command(name = "ipirig", version, after_help = AFTER, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a scenario and print the verdict
+    Run(Box<RunArgs>),
+    /// List the scenarios
+    List,
+    /// Say what this host offers and what to do about what is missing
+    Doctor,
+    /// Build the reference guest
+    #[command(subcommand)]
+    Guest(GuestCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestCommand {
+    /// Build kernel, module and initramfs, unless they are in the cache
+    Build(GuestBuildArgs),
+    /// Print the paths of kernel and initramfs, building them if need be
+    Path,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GuestBuildArgs {
+    /// Look for a newer kernel source
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Compilers to run at once [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_RUN)]
+pub(crate) struct RunArgs {
+    /// A scenario's name (see `ipirig list`), or the path of a .toml file
+    pub(crate) scenario: String,
+    /// vCPUs in all: one for control, the scenario's isolated ones, the rest housekeeping
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<usize>,
+    /// The APIC that the guest sees; auto: x2APIC where the host can
+    #[arg(long, value_enum, default_value_t = Apic::Auto)]
+    pub(crate) apic: Apic,
+    /// Whether the kernel is told to defer IPIs
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub(crate) deferral: Switch,
+    /// A vmlinux or bzImage to run instead of the reference kernel
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initramfs with the agent, for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initramfs: Option<PathBuf>,
+    /// Host core of each vCPU, in order, such as 0,0,1
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    pub(crate) pin: Option<Vec<usize>>,
+    /// Guest memory in MiB, 64 to 3072 [default: 128; with --kernel 512]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory: Option<u64>,
+    /// Write the result as JSON; `-` is standard output, and the table goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Show the guest's console on standard error
+    #[arg(long)]
+    pub(crate) console: bool,
+    /// Write the guest's console to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// More kernel command line; comes last, so it wins
+    #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
+    pub(crate) append: Option<String>,
+    /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Apic {
+    Auto,
+    Xapic,
+    X2apic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn pins_are_a_list_and_an_appended_line_may_start_with_a_dash() {
+        let args = Args::try_parse_from(["ipirig", "run", "s", "--pin", "0,0,1", "--append", "-x"]);
+        let Ok(Args {
+            command: Command::Run(run),
+        }) = args
+        else {
+            panic!("{args:?}")
+        };
+        assert_eq!(
+            (run.pin, run.append.as_deref()),
+            (Some(vec![0, 0, 1]), Some("-x"))
+        );
+    }
+
+    #[test]
+    fn an_initramfs_needs_its_kernel() {
+        assert!(Args::try_parse_from(["ipirig", "run", "s", "--initramfs", "i"]).is_err());
+    }
+}

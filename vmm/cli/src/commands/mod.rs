@@ -1,0 +1,31 @@
+//! One file a command.
+
+mod doctor;
+mod guest;
+mod list;
+mod run;
+
+use anyhow::Context;
+use ipirig_rig::exit::Code;
+
+use crate::args::{Args, Command, GuestCommand};
+use crate::failure::Failure;
+
+pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
+    ipirig_machine::interrupt::install().context("cannot catch Ctrl-C")?;
+    match args.command {
+        Command::Run(args) => run::run(*args),
+        Command::List => list::list(),
+        Command::Doctor => doctor::doctor(),
+        Command::Guest(GuestCommand::Build(args)) => guest::build(&args),
+        Command::Guest(GuestCommand::Path) => guest::path(),
+    }
+}
+
+/// Ends the command if Ctrl-C came.
+fn check_interrupt() -> Result<(), Failure> {
+    if ipirig_machine::interrupt::requested() {
+        return Err(Failure::interrupted());
+    }
+    Ok(())
+}

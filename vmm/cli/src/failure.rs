@@ -1,0 +1,81 @@
+//! An error on its way out, with the exit code the rig has for it.
+
+use std::fmt;
+
+use ipirig_guest::{Blame, GuestError};
+use ipirig_rig::exit::Code;
+use ipirig_rig::run::RunError;
+
+use crate::output::say;
+
+/// Why a command did not come to its end.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: Code,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// What the user gave is wrong.
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: Code::Usage,
+            error: error.into(),
+        }
+    }
+
+    /// The user wants it to end.
+    pub(crate) fn interrupted() -> Self {
+        Self {
+            code: Code::Interrupted,
+            error: anyhow::anyhow!("interrupted"),
+        }
+    }
+
+    /// Prints the error with its causes, and says how to exit.
+    pub(crate) fn report(&self) -> Code {
+        say(&format!("{self}\n"));
+        self.code
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `{:#}` joins the causes with colons.
+        write!(f, "ipirig: {:#}", self.error)
+    }
+}
+
+/// Whatever nobody classified is the rig's own failure.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self {
+            code: Code::Error,
+            error,
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self {
+            code: Code::from(&error),
+            error: error.into(),
+        }
+    }
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        let code = match error.blame() {
+            Blame::Input => Code::Usage,
+            Blame::Host => Code::Skipped,
+            Blame::Build => Code::Error,
+            Blame::Interrupt => Code::Interrupted,
+        };
+        Self {
+            code,
+            error: anyhow::Error::from(error).context("cannot build the guest"),
+        }
+    }
+}

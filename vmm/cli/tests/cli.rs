@@ -1,0 +1,190 @@
+//! The command line with bad input: exit code, standard output and standard error. Nothing here
+//! boots a guest; what does is in `kvm.rs`.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+fn ipirig(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ipirig"))
+        .args(args)
+        .output()
+        .expect("ipirig starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("ipirig prints UTF-8")
+}
+
+/// A command that must end with code 2, nothing on standard output, and these words on standard
+/// error.
+#[track_caller]
+fn refused(args: &[&str], words: &str) {
+    let output = ipirig(args);
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains(words), "{args:?}: {stderr}");
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(2), ""),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn list_names_every_scenario_and_succeeds() {
+    let output = ipirig(&["list"]);
+    let expected = "\
+text
+  static-key-flip  Flip a static key: each flip syncs every CPU's instruction stream three times
+tlb
+  vunmap-storm     Map, touch and free vmalloc areas: each purge flushes every CPU's kernel translations
+";
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(0), expected)
+    );
+}
+
+#[test]
+fn help_teaches_with_examples_and_exit_codes() {
+    let output = ipirig(&["--help"]);
+    let help = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for words in [
+        "Examples:",
+        "ipirig run static-key-flip",
+        "Exit codes:",
+        "130",
+    ] {
+        assert!(help.contains(words), "{words}: {help}");
+    }
+}
+
+#[test]
+fn unknown_scenarios_get_suggestions() {
+    refused(
+        &["run", "static-key-filp"],
+        "no scenario `static-key-filp`: did you mean `static-key-flip`?",
+    );
+    refused(&["run", "xyz"], "there are static-key-flip, vunmap-storm");
+}
+
+#[test]
+fn a_broken_scenario_file_is_shown_with_line_column_and_caret() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.toml");
+    let good = "name = \"a\"\ngroup = \"b\"\nsummary = \"c\"\n[storm]\n";
+    fs::write(
+        &path,
+        format!("{good}kind = \"static-key-flip\"\nflps = 1\n"),
+    )
+    .unwrap();
+    let path = path.to_str().unwrap();
+    refused(
+        &["run", path],
+        &format!("{path}:6:1: unknown key `flps`\n  |\n6 | flps = 1\n  | ^^^^"),
+    );
+    refused(
+        &["run", "no/such.toml"],
+        "cannot read the scenario no/such.toml: No such file",
+    );
+}
+
+#[test]
+fn impossible_vcpu_counts_are_usage_errors() {
+    refused(
+        &["run", "static-key-flip", "--vcpus", "1"],
+        "needs at least 2, one control and 1",
+    );
+    refused(
+        &["run", "static-key-flip", "--vcpus", "65"],
+        "--vcpus 65: at most 64",
+    );
+    refused(
+        &["run", "static-key-flip", "--vcpus", "-3"],
+        "unexpected argument",
+    );
+    refused(
+        &["run", "static-key-flip", "--vcpus", "x"],
+        "invalid value 'x' for '--vcpus <N>'",
+    );
+}
+
+#[test]
+fn impossible_options_are_usage_errors() {
+    let run = |option, value, words| refused(&["run", "static-key-flip", option, value], words);
+    run("--pin", "0,1", "--pin names 2 cores for 3 vCPUs");
+    run("--memory", "1", "--memory 1: 64 to 3072 MiB");
+    run("--timeout", "0", "--timeout 0: 1 to 86400 seconds");
+    run("--append", "a\nb", "has no place in a kernel command line");
+    run("--apic", "apic", "invalid value 'apic' for '--apic <APIC>'");
+    run(
+        "--json",
+        "/no/such/dir/r.json",
+        "cannot write /no/such/dir/r.json: no such directory",
+    );
+    run("--json", "/", "cannot write /: it is a directory");
+    run(
+        "--log",
+        "/no/such/dir/log",
+        "cannot write /no/such/dir/log: no such directory",
+    );
+    run("--initramfs", "i", "--kernel <FILE>");
+    refused(&["run"], "<SCENARIO>");
+    refused(&["frobnicate"], "unrecognized subcommand");
+}
+
+#[test]
+fn kernel_files_that_are_none_are_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    // An ELF header that speaks of a program header table after its end.
+    let mut elf = vec![0; 64];
+    elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    elf[16] = 2;
+    elf[18] = 62;
+    elf[20] = 1;
+    elf[32] = 64;
+    elf[52] = 64;
+    elf[54] = 56;
+    elf[56] = 1;
+    let cases = [
+        (
+            file("text", b"This is not a kernel.\n"),
+            "neither an ELF vmlinux nor a bzImage",
+        ),
+        (file("empty", b""), "it is empty"),
+        (file("truncated", &elf), "cut off"),
+        (dir.path().to_str().unwrap().to_owned(), "it is a directory"),
+        ("/no/such/vmlinux".to_owned(), "there is no such file"),
+    ];
+    for (path, words) in cases {
+        refused(&["run", "static-key-flip", "--kernel", &path], words);
+        refused(&["run", "static-key-flip", "--kernel", &path], &path);
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
+        .arg("list")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).as_str()),
+        (Some(0), "")
+    );
+}
+
+#[test]
+fn what_is_piped_has_no_colour() {
+    let output = ipirig(&["list"]);
+    assert!(!text(&output.stdout).contains('\x1b'));
+}

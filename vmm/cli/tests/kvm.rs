@@ -1,0 +1,323 @@
+//! Whole runs on real KVM. Where a machine cannot run, each test is listed as ignored with the
+//! reason; none passes unrun. Needs the reference guest, which the first run builds.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+
+fn main() {
+    let mut args = Arguments::from_args();
+    // Guests want the cores for themselves: side by side they would time each other out.
+    args.test_threads = Some(1);
+    let trial = |lacking: &Option<String>, &(name, test): &(&str, Test)| {
+        let kind = lacking.clone().unwrap_or_default();
+        Trial::test(name, test)
+            .with_kind(kind)
+            .with_ignored_flag(lacking.is_some())
+    };
+    let (no_kvm, no_root) = (no_kvm(), no_root());
+    let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
+    let without = WITHOUT_KVM.iter().map(|test| trial(&no_root, test));
+    libtest_mimic::run(&args, on_kvm.chain(without).collect()).exit();
+}
+
+/// Why no guest can run here.
+fn no_kvm() -> Option<String> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.err().map(|error| format!("no /dev/kvm: {error}"))
+}
+
+/// Why KVM cannot be taken away from a process here.
+fn no_root() -> Option<String> {
+    let tried = Command::new("unshare")
+        .args(["--mount", "true"])
+        .stderr(Stdio::null())
+        .status();
+    let can = tried.is_ok_and(|status| status.success());
+    (!can).then(|| "needs root and unshare(1)".to_owned())
+}
+
+type Test = fn() -> Result<(), Failed>;
+
+const ON_KVM: &[(&str, Test)] = &[
+    ("static_key_flip_is_held", || held("static-key-flip", &[])),
+    ("vunmap_storm_is_held", || held("vunmap-storm", &[])),
+    ("static_key_flip_is_held_with_two_vcpus", || {
+        held("static-key-flip", &["--vcpus", "2"])
+    }),
+    ("vunmap_storm_is_held_with_two_vcpus", || {
+        held("vunmap-storm", &["--vcpus", "2"])
+    }),
+    ("static_key_flip_is_held_on_xapic", || {
+        held("static-key-flip", &["--apic", "xapic"])
+    }),
+    ("vunmap_storm_is_held_on_xapic", || {
+        held("vunmap-storm", &["--apic", "xapic"])
+    }),
+    (
+        "a_stock_static_key_flip_is_violated_with_three_ipis_a_flip",
+        || violated("static-key-flip", 3),
+    ),
+    (
+        "a_stock_vunmap_storm_is_violated_with_an_ipi_a_round",
+        || violated("vunmap-storm", 1),
+    ),
+    ("a_kernel_that_panics_is_an_error_with_a_report", panics),
+    ("an_initramfs_that_is_none_is_a_usage_error", bad_initramfs),
+    ("a_boot_too_slow_is_an_error_with_a_report", times_out),
+    (
+        "without_a_module_the_storm_is_skipped",
+        skipped_without_module,
+    ),
+    ("ctrl_c_ends_a_run_with_130", interrupted),
+    ("doctor_says_that_runs_are_possible", doctor),
+];
+
+/// A process without KVM, or without the right to it.
+const WITHOUT_KVM: &[(&str, Test)] = &[
+    ("without_dev_kvm_a_run_is_skipped_with_advice", || {
+        skipped_by_host(
+            "mount -t tmpfs none /dev",
+            "/dev/kvm does not exist",
+            "modprobe",
+        )
+    }),
+    ("without_rights_a_run_is_skipped_with_advice", || {
+        // On a device of our own, so that the host's keeps its owner.
+        let hide = "mount -t tmpfs none /dev && mknod -m 600 /dev/kvm c 10 232";
+        skipped_by_host(
+            hide,
+            "no right to use /dev/kvm: Permission denied",
+            "usermod -aG kvm",
+        )
+    }),
+];
+
+fn ipirig(args: &[&str]) -> Output {
+    // A test reports a lost guest itself; nothing here can fail to start but for a broken build.
+    Command::new(env!("CARGO_BIN_EXE_ipirig"))
+        .args(args)
+        .output()
+        .expect("ipirig starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), Failed> {
+    if holds { Ok(()) } else { Err(why().into()) }
+}
+
+/// Runs a scenario with `--json -`, checks the exit code and gives the result and the table.
+fn run(scenario: &str, args: &[&str], code: i32) -> Result<(Value, String), Failed> {
+    let output = ipirig(&[&["run", scenario, "--json", "-"], args].concat());
+    let table = stderr(&output);
+    ensure(output.status.code() == Some(code), || {
+        format!("{:?} instead of exit code {code}\n{table}", output.status)
+    })?;
+    let json = serde_json::from_slice(&output.stdout)?;
+    Ok((json, table))
+}
+
+fn vcpu<'a>(result: &'a Value, role: &str) -> Option<&'a Value> {
+    result["vcpus"]
+        .as_array()?
+        .iter()
+        .find(|vcpu| vcpu["role"] == role)
+}
+
+fn targeted(result: &Value, role: &str) -> Option<u64> {
+    vcpu(result, role)?["window"]["ipis_targeted"].as_u64()
+}
+
+fn held(scenario: &str, args: &[&str]) -> Result<(), Failed> {
+    let (result, table) = run(scenario, args, 0)?;
+    ensure(result["verdict"] == "held", || table.clone())?;
+    let checks = result["checks"].as_array().cloned().unwrap_or_default();
+    for check in &checks {
+        ensure(check["status"] == "held", || format!("{check}\n{table}"))?;
+    }
+    ensure(checks.len() == 7, || format!("{} checks", checks.len()))?;
+    let isolated = targeted(&result, "isolated");
+    ensure(isolated == Some(0), || {
+        format!("isolated: {isolated:?}\n{table}")
+    })?;
+    let two = args.contains(&"2");
+    let housekeeping = targeted(&result, "housekeeping");
+    ensure(
+        if two {
+            housekeeping.is_none()
+        } else {
+            housekeeping > Some(0)
+        },
+        || format!("housekeeping: {housekeeping:?}\n{table}"),
+    )?;
+    let apic = &result["machine"]["apic"];
+    ensure(!args.contains(&"xapic") || apic == "xapic", || {
+        format!("{apic}")
+    })?;
+    let deferred = vcpu(&result, "isolated").and_then(|vcpu| vcpu["deferred"].as_u64());
+    ensure(deferred >= Some(100), || {
+        format!("deferred: {deferred:?}\n{table}")
+    })
+}
+
+fn violated(scenario: &str, per_operation: u64) -> Result<(), Failed> {
+    let (result, table) = run(scenario, &["--deferral", "off"], 1)?;
+    ensure(result["verdict"] == "violated", || table.clone())?;
+    let operations = result["scenario"]["operations"]
+        .as_u64()
+        .unwrap_or(u64::MAX);
+    let isolated = targeted(&result, "isolated").unwrap_or(0);
+    ensure(isolated >= per_operation * operations, || {
+        format!("{isolated} IPIs\n{table}")
+    })?;
+    let evidence = result["checks"][0]["evidence"].as_str().unwrap_or_default();
+    ensure(evidence.contains(&format!("{isolated} IPIs (")), || {
+        evidence.to_owned()
+    })?;
+    ensure(evidence.contains(" per operation"), || evidence.to_owned())
+}
+
+/// The check that stands for a run without evidence, and the report.
+fn ended<'a>(result: &'a Value, status: &str) -> Result<(&'a str, &'a str), Failed> {
+    let check = &result["checks"][0];
+    ensure(check["name"] == "run" && check["status"] == status, || {
+        result.to_string()
+    })?;
+    let report = result["report"].as_str().unwrap_or_default();
+    Ok((check["evidence"].as_str().unwrap_or_default(), report))
+}
+
+fn panics() -> Result<(), Failed> {
+    // No such init: the kernel gives up.
+    let (result, table) = run(
+        "static-key-flip",
+        &["--append", "rdinit=/no/such/init root="],
+        3,
+    )?;
+    let (evidence, report) = ended(&result, "error")?;
+    ensure(
+        evidence.contains("the guest stopped during: boot: Kernel panic"),
+        || table.clone(),
+    )?;
+    ensure(report.contains("vCPU 0"), || report.to_owned())
+}
+
+fn bad_initramfs() -> Result<(), Failed> {
+    let guest = ipirig(&["guest", "path"]);
+    let paths = String::from_utf8_lossy(&guest.stdout).into_owned();
+    let kernel = paths
+        .lines()
+        .find_map(|line| line.strip_prefix("kernel "))
+        .unwrap_or_default();
+    let args = [
+        "run",
+        "static-key-flip",
+        "--initramfs",
+        "/no/such/initramfs",
+        "--kernel",
+    ];
+    let output = ipirig(&[&args[..], &[kernel.trim()]].concat());
+    ensure(output.status.code() == Some(2), || stderr(&output))?;
+    ensure(stderr(&output).contains("/no/such/initramfs"), || {
+        stderr(&output)
+    })
+}
+
+fn times_out() -> Result<(), Failed> {
+    // A busy loop before the agent is not at hand; a boot with a second's patience is.
+    let (result, table) = run("static-key-flip", &["--timeout", "1"], 3)?;
+    let (evidence, report) = ended(&result, "error")?;
+    ensure(
+        evidence.starts_with("no progress for 1 s during: boot"),
+        || table.clone(),
+    )?;
+    ensure(report.contains("vCPU 2"), || report.to_owned())
+}
+
+fn skipped_without_module() -> Result<(), Failed> {
+    let guest = ipirig(&["guest", "path"]);
+    let paths = String::from_utf8_lossy(&guest.stdout).into_owned();
+    let kernel = paths
+        .lines()
+        .find_map(|line| line.strip_prefix("kernel "))
+        .unwrap_or_default();
+    let (result, _) = run("static-key-flip", &["--kernel", kernel.trim()], 4)?;
+    let (evidence, _) = ended(&result, "skipped")?;
+    ensure(evidence.contains("needs the module ipirig.ko"), || {
+        evidence.to_owned()
+    })
+}
+
+fn interrupted() -> Result<(), Failed> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
+        .args(["run", "static-key-flip"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
+    // Standard error is no terminal, so each stage is a line.
+    let booting = lines.any(|line| line.is_ok_and(|line| line == "ipirig: boot"));
+    ensure(booting, || "the boot was never announced".to_owned())?;
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()?;
+    ensure(kill.success(), || "kill failed".to_owned())?;
+    let sent = Instant::now();
+    let status = child.wait()?;
+    ensure(status.code() == Some(130), || format!("{status:?}"))?;
+    ensure(sent.elapsed() < Duration::from_secs(5), || {
+        format!("took {:?}", sent.elapsed())
+    })?;
+    let last = lines.map_while(Result::ok).last();
+    ensure(
+        last.as_deref() == Some("ipirig: interrupted during: boot"),
+        || format!("{last:?}"),
+    )
+}
+
+/// Runs a scenario and the doctor in a mount namespace of their own, after `hide`, as nobody.
+fn skipped_by_host(hide: &str, why: &str, advice: &str) -> Result<(), Failed> {
+    // Somewhere that nobody may read.
+    let dir = tempfile::tempdir_in("/tmp")?;
+    let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(dir.path(), open(0o755))?;
+    let binary = dir.path().join("ipirig");
+    std::fs::copy(env!("CARGO_BIN_EXE_ipirig"), &binary)?;
+    let as_nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let ipirig = |args: &str| {
+        let script = format!("{hide} && {as_nobody} {} {args}", binary.display());
+        // Mounts made inside do not come out: unshare(1) makes all of them private.
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .output()
+    };
+
+    let output = ipirig("run static-key-flip --json -")?;
+    ensure(output.status.code() == Some(4), || stderr(&output))?;
+    let result: Value = serde_json::from_slice(&output.stdout)?;
+    let (evidence, _) = ended(&result, "skipped")?;
+    ensure(
+        result["verdict"] == "skipped" && evidence.starts_with(why),
+        || result.to_string(),
+    )?;
+    ensure(stderr(&output).contains(advice), || stderr(&output))?;
+
+    let output = ipirig("doctor")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.code() == Some(4), || text.clone())?;
+    ensure(text.contains(why) && text.contains(advice), || text.clone())
+}
+
+fn doctor() -> Result<(), Failed> {
+    let output = ipirig(&["doctor"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.code() == Some(0), || text.clone())?;
+    ensure(text.ends_with("Runs are possible here.\n"), || text.clone())
+}
