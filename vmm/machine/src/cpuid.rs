@@ -31,10 +31,6 @@ const HIDDEN: &[(Feature, &str)] = &[
     ),
     (bit(1, Register::Ecx, 5), "VMX: no nested guests"),
     (bit(1, Register::Ecx, 15), "PDCM: there is no PMU"),
-    (
-        bit(1, Register::Ecx, 24),
-        "TSC-deadline: KVM swallows it without an in-kernel APIC",
-    ),
     (bit(1, Register::Edx, 7), "MCE: nothing raises one"),
     (
         bit(7, Register::Edx, 5),
@@ -322,9 +318,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_quirk_hides_is_hidden_and_x2apic_follows_the_probe() {
+    fn what_a_quirk_hides_is_hidden_and_the_apic_follows_the_probes() {
         let mut policy = policy();
         policy.x2apic = false;
+        policy.tsc_deadline = true;
         policy.hide = vec![Feature {
             leaf: 1,
             register: Register::Ecx,
@@ -333,5 +330,6 @@ mod tests {
         let table = apply(&[entry(1, 0, 0, u32::MAX, 0)], &policy, 0);
         assert_eq!(table[0].ecx >> 13 & 1, 0);
         assert_eq!(table[0].ecx >> 21 & 1, 0);
+        assert_eq!(table[0].ecx >> 24 & 1, 1);
     }
 }

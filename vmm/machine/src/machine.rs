@@ -30,7 +30,7 @@ use crate::placement::{Placement, PlacementError};
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
 use crate::stop::StopReason;
 use crate::symbols::Symbols;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Timers, Vcpu};
 use crate::vm;
 use crate::wakeups::{Heard, Wakeups};
 
@@ -433,8 +433,16 @@ fn vcpu(
         vm::enforce_pv_cpuid(&fd).map_err(failed("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"))?;
     }
     fd.set_cpuid2(table).map_err(failed("KVM_SET_CPUID2"))?;
-    let tsc_khz = tsc_deadline_khz(host_.facts());
-    Vcpu::new(cpu, fd, apic, fleet, assists(host_), tsc_khz).map_err(failed("KVM_GET_SREGS"))
+    let timers = Timers {
+        tsc_khz: tsc_deadline_khz(host_.facts()),
+        slack_ns: host_
+            .remedies
+            .iter()
+            .map(|remedy| remedy.timer_slack_ns)
+            .max()
+            .unwrap_or(0),
+    };
+    Vcpu::new(cpu, fd, apic, fleet, assists(host_), timers).map_err(failed("KVM_GET_SREGS"))
 }
 
 /// The TSC's frequency, if the guest is to have the TSC-deadline timer. Intel guests learn both

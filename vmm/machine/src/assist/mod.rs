@@ -16,10 +16,12 @@ mod cmpxchg16b;
 mod fwait;
 mod int3;
 mod privileged;
+mod slow_kernel;
 mod syscall;
 
 /// Every quirk that is looked for, in the order of `ipirig doctor`.
 pub(crate) const QUIRKS: &[Quirk] = &[
+    slow_kernel::QUIRK,
     int3::QUIRK,
     fwait::QUIRK,
     syscall::QUIRK,
@@ -58,6 +60,8 @@ pub(crate) struct Remedy {
     pub(crate) cmdline: String,
     /// CPUID features to clear.
     pub(crate) hide: Vec<Feature>,
+    /// Nanoseconds that must pass between two timer interrupts of a vCPU at work in CPL 0.
+    pub(crate) timer_slack_ns: u64,
 }
 
 /// One feature bit of a CPUID leaf (SDM vol. 2, CPUID).

@@ -111,8 +111,12 @@ impl<'a> Prober<'a> {
 
     /// Runs `code` in 64-bit CPL 0, followed by HLT.
     pub(crate) fn ring0(&self, code: &[u8]) -> Result<Outcome, ProbeError> {
-        let mut guest = self.guest(code)?;
-        guest.run()
+        self.guest(code)?.run()
+    }
+
+    /// What [`Prober::ring0`] would run, ready to, so that setting it up is not timed.
+    pub(crate) fn prepare_ring0(&self, code: &[u8]) -> Result<Guest, ProbeError> {
+        self.guest(code)
     }
 
     /// Runs SYSCALL in CPL 3 with LSTAR at a HLT.
@@ -180,14 +184,15 @@ impl<'a> Prober<'a> {
 }
 
 /// A probe guest. Fields are dropped in order: the vCPU goes before its memory.
-struct Guest {
+pub(crate) struct Guest {
     vcpu: VcpuFd,
     _vm: VmFd,
     _memory: GuestMemoryMmap,
 }
 
 impl Guest {
-    fn run(&mut self) -> Result<Outcome, ProbeError> {
+    /// Runs the guest to its end.
+    pub(crate) fn run(&mut self) -> Result<Outcome, ProbeError> {
         let kicker = Kicker::default();
         let _attached = kicker.attach(&mut self.vcpu);
         let mut watchdog = KickTimer::for_this_thread().map_err(ProbeError::Watchdog)?;

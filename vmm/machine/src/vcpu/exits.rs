@@ -168,11 +168,7 @@ impl Vcpu {
             .get_regs()
             .map_err(|e| self.host("KVM_GET_REGS", e))?
             .rip;
-        let observer = Annotate {
-            observer: self.fleet.observer.as_ref(),
-            rip,
-            cpl: None,
-        };
+        let observer = Annotate::new(self.fleet.observer.as_ref(), rip, None);
         let sent = self.fleet.bus.send(self.cpu, icr, &observer);
         self.fleet.kick(sent.wake.without(self.cpu));
         Ok(())

@@ -2,10 +2,11 @@
 
 mod exits;
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, LocalApic, Sent};
+use ipirig_apic::{Accepted, ApicObserver, LocalApic, Origin, Sent};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
@@ -34,6 +35,10 @@ pub(crate) struct Vcpu {
     assists: Vec<Box<dyn Assist>>,
     /// TSC frequency, where the guest is offered the TSC-deadline timer.
     tsc_khz: Option<u32>,
+    /// Nanoseconds between two timer interrupts while at work in CPL 0; 0 on most hosts.
+    timer_slack: u64,
+    /// When the last timer interrupt was injected.
+    last_tick: u64,
     reset: (kvm_sregs, kvm_regs),
     counters: Counters,
     halted: bool,
@@ -47,6 +52,15 @@ impl fmt::Debug for Vcpu {
             .field("cpu", &self.cpu)
             .finish_non_exhaustive()
     }
+}
+
+/// How a vCPU's APIC timer works on this host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timers {
+    /// TSC frequency in kHz, if the guest is offered the TSC-deadline mode.
+    pub(crate) tsc_khz: Option<u32>,
+    /// Nanoseconds between two timer interrupts while at work in CPL 0.
+    pub(crate) slack_ns: u64,
 }
 
 /// The loop ends.
@@ -64,6 +78,19 @@ struct Annotate<'a> {
     observer: &'a dyn Observer,
     rip: u64,
     cpl: Option<u8>,
+    /// Set when the timer's interrupt is accepted.
+    tick: Cell<bool>,
+}
+
+impl<'a> Annotate<'a> {
+    fn new(observer: &'a dyn Observer, rip: u64, cpl: Option<u8>) -> Self {
+        Self {
+            observer,
+            rip,
+            cpl,
+            tick: Cell::new(false),
+        }
+    }
 }
 
 impl ApicObserver for Annotate<'_> {
@@ -77,6 +104,8 @@ impl ApicObserver for Annotate<'_> {
     }
 
     fn interrupt_accepted(&self, cpu: usize, accepted: Accepted) {
+        self.tick
+            .set(self.tick.get() || accepted.origin == Origin::Timer);
         let event = AcceptedEvent {
             time_ns: clock::now(),
             cpu,
@@ -94,10 +123,10 @@ impl Vcpu {
         mut apic: LocalApic,
         fleet: Arc<Fleet>,
         assists: Vec<Box<dyn Assist>>,
-        tsc_khz: Option<u32>,
+        timers: Timers,
     ) -> Result<Self, errno::Error> {
         let reset = (fd.get_sregs()?, fd.get_regs()?);
-        if tsc_khz.is_some() {
+        if timers.tsc_khz.is_some() {
             apic.offer_tsc_deadline();
         }
         let counters = Counters::new(assists.iter().map(|assist| assist.name()));
@@ -107,7 +136,9 @@ impl Vcpu {
             apic,
             fleet,
             assists,
-            tsc_khz,
+            tsc_khz: timers.tsc_khz,
+            timer_slack: timers.slack_ns,
+            last_tick: 0,
             reset,
             counters,
             halted: false,
@@ -157,7 +188,8 @@ impl Vcpu {
         if self.counters.turns.is_multiple_of(LOOK_EVERY) {
             self.look()?;
         }
-        self.take_resets()?;
+        let now = self.timer_time()?;
+        self.take_resets(now)?;
         if self.apic.waiting_for_startup() {
             self.park(slot, |apic, now| {
                 let work = apic.poll(now);
@@ -165,7 +197,6 @@ impl Vcpu {
             });
             return Ok(());
         }
-        let now = clock::now();
         let work = self.apic.poll(now);
         if self.halted {
             let open = self.fd.get_kvm_run().if_flag != 0;
@@ -182,7 +213,15 @@ impl Vcpu {
             self.inject_nmi()?;
         }
         self.inject(work.interrupt, now)?;
-        timer.set(self.apic.timer_deadline()).map_err(|error| {
+        // Once it has passed and must wait, the next look is when it need not any more.
+        let due = self.apic.timer_deadline().map(|at| {
+            if at > now {
+                at
+            } else {
+                self.last_tick.saturating_add(self.timer_slack)
+            }
+        });
+        timer.set(due).map_err(|error| {
             Break::Because(StopReason::Host {
                 cpu: self.cpu,
                 what: "timer_settime",
@@ -197,6 +236,18 @@ impl Vcpu {
         Ok(())
     }
 
+    /// What time it is for the APIC timer: just before its deadline, if that has passed but the
+    /// interrupt must wait.
+    fn timer_time(&self) -> Result<u64, Break> {
+        let now = clock::now();
+        let due = self.apic.timer_deadline().filter(|&at| at <= now);
+        let early = now < self.last_tick.saturating_add(self.timer_slack);
+        match due {
+            Some(at) if early && !self.halted && self.cpl()? == 0 => Ok(at.saturating_sub(1)),
+            _ => Ok(now),
+        }
+    }
+
     fn park(&mut self, slot: &Slot, busy: impl FnOnce(&mut LocalApic, u64) -> bool) {
         self.counters.parks += 1;
         let deadline = self.apic.timer_deadline();
@@ -208,14 +259,10 @@ impl Vcpu {
     }
 
     /// INIT and SIPI (SDM vol. 3, 9.4 and 12.6.1).
-    fn take_resets(&mut self) -> Result<(), Break> {
-        let work = self.apic.poll(clock::now());
+    fn take_resets(&mut self, now: u64) -> Result<(), Break> {
+        let work = self.apic.poll(now);
         let fleet = Arc::clone(&self.fleet);
-        let observer = Annotate {
-            observer: fleet.observer.as_ref(),
-            rip: 0,
-            cpl: None,
-        };
+        let observer = Annotate::new(fleet.observer.as_ref(), 0, None);
         if work.init {
             if self.cpu == 0 {
                 // The boot CPU would start at the firmware's reset vector; there is no firmware.
@@ -240,11 +287,7 @@ impl Vcpu {
         let cpl = self.cpl()?;
         self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
         self.counters.nmis += 1;
-        let observer = Annotate {
-            observer: self.fleet.observer.as_ref(),
-            rip: 0,
-            cpl: Some(cpl),
-        };
+        let observer = Annotate::new(self.fleet.observer.as_ref(), 0, Some(cpl));
         self.apic.accept_nmi(&observer);
         Ok(())
     }
@@ -264,12 +307,11 @@ impl Vcpu {
         let cpl = self.cpl()?;
         sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
         self.counters.injected += 1;
-        let observer = Annotate {
-            observer: self.fleet.observer.as_ref(),
-            rip: 0,
-            cpl: Some(cpl),
-        };
+        let observer = Annotate::new(self.fleet.observer.as_ref(), 0, Some(cpl));
         self.apic.accept_interrupt(vector, &observer);
+        if observer.tick.get() {
+            self.last_tick = clock::now();
+        }
         let more = self.apic.poll(now).interrupt.is_some();
         let run = self.fd.get_kvm_run();
         // KVM refreshes this only at the next exit; a second injection would replace this one.

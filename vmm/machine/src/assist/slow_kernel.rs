@@ -1,0 +1,61 @@
+//! CPL 0 so slow that timer ticks eat the boot: a KVM that emulates the guest's kernel.
+//!
+//! At a million instructions a second one tick takes a good part of the period of the next. The
+//! remedy spaces them: a timer interrupt that finds its vCPU at work in CPL 0 waits until some time
+//! has passed since the last one. Linux catches up by itself, as it does after a long SMI. A vCPU in
+//! HLT or in CPL 3 gets its interrupts on time, so what is measured there stays true.
+
+use std::time::Instant;
+
+use super::{Finding, Quirk, Remedy};
+use crate::probe::{Outcome, ProbeError, Prober};
+
+pub(super) const QUIRK: Quirk = Quirk {
+    name: "slow-kernel",
+    what: "CPL 0 runs at the speed of the CPU",
+    probe,
+};
+
+/// `mov ecx, LOOPS; 1: dec ecx; jnz 1b`.
+const CODE: &[u8] = &[0xb9, 0xa0, 0x0f, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xfc];
+const LOOPS: u32 = 4000;
+/// Slower than this is no CPU of the last decades, but an emulator: even one that is interrupted
+/// now and then stays far below.
+const NATIVE_NS_PER_INSTRUCTION: u128 = 50;
+const TRIES: usize = 3;
+/// Time between two ticks of a vCPU at work in CPL 0: far more than a tick takes, far less than
+/// Linux's watchdogs bear.
+const SLACK_NS: u64 = 100_000_000;
+
+fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
+    let mut best = u128::MAX;
+    for _ in 0..TRIES {
+        let mut guest = prober.prepare_ring0(CODE)?;
+        let start = Instant::now();
+        match guest.run()? {
+            Outcome::Halted => best = best.min(start.elapsed().as_nanos()),
+            other => {
+                return Ok(Finding {
+                    text: format!("cannot tell: {other}"),
+                    remedy: None,
+                });
+            }
+        }
+    }
+    let instructions = u128::from(LOOPS) * 2;
+    if best / instructions < NATIVE_NS_PER_INSTRUCTION {
+        return Ok(Finding {
+            text: "does".into(),
+            remedy: None,
+        });
+    }
+    let per_second = instructions as f64 * 1e3 / best as f64;
+    Ok(Finding {
+        text: format!("is emulated: {per_second:.1} million instructions a second"),
+        remedy: Some(Remedy {
+            text: "a vCPU at work in CPL 0 gets its timer ticks 100 ms apart",
+            timer_slack_ns: SLACK_NS,
+            ..Remedy::default()
+        }),
+    })
+}
