@@ -97,7 +97,7 @@ impl ApicObserver for Annotate<'_> {
     fn ipi_sent(&self, sent: &Sent) {
         let event = IpiEvent {
             time_ns: clock::now(),
-            sent: sent.clone(),
+            sent: *sent,
             rip: self.rip,
         };
         self.observer.ipi(&event);
