@@ -10,10 +10,11 @@ pub struct CpuCounters {
     pub deferred_text: u64,
     /// Kernel TLB flushes not sent.
     pub deferred_tlb: u64,
-    /// Kernel entries that found deferred work and did it.
+    /// How much of both was caught up with, summed over all kernel entries.
     pub caught_up: u64,
-    /// Whether work is waiting for an entry; not every kernel says.
-    pub pending: Option<u64>,
+    /// How much waits for the next entry; not every kernel says. A sender that is slow to count
+    /// can make it negative for a moment.
+    pub pending: Option<i64>,
 }
 
 /// The counters of all CPUs, by number.
@@ -67,17 +68,22 @@ pub fn parse_counters(text: &str) -> Result<Option<Counters>, CountersError> {
             line: i + 1,
             text: line.chars().take(80).collect(),
         };
-        let cells: Vec<u64> = line
-            .split_whitespace()
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map_err(|_| bad())?;
-        let cell = |column: usize| cells.get(column).copied().ok_or_else(bad);
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        let cell = |column: usize| -> Result<u64, CountersError> {
+            cells
+                .get(column)
+                .and_then(|cell| cell.parse().ok())
+                .ok_or_else(bad)
+        };
+        let pending = match pending.map(|column| cells.get(column)) {
+            None => None,
+            Some(cell) => Some(cell.and_then(|cell| cell.parse().ok()).ok_or_else(bad)?),
+        };
         let one = CpuCounters {
             deferred_text: cell(text_column)?,
             deferred_tlb: cell(tlb_column)?,
             caught_up: cell(caught_up)?,
-            pending: pending.map(cell).transpose()?,
+            pending,
         };
         let number = usize::try_from(cell(cpu)?).map_err(|_| bad())?;
         counters.insert(number, one);
@@ -152,6 +158,17 @@ mod tests {
             parse_counters(text),
             Ok(Some(Counters::from([(0, zero), (2, two)])))
         );
+    }
+
+    #[test]
+    fn pending_may_be_negative_and_counts_may_not() {
+        let header = "cpu deferred_text deferred_tlb caught_up pending\n";
+        let counters = parse_counters(&format!("{header}1 2 3 4 -1\n"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(counters[&1].pending, Some(-1));
+        assert!(parse_counters(&format!("{header}1 2 -3 4 0\n")).is_err());
+        assert!(parse_counters(&format!("{header}1 2 3 4\n")).is_err());
     }
 
     #[test]

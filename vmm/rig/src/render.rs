@@ -270,13 +270,13 @@ warning: vCPUs 0 and 1 share a core
 vCPU  role          IPIs in window     other interrupts  deferred  caught up
    0  control       0                  0                        0          0
    1  housekeeping  101 call-function  0                        0          0
-   2  isolated      0                  0                      303          1
+   2  isolated      0                  0                      303        303
 
 held      isolated-ipis          vCPU 2: no IPI
 held      user-space-throughout  vCPU 2: CPL 3 at both ends, 5000 turns, no interrupt taken
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
 held      completed-on-entry     vCPU 2: the new branch (0x0 -> 0x1) on first entry
-held      kernel-counters        CPU 2: 303 deferred, 1 entry caught up
+held      kernel-counters        CPU 2: 303 deferred, 303 caught up with
 held      nothing-lost           all 202 events of the window recorded
 held      no-way-round           CAL: the kernel counts 101, the rig 101
 

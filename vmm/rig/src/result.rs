@@ -71,7 +71,7 @@ pub struct Vcpu {
     /// Work that the kernel held back for it, text and translations together. Absent if the kernel
     /// does not count.
     pub deferred: Option<u64>,
-    /// Kernel entries on which it did such work.
+    /// How much of such work its kernel entries did.
     pub caught_up: Option<u64>,
 }
 
@@ -329,7 +329,7 @@ mod tests {
                 &json["vcpus"][2]["deferred"],
                 &json["vcpus"][2]["caught_up"]
             ),
-            (&303.into(), &1.into())
+            (&303.into(), &303.into())
         );
     }
 

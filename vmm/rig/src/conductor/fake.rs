@@ -79,6 +79,8 @@ pub(crate) enum Counting {
     NothingDeferred,
     /// Deferred, never caught up.
     NeverCaughtUp,
+    /// One of the deferred things is forgotten.
+    OneForgotten,
 }
 
 /// When something happens.
@@ -267,8 +269,13 @@ impl<'a> Fake<'a> {
                 (true, Storm::StaticKeyFlip { flips }) => (3 * flips, 0),
                 (true, Storm::Vunmap { rounds, .. }) => (0, rounds),
             };
-            let caught = counted && self.probes_after > 0 && counting != Counting::NeverCaughtUp;
-            text += &format!("{cpu} {words} {tlb} {} 0\n", u64::from(caught));
+            let caught_up = match counting {
+                Counting::NeverCaughtUp => 0,
+                _ if self.probes_after == 0 => 0,
+                Counting::OneForgotten => (words + tlb).saturating_sub(1),
+                _ => words + tlb,
+            };
+            text += &format!("{cpu} {words} {tlb} {caught_up} 0\n");
         }
         text
     }

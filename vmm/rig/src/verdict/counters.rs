@@ -8,10 +8,11 @@ use crate::guest_text::{Counters, CpuCounters};
 use crate::plan::Plan;
 use crate::scenario::Deferred;
 
-/// With deferral on, each isolated CPU's counter for this kind of storm must have grown, and an
-/// entry must have caught up. Where nothing was deferred the ledger decides: if IPIs were sent
-/// instead, that is the violation; if not, the storm did not reach this CPU and the rig cannot say
-/// why. With deferral off the counters must stand still, and then say nothing.
+/// With deferral on, each isolated CPU's counter for this kind of storm must have grown, and
+/// entries must have caught up with all of it but what is pending again since. Where nothing was
+/// deferred the ledger decides: if IPIs were sent instead, that is the violation; if not, the storm
+/// did not reach this CPU and the rig cannot say why. With deferral off the counters must stand
+/// still, and then say nothing.
 pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
     let (before, after) = match (&evidence.before.counters, &evidence.after.counters) {
         (Ok(Some(before)), Ok(Some(after))) => (before, after),
@@ -28,55 +29,80 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
         }
     };
     let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
-        let Some((deferred, caught_up)) = growth(plan, before, after, cpu) else {
-            return (
-                Verdict::Error,
-                format!("the kernel's counters have no sane line for CPU {cpu}"),
-            );
-        };
-        let record = evidence.ledger.cpus.get(cpu);
-        let sent = record.map_or(0, |record| record.window.ipis_targeted());
-        match (plan.deferral, deferred, caught_up) {
-            (false, 0, _) => (
-                Verdict::Skipped,
-                format!("CPU {cpu}: nothing deferred; deferral is off"),
-            ),
-            (false, n, _) => (
-                Verdict::Violated,
-                format!("CPU {cpu}: {n} deferred although deferral is off"),
-            ),
-            (true, 0, _) if sent > 0 => (
-                Verdict::Violated,
-                format!("CPU {cpu}: nothing deferred, {sent} IPIs sent instead"),
-            ),
-            (true, 0, _) => (
-                Verdict::Error,
-                format!("CPU {cpu}: nothing deferred and nothing sent: the storm did not reach it"),
-            ),
-            (true, n, 0) => (
-                Verdict::Violated,
-                format!("CPU {cpu}: {n} deferred, no entry caught up"),
-            ),
-            (true, n, c) => {
-                let entries = if c == 1 { "entry" } else { "entries" };
-                (
-                    Verdict::Held,
-                    format!("CPU {cpu}: {n} deferred, {c} {entries} caught up"),
-                )
+        let (status, words) = match growth(plan, before, after, cpu) {
+            Some(growth) => {
+                let record = evidence.ledger.cpus.get(cpu);
+                let sent = record.map_or(0, |record| record.window.ipis_targeted());
+                one(plan.deferral, &growth, sent)
             }
-        }
+            None => (
+                Verdict::Error,
+                "no sane line in the kernel's counters".to_owned(),
+            ),
+        };
+        (status, format!("CPU {cpu}: {words}"))
     });
     worst(COUNTERS, findings.collect())
 }
 
-/// How much was deferred on `cpu` because of the storm's kind of operation, and how many entries
-/// caught up. `None`: a CPU without a line, or a count that went down.
-fn growth(plan: &Plan, before: &Counters, after: &Counters, cpu: usize) -> Option<(u64, u64)> {
+/// Judges one CPU, to which `sent` IPIs were sent in the window.
+fn one(deferral: bool, growth: &Growth, sent: u64) -> (Verdict, String) {
+    let Growth {
+        deferred,
+        caught_up,
+        pending,
+    } = *growth;
+    match (deferral, deferred, caught_up) {
+        (false, 0, _) => (
+            Verdict::Skipped,
+            "nothing deferred; deferral is off".to_owned(),
+        ),
+        (false, n, _) => (
+            Verdict::Violated,
+            format!("{n} deferred although deferral is off"),
+        ),
+        (true, 0, _) if sent > 0 => (
+            Verdict::Violated,
+            format!("nothing deferred, {sent} IPIs sent instead"),
+        ),
+        (true, 0, _) => {
+            let words = "nothing deferred and nothing sent: the storm did not reach it";
+            (Verdict::Error, words.to_owned())
+        }
+        (true, n, 0) => (
+            Verdict::Violated,
+            format!("{n} deferred, no entry caught up"),
+        ),
+        (true, n, c) if c.saturating_add(pending) < n => (
+            Verdict::Violated,
+            format!("{n} deferred, only {c} caught up with"),
+        ),
+        (true, n, c) => (Verdict::Held, format!("{n} deferred, {c} caught up with")),
+    }
+}
+
+/// How a CPU's counters grew over the run.
+struct Growth {
+    /// Held back, of the storm's kind.
+    deferred: u64,
+    /// Caught up with, of any kind.
+    caught_up: u64,
+    /// Held back again since the last entry, of any kind; 0 if the kernel does not say.
+    pending: u64,
+}
+
+/// `None`: a CPU without a line, or a count that went down.
+fn growth(plan: &Plan, before: &Counters, after: &Counters, cpu: usize) -> Option<Growth> {
     let (before, after) = (before.get(&cpu)?, after.get(&cpu)?);
     let column = |counters: &CpuCounters| match plan.scenario.storm.deferred() {
         Deferred::Text => counters.deferred_text,
         Deferred::Tlb => counters.deferred_tlb,
     };
-    let deferred = column(after).checked_sub(column(before))?;
-    Some((deferred, after.caught_up.checked_sub(before.caught_up)?))
+    Some(Growth {
+        deferred: column(after).checked_sub(column(before))?,
+        caught_up: after.caught_up.checked_sub(before.caught_up)?,
+        pending: after
+            .pending
+            .map_or(0, |pending| u64::try_from(pending).unwrap_or(0)),
+    })
 }

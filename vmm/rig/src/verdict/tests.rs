@@ -291,6 +291,24 @@ fn with_deferral_off_a_stock_storm_is_violated_and_nothing_else() {
 }
 
 #[test]
+fn deferred_work_that_is_forgotten_is_violated_unless_it_is_pending_again() {
+    let script = Script {
+        counters: Counting::OneForgotten,
+        ..Script::default()
+    };
+    let (plan, mut evidence) = evidence("static-key-flip", None, script);
+    let check = counters::kernel_counters(&plan, &evidence);
+    assert_eq!(
+        (check.status, check.evidence.as_str()),
+        (Violated, "CPU 2: 303 deferred, only 302 caught up with")
+    );
+    if let Ok(Some(counters)) = &mut evidence.after.counters {
+        counters.get_mut(&2).unwrap().pending = Some(1);
+    }
+    assert_eq!(counters::kernel_counters(&plan, &evidence).status, Held);
+}
+
+#[test]
 fn counters_that_run_backwards_or_vanish_are_errors() {
     let (plan, good) = evidence("static-key-flip", None, Script::default());
     let mut backwards = good.clone();
