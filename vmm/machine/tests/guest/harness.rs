@@ -1,0 +1,231 @@
+//! Starting a guest, hearing from it, and what it leaves behind.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ipirig_abi::Role;
+use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
+use ipirig_machine::{
+    AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, IpiEvent, Machine, Observer,
+    StopReason, Wakeup,
+};
+use tempfile::TempDir;
+
+use crate::image;
+
+/// Nothing here takes a second on an idle host; a busy one gets all of this.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keeps every event.
+#[derive(Debug, Default)]
+struct Recorder {
+    ipis: Mutex<Vec<IpiEvent>>,
+    accepted: Mutex<Vec<AcceptedEvent>>,
+}
+
+impl Observer for Recorder {
+    fn ipi(&self, event: &IpiEvent) {
+        self.ipis.lock().unwrap().push(event.clone());
+    }
+
+    fn accepted(&self, event: &AcceptedEvent) {
+        self.accepted.lock().unwrap().push(event.clone());
+    }
+}
+
+/// A guest to be: one vCPU, the APIC's best face.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guest {
+    entry: &'static u8,
+    cpus: usize,
+    apic: ApicMode,
+}
+
+impl Guest {
+    pub(crate) fn new(entry: &'static u8) -> Self {
+        Self {
+            entry,
+            cpus: 1,
+            apic: ApicMode::Auto,
+        }
+    }
+
+    pub(crate) fn cpus(self, cpus: usize) -> Self {
+        Self { cpus, ..self }
+    }
+
+    pub(crate) fn apic(self, apic: ApicMode) -> Self {
+        Self { apic, ..self }
+    }
+
+    pub(crate) fn start(self) -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| -> PathBuf {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        let config = Config {
+            roles: (0..self.cpus)
+                .map(|cpu| {
+                    if cpu == 0 {
+                        Role::Control
+                    } else {
+                        Role::Housekeeping
+                    }
+                })
+                .collect(),
+            memory_mib: 64,
+            kernel: file("vmlinux", &image::vmlinux(self.entry)),
+            initramfs: file("initramfs", b"none"),
+            cmdline: String::new(),
+            apic: self.apic,
+            pin: None,
+            console: ConsoleSinks::default(),
+        };
+        let seen = Arc::new(Recorder::default());
+        let host = Host::probe().unwrap();
+        let mut machine = Machine::new(&host, &config, Arc::clone(&seen) as _).unwrap();
+        assert_eq!(machine.x2apic(), self.apic != ApicMode::Xapic);
+        machine.start().unwrap();
+        Running {
+            machine,
+            seen,
+            _dir: dir,
+        }
+    }
+}
+
+/// A guest that runs.
+pub(crate) struct Running {
+    pub(crate) machine: Machine,
+    seen: Arc<Recorder>,
+    _dir: TempDir,
+}
+
+impl Running {
+    /// What the guest does next: rings, or ends.
+    pub(crate) fn next(&mut self) -> Wakeup {
+        match self.machine.wait(Instant::now() + PATIENCE).unwrap() {
+            Wakeup::Deadline => self.fail("neither rang nor ended"),
+            wakeup => wakeup,
+        }
+    }
+
+    /// Waits until the guest rings.
+    pub(crate) fn rings(&mut self) {
+        match self.next() {
+            Wakeup::Doorbell => {}
+            other => self.fail(&format!("did not ring: {other:?}")),
+        }
+    }
+
+    /// Waits until the guest ends, and says why it did.
+    pub(crate) fn ends(&mut self) -> StopReason {
+        match self.next() {
+            Wakeup::Stopped(reason) => reason,
+            other => self.fail(&format!("did not end: {other:?}")),
+        }
+    }
+
+    /// Waits until `done`.
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Machine) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(&self.machine) {
+            if Instant::now() >= deadline {
+                self.fail(what);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn fail(&mut self, what: &str) -> ! {
+        let exception = match self.word(63) {
+            0 => String::new(),
+            vector => format!(
+                "\nunexpected vector {}, frame {:#x} {:#x}",
+                vector & 0xff,
+                self.word(62),
+                self.word(61)
+            ),
+        };
+        let words: Vec<_> = (0..16).map(|n| self.word(n)).collect();
+        let report = self.machine.report(StopReason::Timeout {
+            phase: what.to_owned(),
+            seconds: PATIENCE.as_secs(),
+        });
+        panic!("the guest {what}{exception}\nwords {words:x?}\n{report}")
+    }
+
+    /// What the guest left in word `n`.
+    pub(crate) fn word(&self, n: usize) -> u64 {
+        let slot = &self.machine.mailbox().cpus[n];
+        slot.task.heartbeat.load(Ordering::SeqCst)
+    }
+
+    /// Gives the guest order `n`: a number that is not zero.
+    pub(crate) fn order(&self, n: usize, order: u32) {
+        let slot = &self.machine.mailbox().cpus[n];
+        slot.order_seq.store(order, Ordering::SeqCst);
+    }
+
+    /// Stops the guest; what was seen of it.
+    pub(crate) fn stop(mut self) -> Seen {
+        let words = std::array::from_fn(|n| self.word(n));
+        let report = self.machine.report(StopReason::Timeout {
+            phase: "the test".into(),
+            seconds: 0,
+        });
+        Seen {
+            words,
+            report,
+            ipis: std::mem::take(&mut self.seen.ipis.lock().unwrap()),
+            accepted: std::mem::take(&mut self.seen.accepted.lock().unwrap()),
+        }
+    }
+}
+
+/// All that is known of a guest that was stopped.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) words: [u64; 64],
+    pub(crate) report: CrashReport,
+    pub(crate) ipis: Vec<IpiEvent>,
+    pub(crate) accepted: Vec<AcceptedEvent>,
+}
+
+impl Seen {
+    /// What `cpu` took, in order.
+    pub(crate) fn taken(&self, cpu: usize) -> Vec<(AcceptedKind, Origin)> {
+        let taken = self.accepted.iter().filter(|event| event.cpu == cpu);
+        taken
+            .map(|event| (event.accepted.kind, event.accepted.origin))
+            .collect()
+    }
+
+    /// Mode, vector and targets of what `cpu` sent, in order.
+    pub(crate) fn sent(&self, cpu: usize) -> Vec<(DeliveryMode, u8, Vec<usize>)> {
+        let sent = self
+            .ipis
+            .iter()
+            .filter(|event| event.sent.ipi.source == cpu);
+        sent.map(|event| {
+            let ipi = &event.sent.ipi;
+            (ipi.mode, ipi.vector, ipi.targets.iter().collect())
+        })
+        .collect()
+    }
+}
+
+/// A fixed IPI with this vector, taken.
+pub(crate) fn ipi(vector: u8) -> (AcceptedKind, Origin) {
+    (AcceptedKind::Fixed(vector), Origin::Ipi)
+}
+
+/// The timer's interrupt with this vector, taken.
+pub(crate) fn timer(vector: u8) -> (AcceptedKind, Origin) {
+    (AcceptedKind::Fixed(vector), Origin::Timer)
+}

@@ -1,0 +1,106 @@
+//! Guests of a few instructions on the real KVM.
+//!
+//! Each test boots assembler text as the kernel and looks at what the machine reports of it. There
+//! is no Linux here: that the whole works for a kernel is `ipirig`'s own business.
+//!
+//! Where /dev/kvm is missing or may not be opened, every test is listed as ignored, so that none
+//! passes without having run. The listing shows the reason in brackets before each name.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a fixture that fails should stop its test"
+)]
+
+mod ending;
+mod harness;
+mod hostile;
+mod image;
+mod ipis;
+mod looking;
+mod priority;
+mod startup;
+mod timer;
+
+use std::process::ExitCode;
+
+use ipirig_machine::{ApicMode, Host, HostError};
+use libtest_mimic::{Arguments, Trial};
+
+/// The tests, and why some or all of them cannot be run here.
+struct Suite {
+    no_kvm: Option<String>,
+    no_x2apic: Option<String>,
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    /// A test that does not care for the APIC's face.
+    fn once(&mut self, name: &str, test: fn()) {
+        self.add(name.to_owned(), self.no_kvm.clone(), test);
+    }
+
+    /// A test of each face of the APIC.
+    fn both(&mut self, name: &str, test: fn(ApicMode)) {
+        self.add(format!("xapic::{name}"), self.no_kvm.clone(), move || {
+            test(ApicMode::Xapic);
+        });
+        let reason = self.no_kvm.clone().or_else(|| self.no_x2apic.clone());
+        self.add(format!("x2apic::{name}"), reason, move || {
+            test(ApicMode::X2apic);
+        });
+    }
+
+    /// A test of what only x2APIC has.
+    fn x2apic(&mut self, name: &str, test: fn()) {
+        let reason = self.no_kvm.clone().or_else(|| self.no_x2apic.clone());
+        self.add(format!("x2apic::{name}"), reason, test);
+    }
+
+    fn add(&mut self, name: String, reason: Option<String>, test: impl Fn() + Send + 'static) {
+        let trial = Trial::test(name, move || {
+            test();
+            Ok(())
+        });
+        // Runners print the kind in front of the name, nextest too: the reason goes there.
+        let trial = match reason {
+            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
+            None => trial,
+        };
+        self.trials.push(trial);
+    }
+}
+
+/// Why no guest can run here, if it is the host that lacks something. Any other trouble is for the
+/// tests to run into.
+fn no_kvm(error: &HostError) -> Option<String> {
+    match error {
+        HostError::NoKvm { .. }
+        | HostError::NotAllowed { .. }
+        | HostError::Open { .. }
+        | HostError::Version { .. }
+        | HostError::Missing { .. } => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let host = Host::probe();
+    let mut suite = Suite {
+        no_kvm: host.as_ref().err().and_then(no_kvm),
+        no_x2apic: host
+            .as_ref()
+            .is_ok_and(|host| !host.facts().x2apic)
+            .then(|| "no x2APIC registers in user space".to_owned()),
+        trials: vec![],
+    };
+    ending::list(&mut suite);
+    hostile::list(&mut suite);
+    ipis::list(&mut suite);
+    looking::list(&mut suite);
+    priority::list(&mut suite);
+    startup::list(&mut suite);
+    timer::list(&mut suite);
+    libtest_mimic::run(&arguments, suite.trials).exit_code()
+}
