@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ipirig_abi::{DOORBELL_PORT, MAGIC, MAX_CPUS, Mailbox, VERSION};
+use ipirig_abi::{DOORBELL_PORT, MAGIC, MAX_CPUS, Mailbox, Role, VERSION};
 use ipirig_apic::{Bus, LocalApic};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
@@ -235,7 +235,25 @@ impl Machine {
             let apic = LocalApic::new(Arc::clone(&bus), cpu, x2apic)
                 .map_err(|_| MachineError::Cpus(cpus))?;
             let table = cpuid::table(&supported, &policy, cpu)?;
-            vcpus.push(vcpu(host_, &vm, cpu, &table, apic, Arc::clone(&fleet))?);
+            let timers = Timers {
+                tsc_khz: tsc_deadline_khz(facts),
+                slack_ns: host_
+                    .remedies
+                    .iter()
+                    .map(|r| r.timer_slack_ns)
+                    .max()
+                    .unwrap_or(0),
+                exact_in_user: config.roles.get(cpu) == Some(&Role::Isolated),
+            };
+            vcpus.push(vcpu(
+                host_,
+                &vm,
+                cpu,
+                &table,
+                apic,
+                Arc::clone(&fleet),
+                timers,
+            )?);
         }
         if let Some(first) = vcpus.first() {
             first.set_boot(&loaded).map_err(failed("KVM_SET_SREGS"))?;
@@ -425,6 +443,7 @@ fn vcpu(
     table: &CpuId,
     apic: LocalApic,
     fleet: Arc<Fleet>,
+    timers: Timers,
 ) -> Result<Vcpu, MachineError> {
     let fd = vm
         .create_vcpu(cpu as u64)
@@ -433,15 +452,6 @@ fn vcpu(
         vm::enforce_pv_cpuid(&fd).map_err(failed("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"))?;
     }
     fd.set_cpuid2(table).map_err(failed("KVM_SET_CPUID2"))?;
-    let timers = Timers {
-        tsc_khz: tsc_deadline_khz(host_.facts()),
-        slack_ns: host_
-            .remedies
-            .iter()
-            .map(|remedy| remedy.timer_slack_ns)
-            .max()
-            .unwrap_or(0),
-    };
     Vcpu::new(cpu, fd, apic, fleet, assists(host_), timers).map_err(failed("KVM_GET_SREGS"))
 }
 

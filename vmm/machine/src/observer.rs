@@ -11,7 +11,8 @@ pub struct IpiEvent {
     pub time_ns: u64,
     /// What it meant: vector, mode, source, targets, and what became of each.
     pub sent: Sent,
-    /// The sender's RIP: the instruction that wrote the ICR.
+    /// The sender's RIP: at the WRMSR that wrote the ICR in x2APIC mode, which KVM completes at the
+    /// next entry; after the store in xAPIC mode, which KVM's emulator has completed.
     pub rip: u64,
 }
 

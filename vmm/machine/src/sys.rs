@@ -68,6 +68,29 @@ pub(crate) fn internal_error(run: &kvm_run) -> InternalError {
     }
 }
 
+/// `kvm_run.cr8`, readable while an exit still borrows the rest of `kvm_run`.
+#[derive(Debug)]
+pub(crate) struct Cr8(*const std::sync::atomic::AtomicU64);
+
+// SAFETY: the pointer is into the mapping of a `VcpuFd`, which may move to another thread as well.
+unsafe impl Send for Cr8 {}
+
+impl Cr8 {
+    /// Of `vcpu`, which must live as long: the two belong into one value.
+    pub(crate) fn of(vcpu: &mut VcpuFd) -> Self {
+        let field: *mut u64 = &raw mut vcpu.get_kvm_run().cr8;
+        Self(field.cast_const().cast())
+    }
+
+    /// The value that the last exit left: 0 to 15.
+    pub(crate) fn get(&self) -> u8 {
+        // SAFETY: the mapping lives (see `of`), is aligned, and no exit's data overlaps this field;
+        // KVM writes it only while the vCPU's one thread is in KVM_RUN.
+        let value = unsafe { (*self.0).load(std::sync::atomic::Ordering::Relaxed) };
+        (value & 0xf) as u8
+    }
+}
+
 /// The address of `immediate_exit` in the vCPU's mapped `kvm_run`, for the kick's signal handler.
 pub(crate) fn immediate_exit(vcpu: &mut VcpuFd) -> *const std::sync::atomic::AtomicU8 {
     let byte: *mut u8 = &raw mut vcpu.get_kvm_run().immediate_exit;

@@ -60,7 +60,7 @@ pub(crate) struct Remedy {
     pub(crate) cmdline: String,
     /// CPUID features to clear.
     pub(crate) hide: Vec<Feature>,
-    /// Nanoseconds that must pass between two timer interrupts of a vCPU at work in CPL 0.
+    /// Nanoseconds that must pass between two timer interrupts of a vCPU at work.
     pub(crate) timer_slack_ns: u64,
 }
 

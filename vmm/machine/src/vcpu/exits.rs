@@ -56,19 +56,25 @@ impl Vcpu {
         let Self {
             cpu,
             fd,
+            cr8,
             apic,
             fleet,
             assists,
             counters,
-            tsc_khz,
+            timers,
             ..
         } = self;
         let exit = match fd.run() {
-            Ok(exit) => exit,
+            Ok(exit) => {
+                // Before the exit is looked at: it may be a read or a write of the TPR.
+                apic.set_cr8(cr8.get());
+                exit
+            }
             Err(error) => match error.errno() {
                 // Clear first, look at the APIC afterwards: a kick in between is not lost.
                 libc::EINTR | libc::EAGAIN => {
                     fd.set_kvm_immediate_exit(0);
+                    apic.set_cr8(cr8.get());
                     counters.kicks += 1;
                     return Ok(Then::Nothing);
                 }
@@ -115,7 +121,9 @@ impl Vcpu {
                 counters.msr += 1;
                 let value = match msr.index {
                     vm::APIC_BASE => Some(apic.apic_base()),
-                    vm::TSC_DEADLINE if tsc_khz.is_some() => Some(apic.tsc_deadline(clock::now())),
+                    vm::TSC_DEADLINE if timers.tsc_khz.is_some() => {
+                        Some(apic.tsc_deadline(clock::now()))
+                    }
                     index if X2APIC.contains(&index) => apic.msr_read(index, clock::now()).ok(),
                     _ => None,
                 };
@@ -128,7 +136,9 @@ impl Vcpu {
                 counters.msr += 1;
                 let done = match msr.index {
                     vm::APIC_BASE => apic.set_apic_base(msr.data).ok().map(|()| Then::Nothing),
-                    vm::TSC_DEADLINE if tsc_khz.is_some() => Some(Then::TscDeadline(msr.data)),
+                    vm::TSC_DEADLINE if timers.tsc_khz.is_some() => {
+                        Some(Then::TscDeadline(msr.data))
+                    }
                     index if X2APIC.contains(&index) => {
                         apic.msr_write(index, msr.data, clock::now()).ok().map(then)
                     }
@@ -146,7 +156,8 @@ impl Vcpu {
                 counters.windows += 1;
                 Then::Nothing
             }
-            VcpuExit::Intr => Then::Nothing,
+            // KVM says so when CR8 falls; it has been taken over already.
+            VcpuExit::Intr | VcpuExit::SetTpr => Then::Nothing,
             VcpuExit::InternalError => Then::Internal,
             VcpuExit::Debug(exit) => {
                 counters.debug += 1;
@@ -162,7 +173,6 @@ impl Vcpu {
     }
 
     fn send(&mut self, icr: Icr) -> Result<(), Break> {
-        // An MSR or MMIO exit is completed at the next entry: RIP is still at the write.
         let rip = self
             .fd
             .get_regs()
@@ -196,7 +206,7 @@ impl Vcpu {
         let msrs = read.map_err(|e| self.host("KVM_GET_MSRS", e))?;
         let tsc = msrs.as_slice().first().map_or(0, |entry| entry.data);
         let left = u128::from(value.saturating_sub(tsc)) * 1_000_000
-            / u128::from(self.tsc_khz.unwrap_or(1).max(1));
+            / u128::from(self.timers.tsc_khz.unwrap_or(1).max(1));
         let now = clock::now();
         let at = now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
         self.apic.set_tsc_deadline(value, at, now);

@@ -7,7 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipirig_apic::{Accepted, ApicObserver, LocalApic, Origin, Sent};
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
+    kvm_vcpu_events,
+};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
@@ -30,13 +33,11 @@ const INSTRUCTION: usize = 15;
 pub(crate) struct Vcpu {
     cpu: usize,
     fd: VcpuFd,
+    cr8: sys::Cr8,
     apic: LocalApic,
     fleet: Arc<Fleet>,
     assists: Vec<Box<dyn Assist>>,
-    /// TSC frequency, where the guest is offered the TSC-deadline timer.
-    tsc_khz: Option<u32>,
-    /// Nanoseconds between two timer interrupts while at work in CPL 0; 0 on most hosts.
-    timer_slack: u64,
+    timers: Timers,
     /// When the last timer interrupt was injected.
     last_tick: u64,
     reset: (kvm_sregs, kvm_regs),
@@ -59,8 +60,10 @@ impl fmt::Debug for Vcpu {
 pub(crate) struct Timers {
     /// TSC frequency in kHz, if the guest is offered the TSC-deadline mode.
     pub(crate) tsc_khz: Option<u32>,
-    /// Nanoseconds between two timer interrupts while at work in CPL 0.
+    /// Nanoseconds between two timer interrupts while at work; 0 on most hosts.
     pub(crate) slack_ns: u64,
+    /// Interrupts in CPL 3 are on time all the same.
+    pub(crate) exact_in_user: bool,
 }
 
 /// The loop ends.
@@ -119,7 +122,7 @@ impl ApicObserver for Annotate<'_> {
 impl Vcpu {
     pub(crate) fn new(
         cpu: usize,
-        fd: VcpuFd,
+        mut fd: VcpuFd,
         mut apic: LocalApic,
         fleet: Arc<Fleet>,
         assists: Vec<Box<dyn Assist>>,
@@ -132,12 +135,12 @@ impl Vcpu {
         let counters = Counters::new(assists.iter().map(|assist| assist.name()));
         Ok(Self {
             cpu,
+            cr8: sys::Cr8::of(&mut fd),
             fd,
             apic,
             fleet,
             assists,
-            tsc_khz: timers.tsc_khz,
-            timer_slack: timers.slack_ns,
+            timers,
             last_tick: 0,
             reset,
             counters,
@@ -213,12 +216,14 @@ impl Vcpu {
             self.inject_nmi()?;
         }
         self.inject(work.interrupt, now)?;
-        // Once it has passed and must wait, the next look is when it need not any more.
+        // Once it has passed and must wait, the next look is when it need not any more. By the true
+        // time: `now` is before every deadline that waits.
+        let passed = clock::now();
         let due = self.apic.timer_deadline().map(|at| {
-            if at > now {
+            if at > passed {
                 at
             } else {
-                self.last_tick.saturating_add(self.timer_slack)
+                self.last_tick.saturating_add(self.timers.slack_ns)
             }
         });
         timer.set(due).map_err(|error| {
@@ -230,10 +235,7 @@ impl Vcpu {
         })?;
         // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
         self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
-        self.enter()?;
-        let cr8 = self.fd.get_kvm_run().cr8;
-        self.apic.set_cr8((cr8 & 0xf) as u8);
-        Ok(())
+        self.enter()
     }
 
     /// What time it is for the APIC timer: just before its deadline, if that has passed but the
@@ -241,11 +243,16 @@ impl Vcpu {
     fn timer_time(&self) -> Result<u64, Break> {
         let now = clock::now();
         let due = self.apic.timer_deadline().filter(|&at| at <= now);
-        let early = now < self.last_tick.saturating_add(self.timer_slack);
+        let early = now < self.last_tick.saturating_add(self.timers.slack_ns);
         match due {
-            Some(at) if early && !self.halted && self.cpl()? == 0 => Ok(at.saturating_sub(1)),
+            Some(at) if early && !self.halted && self.may_wait()? => Ok(at.saturating_sub(1)),
             _ => Ok(now),
         }
+    }
+
+    /// Whether a timer interrupt of this vCPU, which is at work, may be late.
+    fn may_wait(&self) -> Result<bool, Break> {
+        Ok(!self.timers.exact_in_user || self.cpl()? == 0)
     }
 
     fn park(&mut self, slot: &Slot, busy: impl FnOnce(&mut LocalApic, u64) -> bool) {
@@ -268,6 +275,7 @@ impl Vcpu {
                 // The boot CPU would start at the firmware's reset vector; there is no firmware.
                 return Err(Break::Because(StopReason::Reset));
             }
+            self.complete_exit();
             self.apic.accept_init(&observer);
             self.halted = false;
         }
@@ -278,9 +286,19 @@ impl Vcpu {
             self.fd
                 .set_sregs(&boot::cpu::sipi_sregs(sregs, vector))
                 .and_then(|()| self.fd.set_regs(&boot::cpu::sipi_regs(regs)))
+                .and_then(|()| self.fd.set_vcpu_events(&no_events()))
                 .map_err(|e| self.host("KVM_SET_SREGS", e))?;
         }
         Ok(())
+    }
+
+    /// Lets KVM finish the access that the last exit was for, which it else would do at the next
+    /// entry, to registers that a reset has changed by then (KVM API 5).
+    fn complete_exit(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        // EINTR is what it is asked for.
+        let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
     }
 
     fn inject_nmi(&mut self) -> Result<(), Break> {
@@ -385,6 +403,14 @@ impl Vcpu {
             instruction,
             counters: self.counters.clone(),
         }
+    }
+}
+
+/// The events of a CPU after a reset: none pending, NMIs not blocked.
+fn no_events() -> kvm_vcpu_events {
+    kvm_vcpu_events {
+        flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+        ..kvm_vcpu_events::default()
     }
 }
 
