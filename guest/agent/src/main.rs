@@ -103,9 +103,6 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     let mailbox = rig.mailbox;
     mounts::kernel()?;
     let roles = mailbox::roles(mailbox)?;
-    for refused in quiet::apply(&roles.isolated) {
-        console::say(&refused.to_string());
-    }
     let cpu = roles.control;
     sys::pin(cpu).during(|| format!("pin the control task to CPU {cpu} (is the CPU online?)"))?;
     let guest = ThisGuest {
@@ -115,6 +112,11 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .header
         .module
         .store(guest.device.is_some().into(), Ordering::Relaxed);
+    // Last before the tasks: 6.12 warns when it stops the deadline server of a CPU that has a fair
+    // task queued, and by now start-up work has left the isolated ones.
+    for refused in quiet::apply(&roles.isolated) {
+        console::say(&refused.to_string());
+    }
     let mut tasks = Tasks::start(mailbox, &roles.isolated, guest.device.as_ref())?;
 
     mailbox
