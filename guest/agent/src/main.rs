@@ -112,12 +112,12 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .header
         .module
         .store(guest.device.is_some().into(), Ordering::Relaxed);
-    // Last before the tasks: 6.12 warns when it stops the deadline server of a CPU that has a fair
-    // task queued, and by now start-up work has left the isolated ones.
+    let mut tasks = Tasks::start(mailbox, &roles.isolated, guest.device.as_ref())?;
+    // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
+    // take its bandwidth off twice, and warn (dl_server_stop).
     for refused in quiet::apply(&roles.isolated) {
         console::say(&refused.to_string());
     }
-    let mut tasks = Tasks::start(mailbox, &roles.isolated, guest.device.as_ref())?;
 
     mailbox
         .header
