@@ -1,4 +1,4 @@
-//! Host cores: which may be used, and pinning a thread to one.
+//! Host cores: which may be used, and pinning threads to one each.
 #![expect(
     unsafe_code,
     reason = "sched_setaffinity has no wrapper among our dependencies"
@@ -22,8 +22,8 @@ pub(crate) fn usable_cores() -> io::Result<Vec<usize>> {
     Ok((0..libc::CPU_SETSIZE as usize).filter(in_set).collect())
 }
 
-/// Pins the calling thread to `core`.
-pub(crate) fn pin(core: usize) -> io::Result<()> {
+/// Pins thread `id`, 0 for the calling one, to `core`.
+pub(crate) fn pin(id: i32, core: usize) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as usize {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -32,7 +32,7 @@ pub(crate) fn pin(core: usize) -> io::Result<()> {
     // SAFETY: `core` is below CPU_SETSIZE, so the bit is within the set.
     unsafe { libc::CPU_SET(core, &mut set) };
     // SAFETY: `set` is live and of the size given.
-    if unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } != 0 {
+    if unsafe { libc::sched_setaffinity(id, size_of::<libc::cpu_set_t>(), &raw const set) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -46,10 +46,10 @@ mod tests {
     fn a_pinned_thread_may_use_that_core_only() {
         let core = usable_cores().unwrap()[0];
         let cores = std::thread::spawn(move || {
-            pin(core).unwrap();
+            pin(0, core).unwrap();
             usable_cores().unwrap()
         });
         assert_eq!(cores.join().unwrap(), [core]);
-        assert!(pin(usize::MAX).is_err());
+        assert!(pin(0, usize::MAX).is_err());
     }
 }

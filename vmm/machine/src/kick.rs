@@ -84,6 +84,11 @@ impl Kicker {
         }
     }
 
+    /// The kernel's id of the thread, while it is attached.
+    pub(crate) fn thread(&self) -> Option<i32> {
+        Some(self.id.load(Ordering::SeqCst)).filter(|&id| id != 0)
+    }
+
     /// Parks the calling vCPU thread until a kick or `deadline` (nanoseconds of
     /// [`crate::clock::now`]), unless `busy` finds something to do once others can see that the
     /// thread parks.

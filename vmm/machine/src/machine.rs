@@ -297,25 +297,15 @@ impl Machine {
         self.mailbox.mailbox()
     }
 
-    /// Starts every vCPU's thread, pinned. A second call does nothing.
+    /// Starts every vCPU's thread. Each may use every core until [`Machine::settle`]: a boot has one
+    /// busy vCPU after the other, and on a small host those that will share a core would only wait
+    /// for one another. A second call does nothing.
     ///
     /// # Errors
-    /// No threads, or no right to the cores; nothing runs then.
+    /// No threads; nothing runs then.
     pub fn start(&mut self) -> Result<(), MachineError> {
         for (cpu, vcpu) in self.vcpus.drain(..).enumerate() {
-            let core = self.placement.cores.get(cpu).copied().unwrap_or_default();
-            let fleet = Arc::clone(&self.fleet);
-            let body = move || {
-                if let Err(error) = affinity::pin(core) {
-                    let error = error.to_string();
-                    fleet.stop(Some(StopReason::Host {
-                        cpu,
-                        what: "sched_setaffinity",
-                        error,
-                    }));
-                }
-                vcpu.run()
-            };
+            let body = move || vcpu.run();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{cpu}"))
                 .spawn(body);
@@ -329,6 +319,23 @@ impl Machine {
                     });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Pins each vCPU to its core of [`Machine::placement`]. To be called when the guest has booted,
+    /// before anything is measured.
+    ///
+    /// # Errors
+    /// The host refuses a core, or a vCPU does not run any more.
+    pub fn settle(&self) -> Result<(), MachineError> {
+        for (slot, &core) in self.fleet.slots.iter().zip(&self.placement.cores) {
+            let thread = slot.kicker.thread();
+            let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+            thread
+                .ok_or_else(gone)
+                .and_then(|id| affinity::pin(id, core))
+                .map_err(host("pinning a vCPU thread"))?;
         }
         Ok(())
     }

@@ -101,6 +101,7 @@ pub(crate) struct Fake<'a> {
     alias: u64,
     calls: BTreeMap<usize, u32>,
     probes_after: u64,
+    settled: bool,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -135,6 +136,7 @@ impl<'a> Fake<'a> {
             alias: 0x1111,
             calls: BTreeMap::new(),
             probes_after: 0,
+            settled: false,
         }
     }
 
@@ -406,7 +408,13 @@ impl Guest for Fake<'_> {
         }
     }
 
+    fn settle(&mut self) -> Result<(), Failure> {
+        self.settled = true;
+        Ok(())
+    }
+
     fn sample(&self, cpu: usize) -> Option<Place> {
+        assert!(self.settled, "looked at before it was pinned");
         self.beat();
         let kernel = self.script.in_kernel && self.stormed.get();
         let (cpl, rip) = if kernel {

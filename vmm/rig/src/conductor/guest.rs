@@ -31,6 +31,13 @@ pub trait Guest {
     /// The machine's.
     fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure>;
 
+    /// Gives each vCPU its own place on the host, once the guest has booted.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn settle(&mut self) -> Result<(), Failure>;
+
     /// Looks at where a vCPU is, without the guest noticing. `None`: it does not answer, because
     /// the guest stopped.
     fn sample(&self, cpu: usize) -> Option<Place>;
@@ -47,6 +54,10 @@ impl Guest for Machine {
 
     fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure> {
         Ok(Machine::wait(self, deadline)?)
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        Ok(Machine::settle(self)?)
     }
 
     fn sample(&self, cpu: usize) -> Option<Place> {

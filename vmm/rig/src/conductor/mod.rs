@@ -222,6 +222,10 @@ impl<'a> Conductor<'a> {
         self.enter(Phase::Boot);
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
         let boot = started.elapsed();
+        let phase = self.phase;
+        self.guest
+            .settle()
+            .map_err(|source| Ended::Machine { phase, source })?;
         let module = self.has_module()?;
 
         self.enter(Phase::Before);
