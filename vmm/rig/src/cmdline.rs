@@ -31,9 +31,6 @@ const PARAMETERS: &[(&str, Value)] = &[
     ("oops=panic", Value::Plain),
     // No clocksource watchdog, whose timer visits one CPU after the other.
     ("tsc=reliable", Value::Plain),
-    // No /sys/module/*/parameters for built-in code: a second and more of boot where guest kernels
-    // are emulated.
-    ("initcall_blacklist=param_sysfs_builtin_init", Value::Plain),
     // No tick on a CPU that runs one task, RCU callbacks elsewhere (implied): the set of CPUs whose
     // kernel work is deferred.
     ("nohz_full=", Value::Isolated("")),
@@ -88,8 +85,7 @@ mod tests {
         assert_eq!(
             line(Options::default()),
             "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
-             initcall_blacklist=param_sysfs_builtin_init nohz_full=2 \
-             isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
+             nohz_full=2 isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
              mce=ignore_ce"
         );
     }

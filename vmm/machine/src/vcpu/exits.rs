@@ -256,6 +256,13 @@ impl Vcpu {
         !instruction.is_empty() && cpu.read_virtual(regs.rip, &mut now) && now != instruction
     }
 
+    /// Forgets that the guest could take an interrupt at the last exit: its state is another now (an
+    /// exception to deliver first, or IF cleared). KVM delivers what KVM_INTERRUPT queued whatever
+    /// IF says by then, so the next exit has to tell.
+    pub(super) fn not_ready(&mut self) {
+        self.fd.get_kvm_run().ready_for_interrupt_injection = 0;
+    }
+
     /// Offers something to the assists in order, until one takes it.
     fn assist(
         &mut self,
@@ -270,6 +277,7 @@ impl Vcpu {
                 Ok(Handled::No) => {}
                 Ok(Handled::Yes) => {
                     self.counters.assisted(index);
+                    self.not_ready();
                     return Ok(Handled::Yes);
                 }
                 Err(error) => return Err(self.host(super::assist_failed(), error)),

@@ -288,6 +288,7 @@ impl Vcpu {
                 .and_then(|()| self.fd.set_regs(&boot::cpu::sipi_regs(regs)))
                 .and_then(|()| self.fd.set_vcpu_events(&no_events()))
                 .map_err(|e| self.host("KVM_SET_SREGS", e))?;
+            self.not_ready();
         }
         Ok(())
     }
