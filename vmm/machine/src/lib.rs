@@ -37,7 +37,9 @@ mod vcpu;
 mod vm;
 mod wakeups;
 
-pub use boot::{BootError, FirstBytes, InitramfsFault, KernelFault, KernelFormat, check_kernel};
+pub use boot::{
+    BootError, FirstBytes, InitramfsFault, KernelFault, KernelFormat, check_initramfs, check_kernel,
+};
 pub use config::{ApicMode, Config};
 pub use console::ConsoleSinks;
 pub use cpuid::CpuidError;

@@ -52,6 +52,15 @@ pub fn check_kernel(path: &Path) -> Result<(), BootError> {
     ipirig_machine::check_kernel(path).map(|_format| ())
 }
 
+/// Checks an initramfs file before anything is started.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub fn check_initramfs(path: &Path) -> Result<(), BootError> {
+    ipirig_machine::check_initramfs(path)
+}
+
 /// The result of a run for which the host lacks something, or that failed before it began.
 #[must_use]
 pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {

@@ -10,7 +10,7 @@ use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::plan::{Options, Plan};
 use ipirig_rig::render::render;
 use ipirig_rig::result::{KernelFiles, RunResult};
-use ipirig_rig::run::{Setup, check_kernel, not_run, run as run_on};
+use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
 use ipirig_rig::scenario::Scenario;
 
 use super::check_interrupt;
@@ -33,6 +33,9 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
     if let Some(kernel) = &args.kernel {
         check_kernel(kernel).map_err(Failure::usage)?;
+    }
+    if let Some(initramfs) = &args.initramfs {
+        check_initramfs(initramfs).map_err(Failure::usage)?;
     }
     let json = args.json.as_deref();
     for path in json

@@ -1,14 +1,14 @@
 //! The initramfs: at the top of RAM, below what the kernel can take.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 use std::path::Path;
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::kernel::Image;
+use super::kernel::{FirstBytes, Image};
 use super::layout;
 
 /// What is wrong with an initramfs file.
@@ -26,6 +26,15 @@ pub enum InitramfsFault {
     /// No bytes in it.
     #[error("it is empty; build it again")]
     Empty,
+    /// Neither a cpio archive nor anything that the kernel could decompress into one.
+    #[error(
+        "it is neither a cpio archive nor compressed by anything that Linux knows; \
+         first bytes: {first}; make it with `cpio -o -H newc`"
+    )]
+    NotAnArchive {
+        /// How it begins.
+        first: FirstBytes,
+    },
     /// It does not fit between the kernel and the top of RAM.
     #[error(
         "it has {size} bytes and the kernel leaves {room} of the guest's RAM; \
@@ -41,6 +50,22 @@ pub enum InitramfsFault {
     #[error("it cannot be read into guest memory")]
     Read(#[source] GuestMemoryError),
 }
+
+/// How an initramfs may begin: as cpio in the two forms that the kernel unpacks (init/initramfs.c), or
+/// as what it can decompress (lib/decompress.c): gzip (both), bzip2, LZMA, XZ, LZO, LZ4, zstd.
+const MAGICS: &[&[u8]] = &[
+    b"070701",
+    b"070702",
+    b"\x1f\x8b",
+    b"\x1f\x9e",
+    b"BZh",
+    b"\x5d\x00",
+    b"\xfd7zXZ",
+    b"\x89LZO",
+    b"\x02!L\x18",
+    b"(\xb5/\xfd",
+];
+const MAGIC_LEN: u64 = 6;
 
 /// An open initramfs file.
 #[derive(Debug)]
@@ -64,6 +89,17 @@ impl Initramfs {
         let size = file.metadata().map_err(InitramfsFault::Open)?.len();
         if size == 0 {
             return Err(InitramfsFault::Empty);
+        }
+        let mut head = Vec::new();
+        (&file)
+            .take(MAGIC_LEN)
+            .read_to_end(&mut head)
+            .and_then(|_| (&file).rewind())
+            .map_err(InitramfsFault::Open)?;
+        if !MAGICS.iter().any(|magic| head.starts_with(magic)) {
+            return Err(InitramfsFault::NotAnArchive {
+                first: FirstBytes::new(&head),
+            });
         }
         Ok(Self { file, size })
     }

@@ -119,7 +119,7 @@ pub struct FirstBytes(Vec<u8>);
 impl FirstBytes {
     const SHOWN: usize = 8;
 
-    fn new(bytes: &[u8]) -> Self {
+    pub(super) fn new(bytes: &[u8]) -> Self {
         Self(bytes.iter().take(Self::SHOWN).copied().collect())
     }
 

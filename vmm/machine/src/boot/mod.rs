@@ -141,6 +141,21 @@ pub fn check_kernel(path: &Path) -> Result<KernelFormat, BootError> {
     open_kernel(path).map(|kernel| kernel.image.format)
 }
 
+/// Checks that `path` is an initramfs, as far as its first bytes tell.
+///
+/// # Errors
+/// [`BootError::Initramfs`] with what is wrong with the file.
+pub fn check_initramfs(path: &Path) -> Result<(), BootError> {
+    open_initramfs(path).map(|_| ())
+}
+
+fn open_initramfs(path: &Path) -> Result<Initramfs, BootError> {
+    Initramfs::open(path).map_err(|fault| BootError::Initramfs {
+        path: path.to_path_buf(),
+        fault,
+    })
+}
+
 fn open_kernel(path: &Path) -> Result<Kernel, BootError> {
     Kernel::open(path).map_err(|fault| BootError::Kernel {
         path: path.to_path_buf(),
@@ -177,7 +192,7 @@ pub(crate) fn load(memory: &GuestMemoryMmap, plan: &BootPlan<'_>) -> Result<Load
         path: plan.initramfs.to_path_buf(),
         fault,
     };
-    let mut initramfs = Initramfs::open(plan.initramfs).map_err(initramfs_error)?;
+    let mut initramfs = open_initramfs(plan.initramfs)?;
     let initramfs_range = initramfs
         .place(&kernel.image, ram_end)
         .map_err(initramfs_error)?;

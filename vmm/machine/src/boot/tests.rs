@@ -19,6 +19,13 @@ struct Bench {
 
 const RAM_END: u64 = 64 << 20;
 
+/// What passes for an initramfs of `size` bytes.
+fn archive(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0xcd; size];
+    bytes[..6].copy_from_slice(b"070701");
+    bytes
+}
+
 impl Bench {
     fn new() -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_END as usize)]).unwrap();
@@ -26,7 +33,7 @@ impl Bench {
             dir: tempfile::tempdir().unwrap(),
             memory,
         };
-        fs::write(bench.path("initramfs"), vec![0xcd; 0x1801]).unwrap();
+        fs::write(bench.path("initramfs"), archive(0x1801)).unwrap();
         bench
     }
 
@@ -196,7 +203,7 @@ fn a_vmlinux_lands_at_its_physical_addresses() {
     assert_eq!(bench.bytes(0x100_0000, 0x500), memory);
     assert_eq!(
         bench.bytes(0x3ff_e000, 0x1802),
-        [vec![0xcd; 0x1801], vec![0]].concat()
+        [archive(0x1801), vec![0]].concat()
     );
     assert_eq!(bench.bytes(0x2_0000, 22), b"console=ttyS0 pti=on\0\0");
     assert_eq!(bench.bytes(0xe_0000, 8), b"RSD PTR ");

@@ -26,7 +26,7 @@ use layout::{CODE, LSTAR_CODE, MEMORY};
 /// Longest a probe may run; they take microseconds.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
-/// Why a probe could not be made. What the guest did is an [`Outcome`] instead.
+/// Why a probe could not be made. What the guest did is an outcome, not an error.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProbeError {

@@ -80,7 +80,7 @@ impl Guest {
                 .collect(),
             memory_mib: 64,
             kernel: file("vmlinux", &image::vmlinux(self.entry)),
-            initramfs: file("initramfs", b"none"),
+            initramfs: file("initramfs", b"070701"),
             cmdline: String::new(),
             apic: self.apic,
             pin: None,

@@ -121,8 +121,9 @@ guest!(
     xor eax, eax
     call rt_write
     sti
-    nop
-    nop                                 # what was pending by then
+    mov ecx, 4000
+6:  dec ecx                             # time for what was pending by then: an emulator looks for
+    jnz 6b                              # interrupts between stretches of instructions
     cli
     mov rax, qword ptr [r15]
     mov qword ptr [r15 + 128], rax

@@ -218,9 +218,9 @@ fn an_initramfs_goes_below_the_kernels_limit_and_never_into_the_kernel() {
 
     // Three pages are left: exactly enough for three pages, and no byte more.
     let full = bzimage(|header| header.init_size = 0x2ff_d000);
-    fs::write(bench.path("initramfs"), vec![1; 0x3000]).unwrap();
+    fs::write(bench.path("initramfs"), archive(0x3000)).unwrap();
     assert_eq!(bench.load(&full).unwrap().initramfs, 0x3ff_d000..0x400_0000);
-    fs::write(bench.path("initramfs"), vec![1; 0x3001]).unwrap();
+    fs::write(bench.path("initramfs"), archive(0x3001)).unwrap();
     assert_eq!(
         fault(bench.load(&full)),
         "it has 12289 bytes and the kernel leaves 12288 of the guest's RAM; \
@@ -228,6 +228,12 @@ fn an_initramfs_goes_below_the_kernels_limit_and_never_into_the_kernel() {
     );
     fs::write(bench.path("initramfs"), b"").unwrap();
     assert_eq!(fault(bench.load(&full)), "it is empty; build it again");
+    fs::write(bench.path("initramfs"), b"#!/bin/sh\n").unwrap();
+    assert_eq!(
+        fault(bench.load(&full)),
+        "it is neither a cpio archive nor compressed by anything that Linux knows; first bytes: \
+         \"#!/bin\"; make it with `cpio -o -H newc`"
+    );
     fs::remove_file(bench.path("initramfs")).unwrap();
     assert_eq!(
         fault(bench.load(&full)),
