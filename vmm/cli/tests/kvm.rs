@@ -225,12 +225,7 @@ fn panics() -> Result<(), Failed> {
 }
 
 fn bad_initramfs() -> Result<(), Failed> {
-    let guest = ipirig(&["guest", "path"]);
-    let paths = String::from_utf8_lossy(&guest.stdout).into_owned();
-    let kernel = paths
-        .lines()
-        .find_map(|line| line.strip_prefix("kernel "))
-        .unwrap_or_default();
+    let kernel = reference_kernel();
     let args = [
         "run",
         "static-key-flip",
@@ -238,7 +233,7 @@ fn bad_initramfs() -> Result<(), Failed> {
         "/no/such/initramfs",
         "--kernel",
     ];
-    let output = ipirig(&[&args[..], &[kernel.trim()]].concat());
+    let output = ipirig(&[&args[..], &[&kernel]].concat());
     ensure(output.status.code() == Some(2), || stderr(&output))?;
     ensure(stderr(&output).contains("/no/such/initramfs"), || {
         stderr(&output)
@@ -257,13 +252,8 @@ fn times_out() -> Result<(), Failed> {
 }
 
 fn skipped_without_module() -> Result<(), Failed> {
-    let guest = ipirig(&["guest", "path"]);
-    let paths = String::from_utf8_lossy(&guest.stdout).into_owned();
-    let kernel = paths
-        .lines()
-        .find_map(|line| line.strip_prefix("kernel "))
-        .unwrap_or_default();
-    let (result, _) = run("static-key-flip", &["--kernel", kernel.trim()], 4)?;
+    let kernel = reference_kernel();
+    let (result, _) = run("static-key-flip", &["--kernel", &kernel], 4)?;
     let (evidence, _) = ended(&result, "skipped")?;
     ensure(evidence.contains("needs the module ipirig.ko"), || {
         evidence.to_owned()
@@ -291,6 +281,14 @@ fn interrupted(phase: &str) -> Result<(), Failed> {
     let last = lines.map_while(Result::ok).last();
     let expected = format!("ipirig: interrupted during: {phase}");
     ensure(last.as_deref() == Some(&expected), || format!("{last:?}"))
+}
+
+/// The path of the kernel that a run boots by default.
+fn reference_kernel() -> String {
+    let guest = ipirig(&["guest", "path"]);
+    let paths = String::from_utf8_lossy(&guest.stdout);
+    let kernel = paths.lines().find_map(|line| line.strip_prefix("kernel "));
+    kernel.unwrap_or_default().trim().to_owned()
 }
 
 /// Boots a "kernel" of a few bytes of code.

@@ -16,6 +16,7 @@ mod ending;
 mod harness;
 mod hostile;
 mod image;
+mod injection;
 mod ipis;
 mod looking;
 mod priority;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
     };
     ending::list(&mut suite);
     hostile::list(&mut suite);
+    injection::list(&mut suite);
     ipis::list(&mut suite);
     looking::list(&mut suite);
     priority::list(&mut suite);
