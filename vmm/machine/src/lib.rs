@@ -8,6 +8,9 @@
 //! What it does not do: know what a scenario is, count, or judge. That is `ipirig-rig`. What an APIC
 //! is and where an IPI goes is `ipirig-apic`, which knows no KVM.
 //!
+//! "SDM" is Intel's Software Developer's Manual, with the numbers of its 2023 editions, where the
+//! APIC is chapter 11 of volume 3 (10 before, 12 since).
+//!
 //! The guest is hostile: no number that it writes is used as an index unchecked, and no queue grows
 //! with what it does.
 

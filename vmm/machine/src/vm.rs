@@ -10,9 +10,9 @@ use vmm_sys_util::errno;
 /// Three pages below 4 GiB that VMX wants for itself (KVM API 4.14); where others put them too.
 pub(crate) const TSS_ADDRESS: usize = 0xfffb_d000;
 
-/// `IA32_APIC_BASE` (SDM vol. 3, 12.4.4).
+/// `IA32_APIC_BASE` (SDM vol. 3, 11.4.4).
 pub(crate) const APIC_BASE: u32 = 0x1b;
-/// `IA32_TSC_DEADLINE` (SDM vol. 3, 12.5.4.1). KVM without an in-kernel APIC would swallow a write,
+/// `IA32_TSC_DEADLINE` (SDM vol. 3, 11.5.4.1). KVM without an in-kernel APIC would swallow a write,
 /// so it is filtered; where the filter does not work, CPUID does not offer the mode.
 pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
 

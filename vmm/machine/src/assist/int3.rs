@@ -8,7 +8,7 @@ use crate::probe::{Outcome, ProbeError, Prober};
 
 /// The one-byte form; what the kernel's text_poke writes.
 const INT3: u8 = 0xcc;
-/// Vector of #BP (SDM vol. 3, 7.15).
+/// Vector of #BP (SDM vol. 3, 6.15).
 const BREAKPOINT: u8 = 3;
 
 pub(super) const QUIRK: Quirk = Quirk {

@@ -48,7 +48,7 @@ fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     })
 }
 
-/// What the CPU pushed for a #PF in 64-bit mode, from the error code up (SDM vol. 3, figure 7-8).
+/// What the CPU pushed for a #PF in 64-bit mode, from the error code up (SDM vol. 3, figure 6-8).
 #[derive(Debug)]
 struct Frame {
     rip: u64,
@@ -119,7 +119,7 @@ impl Syscall {
         cpu.fd.set_regs(&regs)
     }
 
-    /// The address in IDT entry 14 (SDM vol. 3, figure 7-8), if the guest has one.
+    /// The address in IDT entry 14 (SDM vol. 3, figure 6-8), if the guest has one.
     fn page_fault_handler(cpu: &Cpu<'_>) -> Result<Option<u64>, errno::Error> {
         let sregs = cpu.fd.get_sregs()?;
         if u64::from(sregs.idt.limit) < PAGE_FAULT * 16 + 15 {
@@ -152,7 +152,7 @@ impl Syscall {
             ..kvm_guest_debug::default()
         };
         debug.arch.debugreg[0] = handler;
-        // G0 and GE; an instruction breakpoint has RW0 = LEN0 = 0 (SDM vol. 3, 19.2.4).
+        // G0 and GE; an instruction breakpoint has RW0 = LEN0 = 0 (SDM vol. 3, 18.2.4).
         debug.arch.debugreg[7] = 0x602;
         cpu.fd.set_guest_debug(&debug)
     }

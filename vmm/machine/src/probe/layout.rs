@@ -41,7 +41,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, code: &[u8]) {
         // In range: every address here is far below `MEMORY`.
         let _ = memory.write_slice(bytes, GuestAddress(address));
     };
-    // Present, writable, user; PS on the last level (SDM vol. 3, 5.5.4).
+    // Present, writable, user; PS on the last level (SDM vol. 3, 4.5.4).
     put(PML4, &(PDPT | 7).to_le_bytes());
     put(PDPT, &(PD | 7).to_le_bytes());
     put(PD, &0x87_u64.to_le_bytes());
@@ -60,13 +60,13 @@ pub(super) fn write(memory: &GuestMemoryMmap, code: &[u8]) {
     {
         put(GDT + 8 * index as u64, &u64::to_le_bytes(descriptor));
     }
-    // RSP0 of the 64-bit TSS (SDM vol. 3, figure 9-11).
+    // RSP0 of the 64-bit TSS (SDM vol. 3, figure 8-11).
     put(TSS + 4, &RING0_STACK.to_le_bytes());
     for vector in 0..VECTORS {
         let handler = HANDLERS + 16 * vector;
         // mov al, vector; out VECTOR_PORT, al; hlt
         put(handler, &[0xb0, vector as u8, 0xe6, VECTOR_PORT as u8, HLT]);
-        // A present 64-bit interrupt gate that CPL 3 may use (SDM vol. 3, figure 7-8).
+        // A present 64-bit interrupt gate that CPL 3 may use (SDM vol. 3, figure 6-8).
         let gate = handler | u64::from(KERNEL_CS) << 16 | 0xee00 << 32;
         put(IDT + 16 * vector, &gate.to_le_bytes());
     }

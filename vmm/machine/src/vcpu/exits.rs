@@ -15,7 +15,7 @@ use crate::vm;
 
 /// The register page, relative to which xAPIC registers are numbered.
 const PAGE: u64 = 0xfff;
-/// x2APIC registers as MSRs (SDM vol. 3, 12.12.1.2).
+/// x2APIC registers as MSRs (SDM vol. 3, 11.12.1.2).
 const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x83f;
 /// `IA32_TIME_STAMP_COUNTER` (SDM vol. 4, table 2-2).
 const TSC: u32 = 0x10;
@@ -113,7 +113,7 @@ impl Vcpu {
                     (Some(offset), Some(value)) => {
                         then(apic.mmio_write(offset, u32::from_le_bytes(value), clock::now()))
                     }
-                    // Registers are 4 bytes wide (SDM vol. 3, 12.4.1).
+                    // Registers are 4 bytes wide (SDM vol. 3, 11.4.1).
                     _ => Then::Nothing,
                 }
             }

@@ -265,7 +265,7 @@ impl Vcpu {
         });
     }
 
-    /// INIT and SIPI (SDM vol. 3, 9.4 and 12.6.1).
+    /// INIT and SIPI (SDM vol. 3, 9.4 and 11.6.1).
     fn take_resets(&mut self, now: u64) -> Result<(), Break> {
         let work = self.apic.poll(now);
         let fleet = Arc::clone(&self.fleet);
@@ -419,7 +419,7 @@ fn assist_failed() -> &'static str {
     "an assist's ioctl"
 }
 
-/// CPL is the DPL of SS (SDM vol. 3, 6.5); in real mode, where a fresh CPU starts, of CS.
+/// CPL is the DPL of SS (SDM vol. 3, 5.5); in real mode, where a fresh CPU starts, of CS.
 fn privilege(ss: &kvm_segment, cs: &kvm_segment) -> u8 {
     if ss.unusable == 0 { ss.dpl } else { cs.dpl }
 }
