@@ -24,9 +24,6 @@
 //! # Ok::<(), ipirig_apic::SetupError>(())
 //! ```
 //!
-//! "SDM" is volume 3 of Intel's Software Developer's Manual, with the numbers of its 2023 editions,
-//! where the APIC is chapter 11 (10 before, 12 since).
-//!
 //! # What is modelled
 //! The registers of an integrated APIC with six LVT entries, in xAPIC (MMIO) and x2APIC (MSR) mode
 //! over one state; switches of mode through `IA32_APIC_BASE`; physical, logical flat, logical

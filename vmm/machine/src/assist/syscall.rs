@@ -48,7 +48,7 @@ fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     })
 }
 
-/// What the CPU pushed for a #PF in 64-bit mode, from the error code up (SDM vol. 3, figure 6-8).
+/// What the CPU pushed for a #PF in 64-bit mode, from the error code up (SDM vol. 3, figure 6-9).
 #[derive(Debug)]
 struct Frame {
     rip: u64,
