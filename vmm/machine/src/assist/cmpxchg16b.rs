@@ -13,22 +13,20 @@ pub(super) const QUIRK: Quirk = Quirk {
 const CODE: &[u8] = &[0xbf, 0x00, 0x70, 0x00, 0x00, 0x48, 0x0f, 0xc7, 0x0f];
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
-    Ok(match prober.ring0(CODE)? {
-        Outcome::Halted => Finding {
-            text: "executes".into(),
-            remedy: None,
-        },
-        other => Finding {
-            text: format!("does not: {other}"),
-            remedy: Some(Remedy {
-                text: "CPUID does not offer it",
-                hide: vec![Feature {
-                    leaf: 1,
-                    register: Register::Ecx,
-                    bit: 13,
-                }],
-                ..Remedy::default()
-            }),
-        },
-    })
+    let outcome = prober.ring0(CODE)?;
+    let remedy = Remedy {
+        text: "CPUID does not offer it",
+        hide: vec![Feature {
+            leaf: 1,
+            register: Register::Ecx,
+            bit: 13,
+        }],
+        ..Remedy::default()
+    };
+    Ok(Finding::expect(
+        &outcome,
+        &Outcome::Halted,
+        "executes",
+        remedy,
+    ))
 }

@@ -14,20 +14,18 @@ pub(super) const QUIRK: Quirk = Quirk {
 };
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
-    Ok(match prober.ring0(&[FWAIT])? {
-        Outcome::Halted => Finding {
-            text: "executes".into(),
-            remedy: None,
-        },
-        other => Finding {
-            text: format!("does not: {other}"),
-            remedy: Some(Remedy {
-                text: "the machine skips it",
-                assist: Some(|| Box::new(Fwait)),
-                ..Remedy::default()
-            }),
-        },
-    })
+    let outcome = prober.ring0(&[FWAIT])?;
+    let remedy = Remedy {
+        text: "the machine skips it",
+        assist: Some(|| Box::new(Fwait)),
+        ..Remedy::default()
+    };
+    Ok(Finding::expect(
+        &outcome,
+        &Outcome::Halted,
+        "executes",
+        remedy,
+    ))
 }
 
 #[derive(Debug)]

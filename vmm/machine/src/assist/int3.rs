@@ -18,20 +18,18 @@ pub(super) const QUIRK: Quirk = Quirk {
 };
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
-    Ok(match prober.ring0(&[INT3])? {
-        Outcome::Vector(BREAKPOINT) => Finding {
-            text: "reaches the handler".into(),
-            remedy: None,
-        },
-        other => Finding {
-            text: format!("does not: {other}"),
-            remedy: Some(Remedy {
-                text: "the machine injects #BP itself",
-                assist: Some(|| Box::new(Int3)),
-                ..Remedy::default()
-            }),
-        },
-    })
+    let outcome = prober.ring0(&[INT3])?;
+    let remedy = Remedy {
+        text: "the machine injects #BP itself",
+        assist: Some(|| Box::new(Int3)),
+        ..Remedy::default()
+    };
+    Ok(Finding::expect(
+        &outcome,
+        &Outcome::Vector(BREAKPOINT),
+        "reaches the handler",
+        remedy,
+    ))
 }
 
 #[derive(Debug)]

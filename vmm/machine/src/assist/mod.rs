@@ -10,7 +10,7 @@ use kvm_ioctls::VcpuFd;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::errno;
 
-use crate::probe::{ProbeError, Prober};
+use crate::probe::{Outcome, ProbeError, Prober};
 
 mod cmpxchg16b;
 mod fwait;
@@ -47,6 +47,23 @@ pub(crate) struct Finding {
     pub(crate) text: String,
     /// What to do about it; `None` where the host does the right thing.
     pub(crate) remedy: Option<Remedy>,
+}
+
+impl Finding {
+    /// For a probe that ends as `wanted` where the host does the right thing, which `fine` says in
+    /// words; else `remedy` is due.
+    fn expect(outcome: &Outcome, wanted: &Outcome, fine: &str, remedy: Remedy) -> Self {
+        if outcome == wanted {
+            return Self {
+                text: fine.to_owned(),
+                remedy: None,
+            };
+        }
+        Self {
+            text: format!("does not: {outcome}"),
+            remedy: Some(remedy),
+        }
+    }
 }
 
 /// What the machine does about a quirk.

@@ -32,20 +32,13 @@ const RF: u64 = 1 << 16;
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     // `syscall`, to a HLT, which only CPL 0 may execute.
-    Ok(match prober.syscall_from_ring3()? {
-        Outcome::Halted => Finding {
-            text: "does".into(),
-            remedy: None,
-        },
-        other => Finding {
-            text: format!("does not: {other}"),
-            remedy: Some(Remedy {
-                text: "the machine completes it at the guest's #PF handler",
-                assist: Some(|| Box::new(Syscall::default())),
-                ..Remedy::default()
-            }),
-        },
-    })
+    let outcome = prober.syscall_from_ring3()?;
+    let remedy = Remedy {
+        text: "the machine completes it at the guest's #PF handler",
+        assist: Some(|| Box::new(Syscall::default())),
+        ..Remedy::default()
+    };
+    Ok(Finding::expect(&outcome, &Outcome::Halted, "does", remedy))
 }
 
 /// What the CPU pushed for a #PF in 64-bit mode, from the error code up (SDM vol. 3, figure 6-9).

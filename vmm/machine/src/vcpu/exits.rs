@@ -5,7 +5,7 @@ use kvm_bindings::{Msrs, kvm_debug_exit_arch, kvm_msr_entry};
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
-use super::{Annotate, Break, Vcpu};
+use super::{ASSIST_FAILED, Annotate, Break, Vcpu};
 use crate::assist::{Assist, Cpu, Handled};
 use crate::clock;
 use crate::ports::PortWrite;
@@ -280,7 +280,7 @@ impl Vcpu {
                     self.not_ready();
                     return Ok(Handled::Yes);
                 }
-                Err(error) => return Err(self.host(super::assist_failed(), error)),
+                Err(error) => return Err(self.host(ASSIST_FAILED, error)),
             }
         }
         Ok(Handled::No)

@@ -26,6 +26,8 @@ use crate::timer::KickTimer;
 
 /// Assists look at the guest every so many turns of the loop.
 const LOOK_EVERY: u64 = 256;
+/// What failed, when the call was an assist's.
+const ASSIST_FAILED: &str = "an assist's ioctl";
 /// Bytes kept at RIP for reports: the longest instruction.
 const INSTRUCTION: usize = 15;
 
@@ -346,7 +348,7 @@ impl Vcpu {
         };
         for assist in &mut self.assists {
             if let Err(error) = assist.look(&cpu) {
-                return Err(self.host(assist_failed(), error));
+                return Err(self.host(ASSIST_FAILED, error));
             }
         }
         Ok(())
@@ -413,10 +415,6 @@ fn no_events() -> kvm_vcpu_events {
         flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
         ..kvm_vcpu_events::default()
     }
-}
-
-fn assist_failed() -> &'static str {
-    "an assist's ioctl"
 }
 
 /// CPL is the DPL of SS (SDM vol. 3, 5.5); in real mode, where a fresh CPU starts, of CS.
