@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm};
 use serde::Serialize;
 use thiserror::Error;
@@ -162,6 +163,8 @@ pub struct HostFacts {
 pub struct Host {
     facts: HostFacts,
     pub(crate) kvm: Kvm,
+    /// `KVM_GET_SUPPORTED_CPUID`.
+    pub(crate) supported: CpuId,
     pub(crate) remedies: Vec<Remedy>,
 }
 
@@ -216,6 +219,7 @@ impl Host {
             what: "single-stepping",
             source,
         })? == Outcome::Debug;
+        let supported = prober.into_supported_cpuid();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let facts = HostFacts {
             api_version: kvm.get_api_version(),
@@ -239,6 +243,7 @@ impl Host {
         Ok(Self {
             facts,
             kvm,
+            supported,
             remedies,
         })
     }

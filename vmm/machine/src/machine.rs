@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{DOORBELL_PORT, MAGIC, MAX_CPUS, Mailbox, Role, VERSION};
 use ipirig_apic::{Bus, LocalApic};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::CpuId;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use thiserror::Error;
 use vmm_sys_util::errno;
@@ -185,15 +185,12 @@ impl Machine {
         prepare(mailbox.mailbox(), config);
 
         kick::install().map_err(host("installing the kick signal"))?;
-        let vm = host_.kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-        vm::forward_msr_exits(&vm).map_err(failed("KVM_ENABLE_CAP"))?;
-        vm.set_tss_address(vm::TSS_ADDRESS)
-            .map_err(failed("KVM_SET_TSS_ADDR"))?;
         let follow: Vec<_> = assists(host_)
             .iter()
             .filter_map(|assist| assist.msrs())
             .collect();
-        vm::filter_msrs(&vm, &follow).map_err(failed("KVM_X86_SET_MSR_FILTER"))?;
+        let vm = vm::create(&host_.kvm, &follow)
+            .map_err(|(ioctl, source)| MachineError::Kvm { ioctl, source })?;
         memory::map(&vm, 0, &ram)?;
         mailbox.map(&vm, 1)?;
         let doorbell = event()?;
@@ -226,15 +223,11 @@ impl Machine {
                 .flat_map(|remedy| remedy.hide.clone())
                 .collect(),
         };
-        let supported = host_
-            .kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         let mut vcpus = Vec::with_capacity(cpus);
         for cpu in 0..cpus {
             let apic = LocalApic::new(Arc::clone(&bus), cpu, x2apic)
                 .map_err(|_| MachineError::Cpus(cpus))?;
-            let table = cpuid::table(&supported, &policy, cpu)?;
+            let table = cpuid::table(&host_.supported, &policy, cpu)?;
             let timers = Timers {
                 tsc_khz: tsc_deadline_khz(facts),
                 slack_ns: host_

@@ -4,11 +4,11 @@ use kvm_bindings::{
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
 };
-use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
 /// Three pages below 4 GiB that VMX wants for itself (KVM API 4.14); where others put them too.
-pub(crate) const TSS_ADDRESS: usize = 0xfffb_d000;
+const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// `IA32_APIC_BASE` (SDM vol. 3, 11.4.4).
 pub(crate) const APIC_BASE: u32 = 0x1b;
@@ -16,9 +16,23 @@ pub(crate) const APIC_BASE: u32 = 0x1b;
 /// so it is filtered; where the filter does not work, CPUID does not offer the mode.
 pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
 
+/// A virtual machine without an in-kernel interrupt controller, whose APIC's MSRs and `follow` (first
+/// and number; writes only) come to user space. An error names the ioctl that failed.
+pub(crate) fn create(
+    kvm: &Kvm,
+    follow: &[(u32, u32)],
+) -> Result<VmFd, (&'static str, errno::Error)> {
+    let vm = kvm.create_vm().map_err(|e| ("KVM_CREATE_VM", e))?;
+    forward_msr_exits(&vm).map_err(|e| ("KVM_ENABLE_CAP", e))?;
+    filter_msrs(&vm, follow).map_err(|e| ("KVM_X86_SET_MSR_FILTER", e))?;
+    vm.set_tss_address(TSS_ADDRESS)
+        .map_err(|e| ("KVM_SET_TSS_ADDR", e))?;
+    Ok(vm)
+}
+
 /// Makes KVM bring MSR accesses that it refuses or that are filtered to user space. x2APIC
 /// registers are among the former when there is no in-kernel APIC (`kvm_x2apic_msr_write`).
-pub(crate) fn forward_msr_exits(vm: &VmFd) -> Result<(), errno::Error> {
+fn forward_msr_exits(vm: &VmFd) -> Result<(), errno::Error> {
     let mut cap = kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         ..kvm_enable_cap::default()
@@ -28,7 +42,7 @@ pub(crate) fn forward_msr_exits(vm: &VmFd) -> Result<(), errno::Error> {
 }
 
 /// Filters the APIC's MSRs and the writes that assists follow: `follow` holds first and number.
-pub(crate) fn filter_msrs(vm: &VmFd, follow: &[(u32, u32)]) -> Result<(), errno::Error> {
+fn filter_msrs(vm: &VmFd, follow: &[(u32, u32)]) -> Result<(), errno::Error> {
     // A clear bit denies, and so forwards. No range is longer than 32 MSRs.
     let deny = [0_u8; 4];
     let both = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;

@@ -18,6 +18,7 @@ use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
 use crate::sys;
 use crate::timer::KickTimer;
+use crate::vm;
 
 mod layout;
 
@@ -109,6 +110,11 @@ impl<'a> Prober<'a> {
         Ok(Self { kvm: kvm_fd, cpuid })
     }
 
+    /// What KVM supports, for the guests to come.
+    pub(crate) fn into_supported_cpuid(self) -> CpuId {
+        self.cpuid
+    }
+
     /// Runs `code` in 64-bit CPL 0, followed by HLT.
     pub(crate) fn ring0(&self, code: &[u8]) -> Result<Outcome, ProbeError> {
         self.guest(code)?.run()
@@ -156,12 +162,8 @@ impl<'a> Prober<'a> {
     }
 
     fn guest(&self, code: &[u8]) -> Result<Guest, ProbeError> {
-        let vm = self.kvm.create_vm().map_err(kvm("KVM_CREATE_VM"))?;
-        crate::vm::forward_msr_exits(&vm).map_err(kvm("KVM_ENABLE_CAP"))?;
-        crate::vm::filter_msrs(&vm, &[]).map_err(kvm("KVM_X86_SET_MSR_FILTER"))?;
-        // KVM API 4.14: VMX needs three pages below 4 GiB that the guest does not use.
-        vm.set_tss_address(crate::vm::TSS_ADDRESS)
-            .map_err(kvm("KVM_SET_TSS_ADDR"))?;
+        let vm = vm::create(self.kvm, &[])
+            .map_err(|(ioctl, source)| ProbeError::Kvm { ioctl, source })?;
         let memory = memory::ram(MEMORY).map_err(ProbeError::Memory)?;
         memory::map(&vm, 0, &memory).map_err(ProbeError::Memory)?;
         let mut vcpu = vm.create_vcpu(0).map_err(kvm("KVM_CREATE_VCPU"))?;

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, LocalApic, Origin, Sent};
+use ipirig_apic::{Accepted, ApicObserver, LocalApic, Origin, Sent, Work};
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events,
@@ -170,11 +170,7 @@ impl Vcpu {
                     break end;
                 }
             },
-            Err(error) => Break::Because(StopReason::Host {
-                cpu: self.cpu,
-                what: "timer_create",
-                error: error.to_string(),
-            }),
+            Err(error) => self.host("timer_create", error),
         };
         match end {
             Break::Asked => fleet.stop(None),
@@ -194,7 +190,10 @@ impl Vcpu {
             self.look()?;
         }
         let now = self.timer_time()?;
-        self.take_resets(now)?;
+        let work = self.apic.poll(now);
+        if work.init || work.startup.is_some() {
+            return self.take_reset(work);
+        }
         if self.apic.waiting_for_startup() {
             self.park(slot, |apic, now| {
                 let work = apic.poll(now);
@@ -202,12 +201,9 @@ impl Vcpu {
             });
             return Ok(());
         }
-        let work = self.apic.poll(now);
         if self.halted {
             let open = self.fd.get_kvm_run().if_flag != 0;
-            let wakes = |work: ipirig_apic::Work| {
-                work.nmi || work.init || (open && work.interrupt.is_some())
-            };
+            let wakes = |work: Work| work.nmi || work.init || (open && work.interrupt.is_some());
             if !wakes(work) {
                 self.park(slot, |apic, now| wakes(apic.poll(now)));
                 return Ok(());
@@ -228,13 +224,7 @@ impl Vcpu {
                 self.last_tick.saturating_add(self.timers.slack_ns)
             }
         });
-        timer.set(due).map_err(|error| {
-            Break::Because(StopReason::Host {
-                cpu: self.cpu,
-                what: "timer_settime",
-                error: error.to_string(),
-            })
-        })?;
+        timer.set(due).map_err(|e| self.host("timer_settime", e))?;
         // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
         self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
         self.enter()
@@ -268,8 +258,7 @@ impl Vcpu {
     }
 
     /// INIT and SIPI (SDM vol. 3, 9.4 and 11.6.1).
-    fn take_resets(&mut self, now: u64) -> Result<(), Break> {
-        let work = self.apic.poll(now);
+    fn take_reset(&mut self, work: Work) -> Result<(), Break> {
         let fleet = Arc::clone(&self.fleet);
         let observer = Annotate::new(fleet.observer.as_ref(), 0, None);
         if work.init {
@@ -375,7 +364,7 @@ impl Vcpu {
         })
     }
 
-    fn host(&self, what: &'static str, error: errno::Error) -> Break {
+    fn host(&self, what: &'static str, error: impl fmt::Display) -> Break {
         Break::Because(StopReason::Host {
             cpu: self.cpu,
             what,

@@ -138,6 +138,7 @@ impl Running {
             if Instant::now() >= deadline {
                 self.fail(what);
             }
+            // Leaves the core to the guest between two looks.
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -153,6 +153,7 @@ guest!(
 fn a_guest_in_hlt_costs_next_to_nothing() {
     let mut guest = Guest::new(&IDLE).start();
     guest.rings();
+    // Long enough for a busy wait to show in the counters.
     sleep(Duration::from_millis(300));
     let seen = guest.stop();
     assert_eq!(seen.words[0], 0, "nothing woke it");
