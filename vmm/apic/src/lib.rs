@@ -69,7 +69,7 @@ pub use base::{APIC_BASE_ADDRESS, GeneralProtection, IA32_APIC_BASE, Mode};
 pub use bus::{Bus, Sent, SetupError};
 pub use cpu_set::{CpuSet, MAX_CPUS};
 pub use icr::{DeliveryMode, Destination, Icr, Shorthand};
-pub use local::{LocalApic, Work};
+pub use local::{Line, LocalApic, Work};
 pub use observer::{Accepted, AcceptedKind, ApicObserver, Origin};
 pub use route::{Addressing, Ipi, LogicalModel, route};
 pub use timer::MIN_TIMER_PERIOD_NS;

@@ -32,7 +32,18 @@ pub struct LocalApic {
     pub(crate) tsc_deadline_supported: bool,
     mode: Mode,
     waiting_for_startup: bool,
+    /// The pending NMI came by [`LocalApic::raise`].
+    nmi_from_line: bool,
     pub(crate) regs: Registers,
+}
+
+/// What can be raised from outside, as if a line went high.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Line {
+    /// The timer's entry of the local vector table.
+    Timer,
+    /// An NMI, as LINT1 brings it where the local vector table says NMI (SDM 11.5.1).
+    Nmi,
 }
 
 impl LocalApic {
@@ -55,6 +66,7 @@ impl LocalApic {
             tsc_deadline_supported: false,
             mode: Mode::XApic,
             waiting_for_startup: cpu != 0,
+            nmi_from_line: false,
             regs: Registers::power_up(),
         };
         apic.publish();
@@ -222,7 +234,36 @@ impl LocalApic {
     /// The NMI is in the guest. Another may become pending from now on.
     pub fn accept_nmi(&mut self, observer: &dyn ApicObserver) {
         if self.mailbox.update(|events| events.nmi = false).nmi {
-            self.report(AcceptedKind::Nmi, observer);
+            let origin = if std::mem::take(&mut self.nmi_from_line) {
+                Origin::Lvt
+            } else {
+                Origin::Ipi
+            };
+            self.report(AcceptedKind::Nmi, origin, observer);
+        }
+    }
+
+    /// Raises a line from outside: for a test of what the guest does then. A masked timer raises its
+    /// interrupt all the same. `false`: nothing was raised, as the guest has not set a legal vector
+    /// or the APIC is off.
+    pub fn raise(&mut self, line: Line) -> bool {
+        if self.mode == Mode::Disabled || self.waiting_for_startup {
+            return false;
+        }
+        match line {
+            Line::Nmi => {
+                self.nmi_from_line = true;
+                self.mailbox.update(|events| events.nmi = true);
+                true
+            }
+            Line::Timer => {
+                let vector = self.regs.lvts.vector(Lvt::Timer);
+                let legal = vector >= FIRST_LEGAL_VECTOR && self.regs.software_enabled();
+                if legal {
+                    self.regs.timer_irr.insert(vector);
+                }
+                legal
+            }
         }
     }
 
@@ -245,7 +286,8 @@ impl LocalApic {
             };
         });
         self.waiting_for_startup = !self.is_bsp();
-        self.report(AcceptedKind::Init, observer);
+        self.nmi_from_line = false;
+        self.report(AcceptedKind::Init, Origin::Ipi, observer);
     }
 
     /// The CPU starts: returns the page number to start at and ends the wait. None, with nothing
@@ -263,12 +305,11 @@ impl LocalApic {
             }
         });
         self.waiting_for_startup = false;
-        self.report(AcceptedKind::Startup(page), observer);
+        self.report(AcceptedKind::Startup(page), Origin::Ipi, observer);
         Some(page)
     }
 
-    fn report(&self, kind: AcceptedKind, observer: &dyn ApicObserver) {
-        let origin = Origin::Ipi;
+    fn report(&self, kind: AcceptedKind, origin: Origin, observer: &dyn ApicObserver) {
         observer.interrupt_accepted(
             self.cpu,
             Accepted {

@@ -23,7 +23,8 @@ pub enum Origin {
     Ipi,
     /// The APIC's own timer.
     Timer,
-    /// Another entry of the local vector table: here, the error interrupt.
+    /// Another entry of the local vector table: the error interrupt, or an NMI that was raised from
+    /// outside.
     Lvt,
 }
 

@@ -227,11 +227,15 @@ impl Lvts {
         }
     }
 
+    /// The vector of an entry, masked or not.
+    pub(crate) fn vector(&self, entry: Lvt) -> u8 {
+        // Truncation: the vector is the low byte.
+        self.get(entry) as u8
+    }
+
     /// The vector of an entry that is not masked.
     pub(crate) fn unmasked_vector(&self, entry: Lvt) -> Option<u8> {
-        let value = self.get(entry);
-        // Truncation: the vector is the low byte.
-        (value & LVT_MASKED == 0).then_some(value as u8)
+        (self.get(entry) & LVT_MASKED == 0).then(|| self.vector(entry))
     }
 
     pub(crate) fn timer_is_periodic(&self) -> bool {

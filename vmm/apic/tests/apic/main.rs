@@ -9,6 +9,7 @@
 mod against_model;
 mod hostile;
 mod ipis;
+mod lines;
 mod machine;
 mod modes;
 mod naive;
