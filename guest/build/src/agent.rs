@@ -45,7 +45,7 @@ pub(crate) fn build(
         progress.stage("building the agent");
         // Cargo has a lock of its own, and gives it up before the program is copied.
         let _lock = store.lock("cargo", "agent", progress)?;
-        let target = store.cargo_target();
+        let target = store.cargo_target(places.workspace());
         let mut cargo = Program::new("cargo");
         for var in [
             "CARGO_HOME",

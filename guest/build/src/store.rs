@@ -3,7 +3,7 @@
 //! ```text
 //! source/            downloaded packages
 //! kernel/KEY/        one finished kernel; module/, agent/, initramfs/ alike
-//! cargo/             Cargo's target directory for the agent
+//! cargo/CHECKOUT/    Cargo's target directories for the agent
 //! work/STAGE-KEY/    a build under way, owned by whoever holds the lock of the same name
 //! work/trash-*/      what is being removed
 //! lock/STAGE-KEY     empty files that are locked, never removed
@@ -20,7 +20,7 @@ use std::thread;
 
 use serde::Serialize;
 
-use crate::key::Key;
+use crate::key::{Ingredients, Key};
 use crate::{GuestError, Progress};
 
 /// How the names of directories under `work` begin that only wait for their removal.
@@ -71,9 +71,13 @@ impl Store {
         self.root.join("source")
     }
 
-    /// Cargo's target directory. Needs the lock `cargo`.
-    pub(crate) fn cargo_target(&self) -> PathBuf {
-        self.root.join("cargo")
+    /// Cargo's target directory for `workspace`. Needs the lock `cargo`. Not one for all: Cargo
+    /// knows the crates of a workspace by their places in it, and takes another checkout's for its
+    /// own.
+    pub(crate) fn cargo_target(&self, workspace: &Path) -> PathBuf {
+        let mut place = Ingredients::of("cargo", 1);
+        place.add("workspace", &workspace.to_string_lossy());
+        self.root.join("cargo").join(place.key().short())
     }
 
     /// The log of something that has no slot.
