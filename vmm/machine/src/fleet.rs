@@ -1,7 +1,8 @@
 //! What all vCPU threads of a machine and the machine itself share.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::kick::Kicker;
 use crate::observer::Observer;
 use crate::ports::Ports;
 use crate::stop::StopReason;
+use crate::vcpu::Vcpu;
 
 /// How long a vCPU may take to answer: it only has to leave `KVM_RUN`.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -48,12 +50,23 @@ pub(crate) struct Fleet {
     stopped: EventFd,
 }
 
+/// Something to do with a vCPU on its own thread, between two runs of the guest.
+type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
+
 /// One vCPU, as the others and the machine see it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Slot {
     pub(crate) kicker: Kicker,
     asked: AtomicBool,
-    ask: Mutex<Option<Sender<Sample>>>,
+    job: Mutex<Option<Job>>,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("kicker", &self.kicker)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Fleet {
@@ -113,10 +126,16 @@ impl Fleet {
 }
 
 impl Slot {
-    /// Asks the vCPU for a sample and waits for it; `None` if it does not answer.
-    pub(crate) fn sample(&self) -> Option<Sample> {
-        let (sender, receiver): (_, Receiver<Sample>) = mpsc::channel();
-        *self.ask.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    /// Has the vCPU's thread do `job` and waits for its outcome; `None` if the vCPU does not answer.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = mpsc::channel();
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(move |vcpu| {
+            // The asker may have given up.
+            let _ = sender.send(job(vcpu));
+        }));
         self.asked.store(true, Ordering::SeqCst);
         self.kicker.kick();
         receiver.recv_timeout(ANSWER).ok()
@@ -127,19 +146,18 @@ impl Slot {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// The vCPU's side of [`Slot::sample`].
-    pub(crate) fn answer(&self, sample: impl FnOnce() -> Option<Sample>) {
+    /// The vCPU's side of [`Slot::call`].
+    pub(crate) fn answer(&self, vcpu: &mut Vcpu) {
         if !self.asked.swap(false, Ordering::SeqCst) {
             return;
         }
-        let sender = self
-            .ask
+        let job = self
+            .job
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let (Some(sender), Some(sample)) = (sender, sample()) {
-            // The asker may have given up.
-            let _ = sender.send(sample);
+        if let Some(job) = job {
+            job(vcpu);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::config::{ApicMode, Config};
 use crate::console::Console;
 use crate::cpuid::{self, CpuidError, Policy};
-use crate::fleet::{Fleet, Sample};
+use crate::fleet::Fleet;
 use crate::host::{Host, HostFacts};
 use crate::kick;
 use crate::memory::{self, MailboxMemory, MemoryError};
@@ -70,6 +70,15 @@ pub enum MachineError {
         #[source]
         source: io::Error,
     },
+    /// A vCPU does not answer: there is none of that number, or the machine stopped.
+    #[error("vCPU {0} does not answer")]
+    NoAnswer(usize),
+    /// A guest kernel cannot be stopped at an instruction here.
+    #[error("this host's KVM cannot step a guest kernel")]
+    NoStepping,
+    /// There are four debug registers.
+    #[error("vCPU {0} has more addresses to stop at than debug registers")]
+    TooManyStops(usize),
     /// A KVM ioctl failed.
     #[error("{ioctl} failed")]
     Kvm {
@@ -101,7 +110,7 @@ impl MachineError {
     }
 }
 
-fn failed(ioctl: &'static str) -> impl FnOnce(errno::Error) -> MachineError {
+pub(crate) fn failed(ioctl: &'static str) -> impl FnOnce(errno::Error) -> MachineError {
     move |source| MachineError::Kvm { ioctl, source }
 }
 
@@ -131,11 +140,13 @@ pub struct Machine {
     cmdline: String,
     x2apic: bool,
     vcpus: Vec<Vcpu>,
-    threads: Vec<JoinHandle<VcpuState>>,
+    pub(crate) threads: Vec<JoinHandle<VcpuState>>,
     states: Vec<VcpuState>,
+    /// Whether a guest kernel can be stepped here.
+    pub(crate) single_step: bool,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
     _vm: VmFd,
-    fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<Fleet>,
     mailbox: MailboxMemory,
 }
 
@@ -260,6 +271,7 @@ impl Machine {
             vcpus,
             threads: vec![],
             states: vec![],
+            single_step: facts.single_step,
             _vm: vm,
             fleet,
             mailbox,
@@ -360,16 +372,6 @@ impl Machine {
                 return Ok(Wakeup::Deadline);
             }
         }
-    }
-
-    /// Looks at a vCPU from outside. `None` if there is no such vCPU or it does not answer,
-    /// because the machine stopped.
-    #[must_use]
-    pub fn sample(&self, cpu: usize) -> Option<Sample> {
-        if self.threads.is_empty() || self.fleet.stopping() {
-            return None;
-        }
-        self.fleet.slots.get(cpu)?.sample()
     }
 
     /// The last `lines` console lines.

@@ -29,6 +29,20 @@ pub struct AcceptedEvent {
     pub cpl: Option<u8>,
 }
 
+/// A vCPU is about to execute an instruction that [`crate::Machine::watch`] named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchEvent {
+    /// When, in nanoseconds of [`crate::clock::now`].
+    pub time_ns: u64,
+    /// Which vCPU.
+    pub cpu: usize,
+    /// The instruction's address.
+    pub address: u64,
+    /// RDI, RSI, RDX, RCX, R8, R9: at a function's first instruction, its first six arguments
+    /// (System V ABI for x86-64, 3.2.3).
+    pub arguments: [u64; 6],
+}
+
 /// Told of every event, on the vCPU's own thread. Must be quick and must not block: the guest
 /// waits.
 pub trait Observer: Send + Sync + fmt::Debug {
@@ -36,6 +50,8 @@ pub trait Observer: Send + Sync + fmt::Debug {
     fn ipi(&self, _event: &IpiEvent) {}
     /// A vCPU is about to take an interrupt.
     fn accepted(&self, _event: &AcceptedEvent) {}
+    /// A vCPU reached an address that is watched.
+    fn watched(&self, _event: &WatchEvent) {}
 }
 
 /// Looks away.

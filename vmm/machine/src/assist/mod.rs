@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::errno;
@@ -168,12 +167,14 @@ pub(crate) trait Assist: Send + fmt::Debug {
         Ok(())
     }
 
-    /// A breakpoint or a step ended.
-    fn debug(
-        &mut self,
-        _cpu: &Cpu<'_>,
-        _exit: &kvm_debug_exit_arch,
-    ) -> Result<Handled, errno::Error> {
+    /// Where the vCPU must stop for [`Assist::reached`]. Asked after each call of another method.
+    fn breakpoint(&self) -> Option<u64> {
+        None
+    }
+
+    /// The vCPU is about to execute the instruction at [`Assist::breakpoint`]. `Yes`: RIP is another
+    /// now, at the first instruction of the kernel's system-call entry.
+    fn reached(&mut self, _cpu: &Cpu<'_>) -> Result<Handled, errno::Error> {
         Ok(Handled::No)
     }
 
@@ -181,6 +182,30 @@ pub(crate) trait Assist: Send + fmt::Debug {
     fn look(&mut self, _cpu: &Cpu<'_>) -> Result<(), errno::Error> {
         Ok(())
     }
+}
+
+/// The handler in entry `vector` of the IDT (SDM vol. 3, figure 6-8), if the guest has one.
+pub(crate) fn handler(cpu: &Cpu<'_>, vector: u8) -> Result<Option<u64>, errno::Error> {
+    let idt = cpu.fd.get_sregs()?.idt;
+    let offset = u64::from(vector) * 16;
+    if u64::from(idt.limit) < offset + 15 {
+        return Ok(None);
+    }
+    let mut gate = [0_u8; 16];
+    let Some(address) = idt.base.checked_add(offset) else {
+        return Ok(None);
+    };
+    if !cpu.read_virtual(address, &mut gate) {
+        return Ok(None);
+    }
+    let gate = u128::from_le_bytes(gate);
+    let present = gate >> 47 & 1 == 1;
+    let offset = (gate & 0xffff) | (gate >> 48 & 0xffff) << 16 | (gate >> 64 & 0xffff_ffff) << 32;
+    Ok(if present {
+        u64::try_from(offset).ok()
+    } else {
+        None
+    })
 }
 
 /// Moves RIP past `length` bytes.

@@ -5,13 +5,10 @@
 //! handler, recognises that fault by its frame, and completes the instruction, so that the
 //! kernel's own `entry_SYSCALL_64` runs. It costs two exits a page fault and one a system call.
 
-use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs,
-    kvm_debug_exit_arch, kvm_guest_debug, kvm_msr_entry, kvm_segment,
-};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_segment};
 use vmm_sys_util::errno;
 
-use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy};
+use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, handler};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {
@@ -26,7 +23,7 @@ const LSTAR: u32 = 0xc000_0082;
 const FMASK: u32 = 0xc000_0084;
 
 /// Vector of #PF.
-const PAGE_FAULT: u64 = 14;
+const PAGE_FAULT: u8 = 14;
 /// RFLAGS.RF, which SYSCALL clears whatever FMASK says (SDM vol. 2, SYSCALL).
 const RF: u64 = 1 << 16;
 
@@ -56,8 +53,6 @@ struct Syscall {
     fmask: u64,
     /// Where the breakpoint is, once the guest has a #PF handler and an LSTAR.
     handler: Option<u64>,
-    /// Stepping over the breakpoint.
-    stepping: bool,
 }
 
 impl Syscall {
@@ -111,44 +106,6 @@ impl Syscall {
         cpu.fd.set_sregs(&sregs)?;
         cpu.fd.set_regs(&regs)
     }
-
-    /// The address in IDT entry 14 (SDM vol. 3, figure 6-8), if the guest has one.
-    fn page_fault_handler(cpu: &Cpu<'_>) -> Result<Option<u64>, errno::Error> {
-        let sregs = cpu.fd.get_sregs()?;
-        if u64::from(sregs.idt.limit) < PAGE_FAULT * 16 + 15 {
-            return Ok(None);
-        }
-        let mut gate = [0_u8; 16];
-        let Some(address) = sregs.idt.base.checked_add(PAGE_FAULT * 16) else {
-            return Ok(None);
-        };
-        if !cpu.read_virtual(address, &mut gate) {
-            return Ok(None);
-        }
-        let gate = u128::from_le_bytes(gate);
-        let present = gate >> 47 & 1 == 1;
-        let offset =
-            (gate & 0xffff) | (gate >> 48 & 0xffff) << 16 | (gate >> 64 & 0xffff_ffff) << 32;
-        Ok(if present {
-            u64::try_from(offset).ok()
-        } else {
-            None
-        })
-    }
-
-    fn break_on_handler(&self, cpu: &Cpu<'_>) -> Result<(), errno::Error> {
-        let Some(handler) = self.handler else {
-            return Ok(());
-        };
-        let mut debug = kvm_guest_debug {
-            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
-            ..kvm_guest_debug::default()
-        };
-        debug.arch.debugreg[0] = handler;
-        // G0 and GE; an instruction breakpoint has RW0 = LEN0 = 0 (SDM vol. 3, 18.2.4).
-        debug.arch.debugreg[7] = 0x602;
-        cpu.fd.set_guest_debug(&debug)
-    }
 }
 
 impl Assist for Syscall {
@@ -177,49 +134,29 @@ impl Assist for Syscall {
         self.look(cpu)
     }
 
-    fn debug(
-        &mut self,
-        cpu: &Cpu<'_>,
-        _exit: &kvm_debug_exit_arch,
-    ) -> Result<Handled, errno::Error> {
-        if self.handler.is_none() {
-            return Ok(Handled::No);
-        }
-        if self.stepping {
-            self.stepping = false;
-            self.break_on_handler(cpu)?;
-            return Ok(Handled::Yes);
-        }
+    fn breakpoint(&self) -> Option<u64> {
+        self.handler
+    }
+
+    fn reached(&mut self, cpu: &Cpu<'_>) -> Result<Handled, errno::Error> {
         let regs = cpu.fd.get_regs()?;
-        if Some(regs.rip) != self.handler {
-            return Ok(Handled::No);
-        }
         match Self::frame(cpu, regs.rsp) {
             Some(frame) if frame.rip == self.lstar && frame.cs & 3 == 3 => {
                 self.complete(cpu, &frame)?;
+                Ok(Handled::Yes)
             }
-            _ => {
-                // A true page fault: RFLAGS.RF would step over the breakpoint, but the emulator
-                // does not honour it.
-                self.stepping = true;
-                cpu.fd.set_guest_debug(&kvm_guest_debug {
-                    control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
-                    ..kvm_guest_debug::default()
-                })?;
-            }
+            // A true page fault.
+            _ => Ok(Handled::No),
         }
-        Ok(Handled::Yes)
     }
 
     // Nothing announces a new IDT, so the handler is looked up again and again.
     fn look(&mut self, cpu: &Cpu<'_>) -> Result<(), errno::Error> {
-        if self.lstar == 0 || self.stepping {
+        if self.lstar == 0 {
             return Ok(());
         }
-        let handler = Self::page_fault_handler(cpu)?;
-        if handler.is_some() && handler != self.handler {
-            self.handler = handler;
-            self.break_on_handler(cpu)?;
+        if let Some(handler) = handler(cpu, PAGE_FAULT)? {
+            self.handler = Some(handler);
         }
         Ok(())
     }

@@ -1,11 +1,10 @@
 //! What each KVM exit means to the machine.
 
 use ipirig_apic::{Action, Icr, Mode};
-use kvm_bindings::{Msrs, kvm_debug_exit_arch, kvm_msr_entry};
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
-use super::{ASSIST_FAILED, Annotate, Break, Vcpu};
+use super::{ASSIST_FAILED, Annotate, Break, Vcpu, read_msr};
 use crate::assist::{Assist, Cpu, Handled};
 use crate::clock;
 use crate::ports::PortWrite;
@@ -30,7 +29,7 @@ enum Then {
     Msr(u32, u64),
     TscDeadline(u64),
     Internal,
-    Debug(kvm_debug_exit_arch),
+    Debug,
     Stop(StopReason),
 }
 
@@ -42,12 +41,12 @@ impl Vcpu {
             Then::Send(icr) => self.send(icr),
             Then::Halt => {
                 self.halted = true;
-                Ok(())
+                self.record_halt()
             }
             Then::Msr(msr, value) => self.follow_msr(msr, value),
             Then::TscDeadline(value) => self.set_tsc_deadline(value),
             Then::Internal => self.internal_error(),
-            Then::Debug(exit) => self.debug(&exit),
+            Then::Debug => self.debug(),
             Then::Stop(reason) => Err(Break::Because(reason)),
         }
     }
@@ -159,9 +158,9 @@ impl Vcpu {
             // KVM says so when CR8 falls; it has been taken over already.
             VcpuExit::Intr | VcpuExit::SetTpr => Then::Nothing,
             VcpuExit::InternalError => Then::Internal,
-            VcpuExit::Debug(exit) => {
+            VcpuExit::Debug(_) => {
                 counters.debug += 1;
-                Then::Debug(exit)
+                Then::Debug
             }
             VcpuExit::Shutdown => Then::Stop(StopReason::TripleFault { cpu: *cpu }),
             other => Then::Stop(StopReason::UnexpectedExit {
@@ -173,11 +172,7 @@ impl Vcpu {
     }
 
     fn send(&mut self, icr: Icr) -> Result<(), Break> {
-        let rip = self
-            .fd
-            .get_regs()
-            .map_err(|e| self.host("KVM_GET_REGS", e))?
-            .rip;
+        let rip = self.regs()?.rip;
         let observer = Annotate::new(self.fleet.observer.as_ref(), rip, None);
         let sent = self.fleet.bus.send(self.cpu, icr, &observer);
         self.fleet.kick(sent.wake.without(self.cpu));
@@ -191,36 +186,18 @@ impl Vcpu {
             }
             Ok(Handled::No)
         })?;
-        Ok(())
+        self.stop_where_wanted()
     }
 
     /// Arms the timer for the moment when the guest's TSC reaches `value`.
     fn set_tsc_deadline(&mut self, value: u64) -> Result<(), Break> {
-        let entry = kvm_msr_entry {
-            index: TSC,
-            ..kvm_msr_entry::default()
-        };
-        let read = Msrs::from_entries(&[entry])
-            .map_err(|_| errno::Error::new(libc::ENOMEM))
-            .and_then(|mut msrs| self.fd.get_msrs(&mut msrs).map(|_| msrs));
-        let msrs = read.map_err(|e| self.host("KVM_GET_MSRS", e))?;
-        let tsc = msrs.as_slice().first().map_or(0, |entry| entry.data);
+        let tsc = read_msr(&self.fd, TSC).map_err(|e| self.host("KVM_GET_MSRS", e))?;
         let left = u128::from(value.saturating_sub(tsc)) * 1_000_000
             / u128::from(self.timers.tsc_khz.unwrap_or(1).max(1));
         let now = clock::now();
         let at = now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
         self.apic.set_tsc_deadline(value, at, now);
         Ok(())
-    }
-
-    fn debug(&mut self, exit: &kvm_debug_exit_arch) -> Result<(), Break> {
-        match self.assist(|assist, cpu| assist.debug(cpu, exit))? {
-            Handled::Yes => Ok(()),
-            Handled::No => Err(Break::Because(StopReason::UnexpectedExit {
-                cpu: self.cpu,
-                what: format!("debug exit at {:#x}", exit.pc),
-            })),
-        }
     }
 
     fn internal_error(&mut self) -> Result<(), Break> {
@@ -264,7 +241,7 @@ impl Vcpu {
     }
 
     /// Offers something to the assists in order, until one takes it.
-    fn assist(
+    pub(super) fn assist(
         &mut self,
         mut offer: impl FnMut(&mut dyn Assist, &Cpu<'_>) -> Result<Handled, errno::Error>,
     ) -> Result<Handled, Break> {

@@ -1,15 +1,19 @@
 //! One vCPU and its thread: run, look at the exit, look at the APIC, run again.
 
+mod debug;
 mod exits;
+mod recorder;
+mod stops;
 
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, LocalApic, Origin, Sent, Work};
+use ipirig_apic::{Accepted, ApicObserver, Line, LocalApic, Origin, Sent, Work};
+use ipirig_entry::Record;
 use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
-    kvm_vcpu_events,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_msr_entry, kvm_regs,
+    kvm_segment, kvm_sregs, kvm_vcpu_events,
 };
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
@@ -23,6 +27,9 @@ use crate::report::{Counters, VcpuState};
 use crate::stop::StopReason;
 use crate::sys;
 use crate::timer::KickTimer;
+
+use recorder::Recorder;
+use stops::Stops;
 
 /// Assists look at the guest every so many turns of the loop.
 const LOOK_EVERY: u64 = 256;
@@ -45,6 +52,8 @@ pub(crate) struct Vcpu {
     reset: (kvm_sregs, kvm_regs),
     counters: Counters,
     halted: bool,
+    stops: Stops,
+    recorder: Recorder,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
     raced: u32,
 }
@@ -147,6 +156,8 @@ impl Vcpu {
             reset,
             counters,
             halted: false,
+            stops: Stops::default(),
+            recorder: Recorder::default(),
             raced: 0,
         })
     }
@@ -184,7 +195,7 @@ impl Vcpu {
         if self.fleet.stopping() {
             return Err(Break::Asked);
         }
-        slot.answer(|| self.sample().ok());
+        slot.answer(self);
         self.counters.turns += 1;
         if self.counters.turns.is_multiple_of(LOOK_EVERY) {
             self.look()?;
@@ -210,10 +221,14 @@ impl Vcpu {
             }
             self.halted = false;
         }
-        if work.nmi {
-            self.inject_nmi()?;
+        if self.stops.stepping() {
+            self.fd.get_kvm_run().request_interrupt_window = 0;
+        } else {
+            if work.nmi {
+                self.inject_nmi()?;
+            }
+            self.inject(work.interrupt, now)?;
         }
-        self.inject(work.interrupt, now)?;
         // Once it has passed and must wait, the next look is when it need not any more. By the true
         // time: `now` is before every deadline that waits.
         let passed = clock::now();
@@ -227,6 +242,7 @@ impl Vcpu {
         timer.set(due).map_err(|e| self.host("timer_settime", e))?;
         // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
         self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
+        self.record()?;
         self.enter()
     }
 
@@ -295,6 +311,7 @@ impl Vcpu {
 
     fn inject_nmi(&mut self) -> Result<(), Break> {
         let cpl = self.cpl()?;
+        self.expect_nmi()?;
         self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
         self.counters.nmis += 1;
         let observer = Annotate::new(self.fleet.observer.as_ref(), 0, Some(cpl));
@@ -315,6 +332,7 @@ impl Vcpu {
             return Ok(());
         }
         let cpl = self.cpl()?;
+        self.expect_vector(vector)?;
         sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
         self.counters.injected += 1;
         let observer = Annotate::new(self.fleet.observer.as_ref(), 0, Some(cpl));
@@ -340,7 +358,11 @@ impl Vcpu {
                 return Err(self.host(ASSIST_FAILED, error));
             }
         }
-        Ok(())
+        self.stop_where_wanted()
+    }
+
+    fn regs(&self) -> Result<kvm_regs, Break> {
+        self.fd.get_regs().map_err(|e| self.host("KVM_GET_REGS", e))
     }
 
     fn cpl(&self) -> Result<u8, Break> {
@@ -351,7 +373,31 @@ impl Vcpu {
         Ok(privilege(&sregs.ss, &sregs.cs))
     }
 
-    fn sample(&self) -> Result<Sample, errno::Error> {
+    /// Gives away the record of a kernel entry, if one is finished.
+    pub(crate) fn take_record(&mut self) -> Option<Record> {
+        self.recorder.take()
+    }
+
+    /// Raises a line of the APIC.
+    pub(crate) fn raise(&mut self, line: Line) -> bool {
+        self.apic.raise(line)
+    }
+
+    /// Where SYSCALL goes.
+    pub(crate) fn lstar(&self) -> Result<u64, errno::Error> {
+        recorder::lstar(&self.fd)
+    }
+
+    /// Reads at a guest-virtual address; `false` where nothing is mapped there.
+    pub(crate) fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let cpu = Cpu {
+            fd: &self.fd,
+            memory: &self.fleet.memory,
+        };
+        cpu.read_virtual(address, buffer)
+    }
+
+    pub(crate) fn sample(&self) -> Result<Sample, errno::Error> {
         let regs = self.fd.get_regs()?;
         let sregs = self.fd.get_sregs()?;
         Ok(Sample {
@@ -404,6 +450,17 @@ fn no_events() -> kvm_vcpu_events {
         flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
         ..kvm_vcpu_events::default()
     }
+}
+
+/// One MSR of a vCPU that is not running.
+fn read_msr(fd: &VcpuFd, index: u32) -> Result<u64, errno::Error> {
+    let entry = kvm_msr_entry {
+        index,
+        ..kvm_msr_entry::default()
+    };
+    let mut msrs = Msrs::from_entries(&[entry]).map_err(|_| errno::Error::new(libc::ENOMEM))?;
+    fd.get_msrs(&mut msrs)?;
+    Ok(msrs.as_slice().first().map_or(0, |entry| entry.data))
 }
 
 /// CPL is the DPL of SS (SDM vol. 3, 5.5); in real mode, where a fresh CPU starts, of CS.

@@ -10,7 +10,7 @@ use ipirig_abi::Role;
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
 use ipirig_machine::{
     AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, IpiEvent, Machine, Observer,
-    StopReason, Wakeup,
+    StopReason, Wakeup, WatchEvent,
 };
 use tempfile::TempDir;
 
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Recorder {
     ipis: Mutex<Vec<IpiEvent>>,
     accepted: Mutex<Vec<AcceptedEvent>>,
+    watched: Mutex<Vec<WatchEvent>>,
 }
 
 impl Observer for Recorder {
@@ -33,6 +34,10 @@ impl Observer for Recorder {
 
     fn accepted(&self, event: &AcceptedEvent) {
         self.accepted.lock().unwrap().push(event.clone());
+    }
+
+    fn watched(&self, event: &WatchEvent) {
+        self.watched.lock().unwrap().push(*event);
     }
 }
 
@@ -185,6 +190,7 @@ impl Running {
             report,
             ipis: std::mem::take(&mut self.seen.ipis.lock().unwrap()),
             accepted: std::mem::take(&mut self.seen.accepted.lock().unwrap()),
+            watched: std::mem::take(&mut self.seen.watched.lock().unwrap()),
         }
     }
 }
@@ -196,6 +202,7 @@ pub(crate) struct Seen {
     pub(crate) report: CrashReport,
     pub(crate) ipis: Vec<IpiEvent>,
     pub(crate) accepted: Vec<AcceptedEvent>,
+    pub(crate) watched: Vec<WatchEvent>,
 }
 
 impl Seen {

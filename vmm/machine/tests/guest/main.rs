@@ -20,6 +20,7 @@ mod injection;
 mod ipis;
 mod looking;
 mod priority;
+mod recording;
 mod startup;
 mod timer;
 
@@ -32,6 +33,7 @@ use libtest_mimic::{Arguments, Trial};
 struct Suite {
     no_kvm: Option<String>,
     no_x2apic: Option<String>,
+    no_stepping: Option<String>,
     trials: Vec<Trial>,
 }
 
@@ -56,6 +58,12 @@ impl Suite {
     fn x2apic(&mut self, name: &str, test: fn()) {
         let reason = self.no_kvm.clone().or_else(|| self.no_x2apic.clone());
         self.add(format!("x2apic::{name}"), reason, test);
+    }
+
+    /// A test that steps the guest's kernel.
+    fn stepping(&mut self, name: &str, test: fn()) {
+        let reason = self.no_kvm.clone().or_else(|| self.no_stepping.clone());
+        self.add(name.to_owned(), reason, test);
     }
 
     fn add(&mut self, name: String, reason: Option<String>, test: impl Fn() + Send + 'static) {
@@ -94,6 +102,10 @@ fn main() -> ExitCode {
             .as_ref()
             .is_ok_and(|host| !host.facts().x2apic)
             .then(|| "no x2APIC registers in user space".to_owned()),
+        no_stepping: host
+            .as_ref()
+            .is_ok_and(|host| !host.facts().single_step)
+            .then(|| "no stepping of guest kernels".to_owned()),
         trials: vec![],
     };
     ending::list(&mut suite);
@@ -102,6 +114,7 @@ fn main() -> ExitCode {
     ipis::list(&mut suite);
     looking::list(&mut suite);
     priority::list(&mut suite);
+    recording::list(&mut suite);
     startup::list(&mut suite);
     timer::list(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit_code()

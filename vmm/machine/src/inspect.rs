@@ -1,0 +1,126 @@
+//! Looking into a running guest and at what its vCPUs execute, without the guest noticing.
+//!
+//! Each call is carried out on the vCPU's own thread, between two runs of the guest.
+
+use ipirig_entry::Record;
+use vmm_sys_util::errno;
+
+use crate::Line;
+use crate::fleet::Sample;
+use crate::machine::{Machine, MachineError, failed};
+use crate::vcpu::Vcpu;
+
+impl Machine {
+    /// Looks at a vCPU from outside. `None` if there is no such vCPU or it does not answer,
+    /// because the machine stopped.
+    #[must_use]
+    pub fn sample(&self, cpu: usize) -> Option<Sample> {
+        self.on(cpu, |vcpu| vcpu.sample()).ok()?.ok()
+    }
+
+    /// Has the next entry of `cpu` from user space into the kernel recorded, instruction by
+    /// instruction, up to `limit` of them or until it is back in user space. Entries by SYSCALL, by
+    /// page fault, by interrupts and NMIs of the machine's APICs, and by the exceptions `vectors`
+    /// (numbers of IDT entries) are seen; there are debug registers for one of the latter. While a
+    /// record runs the vCPU takes no interrupt. A record that was not fetched is dropped.
+    ///
+    /// # Errors
+    /// The host cannot step, the vCPU does not answer, there are too many `vectors`, or an ioctl
+    /// failed.
+    pub fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), MachineError> {
+        let vectors = vectors.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.arm(limit, &vectors))
+    }
+
+    /// The record that [`Machine::arm`] asked for, once it is finished. `None` before, and after it
+    /// has been fetched.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn record(&self, cpu: usize) -> Result<Option<Record>, MachineError> {
+        self.on(cpu, Vcpu::take_record)
+    }
+
+    /// Ends what [`Machine::arm`] began; what has been recorded by then can be fetched.
+    ///
+    /// # Errors
+    /// The vCPU does not answer, or an ioctl failed.
+    pub fn disarm(&self, cpu: usize) -> Result<(), MachineError> {
+        self.on(cpu, Vcpu::disarm)?
+            .map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
+    /// Tells the observer each time `cpu` is about to execute the instruction at one of `addresses`,
+    /// in the kernel. Replaces what was watched before.
+    ///
+    /// # Errors
+    /// The host cannot step, the vCPU does not answer, there are more addresses than debug
+    /// registers, or an ioctl failed.
+    pub fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), MachineError> {
+        let addresses = addresses.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.watch(&addresses))
+    }
+
+    /// Raises a line of the APIC of `cpu`. `false`: the guest has not set that line up.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn raise(&self, cpu: usize, line: Line) -> Result<bool, MachineError> {
+        self.on(cpu, move |vcpu| vcpu.raise(line))
+    }
+
+    /// Where SYSCALL takes `cpu`: IA32_LSTAR.
+    ///
+    /// # Errors
+    /// The vCPU does not answer, or an ioctl failed.
+    pub fn lstar(&self, cpu: usize) -> Result<u64, MachineError> {
+        self.on(cpu, |vcpu| vcpu.lstar())?
+            .map_err(failed("KVM_GET_MSRS"))
+    }
+
+    /// Reads `len` bytes at a guest-virtual address through the page tables that `cpu` has loaded.
+    /// `None` where nothing is mapped there.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn read_virtual(
+        &self,
+        cpu: usize,
+        address: u64,
+        len: usize,
+    ) -> Result<Option<Vec<u8>>, MachineError> {
+        self.on(cpu, move |vcpu| {
+            let mut bytes = vec![0; len];
+            vcpu.read_virtual(address, &mut bytes).then_some(bytes)
+        })
+    }
+
+    fn stopping_at(
+        &self,
+        cpu: usize,
+        job: impl FnOnce(&mut Vcpu) -> Result<bool, errno::Error> + Send + 'static,
+    ) -> Result<(), MachineError> {
+        if !self.single_step {
+            return Err(MachineError::NoStepping);
+        }
+        let fits = self.on(cpu, job)?.map_err(failed("KVM_SET_GUEST_DEBUG"))?;
+        if fits {
+            Ok(())
+        } else {
+            Err(MachineError::TooManyStops(cpu))
+        }
+    }
+
+    fn on<T: Send + 'static>(
+        &self,
+        cpu: usize,
+        job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
+    ) -> Result<T, MachineError> {
+        let gone = MachineError::NoAnswer(cpu);
+        if self.threads.is_empty() || self.fleet.stopping() {
+            return Err(gone);
+        }
+        let slot = self.fleet.slots.get(cpu);
+        slot.and_then(|slot| slot.call(job)).ok_or(gone)
+    }
+}

@@ -1,0 +1,259 @@
+//! The recorder: waits for the vCPU to come from user space into the kernel, then writes down each
+//! instruction that it executes there.
+
+use ipirig_entry::record::INSTRUCTION_MAX;
+use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::errno;
+
+use super::privilege;
+use crate::assist::Cpu;
+
+/// Vectors for which the CPU pushes an error code (SDM vol. 3, table 6-1).
+const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+
+/// What the recorder does.
+#[derive(Debug, Default)]
+pub(super) enum Recorder {
+    /// Nothing.
+    #[default]
+    Off,
+    /// It waits for one of these first instructions.
+    Armed {
+        entries: Vec<(u64, Began)>,
+        limit: usize,
+    },
+    /// It records, up to a number of steps.
+    Running {
+        record: Record,
+        limit: usize,
+        /// How often the vCPU was stopped.
+        stops: usize,
+    },
+    /// A record waits to be fetched.
+    Done(Record),
+}
+
+impl Recorder {
+    pub(super) fn armed(&self) -> bool {
+        matches!(self, Self::Armed { .. })
+    }
+
+    /// One more way in to wait for.
+    pub(super) fn expect(&mut self, address: u64, began: Began) {
+        if let Self::Armed { entries, .. } = self
+            && !entries.contains(&(address, began))
+        {
+            entries.push((address, began));
+        }
+    }
+
+    /// The way in whose first instruction is at `address`.
+    pub(super) fn way_in(&self, address: u64) -> Option<Began> {
+        match self {
+            Self::Armed { entries, .. } => entries
+                .iter()
+                .find(|(first, _)| *first == address)
+                .map(|(_, began)| *began),
+            _ => None,
+        }
+    }
+
+    /// The addresses it waits for.
+    pub(super) fn addresses(&self) -> Vec<u64> {
+        match self {
+            Self::Armed { entries, .. } => entries.iter().map(|(address, _)| *address).collect(),
+            _ => vec![],
+        }
+    }
+
+    /// Begins a record of `cpu`, which is about to execute its first kernel instruction.
+    pub(super) fn begin(&mut self, cpu: usize, began: Began) {
+        if let Self::Armed { limit, .. } = *self {
+            let record = Record {
+                cpu,
+                began,
+                steps: vec![],
+                ended: Ended::Limit,
+            };
+            *self = Self::Running {
+                record,
+                limit,
+                stops: 0,
+            };
+        }
+    }
+
+    /// Takes down what the vCPU is about to execute; ends the record where that is for user space,
+    /// or too much. `true` while it goes on.
+    pub(super) fn step(&mut self, step: Step) -> bool {
+        let Self::Running {
+            record,
+            limit,
+            stops,
+        } = self
+        else {
+            return false;
+        };
+        // A repeated string instruction stops once an iteration and is one step.
+        let patience = limit.saturating_mul(2);
+        let ended = if step.registers.cpl == 3 {
+            Some(Ended::User)
+        } else if *stops >= patience || record.steps.len() >= *limit {
+            Some(Ended::Limit)
+        } else {
+            None
+        };
+        if let Some(ended) = ended {
+            self.end(ended);
+            return false;
+        }
+        *stops += 1;
+        // Not executed yet (an exit in the middle of it), or not for the last time.
+        let again = record.steps.last().is_some_and(|last| {
+            let (last, now) = (&last.registers, &step.registers);
+            (last.rip, last.general[RSP]) == (now.rip, now.general[RSP])
+        });
+        if !again {
+            record.steps.push(step);
+        }
+        true
+    }
+
+    /// Ends a record that runs.
+    pub(super) fn end(&mut self, ended: Ended) {
+        if let Self::Running { mut record, .. } = std::mem::take(self) {
+            record.ended = ended;
+            *self = Self::Done(record);
+        }
+    }
+
+    /// Gives the finished record away.
+    pub(super) fn take(&mut self) -> Option<Record> {
+        match std::mem::take(self) {
+            Self::Done(record) => Some(record),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+/// Place of RSP in [`Registers::general`].
+const RSP: usize = 4;
+
+/// The vCPU's state, and the bytes that it will execute.
+pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
+    let regs = cpu.fd.get_regs()?;
+    let sregs = cpu.fd.get_sregs()?;
+    let mut bytes = [0; INSTRUCTION_MAX];
+    let mut len = INSTRUCTION_MAX;
+    // The page after it need not be mapped.
+    while len > 0 && !cpu.read_virtual(regs.rip, bytes.get_mut(..len).unwrap_or_default()) {
+        let in_page = 0x1000 - (regs.rip & 0xfff) as usize;
+        len = if in_page < len { in_page } else { 0 };
+    }
+    Ok(Step {
+        registers: Registers {
+            general: [
+                regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi,
+                regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+            ],
+            rip: regs.rip,
+            rflags: regs.rflags,
+            cr3: sregs.cr3,
+            cr4: sregs.cr4,
+            fs_base: sregs.fs.base,
+            gs_base: sregs.gs.base,
+            cpl: privilege(&sregs.ss, &sregs.cs),
+        },
+        code: Code::new(bytes.get(..len).unwrap_or_default()),
+    })
+}
+
+/// Whether the vCPU, at the first instruction of the handler of `vector`, came from CPL 3: by the CS
+/// that the CPU pushed (SDM vol. 3, figure 6-9).
+pub(super) fn from_user(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Error> {
+    let rsp = cpu.fd.get_regs()?.rsp;
+    let error_code = if WITH_ERROR_CODE.contains(&vector) {
+        8
+    } else {
+        0
+    };
+    let mut cs = [0; 8];
+    let read = cpu.read_virtual(rsp.wrapping_add(8 + error_code), &mut cs);
+    Ok(read && cs[0] & 3 == 3)
+}
+
+/// `IA32_LSTAR` (SDM vol. 4, table 2-2): where SYSCALL goes.
+pub(super) fn lstar(fd: &VcpuFd) -> Result<u64, errno::Error> {
+    super::read_msr(fd, 0xc000_0082)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(rip: u64, cpl: u8) -> Step {
+        let registers = Registers {
+            rip,
+            cpl,
+            ..Registers::default()
+        };
+        Step {
+            registers,
+            code: Code::new(&[0x90]),
+        }
+    }
+
+    fn running(limit: usize) -> Recorder {
+        let mut recorder = Recorder::Armed {
+            entries: vec![(1, Began::Syscall)],
+            limit,
+        };
+        recorder.begin(2, Began::Syscall);
+        recorder
+    }
+
+    fn record(steps: &[u64], ended: Ended) -> Record {
+        Record {
+            cpu: 2,
+            began: Began::Syscall,
+            steps: steps.iter().map(|&rip| step(rip, 0)).collect(),
+            ended,
+        }
+    }
+
+    #[test]
+    fn a_record_ends_in_user_space_without_its_instruction() {
+        let mut recorder = running(9);
+        assert!(recorder.step(step(1, 0)));
+        assert!(recorder.step(step(2, 0)));
+        assert!(!recorder.step(step(7, 3)));
+        assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::User)));
+        assert_eq!(recorder.take(), None);
+    }
+
+    #[test]
+    fn an_instruction_that_is_stopped_at_twice_is_one_step() {
+        let mut recorder = running(9);
+        for rip in [1, 1, 2, 2, 2, 3] {
+            assert!(recorder.step(step(rip, 0)));
+        }
+        recorder.end(Ended::Halted);
+        assert_eq!(recorder.take(), Some(record(&[1, 2, 3], Ended::Halted)));
+    }
+
+    #[test]
+    fn neither_many_instructions_nor_one_that_repeats_makes_a_record_grow_for_ever() {
+        let mut recorder = running(2);
+        assert!(recorder.step(step(1, 0)) && recorder.step(step(2, 0)));
+        assert!(!recorder.step(step(3, 0)));
+        assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::Limit)));
+        let mut recorder = running(2);
+        let stops = (0..).take_while(|_| recorder.step(step(1, 0))).count();
+        assert_eq!(stops, 4);
+        assert_eq!(recorder.take(), Some(record(&[1], Ended::Limit)));
+    }
+}

@@ -1,0 +1,309 @@
+//! Kernel entries recorded instruction by instruction, and addresses that are watched.
+#![expect(unsafe_code, reason = "the guests' assembler text")]
+
+use ipirig_entry::{Began, Ended, Record};
+use ipirig_machine::{ApicMode, Line, MachineError};
+
+use crate::Suite;
+use crate::harness::{Guest, Running};
+use crate::image::{address, guest};
+
+pub(crate) fn list(suite: &mut Suite) {
+    suite.stepping("an_nmi_is_recorded_from_its_handler_to_user_space", || {
+        recorded(Line::Nmi, Began::Vector(2));
+    });
+    suite.stepping("a_timer_interrupt_is_recorded_across_exits", || {
+        for apic in [ApicMode::Xapic, ApicMode::Auto] {
+            a_timer_interrupt_is_recorded_across_exits(apic);
+        }
+    });
+    suite.stepping("an_exception_is_recorded", an_exception_is_recorded);
+    suite.stepping("a_syscall_is_recorded", a_syscall_is_recorded);
+    suite.stepping(
+        "a_record_ends_at_its_limit_and_the_guest_goes_on",
+        a_record_ends_at_its_limit_and_the_guest_goes_on,
+    );
+    suite.stepping(
+        "entries_from_the_kernel_are_not_recorded",
+        entries_from_the_kernel_are_not_recorded,
+    );
+    suite.stepping(
+        "a_watched_function_is_reported_at_each_call",
+        a_watched_function_is_reported_at_each_call,
+    );
+    suite.stepping("a_fifth_address_is_refused", a_fifth_address_is_refused);
+}
+
+// Counts in CPL 3; order 0 makes it raise a #UD, order 1 a SYSCALL.
+guest!(
+    ENTRIES,
+    "
+    call rt_setup
+    call rt_apic_on
+    mov ecx, 0x32                       # the timer: vector 0x40, masked
+    mov eax, 0x10040
+    call rt_write
+    mov edi, 0x40
+    lea rax, [rip + TIMER_HANDLER]
+    call rt_gate
+    mov edi, 2
+    lea rax, [rip + HANDLER]
+    call rt_gate
+    mov edi, 6
+    lea rax, [rip + UD_HANDLER]
+    call rt_gate
+    mov dword ptr [0x400000], 0x070f4890 # nop; sysretq, where CPL 3 may not go
+    mov ecx, 0xc0000080                 # EFER.SCE
+    rdmsr
+    or eax, 1
+    wrmsr
+    mov ecx, 0xc0000081                 # STAR
+    xor eax, eax
+    mov edx, 0x00180010
+    wrmsr
+    inc ecx                             # LSTAR
+    mov eax, 0x400000
+    xor edx, edx
+    wrmsr
+    mov ecx, 0xc0000084                 # FMASK
+    mov eax, 0x200
+    wrmsr
+    lea rax, [rip + 21f]
+    jmp rt_user
+21: inc qword ptr [r15]
+    cmp dword ptr [r15 - 60], 0
+    jne 22f
+    cmp dword ptr [r15 - 60 + 128], 0
+    je 21b
+    mov dword ptr [r15 - 60 + 128], 0
+    syscall
+    jmp 21b
+22: mov dword ptr [r15 - 60], 0
+    ud2
+    jmp 21b
+    .globl HANDLER, UD_HANDLER, TIMER_HANDLER
+HANDLER:
+    push rax
+    xor eax, eax
+    pop rax
+    iretq
+UD_HANDLER:
+    add qword ptr [rsp], 2
+    iretq
+TIMER_HANDLER:
+    push rax
+    push rcx
+    push rdx
+    call rt_eoi
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+    "
+);
+
+// SAFETY: labels of the guest above; their addresses are all that is used.
+unsafe extern "C" {
+    safe static HANDLER: u8;
+    safe static UD_HANDLER: u8;
+    safe static TIMER_HANDLER: u8;
+    safe static WATCHED: u8;
+}
+
+/// Where the record was, instruction by instruction.
+fn path(record: &Record) -> Vec<u64> {
+    record.steps.iter().map(|step| step.registers.rip).collect()
+}
+
+fn offsets(start: u64, offsets: &[u64]) -> Vec<u64> {
+    offsets.iter().map(|offset| start + offset).collect()
+}
+
+/// A guest that counts in CPL 3.
+fn counting(guest: Guest) -> Running {
+    let mut guest = guest.start();
+    moves_on(&mut guest);
+    guest
+}
+
+/// Waits until the guest counts on.
+fn moves_on(guest: &mut Running) {
+    let before = guest.word(0);
+    let count = |machine: &ipirig_machine::Machine| {
+        let slot = &machine.mailbox().cpus[0];
+        slot.task
+            .heartbeat
+            .load(std::sync::atomic::Ordering::SeqCst)
+    };
+    guest.until("stopped counting", |machine| count(machine) > before + 1000);
+}
+
+fn fetch(guest: &mut Running) -> Record {
+    let mut record = None;
+    let found = std::cell::RefCell::new(&mut record);
+    guest.until("was not recorded", |machine| {
+        let mut found = found.borrow_mut();
+        **found = machine.record(0).unwrap();
+        found.is_some()
+    });
+    record.unwrap()
+}
+
+fn recorded(line: Line, began: Began) {
+    let mut guest = counting(Guest::new(&ENTRIES));
+    guest.machine.arm(0, 100, &[]).unwrap();
+    assert!(guest.machine.raise(0, line).unwrap());
+    let record = fetch(&mut guest);
+    assert_eq!((record.cpu, record.began), (0, began));
+    assert_eq!(record.ended, Ended::User);
+    assert_eq!(path(&record), offsets(address(&HANDLER), &[0, 1, 3, 4]));
+    let code: Vec<&[u8]> = record
+        .steps
+        .iter()
+        .map(|step| &step.code.bytes()[..1])
+        .collect();
+    assert_eq!(code, [[0x50], [0x31], [0x58], [0x48]]);
+    assert!(record.steps.iter().all(|step| step.registers.cpl == 0));
+    assert_eq!(guest.machine.record(0).unwrap(), None, "fetched once");
+    moves_on(&mut guest);
+    assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+fn a_timer_interrupt_is_recorded_across_exits(apic: ApicMode) {
+    let mut guest = counting(Guest::new(&ENTRIES).apic(apic));
+    guest.machine.arm(0, 100, &[]).unwrap();
+    assert!(guest.machine.raise(0, Line::Timer).unwrap());
+    let record = fetch(&mut guest);
+    assert_eq!(
+        (record.began, record.ended),
+        (Began::Vector(0x40), Ended::User)
+    );
+    let start = address(&TIMER_HANDLER);
+    let path = path(&record);
+    assert_eq!(path[..4], offsets(start, &[0, 1, 2, 3]));
+    // The EOI, an exit, is in between.
+    assert_eq!(path[path.len() - 4..], offsets(start, &[8, 9, 10, 11]));
+    moves_on(&mut guest);
+    assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+fn an_exception_is_recorded() {
+    let mut guest = counting(Guest::new(&ENTRIES));
+    guest.machine.arm(0, 100, &[6]).unwrap();
+    guest.order(0, 1);
+    let record = fetch(&mut guest);
+    assert_eq!(
+        (record.began, record.ended),
+        (Began::Vector(6), Ended::User)
+    );
+    assert_eq!(path(&record), offsets(address(&UD_HANDLER), &[0, 5]));
+    moves_on(&mut guest);
+    guest.stop();
+}
+
+fn a_syscall_is_recorded() {
+    let mut guest = counting(Guest::new(&ENTRIES));
+    guest.machine.arm(0, 100, &[]).unwrap();
+    assert_eq!(guest.machine.lstar(0).unwrap(), 0x40_0000);
+    guest.order(1, 1);
+    let record = fetch(&mut guest);
+    assert_eq!((record.began, record.ended), (Began::Syscall, Ended::User));
+    assert_eq!(path(&record), [0x40_0000, 0x40_0001]);
+    // Once more, with nobody looking.
+    guest.order(1, 1);
+    moves_on(&mut guest);
+    assert_eq!(guest.machine.record(0).unwrap(), None);
+    guest.stop();
+}
+
+fn a_record_ends_at_its_limit_and_the_guest_goes_on() {
+    let mut guest = counting(Guest::new(&ENTRIES));
+    guest.machine.arm(0, 2, &[]).unwrap();
+    guest.machine.raise(0, Line::Nmi).unwrap();
+    let record = fetch(&mut guest);
+    assert_eq!(record.ended, Ended::Limit);
+    assert_eq!(path(&record), offsets(address(&HANDLER), &[0, 1]));
+    moves_on(&mut guest);
+    assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+guest!(
+    IN_KERNEL,
+    "
+    call rt_setup
+    mov edi, 2
+    lea rax, [rip + HANDLER]
+    call rt_gate
+21: inc qword ptr [r15]
+    jmp 21b
+    "
+);
+
+fn entries_from_the_kernel_are_not_recorded() {
+    let mut guest = counting(Guest::new(&IN_KERNEL));
+    guest.machine.arm(0, 100, &[]).unwrap();
+    guest.machine.raise(0, Line::Nmi).unwrap();
+    moves_on(&mut guest);
+    assert_eq!(guest.machine.record(0).unwrap(), None);
+    assert_eq!(guest.stop().report.vcpus[0].counters.nmis, 1);
+}
+
+guest!(
+    CALLS,
+    "
+    call rt_setup
+    xor edi, edi
+21: cmp dword ptr [r15 - 60], 0
+    je 21b
+22: inc edi
+    lea esi, [edi + 100]
+    call WATCHED
+    cmp edi, 5
+    jne 22b
+    call rt_ring
+    jmp rt_rest
+    .globl WATCHED
+WATCHED:
+    inc qword ptr [r15]
+    ret
+    "
+);
+
+fn a_watched_function_is_reported_at_each_call() {
+    let mut guest = Guest::new(&CALLS).start();
+    guest.machine.watch(0, &[address(&WATCHED)]).unwrap();
+    guest.order(0, 1);
+    guest.rings();
+    let seen = guest.stop();
+    let calls: Vec<_> = seen
+        .watched
+        .iter()
+        .map(|event| {
+            (
+                event.cpu,
+                event.address,
+                event.arguments[0],
+                event.arguments[1],
+            )
+        })
+        .collect();
+    let expected: Vec<_> = (1..=5)
+        .map(|n| (0, address(&WATCHED), n, n + 100))
+        .collect();
+    assert_eq!(calls, expected);
+    assert_eq!(seen.words[0], 5, "each call went on");
+}
+
+fn a_fifth_address_is_refused() {
+    let guest = Guest::new(&CALLS).start();
+    let refused = guest.machine.watch(0, &[1, 2, 3, 4, 5]);
+    assert!(
+        matches!(refused, Err(MachineError::TooManyStops(0))),
+        "{refused:?}"
+    );
+    assert!(matches!(
+        guest.machine.watch(7, &[1]),
+        Err(MachineError::NoAnswer(7))
+    ));
+    guest.stop();
+}
