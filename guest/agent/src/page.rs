@@ -1,5 +1,5 @@
 //! A page that is mapped and not present: each touch is one page fault.
-#![expect(unsafe_code, reason = "maps, drops and touches a page; reads a usage")]
+#![expect(unsafe_code, reason = "maps and touches a page; counts faults")]
 
 use std::ptr::{self, NonNull};
 
@@ -8,54 +8,33 @@ use crate::errno::Errno;
 /// Bytes of a page.
 const SIZE: usize = 4096;
 
-/// The page, dropped again after each touch.
+/// The page, absent again after each touch.
 #[derive(Debug)]
 pub(crate) struct AbsentPage {
     page: NonNull<u8>,
-    /// Minor faults of the task since the page was last dropped are those above this count; an error
-    /// if it could not be dropped.
+    /// Page faults of the task until the page was last made absent, or why it was not.
     absent: Result<i64, Errno>,
 }
 
 impl AbsentPage {
     /// Maps the page for good.
     pub(crate) fn map() -> Result<Self, Errno> {
-        // SAFETY: without MAP_FIXED and at no given address, this replaces no other mapping.
-        let page = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                SIZE,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if page == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        // MCL_FUTURE locked it, and a locked page cannot be dropped (mm/madvise.c).
-        // SAFETY: changes how the page is kept, not what is in it.
-        if unsafe { libc::munlock(page, SIZE) } != 0 {
-            return Err(Errno::last());
-        }
-        let page = NonNull::new(page.cast()).ok_or(Errno(libc::EFAULT))?;
-        let absent = drop_page(page);
-        absent.map(|faults| Self {
+        let page = map_at(ptr::null_mut(), 0)?;
+        Ok(Self {
             page,
-            absent: Ok(faults),
+            absent: Ok(minor_faults()?),
         })
     }
 
     /// Writes to the page, and only then enters the kernel in other ways: to ask whether that was a
-    /// fault (EPROTO if not), and to drop the page for the next time.
+    /// fault (EPROTO if not), and to make the page absent for the next time.
     pub(crate) fn touch(&mut self) -> Result<(), Errno> {
         let before = self.absent?;
         // SAFETY: the page is mapped for writing, and nobody else knows of it. Volatile: the write
         // is wanted for itself.
         unsafe { self.page.write_volatile(1) };
         let after = minor_faults();
-        self.absent = drop_page(self.page);
+        self.absent = make_absent(self.page);
         if after? > before {
             Ok(())
         } else {
@@ -64,24 +43,35 @@ impl AbsentPage {
     }
 }
 
-/// Drops the page; the task's minor faults so far come back. EBUSY if the page is still there.
-fn drop_page(page: NonNull<u8>) -> Result<i64, Errno> {
-    let mut present = 0_u8;
-    // SAFETY: the page belongs to the caller, who keeps nothing in it.
-    if unsafe { libc::madvise(page.as_ptr().cast(), SIZE, libc::MADV_DONTNEED) } != 0 {
-        return Err(Errno::last());
-    }
-    // SAFETY: the kernel writes one byte for the one page.
-    if unsafe { libc::mincore(page.as_ptr().cast(), SIZE, &raw mut present) } != 0 {
-        return Err(Errno::last());
-    }
-    if present & 1 != 0 {
-        return Err(Errno(libc::EBUSY));
-    }
+/// Maps the page anew where it is; the task's page faults so far come back.
+///
+/// A locked page cannot be dropped by madvise(2), which not every kernel has anyway. A new mapping is
+/// locked by MCL_FUTURE, and empty thanks to MCL_ONFAULT.
+fn make_absent(page: NonNull<u8>) -> Result<i64, Errno> {
+    map_at(page.as_ptr(), libc::MAP_FIXED)?;
     minor_faults()
 }
 
-/// Page faults of this process that needed no disk (getrusage(2)).
+/// Only for an address that is null or a page of the caller's own.
+fn map_at(address: *mut u8, flags: i32) -> Result<NonNull<u8>, Errno> {
+    // SAFETY: replaces the caller's page, in which nothing is kept, or, without MAP_FIXED, nothing.
+    let page = unsafe {
+        libc::mmap(
+            address.cast(),
+            SIZE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
+            -1,
+            0,
+        )
+    };
+    if page == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    NonNull::new(page.cast()).ok_or(Errno(libc::EFAULT))
+}
+
+/// Page faults of the calling task that needed no disk (getrusage(2)).
 fn minor_faults() -> Result<i64, Errno> {
     // SAFETY: all zeroes is a valid `rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -119,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_could_not_be_dropped_is_not_touched() {
+    fn a_page_that_could_not_be_made_absent_is_not_touched() {
         let mut page = AbsentPage::map().unwrap();
         page.absent = Err(Errno(libc::EBUSY));
         let before = minor_faults();
