@@ -124,7 +124,8 @@ codes! {
     /// What is ordered is the first entry after the order arrived. Further ones may follow it before
     /// the acknowledgement: returning from a signal handler is a system call, and so is getting the
     /// next page out of the way. An order with a [`signal`](Order::signal) is done when the task's
-    /// handler ran exactly once, and for that signal; else its errno is EPROTO. The task rehearses
+    /// handler ran exactly once, for that signal and [`vector`](Order::vector); else its errno is
+    /// EPROTO. The task rehearses
     /// each order before it spins: one that fails with EPROTO then is one that this machine cannot
     /// produce, and is answered with ENOTSUP from then on, without an entry.
     Order {
@@ -148,6 +149,20 @@ codes! {
 }
 
 impl Order {
+    /// Vector of the exception by which the order enters the kernel, if it does (SDM vol. 3, table
+    /// "Protected-Mode Exceptions and Interrupts").
+    #[must_use]
+    pub const fn vector(self) -> Option<u8> {
+        match self {
+            Self::Probe | Self::Enter => None,
+            Self::PageFault => Some(14),
+            Self::GeneralProtection => Some(13),
+            Self::InvalidOpcode => Some(6),
+            Self::SingleStep => Some(1),
+            Self::Breakpoint => Some(3),
+        }
+    }
+
     /// Number of the signal that the order ends in, if it does (signal(7), x86).
     #[must_use]
     pub const fn signal(self) -> Option<u32> {
@@ -190,7 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn orders_that_raise_exceptions_end_in_the_signals_of_x86() {
+    fn orders_that_raise_exceptions_name_the_vectors_and_the_signals_of_x86() {
+        assert!(Order::ALL.iter().map(|order| order.vector()).eq([
+            None,
+            None,
+            Some(14),
+            Some(13),
+            Some(6),
+            Some(1),
+            Some(3)
+        ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
             None,

@@ -1,7 +1,8 @@
 //! One exception each, from user space, on purpose.
 //!
 //! No function makes a system call of its own: the exception is its first kernel entry. Each gives
-//! EPROTO unless the exception came exactly once and as the signal that Linux makes of it.
+//! EPROTO unless the exception came exactly once, by its vector and as the signal that Linux makes of
+//! it.
 #![expect(unsafe_code, reason = "instructions that raise exceptions")]
 
 use std::arch::asm;
@@ -74,7 +75,9 @@ fn once(order: Order, raise: impl FnOnce()) -> Result<(), Errno> {
     raise();
     let raised = EXPECTED.raised.load(Ordering::Relaxed).wrapping_sub(before);
     let signal = EXPECTED.signal.load(Ordering::Relaxed);
-    if raised == 1 && Some(signal) == order.signal() {
+    let vector = EXPECTED.vector.load(Ordering::Relaxed);
+    let expected = (order.signal(), order.vector().map(i64::from));
+    if raised == 1 && (Some(signal), Some(vector)) == expected {
         Ok(())
     } else {
         Err(Errno(libc::EPROTO))
@@ -138,6 +141,8 @@ mod tests {
             let nothing = once(Order::InvalidOpcode, || run!([]["nop"]));
             assert_eq!(nothing, Err(Errno(libc::EPROTO)));
             let another = once(Order::InvalidOpcode, || run!([]["hlt"]));
+            assert_eq!(another, Err(Errno(libc::EPROTO)));
+            let another = once(Order::SingleStep, || run!([]["int3"]));
             assert_eq!(another, Err(Errno(libc::EPROTO)));
             let twice = once(Order::InvalidOpcode, || {
                 run!([]["ud2"]);

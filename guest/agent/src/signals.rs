@@ -30,6 +30,7 @@ pub(crate) static EXPECTED: Stretch = Stretch {
     to: AtomicI64::new(0),
     raised: AtomicU32::new(0),
     signal: AtomicU32::new(0),
+    vector: AtomicI64::new(0),
 };
 
 /// Code whose exceptions are wanted: from the instruction at `from` up to and with the one at `to`,
@@ -43,6 +44,8 @@ pub(crate) struct Stretch {
     pub(crate) raised: AtomicU32,
     /// Signal of the newest.
     pub(crate) signal: AtomicU32,
+    /// Vector of the newest, as the kernel's signal frame gives it.
+    pub(crate) vector: AtomicI64,
 }
 
 /// The signals that an exception can turn into, whichever it was meant to be.
@@ -132,6 +135,8 @@ extern "C" fn on_exception(signal: i32, info: *mut libc::siginfo_t, context: *mu
     EXPECTED
         .signal
         .store(signal.unsigned_abs(), Ordering::Relaxed);
+    let vector = registers[libc::REG_TRAPNO as usize];
+    EXPECTED.vector.store(vector, Ordering::Relaxed);
     registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
     // A fault leaves RIP at the instruction, a trap behind it (SDM vol. 3, "Exception
     // Classifications").
