@@ -4,8 +4,9 @@
  *
  * The triggers make the kernel send the IPIs that can be deferred: text
  * patching through a static key, and kernel TLB flushes through vmalloc. The
- * probe shows what those left behind on the CPU that calls it. Waiting,
- * pinning and judging are left to user space.
+ * probe shows what those left behind on the CPU that calls it. NMIs that nobody
+ * else claims are claimed and counted. Waiting, pinning and judging are left to
+ * user space.
  *
  * Only symbols exported by every kernel from 6.1 on are used.
  */
@@ -20,6 +21,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/percpu.h>
 #include <linux/preempt.h>
 #include <linux/rwsem.h>
 #include <linux/sched.h>
@@ -28,6 +30,8 @@
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+
+#include <asm/nmi.h>
 
 #include "ipirig.h"
 
@@ -57,6 +61,9 @@ static struct {
 } alias = {
 	.lock = __RWSEM_INITIALIZER(alias.lock),
 };
+
+/* NMIs claimed on each CPU. */
+static DEFINE_PER_CPU(u32, nmis);
 
 /* A mapping that came out somewhere else than at the alias's address. */
 struct ipirig_miss {
@@ -224,6 +231,26 @@ static int ipirig_move(struct ipirig_move *req)
 	return err;
 }
 
+/*
+ * Nothing in the rig's machine raises NMIs but the rig, from outside, to watch
+ * the entry: an NMI that no other handler knows is one of those.
+ */
+static int ipirig_nmi(unsigned int type, struct pt_regs *regs)
+{
+	this_cpu_inc(nmis);
+	return NMI_HANDLED;
+}
+
+/*
+ * What register_nmi_handler() would make. Written out because a series about
+ * NMI sources gives that macro one more argument.
+ */
+static struct nmiaction ipirig_nmi_action = {
+	.list = LIST_HEAD_INIT(ipirig_nmi_action.list),
+	.handler = ipirig_nmi,
+	.name = KBUILD_MODNAME,
+};
+
 static int ipirig_probe(struct ipirig_probe *req)
 {
 	/* Waiting would let another task, or an IPI, get in between. */
@@ -234,6 +261,7 @@ static int ipirig_probe(struct ipirig_probe *req)
 	req->branch = ipirig_branch();
 	req->alias = alias.mapped ? READ_ONCE(*(u64 *)alias.addr) : 0;
 	req->cpu = smp_processor_id();
+	req->nmis = this_cpu_read(nmis);
 	preempt_enable();
 
 	up_read(&alias.lock);
@@ -332,10 +360,16 @@ static int __init ipirig_init(void)
 	}
 	alias.mapped = true;
 
-	err = misc_register(&ipirig_device);
+	err = __register_nmi_handler(NMI_UNKNOWN, &ipirig_nmi_action);
 	if (err)
 		goto free;
+	err = misc_register(&ipirig_device);
+	if (err)
+		goto unregister_nmi;
 	return 0;
+
+unregister_nmi:
+	unregister_nmi_handler(NMI_UNKNOWN, ipirig_nmi_action.name);
 free:
 	ipirig_free_alias();
 	return err;
@@ -344,6 +378,7 @@ free:
 static void __exit ipirig_exit(void)
 {
 	misc_deregister(&ipirig_device);
+	unregister_nmi_handler(NMI_UNKNOWN, ipirig_nmi_action.name);
 	ipirig_free_alias();
 }
 

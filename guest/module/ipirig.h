@@ -66,11 +66,15 @@ struct ipirig_move {
  * @alias: the word it reads through the alias; 0 if the last move failed
  * @branch: 1 if it takes the branch of an enabled key, else 0
  * @cpu: its number
+ * @nmis: NMIs that the module claimed on it, modulo 2^32
+ * @reserved: 0
  */
 struct ipirig_probe {
 	__u64 alias;
 	__u32 branch;
 	__u32 cpu;
+	__u32 nmis;
+	__u32 reserved;
 };
 
 #define IPIRIG_FLIP	_IOWR(IPIRIG_IOC_MAGIC, 1, struct ipirig_flip)

@@ -11,6 +11,11 @@ macro_rules! codes {
         #[repr(u32)]
         pub enum $name { $($(#[$vmeta])* $variant = $value,)* }
 
+        impl $name {
+            /// Each of them once, by rising code.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+        }
+
         impl TryFrom<u32> for $name {
             type Error = UnknownCode;
             fn try_from(code: u32) -> Result<Self, UnknownCode> {
@@ -90,6 +95,12 @@ codes! {
         ReadVersion = 5,
         /// Stop the guest.
         PowerOff = 6,
+        /// Send [`KICK_SIGNAL`](crate::KICK_SIGNAL) to the isolated task of CPU `args[0]`. The task
+        /// runs on another CPU, so the kernel kicks it with a reschedule IPI (`signal_wake_up_state`
+        /// of kernel/signal.c); its handler counts the signal in
+        /// [`TaskSlot::signals`](crate::TaskSlot::signals), which may be after the answer.
+        /// `results[0]`: 1 when sent.
+        Signal = 7,
     }
 }
 
@@ -109,11 +120,58 @@ codes! {
 
 codes! {
     /// What the rig can ask of an isolated task: leave the loop, enter the kernel, come back.
+    ///
+    /// What is ordered is the first entry after the order arrived. Further ones may follow it before
+    /// the acknowledgement: returning from a signal handler is a system call, and so is getting the
+    /// next page out of the way. An order with a [`signal`](Order::signal) is done when the task's
+    /// handler ran exactly once, for that signal and [`vector`](Order::vector); else its errno is
+    /// EPROTO. The task rehearses
+    /// each order before it spins: one that fails with EPROTO then is one that this machine cannot
+    /// produce, and is answered with ENOTSUP from then on, without an entry.
     Order {
-        /// One system call into the module's probe: `branch` and `alias` hold what this CPU saw.
+        /// One system call into the module's probe: `branch`, `alias` and `nmis` hold what this CPU
+        /// saw.
         Probe = 1,
         /// One `getppid`: an entry and nothing else.
         Enter = 2,
+        /// A write to a page that is valid and not present: #PF, error code 6 (SDM vol. 3, figure
+        /// "Page-Fault Error Code"). EPROTO if the kernel counted no fault.
+        PageFault = 3,
+        /// HLT in user space: #GP, then SIGSEGV.
+        GeneralProtection = 4,
+        /// UD2: #UD, then SIGILL.
+        InvalidOpcode = 5,
+        /// One instruction with RFLAGS.TF set: #DB, then SIGTRAP.
+        SingleStep = 6,
+        /// INT3: #BP, then SIGTRAP.
+        Breakpoint = 7,
+    }
+}
+
+impl Order {
+    /// Vector of the exception by which the order enters the kernel, if it does (SDM vol. 3, table
+    /// "Protected-Mode Exceptions and Interrupts").
+    #[must_use]
+    pub const fn vector(self) -> Option<u8> {
+        match self {
+            Self::Probe | Self::Enter => None,
+            Self::PageFault => Some(14),
+            Self::GeneralProtection => Some(13),
+            Self::InvalidOpcode => Some(6),
+            Self::SingleStep => Some(1),
+            Self::Breakpoint => Some(3),
+        }
+    }
+
+    /// Number of the signal that the order ends in, if it does (signal(7), x86).
+    #[must_use]
+    pub const fn signal(self) -> Option<u32> {
+        match self {
+            Self::Probe | Self::Enter | Self::PageFault => None,
+            Self::GeneralProtection => Some(11),
+            Self::InvalidOpcode => Some(4),
+            Self::SingleStep | Self::Breakpoint => Some(5),
+        }
     }
 }
 
@@ -121,19 +179,50 @@ codes! {
 mod tests {
     use super::*;
 
+    /// Each code of `all` comes back from its number, and the numbers are `first` and on.
+    fn check<T>(all: &[T], first: u32)
+    where
+        T: Copy + core::fmt::Debug + PartialEq + TryFrom<u32, Error = UnknownCode> + Into<u32>,
+    {
+        for (&code, number) in all.iter().zip(first..) {
+            assert_eq!(code.into(), number);
+            assert_eq!(T::try_from(number), Ok(code));
+        }
+        let end = first + u32::try_from(all.len()).unwrap();
+        assert_eq!(T::try_from(end), Err(UnknownCode(end)));
+    }
+
     #[test]
     fn codes_survive_the_trip_and_strangers_are_named() {
-        for command in [
-            Command::Flip,
-            Command::Vunmap,
-            Command::ReadCounters,
-            Command::ReadInterrupts,
-            Command::ReadVersion,
-            Command::PowerOff,
-        ] {
-            assert_eq!(Command::try_from(u32::from(command)), Ok(command));
-        }
+        check(Role::ALL, 0);
+        check(AgentState::ALL, 0);
+        check(TaskState::ALL, 0);
+        check(Status::ALL, 0);
+        check(Command::ALL, 1);
+        check(Order::ALL, 1);
         assert_eq!(Command::try_from(0), Err(UnknownCode(0)));
-        assert_eq!(Role::try_from(4), Err(UnknownCode(4)));
+        assert_eq!(Order::try_from(0), Err(UnknownCode(0)));
+    }
+
+    #[test]
+    fn orders_that_raise_exceptions_name_the_vectors_and_the_signals_of_x86() {
+        assert!(Order::ALL.iter().map(|order| order.vector()).eq([
+            None,
+            None,
+            Some(14),
+            Some(13),
+            Some(6),
+            Some(1),
+            Some(3)
+        ]));
+        assert!(Order::ALL.iter().map(|order| order.signal()).eq([
+            None,
+            None,
+            None,
+            Some(11),
+            Some(4),
+            Some(5),
+            Some(5)
+        ]));
     }
 }

@@ -30,9 +30,11 @@ pub const DOORBELL_PORT: u16 = 0x510;
 /// First word of a mailbox, written by the rig before the guest starts.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipirig\0\0");
 /// Layout version; changes with any change to this file. The agent refuses another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Most vCPUs a guest may have: one bit each in a `u64`.
 pub const MAX_CPUS: usize = 64;
+/// The signal of [`Command::Signal`]: SIGUSR1 (signal(7), x86).
+pub const KICK_SIGNAL: u32 = 10;
 /// Bytes of the text area.
 pub const TEXT_LEN: usize = 0x8000;
 
@@ -122,10 +124,18 @@ pub struct TaskSlot {
     pub order_ack: AtomicU32,
     /// [`Order::Probe`]: 1 when this CPU took the branch of an enabled key, else 0. Agent.
     pub branch: AtomicU32,
-    /// Positive `errno` of the order's system call, or 0. Agent.
+    /// Positive `errno` of the order, or 0: its system call's, or what [`Order`] says. Agent.
     pub errno: AtomicU32,
     /// [`Order::Probe`]: the word this CPU read through the remapped vmalloc alias. Agent.
     pub alias: AtomicU64,
+    /// Signals that the task handled, those of orders and those of [`Command::Signal`]. 0 when it
+    /// starts to spin; up to date at each acknowledgement and each turn of the loop. Agent, written
+    /// after `signal`.
+    pub signals: AtomicU64,
+    /// Number of the newest of them, or 0. Agent.
+    pub signal: AtomicU32,
+    /// [`Order::Probe`]: NMIs that the module claimed on this CPU, modulo 2^32. Agent.
+    pub nmis: AtomicU32,
 }
 
 /// A text of at most [`TEXT_LEN`] bytes. Agent, before `ack` or before a failed state.
@@ -165,6 +175,9 @@ const _: () = {
     assert!(size_of::<Header>() == 64);
     assert!(size_of::<Control>() == 128);
     assert!(size_of::<CpuSlot>() == 128);
+    assert!(size_of::<TaskSlot>() == 64);
+    assert!(offset_of!(TaskSlot, signals) == 32);
+    assert!(offset_of!(TaskSlot, nmis) == 44);
     assert!(offset_of!(CpuSlot, task) == 64);
     assert!(offset_of!(Mailbox, control) == 64);
     assert!(offset_of!(Mailbox, cpus) == 192);

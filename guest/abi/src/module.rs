@@ -69,6 +69,10 @@ pub struct Probe {
     pub branch: u32,
     /// The CPU's number.
     pub cpu: u32,
+    /// NMIs that the module claimed on this CPU, modulo 2^32.
+    pub nmis: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 const MAGIC: u32 = 0xe9;

@@ -11,13 +11,16 @@ use crate::errno::Errno;
 use crate::failure::{During, Failure};
 use crate::obey::{Guest, Triggers};
 use crate::sys;
+use crate::tasks::Tasks;
 
 const COUNTERS: &str = "/sys/kernel/debug/ipi_deferral";
 const INTERRUPTS: &str = "/proc/interrupts";
 
-/// This kernel.
+/// This kernel and the tasks on its isolated CPUs.
 #[derive(Debug)]
 pub(crate) struct ThisGuest {
+    /// The isolated tasks that run.
+    pub(crate) tasks: Tasks,
     /// `/dev/ipirig`, if the initramfs has the module.
     pub(crate) device: Option<Device>,
 }
@@ -38,6 +41,10 @@ impl Guest for ThisGuest {
 
     fn version(&self) -> Result<Vec<u8>, Failure> {
         sys::version().map(String::into_bytes).during(|| "uname")
+    }
+
+    fn signal(&self, cpu: u64) -> Result<(), Failure> {
+        self.tasks.signal(cpu)
     }
 }
 

@@ -157,7 +157,7 @@ mod tests {
         mailbox.header.magic.store(MAGIC, Ordering::Relaxed);
         assert_eq!(
             check(&mailbox).unwrap_err().to_string(),
-            "the rig's mailbox has version 0, this agent's 1: rebuild the initramfs"
+            "the rig's mailbox has version 0, this agent's 2: rebuild the initramfs"
         );
         mailbox.header.version.store(VERSION, Ordering::Relaxed);
         assert_eq!(check(&mailbox), Ok(()));

@@ -14,12 +14,15 @@
 mod console;
 mod device;
 mod errno;
+mod exception;
 mod failure;
 mod guest;
 mod mailbox;
 mod mounts;
 mod obey;
+mod page;
 mod quiet;
+mod signals;
 mod spinner;
 mod sys;
 mod tasks;
@@ -105,14 +108,13 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     let roles = mailbox::roles(mailbox)?;
     let cpu = roles.control;
     sys::pin(cpu).during(|| format!("pin the control task to CPU {cpu} (is the CPU online?)"))?;
-    let guest = ThisGuest {
-        device: Device::load()?,
-    };
+    let device = Device::load()?;
     mailbox
         .header
         .module
-        .store(guest.device.is_some().into(), Ordering::Relaxed);
-    let mut tasks = Tasks::start(mailbox, &roles.isolated, guest.device.as_ref())?;
+        .store(device.is_some().into(), Ordering::Relaxed);
+    let tasks = Tasks::start(mailbox, &roles.isolated, device.as_ref())?;
+    let mut guest = ThisGuest { tasks, device };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
     // take its bandwidth off twice, and warn (dl_server_stop).
     for refused in quiet::apply(&roles.isolated) {
@@ -131,7 +133,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
             seen = request.seq();
             obey(rig, &guest, &request)?;
         }
-        for failure in tasks.bury() {
+        for failure in guest.tasks.bury() {
             rig.task_died(&failure)?;
         }
     }

@@ -18,6 +18,8 @@ pub(crate) trait Guest {
     fn interrupts(&self) -> Result<Vec<u8>, Failure>;
     /// `uname -srvm`.
     fn version(&self) -> Result<Vec<u8>, Failure>;
+    /// Signals the isolated task of `cpu`.
+    fn signal(&self, cpu: u64) -> Result<(), Failure>;
 }
 
 /// The calls of `/dev/ipirig` that make the kernel send IPIs.
@@ -84,6 +86,7 @@ impl Request {
             Ok(Command::ReadCounters) => text(guest.counters()),
             Ok(Command::ReadInterrupts) => text(guest.interrupts()),
             Ok(Command::ReadVersion) => text(guest.version()),
+            Ok(Command::Signal) => self.signal(guest),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
@@ -119,6 +122,12 @@ impl Request {
             .flip(&mut flip)
             .during(|| format!("flip the static key {count} times"));
         Answer::new([flip.done, flip.enabled.into(), 0, 0], outcome)
+    }
+
+    fn signal(&self, guest: &impl Guest) -> Answer {
+        let [cpu, ..] = self.args;
+        let outcome = guest.signal(cpu);
+        Answer::new([outcome.is_ok().into(), 0, 0, 0], outcome)
     }
 
     fn vunmap(&self, triggers: &dyn Triggers) -> Answer {

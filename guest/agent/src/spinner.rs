@@ -6,19 +6,23 @@ use ipirig_abi::module::Probe;
 use ipirig_abi::{CpuSlot, Order, TaskSlot, TaskState};
 
 use crate::errno::Errno;
+use crate::signals::Signals;
 
-/// The two ways into the kernel that the rig can order.
+/// The ways into the kernel that the rig can order: the real ones, or a test's.
 pub(crate) trait Entry {
-    /// One system call into the module's probe.
-    fn probe(&mut self) -> Result<Probe, Errno>;
-    /// One system call that does nothing.
-    fn enter(&mut self);
+    /// Enters the kernel as ordered before it enters in any other way. EPROTO if another kind of
+    /// entry, or none, came of it; what the CPU saw if the order is a probe.
+    fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno>;
+    /// Takes the signal that the rig can have sent at any time.
+    fn rehearse_signal(&mut self);
+    /// The signals handled so far. No system call.
+    fn signals(&self) -> Signals;
 }
 
 /// Spins until the machine stops.
 pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl Entry) -> ! {
-    rehearse(entry);
-    let mut spinner = Spinner::new(slot);
+    let unavailable = rehearse(entry);
+    let mut spinner = Spinner::new(slot, unavailable, entry);
     slot.task
         .state
         .store(TaskState::Spinning.into(), Ordering::Release);
@@ -29,8 +33,9 @@ pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl Entry) -> ! {
 }
 
 /// Carries out each order once, in a slot that nobody reads, so that the pages of code and data that
-/// the loop needs are present: a page fault would be an entry that the rig did not order.
-fn rehearse(entry: &mut impl Entry) {
+/// the loop needs are present: a page fault would be an entry that the rig did not order. The orders
+/// that this machine cannot carry out come back.
+fn rehearse(entry: &mut impl Entry) -> Orders {
     let slot = CpuSlot {
         role: AtomicU32::new(0),
         order_seq: AtomicU32::new(0),
@@ -42,13 +47,36 @@ fn rehearse(entry: &mut impl Entry) {
             branch: AtomicU32::new(0),
             errno: AtomicU32::new(0),
             alias: AtomicU64::new(0),
+            signals: AtomicU64::new(0),
+            signal: AtomicU32::new(0),
+            nmis: AtomicU32::new(0),
         },
     };
-    let mut spinner = Spinner::new(&slot);
-    for (seq, order) in (1..).zip([Order::Probe, Order::Enter]) {
+    entry.rehearse_signal();
+    let mut unavailable = Orders::default();
+    let mut spinner = Spinner::new(&slot, unavailable, entry);
+    for (seq, &order) in (1..).zip(Order::ALL) {
         slot.order.store(order.into(), Ordering::Relaxed);
         slot.order_seq.store(seq, Ordering::Relaxed);
         spinner.turn(entry);
+        if slot.task.errno.load(Ordering::Relaxed) == Errno(libc::EPROTO).code() {
+            unavailable.add(order);
+        }
+    }
+    unavailable
+}
+
+/// A set of orders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Orders(u32);
+
+impl Orders {
+    fn add(&mut self, order: Order) {
+        self.0 |= 1 << u32::from(order);
+    }
+
+    fn contains(self, order: Order) -> bool {
+        self.0 & 1 << u32::from(order) != 0
     }
 }
 
@@ -56,14 +84,19 @@ struct Spinner<'a> {
     slot: &'a CpuSlot,
     heartbeat: u64,
     seen: u32,
+    unavailable: Orders,
+    /// Signals handled before the slot's first.
+    rehearsed: u64,
 }
 
 impl<'a> Spinner<'a> {
-    fn new(slot: &'a CpuSlot) -> Self {
+    fn new(slot: &'a CpuSlot, unavailable: Orders, entry: &impl Entry) -> Self {
         Self {
             slot,
             heartbeat: 0,
             seen: 0,
+            unavailable,
+            rehearsed: entry.signals().count,
         }
     }
 
@@ -80,28 +113,36 @@ impl<'a> Spinner<'a> {
         if newest != self.seen {
             self.seen = newest;
             self.obey(entry);
+            self.tell(entry.signals());
             self.slot.task.order_ack.store(newest, Ordering::Release);
+        } else {
+            self.tell(entry.signals());
         }
     }
 
     fn obey(&self, entry: &mut impl Entry) {
         let task = &self.slot.task;
-        let errno = match Order::try_from(self.slot.order.load(Ordering::Relaxed)) {
-            Ok(Order::Probe) => match entry.probe() {
-                Ok(probe) => {
-                    task.branch.store(probe.branch, Ordering::Relaxed);
-                    task.alias.store(probe.alias, Ordering::Relaxed);
-                    0
-                }
-                Err(errno) => errno.code(),
-            },
-            Ok(Order::Enter) => {
-                entry.enter();
-                0
-            }
-            Err(_) => Errno(libc::EINVAL).code(),
+        let outcome = match Order::try_from(self.slot.order.load(Ordering::Relaxed)) {
+            Ok(order) if self.unavailable.contains(order) => Err(Errno(libc::ENOTSUP)),
+            Ok(order) => entry.carry_out(order),
+            Err(_) => Err(Errno(libc::EINVAL)),
         };
+        if let Ok(Some(probe)) = outcome {
+            task.branch.store(probe.branch, Ordering::Relaxed);
+            task.alias.store(probe.alias, Ordering::Relaxed);
+            task.nmis.store(probe.nmis, Ordering::Relaxed);
+        }
+        let errno = outcome.err().map_or(0, Errno::code);
         task.errno.store(errno, Ordering::Relaxed);
+    }
+
+    fn tell(&self, signals: Signals) {
+        let count = signals.count.wrapping_sub(self.rehearsed);
+        if count != self.slot.task.signals.load(Ordering::Relaxed) {
+            let task = &self.slot.task;
+            task.signal.store(signals.newest, Ordering::Relaxed);
+            task.signals.store(count, Ordering::Release);
+        }
     }
 }
 
@@ -110,32 +151,71 @@ mod tests {
     use super::*;
     use crate::mailbox;
 
-    /// Remembers how often it was entered; answers probes with what it was given.
+    /// Remembers its orders; answers each with what it was given, and handles a signal where the
+    /// order is to end in one.
     struct Fake {
-        probe: Result<Probe, Errno>,
-        entered: u32,
+        answer: fn(Order) -> Result<Option<Probe>, Errno>,
+        orders: Vec<Order>,
+        signals: Signals,
+    }
+
+    impl Fake {
+        fn new(answer: fn(Order) -> Result<Option<Probe>, Errno>) -> Self {
+            Self {
+                answer,
+                orders: Vec::new(),
+                signals: Signals::default(),
+            }
+        }
+
+        fn handle(&mut self, signal: u32) {
+            self.signals.count += 1;
+            self.signals.newest = signal;
+        }
     }
 
     impl Entry for Fake {
-        fn probe(&mut self) -> Result<Probe, Errno> {
-            self.entered += 1;
-            self.probe
+        fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno> {
+            self.orders.push(order);
+            let answer = (self.answer)(order);
+            if let (Some(signal), Ok(_)) = (order.signal(), answer) {
+                self.handle(signal);
+            }
+            answer
         }
 
-        fn enter(&mut self) {
-            self.entered += 1;
+        fn rehearse_signal(&mut self) {
+            self.handle(ipirig_abi::KICK_SIGNAL);
+        }
+
+        fn signals(&self) -> Signals {
+            self.signals
         }
     }
 
     /// Everything the task says in its slot but the heartbeat.
-    fn said(slot: &CpuSlot) -> (u32, u32, u64, u32) {
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Said {
+        ack: u32,
+        branch: u32,
+        alias: u64,
+        nmis: u32,
+        errno: i32,
+        signals: u64,
+        signal: u32,
+    }
+
+    fn said(slot: &CpuSlot) -> Said {
         let task = &slot.task;
-        (
-            task.order_ack.load(Ordering::Relaxed),
-            task.branch.load(Ordering::Relaxed),
-            task.alias.load(Ordering::Relaxed),
-            task.errno.load(Ordering::Relaxed),
-        )
+        Said {
+            ack: task.order_ack.load(Ordering::Relaxed),
+            branch: task.branch.load(Ordering::Relaxed),
+            alias: task.alias.load(Ordering::Relaxed),
+            nmis: task.nmis.load(Ordering::Relaxed),
+            errno: task.errno.load(Ordering::Relaxed).cast_signed(),
+            signals: task.signals.load(Ordering::Relaxed),
+            signal: task.signal.load(Ordering::Relaxed),
+        }
     }
 
     fn order(slot: &CpuSlot, seq: u32, order: u32) {
@@ -143,72 +223,135 @@ mod tests {
         slot.order_seq.store(seq, Ordering::Release);
     }
 
+    const SEEN: Probe = Probe {
+        alias: 77,
+        branch: 1,
+        cpu: 1,
+        nmis: 5,
+        reserved: 0,
+    };
+
+    fn all_goes_well(order: Order) -> Result<Option<Probe>, Errno> {
+        Ok((order == Order::Probe).then_some(SEEN))
+    }
+
     #[test]
     fn without_an_order_the_heart_beats_and_the_kernel_is_left_alone() {
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
-        let mut fake = Fake {
-            probe: Err(Errno(libc::EIO)),
-            entered: 0,
-        };
-        let mut spinner = Spinner::new(slot);
+        let mut fake = Fake::new(all_goes_well);
+        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
         for _ in 0..3 {
             spinner.turn(&mut fake);
         }
         assert_eq!(slot.task.heartbeat.load(Ordering::Relaxed), 3);
-        assert_eq!(fake.entered, 0);
-        assert_eq!(said(slot), (0, 0, 0, 0));
+        assert_eq!(fake.orders, []);
+        assert_eq!(said(slot), Said::default());
     }
 
     #[test]
     fn each_order_is_carried_out_once_and_acknowledged_with_what_it_gave() {
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
-        let mut fake = Fake {
-            probe: Ok(Probe {
-                alias: 77,
+        let mut fake = Fake::new(all_goes_well);
+        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
+        let signals = [(0, 0), (0, 0), (0, 0), (1, 11), (2, 4), (3, 5), (4, 5)];
+        for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {
+            order(slot, seq, given.into());
+            spinner.turn(&mut fake);
+            spinner.turn(&mut fake);
+            let expected = Said {
+                ack: seq,
                 branch: 1,
-                cpu: 1,
-            }),
-            entered: 0,
-        };
-        let mut spinner = Spinner::new(slot);
-        order(slot, 1, Order::Probe.into());
-        spinner.turn(&mut fake);
-        spinner.turn(&mut fake);
-        assert_eq!(said(slot), (1, 1, 77, 0));
-        assert_eq!(fake.entered, 1);
-        order(slot, 2, Order::Enter.into());
-        spinner.turn(&mut fake);
-        assert_eq!(said(slot), (2, 1, 77, 0));
-        assert_eq!(fake.entered, 2);
+                alias: 77,
+                nmis: 5,
+                errno: 0,
+                signals,
+                signal,
+            };
+            assert_eq!(said(slot), expected);
+        }
+        assert_eq!(fake.orders, Order::ALL);
     }
 
     #[test]
-    fn the_rehearsal_enters_the_kernel_by_each_order_once() {
-        let mut fake = Fake {
-            probe: Err(Errno(libc::ENODEV)),
-            entered: 0,
-        };
-        rehearse(&mut fake);
-        assert_eq!(fake.entered, 2);
-    }
-
-    #[test]
-    fn a_failed_probe_and_an_unknown_order_are_acknowledged_with_an_errno() {
+    fn a_signal_without_an_order_is_told_at_the_next_turn() {
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
-        let mut fake = Fake {
-            probe: Err(Errno(libc::EBUSY)),
-            entered: 0,
+        let mut fake = Fake::new(all_goes_well);
+        // The slot's first signal is the first after the rehearsal.
+        fake.handle(11);
+        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
+        spinner.turn(&mut fake);
+        assert_eq!(said(slot), Said::default());
+        fake.handle(10);
+        spinner.turn(&mut fake);
+        let expected = Said {
+            signals: 1,
+            signal: 10,
+            ..Said::default()
         };
-        let mut spinner = Spinner::new(slot);
+        assert_eq!(said(slot), expected);
+    }
+
+    #[test]
+    fn the_rehearsal_takes_a_signal_and_enters_the_kernel_by_each_order_once() {
+        let mut fake = Fake::new(|_| Err(Errno(libc::ENODEV)));
+        assert_eq!(rehearse(&mut fake), Orders::default());
+        assert_eq!(fake.orders, Order::ALL);
+        assert_eq!(fake.signals.count, 1);
+    }
+
+    #[test]
+    fn an_order_that_failed_its_rehearsal_is_refused_without_an_entry() {
+        let mut fake = Fake::new(|order| match order {
+            Order::Breakpoint => Err(Errno(libc::EPROTO)),
+            _ => all_goes_well(order),
+        });
+        let unavailable = rehearse(&mut fake);
+        fake.orders.clear();
+
+        let mailbox = mailbox::in_memory();
+        let slot = &mailbox.cpus[1];
+        let mut spinner = Spinner::new(slot, unavailable, &fake);
+        order(slot, 1, Order::Breakpoint.into());
+        spinner.turn(&mut fake);
+        let expected = Said {
+            ack: 1,
+            errno: libc::EOPNOTSUPP,
+            ..Said::default()
+        };
+        assert_eq!(said(slot), expected);
+        assert_eq!(fake.orders, []);
+        order(slot, 2, Order::SingleStep.into());
+        spinner.turn(&mut fake);
+        let expected = Said {
+            ack: 2,
+            signals: 1,
+            signal: 5,
+            ..Said::default()
+        };
+        assert_eq!(said(slot), expected);
+        assert_eq!(fake.orders, [Order::SingleStep]);
+    }
+
+    #[test]
+    fn a_failed_order_and_an_unknown_one_are_acknowledged_with_an_errno() {
+        let mailbox = mailbox::in_memory();
+        let slot = &mailbox.cpus[1];
+        let mut fake = Fake::new(|_| Err(Errno(libc::EBUSY)));
+        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
         order(slot, 1, Order::Probe.into());
         spinner.turn(&mut fake);
-        assert_eq!(said(slot), (1, 0, 0, 16));
+        let expected = |ack, errno| Said {
+            ack,
+            errno,
+            ..Said::default()
+        };
+        assert_eq!(said(slot), expected(1, 16));
         order(slot, 2, 99);
         spinner.turn(&mut fake);
-        assert_eq!(said(slot), (2, 0, 0, 22));
-        assert_eq!(fake.entered, 1);
+        assert_eq!(said(slot), expected(2, 22));
+        assert_eq!(fake.orders, [Order::Probe]);
     }
 }

@@ -135,6 +135,12 @@ pub(crate) fn collect_child() -> Option<(i32, i32)> {
     (child > 0).then_some((child, status))
 }
 
+/// Sends `signal` to the process `pid`, a child of the caller.
+pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: touches no memory of ours.
+    check(unsafe { libc::kill(pid, signal) }.into())
+}
+
 /// Enters the kernel and leaves it again.
 pub(crate) fn enter_kernel() {
     // SAFETY: takes nothing, cannot fail.

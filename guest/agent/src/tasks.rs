@@ -6,11 +6,14 @@
 use std::sync::atomic::Ordering;
 
 use ipirig_abi::module::Probe;
-use ipirig_abi::{CpuSlot, Mailbox, TaskState};
+use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, TaskState};
 
 use crate::device::Device;
 use crate::errno::Errno;
+use crate::exception;
 use crate::failure::{During, Failure};
+use crate::page::AbsentPage;
+use crate::signals::{self, Signals};
 use crate::spinner::{self, Entry};
 use crate::sys::{self, Fork};
 
@@ -30,6 +33,8 @@ struct Task {
 enum Step {
     Pin = 1,
     LockMemory = 2,
+    HandleSignals = 4,
+    MapPage = 5,
 }
 
 /// Exit code of a task that panicked; its message went to the console.
@@ -90,6 +95,14 @@ impl Tasks {
         failures
     }
 
+    /// Sends [`KICK_SIGNAL`] to the task of `cpu`; ESRCH if none runs there.
+    pub(crate) fn signal(&self, cpu: u64) -> Result<(), Failure> {
+        let task = self.0.iter().find(|task| task.cpu as u64 == cpu);
+        task.ok_or(Errno(libc::ESRCH))
+            .and_then(|task| sys::kill(task.pid, KICK_SIGNAL as i32))
+            .during(|| format!("signal the isolated task of CPU {cpu}"))
+    }
+
     fn all_spin(&self) -> bool {
         let spinning = u32::from(TaskState::Spinning);
         self.0
@@ -112,22 +125,46 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
     if let Err(errno) = sys::lock_memory() {
         give_up(Step::LockMemory, errno);
     }
-    spinner::spin(slot, &mut KernelEntry { device })
+    if let Err(errno) = signals::handle() {
+        give_up(Step::HandleSignals, errno);
+    }
+    // After the locking: the page must be one that may be dropped.
+    let page = match AbsentPage::map() {
+        Ok(page) => page,
+        Err(errno) => give_up(Step::MapPage, errno),
+    };
+    spinner::spin(slot, &mut KernelEntry { device, page })
 }
 
 struct KernelEntry<'a> {
     device: Option<&'a Device>,
+    page: AbsentPage,
 }
 
 impl Entry for KernelEntry<'_> {
-    fn probe(&mut self) -> Result<Probe, Errno> {
-        let mut seen = Probe::default();
-        self.device.ok_or(Errno(libc::ENODEV))?.probe(&mut seen)?;
-        Ok(seen)
+    fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno> {
+        match order {
+            Order::Probe => {
+                let mut seen = Probe::default();
+                self.device.ok_or(Errno(libc::ENODEV))?.probe(&mut seen)?;
+                return Ok(Some(seen));
+            }
+            Order::Enter => sys::enter_kernel(),
+            Order::PageFault => self.page.touch()?,
+            Order::GeneralProtection => exception::general_protection()?,
+            Order::InvalidOpcode => exception::invalid_opcode()?,
+            Order::SingleStep => exception::single_step()?,
+            Order::Breakpoint => exception::breakpoint()?,
+        }
+        Ok(None)
     }
 
-    fn enter(&mut self) {
-        sys::enter_kernel();
+    fn rehearse_signal(&mut self) {
+        signals::raise();
+    }
+
+    fn signals(&self) -> Signals {
+        signals::handled()
     }
 }
 
@@ -148,6 +185,14 @@ fn obituary(cpu: usize, status: i32, errno: u32) -> Failure {
         ),
         code if code == Step::LockMemory as i32 => Failure::of(
             format!("lock the memory of the isolated task of CPU {cpu}"),
+            left,
+        ),
+        code if code == Step::HandleSignals as i32 => Failure::of(
+            format!("install the signal handlers of the isolated task of CPU {cpu}"),
+            left,
+        ),
+        code if code == Step::MapPage as i32 => Failure::of(
+            format!("map a page for the isolated task of CPU {cpu} to fault on"),
             left,
         ),
         PANICKED => Failure::new(format!(
@@ -205,6 +250,16 @@ mod tests {
                 exited(2),
                 12,
                 "lock the memory of the isolated task of CPU 1: ENOMEM (Cannot allocate memory)",
+            ),
+            (
+                exited(4),
+                22,
+                "install the signal handlers of the isolated task of CPU 1: EINVAL (Invalid argument)",
+            ),
+            (
+                exited(5),
+                12,
+                "map a page for the isolated task of CPU 1 to fault on: ENOMEM (Cannot allocate memory)",
             ),
             (
                 exited(PANICKED),

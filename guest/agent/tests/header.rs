@@ -89,7 +89,17 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
             reserved
         }
     );
-    layout!(mirror, "ipirig_probe", Probe { alias, branch, cpu });
+    layout!(
+        mirror,
+        "ipirig_probe",
+        Probe {
+            alias,
+            branch,
+            cpu,
+            nmis,
+            reserved
+        }
+    );
 
     let names: Vec<String> = mirror.iter().map(|(name, _)| name.clone()).collect();
     let expected: Vec<String> = mirror

@@ -19,6 +19,11 @@ const I8042_RESET: u8 = 0xfe;
 const CF9: u16 = 0xcf9;
 const CF9_RESET: u8 = 1 << 2;
 
+/// NMI status of PC chipsets, and its bits for IOCHK# and SERR#: Linux looks here first for the
+/// source of an NMI (`default_do_nmi` of arch/x86/kernel/nmi.c).
+const NMI_STATUS: u16 = 0x61;
+const NMI_SOURCES: u8 = 0xc0;
+
 /// What a port write asked of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortWrite {
@@ -67,6 +72,10 @@ impl Ports {
         } else if port == I8042 {
             // Both buffers empty: ready for a command.
             *first = 0;
+        } else if port == NMI_STATUS {
+            // No error line of a bus was ever raised. The rest floats high: a kernel that calibrates
+            // its TSC waits for bit 5, the output of a timer that is not there.
+            *first &= !NMI_SOURCES;
         }
     }
 
@@ -107,6 +116,14 @@ mod tests {
     fn ports() -> (Ports, Console) {
         let console = Console::new(&ConsoleSinks::default()).unwrap();
         (Ports::new(console.clone()), console)
+    }
+
+    #[test]
+    fn no_bus_raises_an_nmi_and_the_timer_that_is_not_there_is_done() {
+        let (ports, _) = ports();
+        let mut status = [0];
+        ports.read(NMI_STATUS, &mut status);
+        assert_eq!(status, [0x3f]);
     }
 
     #[test]

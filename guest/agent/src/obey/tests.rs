@@ -68,6 +68,16 @@ impl Guest for FakeGuest {
     fn version(&self) -> Result<Vec<u8>, Failure> {
         Ok(b"Linux 6.12 #1 x86_64".into())
     }
+
+    fn signal(&self, cpu: u64) -> Result<(), Failure> {
+        if cpu == 1 {
+            return Ok(());
+        }
+        Err(Failure::of(
+            format!("signal the isolated task of CPU {cpu}"),
+            Errno(libc::ESRCH),
+        ))
+    }
 }
 
 fn with_module(module: FakeModule) -> FakeGuest {
@@ -212,6 +222,25 @@ fn a_failed_read_names_the_file() {
         Answer {
             status: Status::Failed,
             errno: 5,
+            results: [0; 4],
+            text: text.into()
+        }
+    );
+}
+
+#[test]
+fn a_signal_to_an_isolated_task_is_sent_and_one_to_nobody_is_refused() {
+    let guest = FakeGuest::default();
+    assert_eq!(
+        obey(&guest, Command::Signal, [1, 0, 0, 0]),
+        (ok([1, 0, 0, 0]), Then::Wait)
+    );
+    let text = "signal the isolated task of CPU 4294967297: ESRCH (No such process)";
+    assert_eq!(
+        obey(&guest, Command::Signal, [(1 << 32) + 1, 0, 0, 0]).0,
+        Answer {
+            status: Status::Failed,
+            errno: 3,
             results: [0; 4],
             text: text.into()
         }

@@ -232,7 +232,7 @@ impl<'a> Fake<'a> {
             Command::ReadCounters => self.mailbox.text.set(self.counters().as_bytes()),
             Command::ReadInterrupts => self.mailbox.text.set(self.interrupts().as_bytes()),
             Command::ReadVersion => self.mailbox.text.set(b"Linux 6.12.1-fake #1 SMP x86_64"),
-            Command::PowerOff => {}
+            Command::PowerOff | Command::Signal => {}
         }
         let storm = matches!(command, Command::Flip | Command::Vunmap);
         if storm && self.script.storm_errno != 0 {
@@ -449,6 +449,9 @@ fn mailbox() -> Box<Mailbox> {
             branch: word(),
             errno: word(),
             alias: long(),
+            signals: long(),
+            signal: word(),
+            nmis: word(),
         },
     };
     let reply = Reply {
