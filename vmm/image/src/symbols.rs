@@ -191,6 +191,22 @@ impl Symbols {
         if address < KERNEL_HALF || linked < KERNEL_HALF {
             return None;
         }
+        self.nearest(linked)
+    }
+
+    /// The per-CPU variable that is `offset` from the base of GS, if there is one. Since 6.15 such
+    /// variables are linked at kernel addresses and the offset is such a one, modulo 2^64.
+    #[must_use]
+    pub fn resolve_per_cpu(&self, offset: u64) -> Option<Resolved<'_>> {
+        if offset < KERNEL_HALF {
+            self.nearest(offset)
+        } else {
+            self.resolve(offset)
+        }
+    }
+
+    /// The symbol that holds `linked`, before KASLR.
+    fn nearest(&self, linked: u64) -> Option<Resolved<'_>> {
         let above = self
             .symbols
             .partition_point(|symbol| symbol.address <= linked);
