@@ -1,5 +1,7 @@
 //! The record of one way into the kernel: each instruction with the CPU's state before it.
 
+use serde::Serialize;
+
 /// Longest instruction, in bytes (SDM vol. 2, 2.3.11).
 pub const INSTRUCTION_MAX: usize = 15;
 
@@ -17,7 +19,8 @@ pub struct Record {
 }
 
 /// A way from user space into the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Began {
     /// SYSCALL.
     Syscall,
@@ -26,7 +29,8 @@ pub enum Began {
 }
 
 /// Why a record ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// The CPU was back in user space: the record has the way out as well.
     User,

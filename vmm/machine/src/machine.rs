@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{DOORBELL_PORT, MAGIC, MAX_CPUS, Mailbox, Role, VERSION};
 use ipirig_apic::{Bus, LocalApic};
+use ipirig_image::Symbols;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use thiserror::Error;
@@ -29,7 +30,6 @@ use crate::observer::Observer;
 use crate::placement::{Placement, PlacementError};
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
 use crate::stop::StopReason;
-use crate::symbols::Symbols;
 use crate::vcpu::{Timers, Vcpu};
 use crate::vm;
 use crate::wakeups::{Heard, Wakeups};

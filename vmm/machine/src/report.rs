@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+use ipirig_image::Symbols;
 use kvm_bindings::kvm_regs;
 use serde::Serialize;
 
 use crate::stop::StopReason;
-use crate::symbols::Symbols;
 
 /// Console lines shown with a report.
 pub(crate) const CONSOLE_LINES: usize = 20;

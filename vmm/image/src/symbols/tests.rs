@@ -134,6 +134,16 @@ fn user_space_and_per_cpu_offsets_have_no_name() {
 }
 
 #[test]
+fn per_cpu_offsets_resolve_where_they_are_asked_for() {
+    let symbols = kernel().with_slide(0x20_0000);
+    let name = |offset| symbols.resolve_per_cpu(offset).map(|r| r.to_string());
+    assert_eq!(name(0x3f), None);
+    assert_eq!(name(0x41).as_deref(), Some("cpu_number+0x1/0xc0"));
+    assert_eq!(name(0x100), None);
+    assert_eq!(name(TEXT + 0x20_2001).as_deref(), Some("jiffies+0x1/0x100"));
+}
+
+#[test]
 fn names_lead_to_addresses() {
     let symbols = kernel();
     let expected = [

@@ -27,7 +27,7 @@ const MAX_TABLE: u64 = 256 << 20;
 const MAX_SECTIONS: usize = 1 << 16;
 /// Where the kernel's half of the address space begins. Below lie user space and, in a vmlinux, the
 /// offsets of per-CPU variables, which are no addresses.
-const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+pub const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 
 /// Why symbols cannot be had.
 #[derive(Debug, Error)]
@@ -128,7 +128,10 @@ impl Symbols {
     /// When the file cannot be read, is no ELF file for x86-64, or is damaged.
     pub fn from_vmlinux(path: &Path) -> Result<Self, SymbolsError> {
         let (file, _) = open(path)?;
-        read_elf(&ReadCache::new(file)).map_err(|fault| fault.at(path))
+        let cache = ReadCache::new(file);
+        sections(&cache)
+            .and_then(|sections| read_elf(&cache, &sections))
+            .map_err(|fault| fault.at(path))
     }
 
     /// Reads the System.map at `path`.
@@ -188,6 +191,22 @@ impl Symbols {
         if address < KERNEL_HALF || linked < KERNEL_HALF {
             return None;
         }
+        self.nearest(linked)
+    }
+
+    /// The per-CPU variable that is `offset` from the base of GS, if there is one. Since 6.15 such
+    /// variables are linked at kernel addresses and the offset is such a one, modulo 2^64.
+    #[must_use]
+    pub fn resolve_per_cpu(&self, offset: u64) -> Option<Resolved<'_>> {
+        if offset < KERNEL_HALF {
+            self.nearest(offset)
+        } else {
+            self.resolve(offset)
+        }
+    }
+
+    /// The symbol that holds `linked`, before KASLR.
+    fn nearest(&self, linked: u64) -> Option<Resolved<'_>> {
         let above = self
             .symbols
             .partition_point(|symbol| symbol.address <= linked);
@@ -293,7 +312,7 @@ impl Table {
     }
 }
 
-fn open(path: &Path) -> Result<(File, u64), SymbolsError> {
+pub(crate) fn open(path: &Path) -> Result<(File, u64), SymbolsError> {
     let read = |source| SymbolsError::Read {
         path: path.to_path_buf(),
         source,
@@ -321,14 +340,14 @@ fn map_line(line: &str) -> Option<(u64, char, &str)> {
     }
 }
 
-enum ElfFault {
+pub(crate) enum ElfFault {
     NotElf,
     Damaged(&'static str),
     TooLarge(u64),
 }
 
 impl ElfFault {
-    fn at(self, path: &Path) -> SymbolsError {
+    pub(crate) fn at(self, path: &Path) -> SymbolsError {
         let path = path.to_path_buf();
         match self {
             Self::NotElf => SymbolsError::NotElf { path },
@@ -339,14 +358,18 @@ impl ElfFault {
 }
 
 /// The sections of a file read through a cache.
-type Sections<'a> = SectionTable<'a, FileHeader64<LE>, &'a ReadCache<File>>;
+pub(crate) type Sections<'a> = SectionTable<'a, FileHeader64<LE>, &'a ReadCache<File>>;
 
-fn read_elf(file: &ReadCache<File>) -> Result<Symbols, ElfFault> {
+fn damaged(what: &'static str) -> impl FnOnce(object::read::Error) -> ElfFault {
+    move |_| ElfFault::Damaged(what)
+}
+
+/// The section headers of a vmlinux.
+pub(crate) fn sections(file: &ReadCache<File>) -> Result<Sections<'_>, ElfFault> {
     let header = FileHeader64::<LE>::parse(file).map_err(|_| ElfFault::NotElf)?;
     if header.e_ident.data != elf::ELFDATA2LSB || header.e_machine.get(LE) != elf::EM_X86_64 {
         return Err(ElfFault::NotElf);
     }
-    let damaged = |what| move |_| ElfFault::Damaged(what);
     // The count first: with many sections it comes from a field as wide as a file is long.
     let count = header
         .shnum(LE, file)
@@ -354,9 +377,16 @@ fn read_elf(file: &ReadCache<File>) -> Result<Symbols, ElfFault> {
     if count as usize > MAX_SECTIONS {
         return Err(ElfFault::Damaged("its section count"));
     }
-    let sections = header
+    header
         .sections(LE, file)
-        .map_err(damaged("its section headers"))?;
+        .map_err(damaged("its section headers"))
+}
+
+/// The symbol table that `sections` have, or an empty one.
+pub(crate) fn read_elf<'a>(
+    file: &'a ReadCache<File>,
+    sections: &Sections<'a>,
+) -> Result<Symbols, ElfFault> {
     let Some(symtab) = sections.iter().find(|s| s.sh_type(LE) == elf::SHT_SYMTAB) else {
         return Ok(Symbols::default());
     };
@@ -377,7 +407,7 @@ fn read_elf(file: &ReadCache<File>) -> Result<Symbols, ElfFault> {
         .map_err(damaged("its symbols' names"))?;
     let mut table = Table::default();
     for symbol in symbols {
-        push_elf_symbol(&mut table, &sections, symbol, names);
+        push_elf_symbol(&mut table, sections, symbol, names);
     }
     Ok(table.finish())
 }

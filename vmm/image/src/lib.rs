@@ -1,0 +1,23 @@
+//! What a vmlinux says about the kernel that is running.
+//!
+//! What it does: gives names to addresses ([`Symbols`]), the bytes at a link address ([`Image`]) and
+//! the places that the kernel patches while it runs ([`Sites`]).
+//!
+//! What it does not do: load a kernel into a guest (`ipirig-machine` does), know where KASLR put it
+//! beyond adding what it is told, disassemble, or judge (`ipirig-entry` does).
+//!
+//! A vmlinux is a file that anyone can have damaged: every table is bounded, and no number in it is
+//! used as an index unchecked.
+
+#![forbid(unsafe_code)]
+
+mod image;
+mod sites;
+mod symbols;
+
+pub use image::{Image, ImageError};
+pub use sites::{Site, SiteKind, Sites, SitesError, Table};
+pub use symbols::{KERNEL_HALF, Resolved, Symbols, SymbolsError};
+
+#[cfg(test)]
+mod testing;
