@@ -18,6 +18,12 @@ impl Machine {
         self.on(cpu, |vcpu| vcpu.sample()).ok()?.ok()
     }
 
+    /// Whether a guest's kernel can be stepped on this host.
+    #[must_use]
+    pub fn can_step(&self) -> bool {
+        self.single_step
+    }
+
     /// Has the next entry of `cpu` from user space into the kernel recorded, instruction by
     /// instruction, up to `limit` of them or until it is back in user space. Entries by SYSCALL, by
     /// page fault, by interrupts and NMIs of the machine's APICs, and by the exceptions `vectors`

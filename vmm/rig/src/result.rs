@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipirig_abi::Role;
+use ipirig_entry::{Audit, Extent, KernelLayout, Record, listing};
 use ipirig_machine::HostFacts;
 use serde::Serialize;
 
@@ -17,7 +19,7 @@ use crate::vectors::Kind;
 use crate::verdict::{Check, Verdict, overall};
 
 /// Version of the JSON's layout.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// All there is to say about a run.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +34,8 @@ pub struct RunResult {
     pub checks: Vec<Check>,
     /// By vCPU; empty if the run ended before there was evidence.
     pub vcpus: Vec<Vcpu>,
+    /// The first entry of each isolated vCPU after each window.
+    pub entries: Vec<RecordedEntry>,
     /// How long it took.
     pub timing: Timing,
     /// What was booted; absent if it did not come to that.
@@ -53,10 +57,41 @@ pub struct ScenarioInfo {
     pub group: String,
     /// The storm, in words.
     pub storm: String,
-    /// Operations asked for.
+    /// Operations asked for, in all windows together.
     pub operations: u64,
     /// Whether the kernel was told to defer.
     pub deferral: bool,
+}
+
+/// The first entry of an isolated vCPU after a window.
+#[derive(Clone, Debug, Serialize)]
+pub struct RecordedEntry {
+    /// The vCPU.
+    pub cpu: usize,
+    /// The way in, by its name in scenario files.
+    pub kind: &'static str,
+    /// The way in, for a person.
+    #[serde(skip)]
+    pub title: String,
+    /// What the record says; absent if there is none.
+    pub audit: Option<Audit>,
+    /// Why there is no audit.
+    pub why: Option<String>,
+    /// The record.
+    #[serde(skip)]
+    pub(crate) record: Option<Record>,
+    /// The kernel that it is about.
+    #[serde(skip)]
+    pub(crate) layout: Option<Arc<KernelLayout>>,
+}
+
+impl RecordedEntry {
+    /// The instructions, annotated; `None` if they were not recorded or could not be judged.
+    #[must_use]
+    pub fn listing(&self, extent: Extent) -> Option<String> {
+        let (record, layout) = (self.record.as_ref()?, self.layout.as_ref()?);
+        Some(listing(record, layout, self.audit.as_ref()?, extent))
+    }
 }
 
 /// One vCPU.
@@ -173,11 +208,12 @@ impl RunResult {
                 name: scenario.name.clone(),
                 group: scenario.group.clone(),
                 storm: scenario.storm.to_string(),
-                operations: scenario.storm.operations(),
+                operations: scenario.storm.operations() * scenario.entries.len() as u64,
                 deferral: plan.deferral,
             },
             checks,
             vcpus: Vec::new(),
+            entries: Vec::new(),
             timing: Timing::default(),
             kernel: None,
             machine: None,
@@ -287,7 +323,7 @@ mod tests {
     #[test]
     fn json_has_the_fields_that_readers_rely_on() {
         let (plan, evidence) = verdict::tests::evidence("static-key-flip", None, Script::default());
-        let mut result = RunResult::new(&plan, verdict::judge(&plan, &evidence));
+        let mut result = RunResult::new(&plan, verdict::judge(&plan, &evidence).0);
         result.kernel = Some(KernelInfo::new(
             &KernelFiles {
                 kernel: "k".into(),
@@ -299,7 +335,7 @@ mod tests {
         ));
         let json = result.with_evidence(&plan, &evidence).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["schema_version"], 1);
+        assert_eq!(json["schema_version"], 2);
         assert_eq!(json["verdict"], "held");
         assert_eq!(json["checks"][0]["name"], "isolated-ipis");
         assert_eq!(json["checks"][0]["status"], "held");
@@ -342,7 +378,7 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({
-                "schema_version": 1,
+                "schema_version": 2,
                 "verdict": "skipped",
                 "scenario": {
                     "name": "vunmap-storm",
@@ -353,6 +389,7 @@ mod tests {
                 },
                 "checks": [{"name": "run", "status": "skipped", "evidence": "no /dev/kvm"}],
                 "vcpus": [],
+                "entries": [],
                 "timing": {"boot_s": null, "window_s": null, "total_s": 0.0},
                 "kernel": null,
                 "machine": null,

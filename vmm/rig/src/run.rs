@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipirig_image::Image;
 use ipirig_machine::{ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError};
 
 use crate::cmdline::command_line;
@@ -96,7 +97,8 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
                 memory_mib: plan.memory_mib,
                 warnings: machine.placement().warnings.clone(),
             };
-            let outcome = start_and_conduct(&mut machine, plan, &ledger, phase);
+            let outcome =
+                start_and_conduct(&mut machine, plan, &setup.kernel.kernel, &ledger, phase);
             machine.stop();
             let mut result = conclude(plan, outcome, kernel)?;
             result.machine = Some(about);
@@ -114,6 +116,7 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
 fn start_and_conduct(
     machine: &mut Machine,
     plan: &Plan,
+    kernel: &Path,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
@@ -121,7 +124,9 @@ fn start_and_conduct(
         phase: Phase::Boot,
         source: error.into(),
     })?;
-    conductor::conduct(machine, plan, ledger, phase)
+    // While the guest boots, on a core that it may not need.
+    let image = Image::open(kernel).map_err(|error| error.to_string());
+    conductor::conduct(machine, plan, image, ledger, phase)
 }
 
 /// From how the conductor's work ended to a result.
@@ -131,7 +136,13 @@ fn conclude(
     kernel: KernelInfo,
 ) -> Result<RunResult, RunError> {
     let mut result = match &outcome {
-        Ok(evidence) => RunResult::new(plan, judge(plan, evidence)),
+        Ok(evidence) => {
+            let (checks, entries) = judge(plan, evidence);
+            RunResult {
+                entries,
+                ..RunResult::new(plan, checks)
+            }
+        }
         Err(Ended::Interrupted { phase }) => return Err(RunError::Interrupted { phase: *phase }),
         Err(ended @ Ended::Lacking { .. }) => not_run(plan, Verdict::Skipped, ended),
         Err(ended) => not_run(plan, Verdict::Error, ended),
@@ -167,7 +178,8 @@ mod tests {
         let plan = plan("static-key-flip", None);
         let ledger = Ledger::new(plan.roles.len(), DETAILS);
         let mut guest = Fake::new(&plan, &ledger, script);
-        let outcome = conductor::conduct(&mut guest, &plan, &ledger, &|_| {});
+        let image = Err("no kernel file".to_owned());
+        let outcome = conductor::conduct(&mut guest, &plan, image, &ledger, &|_| {});
         let files = KernelFiles {
             kernel: "k".into(),
             initramfs: "i".into(),

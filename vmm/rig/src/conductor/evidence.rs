@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use ipirig_abi::Order;
+use ipirig_entry::{KernelLayout, Record};
 
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::Snapshot;
+use crate::ledger::changes::Changed;
+use crate::scenario::EntryKind;
 
 /// Everything that the conductor saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Evidence {
     /// Whether the guest has `ipirig.ko`.
     pub module: bool,
@@ -17,7 +22,7 @@ pub struct Evidence {
     pub version: String,
     /// From the first instruction to the agent's readiness.
     pub boot: Duration,
-    /// How long the window was open.
+    /// How long the windows were open, all together.
     pub window: Duration,
     /// The kernel's own view before the window.
     pub before: KernelView,
@@ -27,14 +32,43 @@ pub struct Evidence {
     pub ledger_before: Snapshot,
     /// The ledger just after the second one.
     pub ledger: Snapshot,
-    /// What each isolated vCPU saw on an entry before the window. Empty without the module.
+    /// Where things are in the kernel, or why that is not known and no entry can be judged.
+    pub layout: Result<Arc<KernelLayout>, String>,
+    /// The windows, one for each way into the kernel.
+    pub windows: Vec<Window>,
+}
+
+/// One window, and the entries after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The way into the kernel that ends it.
+    pub entry: EntryKind,
+    /// What each isolated vCPU saw on an entry before the window. Only where the entry after it
+    /// shows the same, and the guest has the module.
     pub baseline: BTreeMap<usize, Entry>,
     /// Where each isolated vCPU was just after the window opened and just before it closed.
     pub marks: BTreeMap<usize, (Mark, Mark)>,
-    /// What the guest says of the storm.
-    pub storm: StormReport,
-    /// What each isolated vCPU saw on its first entry after the window.
+    /// IPIs sent to each isolated vCPU in this window.
+    pub ipis: BTreeMap<usize, u64>,
+    /// What the guest says of the storm's parts.
+    pub storm: Vec<StormReport>,
+    /// What the kernel changed.
+    pub changed: Changed,
+    /// What each isolated vCPU saw on its first entry after the window, if it was ordered.
     pub released: BTreeMap<usize, Entry>,
+    /// What each isolated vCPU executed on that entry.
+    pub records: BTreeMap<usize, Result<Record, NoRecord>>,
+}
+
+/// Why an entry was not recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoRecord {
+    /// The host cannot step a guest's kernel.
+    CannotStep,
+    /// The host cannot produce this way into the kernel, or the guest cannot.
+    NotProduced,
+    /// It should have come, and was not seen.
+    NotSeen,
 }
 
 /// What the guest's kernel counts.
@@ -70,7 +104,7 @@ pub struct Entry {
     pub errno: u32,
 }
 
-/// What the guest says of the storm.
+/// What the guest says of one part of the storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StormReport {
     /// Operations done.

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::time::Instant;
 
 use ipirig_abi::Mailbox;
-use ipirig_machine::{Machine, StopReason, Wakeup};
+use ipirig_entry::Record;
+use ipirig_machine::{Line, Machine, StopReason, Wakeup};
 
 /// What went wrong inside the machine; the conductor can only pass it on.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -42,6 +43,52 @@ pub trait Guest {
     /// the guest stopped.
     fn sample(&self, cpu: usize) -> Option<Place>;
 
+    /// Whether the guest's kernel can be stepped: the rest of this trait needs it.
+    fn can_step(&self) -> bool;
+
+    /// Where SYSCALL takes a vCPU: IA32_LSTAR.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn lstar(&self, cpu: usize) -> Result<u64, Failure>;
+
+    /// Tells the observer each time a vCPU is about to execute one of these kernel addresses.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure>;
+
+    /// Has the next entry of a vCPU recorded, up to `limit` instructions; `vectors` are the
+    /// exceptions by which it may come, besides page faults and interrupts.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure>;
+
+    /// Stops waiting for an entry, and recording one.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn disarm(&self, cpu: usize) -> Result<(), Failure>;
+
+    /// The record, once it is finished.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn record(&self, cpu: usize) -> Result<Option<Record>, Failure>;
+
+    /// Raises a line of a vCPU's APIC. `false`: the guest has not set it up.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure>;
+
     /// Stops the guest and gives all that a person needs to see why it stopped or hangs; several
     /// lines.
     fn report(&mut self, reason: StopReason) -> String;
@@ -65,6 +112,34 @@ impl Guest for Machine {
             cpl: sample.cpl,
             rip: sample.rip,
         })
+    }
+
+    fn can_step(&self) -> bool {
+        Machine::can_step(self)
+    }
+
+    fn lstar(&self, cpu: usize) -> Result<u64, Failure> {
+        Ok(Machine::lstar(self, cpu)?)
+    }
+
+    fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
+        Ok(Machine::watch(self, cpu, addresses)?)
+    }
+
+    fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure> {
+        Ok(Machine::arm(self, cpu, limit, vectors)?)
+    }
+
+    fn disarm(&self, cpu: usize) -> Result<(), Failure> {
+        Ok(Machine::disarm(self, cpu)?)
+    }
+
+    fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
+        Ok(Machine::record(self, cpu)?)
+    }
+
+    fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
+        Ok(Machine::raise(self, cpu, line)?)
     }
 
     fn report(&mut self, reason: StopReason) -> String {

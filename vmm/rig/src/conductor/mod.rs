@@ -1,7 +1,7 @@
 //! The conductor: takes a started guest through the phases of a run and gathers the evidence.
 //!
-//! boot → what the kernel says before → baseline entries → quiet → window: look, storm, look again
-//! → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
+//! boot → what the kernel says before → for each way into the kernel: baseline entries → quiet →
+//! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
 //! ends the run with the phase's name. It does not judge; [`crate::verdict`] does.
 
 mod evidence;
@@ -10,18 +10,23 @@ pub(crate) mod fake;
 mod guest;
 mod mailbox;
 pub(crate) mod quiet;
+mod release;
 #[cfg(test)]
 mod tests;
+mod window;
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipirig_abi::{AgentState, Command, Order, Role};
+use ipirig_abi::{AgentState, Command, Role};
+use ipirig_entry::KernelLayout;
+use ipirig_image::Image;
 use ipirig_machine::StopReason;
 
-pub use evidence::{Entry, Evidence, KernelView, Mark, StormReport};
+pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
+pub use release::NOT_PRODUCED;
 
 use crate::guest_text;
 use crate::ledger::Ledger;
@@ -169,7 +174,8 @@ impl Ended {
     }
 }
 
-/// Conducts the run of a guest that has just been started.
+/// Conducts the run of a guest that has just been started. `image` is the kernel that it boots, or
+/// why there is none to read: then no entry is judged.
 ///
 /// # Errors
 ///
@@ -177,10 +183,11 @@ impl Ended {
 pub fn conduct(
     guest: &mut dyn Guest,
     plan: &Plan,
+    image: Result<Image, String>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
-    Conductor::new(guest, plan, ledger, phase).run()
+    Conductor::new(guest, plan, ledger, phase).run(image)
 }
 
 struct Conductor<'a> {
@@ -194,6 +201,8 @@ struct Conductor<'a> {
     deadline: Instant,
     /// Number of the newest command.
     seq: u32,
+    /// The kernel's functions that change text and mappings are watched.
+    watching: bool,
 }
 
 impl<'a> Conductor<'a> {
@@ -214,52 +223,34 @@ impl<'a> Conductor<'a> {
             phase: Phase::Boot,
             deadline,
             seq: 0,
+            watching: false,
         }
     }
 
-    fn run(mut self) -> Result<Evidence, Ended> {
+    fn run(mut self, image: Result<Image, String>) -> Result<Evidence, Ended> {
         let started = Instant::now();
         self.enter(Phase::Boot);
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
         let boot = started.elapsed();
-        let phase = self.phase;
-        self.guest
-            .settle()
-            .map_err(|source| Ended::Machine { phase, source })?;
+        self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
+        let layout = self.layout(image)?;
 
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;
         let ledger_before = self.ledger.snapshot();
         let before = self.kernel_view()?;
+        if let Ok(layout) = &layout {
+            self.watch(layout)?;
+        }
 
-        let order = if module { Order::Probe } else { Order::Enter };
-        self.enter(Phase::Baseline);
-        let baseline = if module {
-            self.order_all(order)?
-        } else {
-            BTreeMap::new()
-        };
-
-        self.enter(Phase::Quiet);
-        self.quiet()?;
-
-        self.enter(Phase::Storm);
-        self.ledger.open_window();
-        let opened = Instant::now();
-        let open = self.mark_all()?;
-        let storm = self.storm()?;
-        let close = self.mark_all()?;
-        let window = opened.elapsed();
-        self.ledger.close_window();
-        let marks = open
-            .into_iter()
-            .zip(close)
-            .map(|((cpu, a), (_, b))| (cpu, (a, b)))
-            .collect();
-
-        self.enter(Phase::Release);
-        let released = self.order_all(order)?;
+        let mut windows = Vec::new();
+        let mut window = Duration::ZERO;
+        for &entry in &self.plan.scenario.entries {
+            let (seen, open) = self.window(entry, module, layout.is_ok())?;
+            windows.push(seen);
+            window += open;
+        }
 
         self.enter(Phase::After);
         let after = self.kernel_view()?;
@@ -274,11 +265,38 @@ impl<'a> Conductor<'a> {
             after,
             ledger_before,
             ledger,
-            baseline,
-            marks,
-            storm,
-            released,
+            layout,
+            windows,
         })
+    }
+
+    /// Has the machine do something.
+    fn machine<T>(
+        &mut self,
+        job: impl FnOnce(&mut dyn Guest) -> Result<T, Failure>,
+    ) -> Result<T, Ended> {
+        let phase = self.phase;
+        job(self.guest).map_err(|source| Ended::Machine { phase, source })
+    }
+
+    /// Where things are in the kernel that runs. `Ok(Err)`: entries cannot be judged, because of
+    /// this.
+    fn layout(
+        &mut self,
+        image: Result<Image, String>,
+    ) -> Result<Result<Arc<KernelLayout>, String>, Ended> {
+        if !self.guest.can_step() {
+            return Ok(Err("this host's KVM cannot step a guest kernel".to_owned()));
+        }
+        let image = match image {
+            Ok(image) => image,
+            Err(why) => return Ok(Err(why)),
+        };
+        let cpu = self.isolated.first().copied().unwrap_or_default();
+        let lstar = self.machine(|guest| guest.lstar(cpu))?;
+        Ok(KernelLayout::new(image, lstar)
+            .map(Arc::new)
+            .map_err(|error| error.to_string()))
     }
 
     fn has_module(&self) -> Result<bool, Ended> {
@@ -299,12 +317,6 @@ impl<'a> Conductor<'a> {
         Ok(module)
     }
 
-    fn storm(&mut self) -> Result<StormReport, Ended> {
-        let (command, args) = self.plan.scenario.storm.command();
-        let [done, value, ..] = self.command(command, args)?;
-        Ok(StormReport { done, value })
-    }
-
     fn kernel_view(&mut self) -> Result<KernelView, Ended> {
         let counters = self.read(Command::ReadCounters)?;
         let interrupts = self.read(Command::ReadInterrupts)?;
@@ -312,30 +324,5 @@ impl<'a> Conductor<'a> {
             counters: guest_text::parse_counters(&counters).map_err(|error| error.to_string()),
             interrupts: guest_text::parse_interrupts(&interrupts),
         })
-    }
-
-    /// One order to each isolated task, one after the other.
-    fn order_all(&mut self, order: Order) -> Result<BTreeMap<usize, Entry>, Ended> {
-        let mut entries = BTreeMap::new();
-        for cpu in self.isolated.clone() {
-            entries.insert(cpu, self.order(cpu, order)?);
-        }
-        Ok(entries)
-    }
-
-    fn mark_all(&mut self) -> Result<BTreeMap<usize, Mark>, Ended> {
-        let mut marks = BTreeMap::new();
-        for cpu in self.isolated.clone() {
-            let Place { cpl, rip } = self.sample(cpu)?;
-            marks.insert(
-                cpu,
-                Mark {
-                    cpl,
-                    rip,
-                    heartbeat: self.heartbeat(cpu),
-                },
-            );
-        }
-        Ok(marks)
     }
 }

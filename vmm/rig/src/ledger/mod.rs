@@ -4,8 +4,10 @@
 //! event, for those who ask who and when) are kept for the window only and up to a limit; what did
 //! not fit is counted, and makes the verdict `error`.
 //!
-//! Nothing here blocks: a vCPU thread does a few atomic additions an event.
+//! Nothing there blocks: a vCPU thread does a few atomic additions an event. Beside them are kept
+//! the kernel's [`changes`] of text and mappings, on the vCPUs of the storm only.
 
+pub mod changes;
 mod details;
 mod observe;
 #[cfg(test)]
@@ -15,6 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use details::{Detail, Details};
+
+use changes::Changes;
+use ipirig_machine::WatchEvent;
 
 use crate::vectors::Kind;
 
@@ -62,6 +67,8 @@ pub struct Ledger {
     /// 0 before, 1 in, 2 after the window.
     phase: AtomicU8,
     details: Details,
+    /// What the kernel changed in the window.
+    changes: Changes,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
 }
@@ -190,6 +197,7 @@ impl Ledger {
                 .collect(),
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
+            changes: Changes::default(),
             strangers: AtomicU64::new(0),
         }
     }
@@ -262,6 +270,19 @@ impl Ledger {
     #[must_use]
     pub fn details(&self) -> &Details {
         &self.details
+    }
+
+    /// What the kernel changed in the window, as far as it is watched.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Records that a vCPU reached a function that is watched.
+    pub fn reached(&self, event: &WatchEvent) {
+        if self.phase.load(SeqCst) == INSIDE {
+            self.changes.note(event);
+        }
     }
 
     /// The counters as they are now.

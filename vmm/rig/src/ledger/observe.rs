@@ -1,7 +1,7 @@
 //! The ledger as the machine's observer: from the APIC's words to the ledger's.
 
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
-use ipirig_machine::{AcceptedEvent, IpiEvent, Observer};
+use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, WatchEvent};
 
 use super::{Delivery, Ledger, Write};
 use crate::vectors::Kind;
@@ -41,6 +41,10 @@ impl Observer for Ledger {
             ipi: event.accepted.origin == Origin::Ipi,
             user: event.cpl == Some(3),
         });
+    }
+
+    fn watched(&self, event: &WatchEvent) {
+        self.reached(event);
     }
 }
 

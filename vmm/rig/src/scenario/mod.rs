@@ -2,6 +2,7 @@
 
 mod builtin;
 mod diagnostic;
+mod entry;
 mod raw;
 mod storm;
 #[cfg(test)]
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 use ipirig_abi::Role;
 
 pub use diagnostic::Diagnostic;
-pub use storm::{Completion, Deferred, Storm};
+pub use entry::{EntryKind, Trigger};
+pub use storm::{Completion, Deferred, Part, Storm};
 
 use crate::suggest;
 
@@ -35,6 +37,8 @@ pub struct Scenario {
     pub vcpus: Vcpus,
     /// What to provoke.
     pub storm: Storm,
+    /// By which ways the isolated vCPUs enter the kernel afterwards: a window each. Not empty.
+    pub entries: Vec<EntryKind>,
     /// What must hold.
     pub expect: Expectations,
 }

@@ -12,6 +12,7 @@ pub(super) struct RawScenario {
     #[serde(default)]
     pub(super) vcpus: RawVcpus,
     pub(super) storm: Spanned<RawStorm>,
+    pub(super) entries: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     pub(super) expect: RawExpect,
 }

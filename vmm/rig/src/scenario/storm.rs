@@ -19,6 +19,15 @@ pub enum Storm {
         /// Pages of each area.
         pages: u64,
     },
+    /// Both, one after the other.
+    TextAndTlb {
+        /// As [`Storm::StaticKeyFlip`].
+        flips: u64,
+        /// As [`Storm::Vunmap`].
+        rounds: u64,
+        /// As [`Storm::Vunmap`].
+        pages: u64,
+    },
 }
 
 /// Which of the kernel's deferral counters a storm must move.
@@ -39,61 +48,85 @@ pub enum Completion {
     Alias,
 }
 
+/// One command of a storm, and what must come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The command.
+    pub command: Command,
+    /// Its arguments.
+    pub args: [u64; 4],
+    /// Operations asked for; the guest must report as many done.
+    pub operations: u64,
+    /// The counter that must have moved on each isolated vCPU.
+    pub deferred: Deferred,
+    /// What the first entry must show.
+    pub completion: Completion,
+}
+
 impl Storm {
-    /// The command that starts it, with its arguments.
+    /// What it consists of, in order.
     #[must_use]
-    pub fn command(self) -> (Command, [u64; 4]) {
+    pub fn parts(self) -> Vec<Part> {
+        let flip = |flips| Part {
+            command: Command::Flip,
+            args: [flips, 0, 0, 0],
+            operations: flips,
+            deferred: Deferred::Text,
+            completion: Completion::Branch,
+        };
+        let vunmap = |rounds, pages| Part {
+            command: Command::Vunmap,
+            args: [rounds, pages, 0, 0],
+            operations: rounds,
+            deferred: Deferred::Tlb,
+            completion: Completion::Alias,
+        };
         match self {
-            Self::StaticKeyFlip { flips } => (Command::Flip, [flips, 0, 0, 0]),
-            Self::Vunmap { rounds, pages } => (Command::Vunmap, [rounds, pages, 0, 0]),
+            Self::StaticKeyFlip { flips } => vec![flip(flips)],
+            Self::Vunmap { rounds, pages } => vec![vunmap(rounds, pages)],
+            Self::TextAndTlb {
+                flips,
+                rounds,
+                pages,
+            } => vec![flip(flips), vunmap(rounds, pages)],
         }
     }
 
-    /// Operations asked for; the guest must report as many done.
+    /// Operations asked for, of all parts together.
     #[must_use]
     pub fn operations(self) -> u64 {
-        match self {
-            Self::StaticKeyFlip { flips } => flips,
-            Self::Vunmap { rounds, .. } => rounds,
-        }
+        self.parts().iter().map(|part| part.operations).sum()
     }
 
     /// Whether it needs `ipirig.ko` in the guest.
     #[must_use]
     pub fn needs_module(self) -> bool {
         match self {
-            Self::StaticKeyFlip { .. } | Self::Vunmap { .. } => true,
-        }
-    }
-
-    /// The counter that must have moved on each isolated vCPU.
-    #[must_use]
-    pub fn deferred(self) -> Deferred {
-        match self {
-            Self::StaticKeyFlip { .. } => Deferred::Text,
-            Self::Vunmap { .. } => Deferred::Tlb,
-        }
-    }
-
-    /// What the first entry must show.
-    #[must_use]
-    pub fn completion(self) -> Completion {
-        match self {
-            Self::StaticKeyFlip { .. } => Completion::Branch,
-            Self::Vunmap { .. } => Completion::Alias,
+            Self::StaticKeyFlip { .. } | Self::Vunmap { .. } | Self::TextAndTlb { .. } => true,
         }
     }
 }
 
 impl fmt::Display for Storm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::StaticKeyFlip { flips } => write!(f, "{flips} static key flips"),
             Self::Vunmap { rounds, pages } => {
                 write!(
                     f,
                     "{rounds} rounds of vmalloc and vfree, {pages} pages each"
                 )
+            }
+            Self::TextAndTlb {
+                flips,
+                rounds,
+                pages,
+            } => {
+                let (flip, vunmap) = (
+                    Self::StaticKeyFlip { flips },
+                    Self::Vunmap { rounds, pages },
+                );
+                write!(f, "{flip} and {vunmap}")
             }
         }
     }

@@ -6,7 +6,7 @@ use ipirig_abi::{MAX_CPUS, Role};
 use toml::Spanned;
 
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
-use super::{Diagnostic, Expectations, Scenario, Storm, Vcpus};
+use super::{Diagnostic, EntryKind, Expectations, Scenario, Storm, Vcpus};
 use crate::suggest;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
@@ -18,7 +18,7 @@ const NAME_MAX: usize = 40;
 /// Length of a summary: a line of `ipirig list`.
 const SUMMARY_MAX: usize = 120;
 
-const KINDS: [&str; 2] = ["static-key-flip", "vunmap"];
+const KINDS: [&str; 3] = ["static-key-flip", "vunmap", "text-and-tlb"];
 const FURTHER: [(&str, Role); 2] = [
     ("housekeeping", Role::Housekeeping),
     ("isolated", Role::Isolated),
@@ -33,6 +33,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
         summary: place.summary(&raw.summary)?,
         vcpus: place.vcpus(&raw.vcpus)?,
         storm: place.storm(&raw.storm)?,
+        entries: place.entries(raw.entries.as_ref())?,
         expect: place.expect(&raw.expect)?,
     })
 }
@@ -144,28 +145,75 @@ impl Place<'_> {
         match kind.get_ref().as_str() {
             "static-key-flip" => {
                 self.only(kind, &[("rounds", &storm.rounds), ("pages", &storm.pages)])?;
-                let value = self.required(kind, "flips", &storm.flips)?;
-                let flips = self.number("flips", value, OPERATIONS)?;
-                if flips % 2 == 0 {
-                    let message = format!("flips = {flips} is even");
-                    return Err(self.at(value.span(), message).help(
-                        "an odd number: after an even one the branch is where it was, and \
-                         whether an isolated vCPU caught up could not be seen",
-                    ));
-                }
+                let flips = self.flips(kind, storm)?;
                 Ok(Storm::StaticKeyFlip { flips })
             }
             "vunmap" => {
                 self.only(kind, &[("flips", &storm.flips)])?;
-                let rounds = self.required(kind, "rounds", &storm.rounds)?;
-                let pages = self.required(kind, "pages", &storm.pages)?;
-                Ok(Storm::Vunmap {
-                    rounds: self.number("rounds", rounds, OPERATIONS)?,
-                    pages: self.number("pages", pages, PAGES)?,
+                let (rounds, pages) = self.rounds(kind, storm)?;
+                Ok(Storm::Vunmap { rounds, pages })
+            }
+            "text-and-tlb" => {
+                let flips = self.flips(kind, storm)?;
+                let (rounds, pages) = self.rounds(kind, storm)?;
+                Ok(Storm::TextAndTlb {
+                    flips,
+                    rounds,
+                    pages,
                 })
             }
             _ => Err(self.choice("kind of storm", kind, &KINDS)),
         }
+    }
+
+    fn flips(&self, kind: &Spanned<String>, storm: &RawStorm) -> Result<u64, Diagnostic> {
+        let value = self.required(kind, "flips", &storm.flips)?;
+        let flips = self.number("flips", value, OPERATIONS)?;
+        if flips % 2 == 0 {
+            let message = format!("flips = {flips} is even");
+            return Err(self.at(value.span(), message).help(
+                "an odd number: after an even one the branch is where it was, and whether an \
+                 isolated vCPU caught up could not be seen",
+            ));
+        }
+        Ok(flips)
+    }
+
+    fn rounds(&self, kind: &Spanned<String>, storm: &RawStorm) -> Result<(u64, u64), Diagnostic> {
+        let rounds = self.required(kind, "rounds", &storm.rounds)?;
+        let pages = self.required(kind, "pages", &storm.pages)?;
+        Ok((
+            self.number("rounds", rounds, OPERATIONS)?,
+            self.number("pages", pages, PAGES)?,
+        ))
+    }
+
+    /// A system call, if the file does not say.
+    fn entries(
+        &self,
+        raw: Option<&Spanned<Vec<Spanned<String>>>>,
+    ) -> Result<Vec<EntryKind>, Diagnostic> {
+        let Some(raw) = raw else {
+            return Ok(vec![EntryKind::Syscall]);
+        };
+        if raw.get_ref().is_empty() {
+            return Err(self
+                .at(raw.span(), "no way into the kernel")
+                .help("at least one, or no such line for `syscall`"));
+        }
+        let mut entries = Vec::new();
+        for name in raw.get_ref() {
+            let Some(kind) = EntryKind::find(name.get_ref()) else {
+                let allowed = EntryKind::ALL.map(EntryKind::name);
+                return Err(self.choice("way into the kernel", name, &allowed));
+            };
+            if entries.contains(&kind) {
+                let message = format!("`{}` is listed twice", kind.name());
+                return Err(self.at(name.span(), message).help("remove one"));
+            }
+            entries.push(kind);
+        }
+        Ok(entries)
     }
 
     fn required<'r>(

@@ -83,7 +83,7 @@ fn one(deferral: bool, growth: &Growth, sent: u64) -> (Verdict, String) {
 
 /// How a CPU's counters grew over the run.
 struct Growth {
-    /// Held back, of the storm's kind.
+    /// Held back, of the storm's kinds together; 0 if one of them was not.
     deferred: u64,
     /// Caught up with, of any kind.
     caught_up: u64,
@@ -94,12 +94,23 @@ struct Growth {
 /// `None`: a CPU without a line, or a count that went down.
 fn growth(plan: &Plan, before: &Counters, after: &Counters, cpu: usize) -> Option<Growth> {
     let (before, after) = (before.get(&cpu)?, after.get(&cpu)?);
-    let column = |counters: &CpuCounters| match plan.scenario.storm.deferred() {
-        Deferred::Text => counters.deferred_text,
-        Deferred::Tlb => counters.deferred_tlb,
-    };
+    let mut deferred = None;
+    for part in plan.scenario.storm.parts() {
+        let column = |counters: &CpuCounters| match part.deferred {
+            Deferred::Text => counters.deferred_text,
+            Deferred::Tlb => counters.deferred_tlb,
+        };
+        let grown = column(after).checked_sub(column(before))?;
+        // Each part must have been held back: none stands for all.
+        deferred = match deferred {
+            None => Some(grown),
+            Some(0) => Some(0),
+            Some(_) if grown == 0 => Some(0),
+            Some(sum) => Some(grown.saturating_add(sum)),
+        };
+    }
     Some(Growth {
-        deferred: column(after).checked_sub(column(before))?,
+        deferred: deferred?,
         caught_up: after.caught_up.checked_sub(before.caught_up)?,
         pending: after
             .pending

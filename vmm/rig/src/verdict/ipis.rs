@@ -28,7 +28,7 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
         if sent == 0 {
             return (Verdict::Held, format!("vCPU {cpu}: no IPI"));
         }
-        let words = format!("vCPU {cpu}: {}", describe(plan, window));
+        let words = format!("vCPU {cpu}: {}", describe(plan, evidence, window));
         if sent <= most {
             return (Verdict::Held, format!("{words}; {most} allowed"));
         }
@@ -45,12 +45,12 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
 }
 
 /// `303 IPIs (call-function 303) from vCPU 0, 3.00 per operation`
-fn describe(plan: &Plan, window: &Tally) -> String {
+fn describe(plan: &Plan, evidence: &Evidence, window: &Tally) -> String {
     let sent = window.ipis_targeted();
-    let operations = plan.scenario.storm.operations().max(1);
+    let operations = plan.scenario.storm.operations() * evidence.windows.len().max(1) as u64;
     let sources: Vec<String> = window.targeted_by.keys().map(ToString::to_string).collect();
     // Counts of IPIs stay far below 2^53.
-    let rate = sent as f64 / operations as f64;
+    let rate = sent as f64 / operations.max(1) as f64;
     format!(
         "{sent} IPIs ({}) from vCPU {}, {rate:.2} per operation",
         list(&window.targeted),

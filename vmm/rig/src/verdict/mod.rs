@@ -16,6 +16,7 @@
 
 mod completion;
 mod counters;
+mod entry;
 mod ipis;
 mod soundness;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use serde::Serialize;
 
 use crate::conductor::Evidence;
 use crate::plan::Plan;
+use crate::result::RecordedEntry;
 
 /// What became of a check, and of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,8 +73,13 @@ pub const ISOLATED_IPIS: &str = "isolated-ipis";
 pub const USER_SPACE: &str = "user-space-throughout";
 /// The storm happened.
 pub const STORM_RAN: &str = "storm-ran";
-/// The first entry showed the storm's outcome.
+/// The first entry did what was held back before it executed ordinary kernel code, and showed the
+/// storm's outcome.
 pub const COMPLETED: &str = "completed-on-entry";
+/// Nothing that may be out of date was executed or touched before that.
+pub const DANGER_ZONE: &str = "danger-zone";
+/// What senders go by was set in time on the way in, and not cleared too early on the way out.
+pub const FLAG_ORDER: &str = "flag-order";
 /// The kernel counted deferred work, and that it was done.
 pub const COUNTERS: &str = "kernel-counters";
 /// The ledger is whole.
@@ -95,20 +102,25 @@ impl Check {
     }
 }
 
-/// Makes every check, in the order in which people want to read them.
+/// Makes every check, in the order in which people want to read them, and gives the entries that
+/// they rest on.
 #[must_use]
-pub fn judge(plan: &Plan, evidence: &Evidence) -> Vec<Check> {
+pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry>) {
     let isolated_ipis = ipis::isolated_ipis(plan, evidence);
+    let entries = entry::judge(plan, evidence);
     let user_space = window::user_space_throughout(plan, evidence, isolated_ipis.status);
-    vec![
+    let checks = vec![
         isolated_ipis,
         user_space,
         soundness::storm_ran(plan, evidence),
-        completion::completed_on_entry(plan, evidence),
+        completion::completed_on_entry(plan, evidence, &entries),
+        entry::danger_zone(&entries),
+        entry::flag_order(evidence, &entries),
         counters::kernel_counters(plan, evidence),
         soundness::nothing_lost(evidence),
         soundness::no_way_round(evidence),
-    ]
+    ];
+    (checks, entry::recorded(evidence, entries))
 }
 
 /// The verdict on a run; the table above.
@@ -144,6 +156,23 @@ pub fn overall(checks: &[Check]) -> Verdict {
         }
     }
     verdict
+}
+
+/// Joins what was found of several entries: as [`worst`], but what could not be looked at does not
+/// hide what was.
+fn joined(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
+    let is = |status| move |finding: &(Verdict, String)| finding.0 == status;
+    let looked = findings.iter().any(is(Verdict::Held));
+    if !looked || !findings.iter().any(is(Verdict::Skipped)) {
+        return worst(name, findings);
+    }
+    let (skipped, seen): (Vec<_>, Vec<_>) = findings.into_iter().partition(is(Verdict::Skipped));
+    let mut check = worst(name, seen);
+    if check.status == Verdict::Held {
+        let words: Vec<String> = skipped.into_iter().map(|(_, words)| words).collect();
+        check.evidence = format!("{}; not looked at: {}", check.evidence, words.join("; "));
+    }
+    check
 }
 
 /// Joins what was found, worst first: the status of the worst and the words of all that share it.

@@ -11,8 +11,9 @@ use crate::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
 /// protects, got the storm's IPIs. With no housekeeping vCPU there is no such witness, and the
 /// check says so.
 pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
-    let asked = plan.scenario.storm.operations();
-    let done = evidence.storm.done;
+    let asked = plan.scenario.storm.operations() * evidence.windows.len() as u64;
+    let reports = evidence.windows.iter().flat_map(|window| &window.storm);
+    let done: u64 = reports.fold(0, |sum, report| sum.saturating_add(report.done));
     let least = plan.scenario.expect.housekeeping_ipis_min;
     if done != asked {
         let words = format!("the guest says it did {done} of {asked} operations");

@@ -1,0 +1,87 @@
+//! The first entry after a window: provoked on each isolated vCPU, one after the other, and fetched.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use ipirig_abi::Command;
+use ipirig_entry::Record;
+
+use super::{Conductor, Ended, Entry, NoRecord};
+use crate::scenario::{EntryKind, Trigger};
+
+/// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand.
+const RECORD_MAX: usize = 20_000;
+/// The guest's error number for an order that its machine cannot produce (ENOTSUP).
+pub const NOT_PRODUCED: u32 = 95;
+
+/// What each isolated vCPU saw, if it was ordered to enter.
+type Released = BTreeMap<usize, Entry>;
+/// What each isolated vCPU executed.
+type Records = BTreeMap<usize, Result<Record, NoRecord>>;
+
+impl Conductor<'_> {
+    /// Has the next entry of each isolated vCPU recorded.
+    pub(super) fn arm_all(&mut self, entry: EntryKind) -> Result<(), Ended> {
+        let vectors: Vec<u8> = match entry.trigger(true) {
+            Trigger::Order(order) => order.vector().into_iter().collect(),
+            Trigger::Signal | Trigger::Raise(_) => vec![],
+        };
+        for cpu in self.isolated.clone() {
+            self.machine(|guest| guest.arm(cpu, RECORD_MAX, &vectors))?;
+        }
+        Ok(())
+    }
+
+    /// Has each isolated vCPU enter the kernel; fetches what it saw there and what it executed.
+    pub(super) fn release_all(
+        &mut self,
+        trigger: Trigger,
+        recorded: bool,
+    ) -> Result<(Released, Records), Ended> {
+        let mut released = Released::new();
+        let mut records = Records::new();
+        for cpu in self.isolated.clone() {
+            let mut produced = true;
+            // An order is over when it is acknowledged; anything else takes its time.
+            let mut over = true;
+            match trigger {
+                Trigger::Order(order) => {
+                    let entry = self.order(cpu, order)?;
+                    produced = entry.errno != NOT_PRODUCED;
+                    released.insert(cpu, entry);
+                }
+                Trigger::Signal => {
+                    self.command(Command::Signal, [cpu as u64, 0, 0, 0])?;
+                    over = false;
+                }
+                Trigger::Raise(line) => {
+                    produced = self.machine(|guest| guest.raise(cpu, line))?;
+                    over = !produced;
+                }
+            }
+            let record = match (recorded, produced) {
+                (false, _) => Err(NoRecord::CannotStep),
+                (true, false) => Err(NoRecord::NotProduced),
+                (true, true) => self.fetch(cpu, over)?.ok_or(NoRecord::NotSeen),
+            };
+            if recorded {
+                self.machine(|guest| guest.disarm(cpu))?;
+            }
+            records.insert(cpu, record);
+        }
+        Ok((released, records))
+    }
+
+    /// The record of `cpu`. If the entry is not `over`, it is waited for.
+    fn fetch(&mut self, cpu: usize, over: bool) -> Result<Option<Record>, Ended> {
+        loop {
+            if let Some(record) = self.machine(|guest| guest.record(cpu))? {
+                return Ok(Some(record));
+            }
+            if over || Instant::now() >= self.deadline {
+                return Ok(None);
+            }
+            self.pause()?;
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What each recorded entry says: was everything done in time, was anything dangerous done before,
+//! and did senders know in time?
+
+use std::collections::BTreeMap;
+
+use ipirig_abi::Role;
+use ipirig_entry::{Audit, Flag, PendingInput, audit};
+
+use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, joined};
+use crate::conductor::{Evidence, NoRecord, Window};
+use crate::plan::Plan;
+use crate::result::RecordedEntry;
+use crate::scenario::{Deferred, EntryKind};
+
+/// Findings of one entry that a check's evidence shows.
+const FINDINGS_SHOWN: usize = 3;
+
+/// One entry of one isolated vCPU, judged.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) kind: EntryKind,
+    pub(crate) cpu: usize,
+    pub(crate) outcome: Outcome,
+}
+
+/// What there is to say of an entry.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// This.
+    Audit(Box<Audited>),
+    /// Nothing, as host or kernel lacks something.
+    Skipped(String),
+    /// Nothing, although there should be.
+    Error(String),
+}
+
+/// An audit, with what it was about.
+#[derive(Debug)]
+pub(crate) struct Audited {
+    pub(crate) audit: Audit,
+    /// The work was done by IPIs in the window, this many: nothing was left for the entry.
+    pub(crate) by_ipis: u64,
+    /// What was pending, in words.
+    pub(crate) pending: String,
+}
+
+/// Judges every entry after every window.
+pub(crate) fn judge(plan: &Plan, evidence: &Evidence) -> Vec<Judged> {
+    let mut all = Vec::new();
+    for window in &evidence.windows {
+        for cpu in plan.cpus(Role::Isolated) {
+            let outcome = one(plan, evidence, window, cpu);
+            all.push(Judged {
+                kind: window.entry,
+                cpu,
+                outcome,
+            });
+        }
+    }
+    all
+}
+
+fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome {
+    let layout = match &evidence.layout {
+        Ok(layout) => layout,
+        Err(why) => return Outcome::Skipped(why.clone()),
+    };
+    let record = match window.records.get(&cpu) {
+        Some(Ok(record)) => record,
+        Some(Err(NoRecord::CannotStep)) => {
+            return Outcome::Skipped("this host's KVM cannot step a guest kernel".to_owned());
+        }
+        Some(Err(NoRecord::NotProduced)) => {
+            return Outcome::Skipped("this host or guest cannot produce it".to_owned());
+        }
+        Some(Err(NoRecord::NotSeen)) | None => {
+            return Outcome::Error("the entry was not seen".to_owned());
+        }
+    };
+    let changed = &window.changed;
+    for part in plan.scenario.storm.parts() {
+        let (pending, what) = match part.deferred {
+            Deferred::Text => (&changed.text, "patched"),
+            Deferred::Tlb => (&changed.translations, "unmapped"),
+        };
+        if pending.is_empty() {
+            return Outcome::Error(format!("nothing was seen to be {what} in the window"));
+        }
+    }
+    let input = PendingInput {
+        text: changed.text.clone(),
+        translations: changed.translations.clone(),
+        // User space runs only after all of them were applied (init/main.c, kernel_init), and a
+        // module's are applied before it is live.
+        alternatives_open: false,
+    };
+    Outcome::Audit(Box::new(Audited {
+        audit: audit(record, layout, &input),
+        by_ipis: window.ipis.get(&cpu).copied().unwrap_or_default(),
+        pending: format!(
+            "{} pokes and {} flushes pending",
+            changed.pokes, changed.flushes
+        ),
+    }))
+}
+
+/// The entries as results have them.
+pub(super) fn recorded(evidence: &Evidence, entries: Vec<Judged>) -> Vec<RecordedEntry> {
+    entries
+        .into_iter()
+        .map(|entry| {
+            let window = evidence.windows.iter().find(|w| w.entry == entry.kind);
+            let record = window
+                .and_then(|window| window.records.get(&entry.cpu))
+                .and_then(|record| record.as_ref().ok());
+            let (audit, why) = match entry.outcome {
+                Outcome::Audit(audited) => (Some(audited.audit), None),
+                Outcome::Skipped(why) | Outcome::Error(why) => (None, Some(why)),
+            };
+            RecordedEntry {
+                cpu: entry.cpu,
+                kind: entry.kind.name(),
+                title: entry.kind.to_string(),
+                audit,
+                why,
+                record: record.cloned(),
+                layout: evidence.layout.as_ref().ok().cloned(),
+            }
+        })
+        .collect()
+}
+
+/// The finding on one entry of `check`, by what `look` says of its audit.
+pub(super) fn findings(
+    entries: &[Judged],
+    look: impl Fn(&Audited) -> (Verdict, String),
+) -> Vec<(Verdict, String)> {
+    let mut findings = Vec::new();
+    // Many entries with the same to say are said once.
+    let mut same: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for entry in entries {
+        let (status, words) = match &entry.outcome {
+            Outcome::Audit(audited) => look(audited),
+            Outcome::Skipped(why) => (Verdict::Skipped, why.clone()),
+            Outcome::Error(why) => (Verdict::Error, why.clone()),
+        };
+        let key = (entry.cpu, words);
+        if !order.contains(&(status, key.clone())) {
+            order.push((status, key.clone()));
+        }
+        same.entry(key).or_default().push(entry.kind.to_string());
+    }
+    for (status, key) in order {
+        let kinds = same.get(&key).map(|kinds| kinds.join(", "));
+        let (cpu, words) = key;
+        let kinds = kinds.unwrap_or_default();
+        findings.push((status, format!("vCPU {cpu}, {kinds}: {words}")));
+    }
+    findings
+}
+
+/// Whether `step` comes, and before ordinary code does.
+fn in_time(step: Option<usize>, audit: &Audit) -> bool {
+    let limit = audit.first_instrumentable;
+    step.is_some_and(|step| limit.is_none_or(|limit| step < limit))
+}
+
+/// Was what had been held back done before the entry came to ordinary kernel code?
+pub(super) fn completed(audited: &Audited) -> (Verdict, String) {
+    let audit = &audited.audit;
+    if let Some(skipped) = nothing_held_back(audited) {
+        return skipped;
+    }
+    let late: Vec<&str> = [
+        ("text", audit.text_cleared),
+        ("translations", audit.translations_cleared),
+    ]
+    .into_iter()
+    .filter(|(_, cleared)| !in_time(*cleared, audit))
+    .map(|(what, _)| what)
+    .collect();
+    if !late.is_empty() {
+        let what = late.join(" and ");
+        return match audit.first_instrumentable {
+            Some(step) => (
+                Verdict::Violated,
+                format!(
+                    "{what} not caught up with before instruction {step}, ordinary kernel code"
+                ),
+            ),
+            None => (
+                Verdict::Error,
+                format!(
+                    "{what} not caught up with in the {} instructions recorded, which are no \
+                     whole entry",
+                    audit.steps
+                ),
+            ),
+        };
+    }
+    if let Some(finding) = audit.stale_pcids.first() {
+        return (Verdict::Violated, finding.to_string());
+    }
+    let done = audit.text_cleared.max(audit.translations_cleared);
+    (
+        Verdict::Held,
+        format!(
+            "caught up by instruction {} of {} recorded ({})",
+            done.unwrap_or_default(),
+            audit.steps,
+            audited.pending
+        ),
+    )
+}
+
+/// Nothing was held back where IPIs did the work in the window.
+fn nothing_held_back(audited: &Audited) -> Option<(Verdict, String)> {
+    (audited.by_ipis > 0).then(|| {
+        let words = format!(
+            "nothing was held back, {} IPIs did the work",
+            audited.by_ipis
+        );
+        (Verdict::Skipped, words)
+    })
+}
+
+/// Was anything that may be out of date executed or touched before the catch-up?
+pub(super) fn danger_zone(entries: &[Judged]) -> Check {
+    let look = |audited: &Audited| {
+        if let Some(skipped) = nothing_held_back(audited) {
+            return skipped;
+        }
+        let audit = &audited.audit;
+        if !audit.danger.is_empty() {
+            return (Verdict::Violated, shown(&audit.danger));
+        }
+        let words = match audit.danger_zone {
+            1 => "1 instruction, clean".to_owned(),
+            count => format!("{count} instructions, clean"),
+        };
+        (Verdict::Held, words)
+    };
+    joined(DANGER_ZONE, findings(entries, look))
+}
+
+/// Was the flag that senders read set before the catch-up, and cleared only once the user page table
+/// was loaded?
+pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
+    if let Ok(layout) = &evidence.layout
+        && layout.flag().is_none()
+    {
+        let words = "the kernel has no flag that is known: kernel_cr3 or kernel_cr3_loaded";
+        return Check::new(FLAG_ORDER, Verdict::Skipped, words);
+    }
+    let look = |audited: &Audited| {
+        let audit = &audited.audit;
+        if !audit.order.is_empty() {
+            return (Verdict::Violated, shown(&audit.order));
+        }
+        let Flag::Known {
+            set: Some(set),
+            cleared,
+            user_table,
+            ..
+        } = &audit.flag
+        else {
+            return (Verdict::Error, "the flag was not followed".to_owned());
+        };
+        let Some(catch_up) = audit.catch_up else {
+            return (Verdict::Error, "no catch-up to compare with".to_owned());
+        };
+        let out = match (user_table, cleared) {
+            (Some(_), Some(_)) => "cleared after the user page table was loaded",
+            _ => "the way out was not recorded",
+        };
+        let words = format!("set by instruction {set}, catch-up by {catch_up}; {out}");
+        (Verdict::Held, words)
+    };
+    joined(FLAG_ORDER, findings(entries, look))
+}
+
+fn shown(findings: &[ipirig_entry::Finding]) -> String {
+    let mut words: Vec<String> = findings
+        .iter()
+        .take(FINDINGS_SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    if findings.len() > FINDINGS_SHOWN {
+        words.push(format!("and {} more", findings.len() - FINDINGS_SHOWN));
+    }
+    words.join(", ")
+}
