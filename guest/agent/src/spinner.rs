@@ -110,13 +110,14 @@ impl<'a> Spinner<'a> {
             .heartbeat
             .store(self.heartbeat, Ordering::Relaxed);
         let newest = self.slot.order_seq.load(Ordering::Acquire);
-        if newest != self.seen {
+        let ordered = newest != self.seen;
+        if ordered {
             self.seen = newest;
             self.obey(entry);
-            self.tell(entry.signals());
+        }
+        self.tell(entry.signals());
+        if ordered {
             self.slot.task.order_ack.store(newest, Ordering::Release);
-        } else {
-            self.tell(entry.signals());
         }
     }
 
