@@ -105,7 +105,8 @@ impl Vcpu {
             memory: &self.fleet.memory,
         };
         let step = recorder::look(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
-        if !self.recorder.step(step) {
+        let returns = recorder::returns_to_user(&cpu, &step);
+        if !self.recorder.step(step, returns) {
             self.stops.stepping = Stepping::No;
             self.stop_where_wanted()?;
         }

@@ -84,9 +84,9 @@ impl Recorder {
         }
     }
 
-    /// Takes down what the vCPU is about to execute; ends the record where that is for user space,
-    /// or too much. `true` while it goes on.
-    pub(super) fn step(&mut self, step: Step) -> bool {
+    /// Takes down what the vCPU is about to execute; ends the record where that is too much, or where
+    /// it leaves the kernel (`returns`). `true` while it goes on.
+    pub(super) fn step(&mut self, step: Step, returns: bool) -> bool {
         let Self::Running {
             record,
             limit,
@@ -117,7 +117,10 @@ impl Recorder {
         if !again {
             record.steps.push(step);
         }
-        true
+        if returns {
+            self.end(Ended::User);
+        }
+        !returns
     }
 
     /// Ends a record that runs.
@@ -170,6 +173,21 @@ pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
         },
         code: Code::new(bytes.get(..len).unwrap_or_default()),
     })
+}
+
+/// Whether `step` is the return to CPL 3: SYSRET, or IRET with a CS of CPL 3 on the stack. What comes
+/// after it must not be stepped: in CPL 3, some KVMs let the guest see the #DB of a step, and some do
+/// not stop.
+pub(super) fn returns_to_user(cpu: &Cpu<'_>, step: &Step) -> bool {
+    match step.code.bytes() {
+        [0x0f, 0x07, ..] | [0x48, 0x0f, 0x07, ..] => true,
+        [0x48, 0xcf, ..] => {
+            let mut cs = [0; 8];
+            let rsp = step.registers.general[RSP];
+            cpu.read_virtual(rsp.wrapping_add(8), &mut cs) && cs[0] & 3 == 3
+        }
+        _ => false,
+    }
 }
 
 /// Whether the vCPU, at the first instruction of the handler of `vector`, came from CPL 3: by the CS
@@ -226,20 +244,28 @@ mod tests {
     }
 
     #[test]
-    fn a_record_ends_in_user_space_without_its_instruction() {
+    fn a_record_that_is_in_user_space_unawares_ends_without_its_instruction() {
         let mut recorder = running(9);
-        assert!(recorder.step(step(1, 0)));
-        assert!(recorder.step(step(2, 0)));
-        assert!(!recorder.step(step(7, 3)));
+        assert!(recorder.step(step(1, 0), false));
+        assert!(recorder.step(step(2, 0), false));
+        assert!(!recorder.step(step(7, 3), false));
         assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::User)));
         assert_eq!(recorder.take(), None);
+    }
+
+    #[test]
+    fn a_record_ends_with_the_return_to_user_space() {
+        let mut recorder = running(9);
+        assert!(recorder.step(step(1, 0), false));
+        assert!(!recorder.step(step(2, 0), true));
+        assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::User)));
     }
 
     #[test]
     fn an_instruction_that_is_stopped_at_twice_is_one_step() {
         let mut recorder = running(9);
         for rip in [1, 1, 2, 2, 2, 3] {
-            assert!(recorder.step(step(rip, 0)));
+            assert!(recorder.step(step(rip, 0), false));
         }
         recorder.end(Ended::Halted);
         assert_eq!(recorder.take(), Some(record(&[1, 2, 3], Ended::Halted)));
@@ -248,11 +274,13 @@ mod tests {
     #[test]
     fn neither_many_instructions_nor_one_that_repeats_makes_a_record_grow_for_ever() {
         let mut recorder = running(2);
-        assert!(recorder.step(step(1, 0)) && recorder.step(step(2, 0)));
-        assert!(!recorder.step(step(3, 0)));
+        assert!(recorder.step(step(1, 0), false) && recorder.step(step(2, 0), false));
+        assert!(!recorder.step(step(3, 0), false));
         assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::Limit)));
         let mut recorder = running(2);
-        let stops = (0..).take_while(|_| recorder.step(step(1, 0))).count();
+        let stops = (0..)
+            .take_while(|_| recorder.step(step(1, 0), false))
+            .count();
         assert_eq!(stops, 4);
         assert_eq!(recorder.take(), Some(record(&[1], Ended::Limit)));
     }
