@@ -199,8 +199,13 @@ fn access(instruction: &Instruction, memory: &UsedMemory, registers: &Registers)
     address = address.wrapping_add_signed(bit_offset(instruction, registers));
     let mut size = match memory.memory_size() {
         MemorySize::Xsave | MemorySize::Xsave64 => XSAVE_MIN,
-        size => (size.size() as u64).max(1),
-    };
+        // A repeated string instruction's; the instruction knows the size of an element.
+        MemorySize::Unknown if instruction.is_string_instruction() => {
+            instruction.memory_size().size() as u64
+        }
+        size => size.size() as u64,
+    }
+    .max(1);
     let repeated = instruction.is_string_instruction()
         && (instruction.has_rep_prefix() || instruction.has_repne_prefix());
     if repeated {

@@ -118,7 +118,7 @@ fn way(began: Began) -> String {
         0xfb => "interrupt 0xfb (call function, single)",
         0xfc => "interrupt 0xfc (call function)",
         0xfd => "interrupt 0xfd (reschedule)",
-        0..=31 => return format!("exception {vector}"),
+        _ if vector < 32 => return format!("exception {vector}"),
         _ => return format!("interrupt {vector:#x}"),
     };
     exception.into()
