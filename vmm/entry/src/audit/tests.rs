@@ -1,5 +1,6 @@
 //! A good way in and out, one for each defect, and records that make no sense.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use ipirig_image::SiteKind;
@@ -354,8 +355,8 @@ fn patchable_code_before_the_catch_up_is_danger() {
 
 #[test]
 fn text_patched_in_the_window_is_danger_before_the_catch_up_only() {
-    let patched = |range| PendingInput {
-        text: [range].into_iter().collect(),
+    let patched = |range: Range<u64>| PendingInput {
+        text: range.into(),
         ..everything()
     };
     let words = "executes text that was patched at entry_SYSCALL_64+0x3";
@@ -371,8 +372,8 @@ fn text_patched_in_the_window_is_danger_before_the_catch_up_only() {
 
 #[test]
 fn memory_unmapped_in_the_window_is_danger_before_the_catch_up_only() {
-    let unmapped = |range| PendingInput {
-        translations: [range].into_iter().collect(),
+    let unmapped = |range: Range<u64>| PendingInput {
+        translations: range.into(),
         ..everything()
     };
     let saved = GS + 0x6014;
@@ -610,7 +611,7 @@ static LAYOUTS: LazyLock<[KernelLayout; 2]> =
 proptest! {
     #[test]
     fn no_record_makes_judging_or_listing_panic(
-        steps in vec(steps(), 0..40),
+        steps in vec(steps(), 0..20),
         (text, translations) in (pending(), pending()),
         ended in prop_oneof![Just(Ended::User), Just(Ended::Limit), Just(Ended::Halted)],
         vector in any::<Option<u8>>(),

@@ -105,11 +105,14 @@ fn the_task_stack_is_not_taken_for_other_vmalloc_memory() {
     assert_eq!(at(&layout, STACK), (false, true));
     assert_eq!(at(&layout, 0xffff_e8ff_ffff_ffff), (false, true));
     assert_eq!(at(&layout, 0xffff_e900_0000_0000), (false, false));
+    layout.thread_size = 32 << 10;
+    assert_eq!(at(&layout, STACK - 0x4001), (false, true));
+    assert_eq!(at(&layout, STACK + 0x3fff), (true, false));
     layout.thread_size = 0;
-    assert!(layout.is_task_stack(STACK, STACK));
+    assert_eq!(at(&layout, STACK - 1), (false, true));
     layout.vmalloc = 0xffff_a000_0000_0000..0xffff_b000_0000_0000;
     assert_eq!(at(&layout, STACK - 1), (false, false));
-    assert_eq!(at(&layout, 0xffff_a000_0000_0000).0, true);
+    assert!(at(&layout, 0xffff_a000_0000_0000).1);
 }
 
 #[test]

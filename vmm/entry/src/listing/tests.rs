@@ -86,13 +86,13 @@ fn the_middle_of_a_long_record_is_left_out() {
     let record = work(100).end(Ended::User);
     let text = listed(&record, Extent::Ends);
     assert!(
-        text.contains("\n        ... 88 instructions ...\n"),
+        text.contains("\n        ... 89 instructions ...\n"),
         "{text}"
     );
     let mut expected = vec!["CPU".to_owned()];
     expected.extend((1..=13).map(|number| number.to_string()));
     expected.push("...".into());
-    expected.extend((102..=111).map(|number| number.to_string()));
+    expected.extend((103..=111).map(|number| number.to_string()));
     expected.push("back".into());
     assert_eq!(numbers(&text), expected);
     assert_eq!(numbers(&listed(&record, Extent::Whole)).len(), 111 + 2);
