@@ -446,6 +446,76 @@ fn with_nothing_that_serialises_the_way_in_never_ends_well() {
 }
 
 #[test]
+fn a_catch_up_in_instrumentable_code_is_too_late() {
+    let way = entered().flag(1).stack().call(WORK).cr3(KERNEL_CR3);
+    let expected = Audit {
+        ended: Ended::Limit,
+        steps: 7,
+        text_cleared: Some(7),
+        translations_cleared: Some(7),
+        flag: flag(Some(3), None, None),
+        catch_up: Some(7),
+        danger_zone: 6,
+        first_instrumentable: Some(7),
+        danger: vec![no_catch_up(7)],
+        order: vec![finding(
+            7,
+            WORK,
+            What::NoCatchUpAfterFlag,
+            "ends the way in, with no catch-up after the flag was set by instruction 3",
+        )],
+        ..good_audit()
+    };
+    assert_eq!(judged(way, Ended::Limit), expected);
+}
+
+#[test]
+fn a_flag_set_in_instrumentable_code_is_too_late() {
+    let way = entered()
+        .cr3(KERNEL_CR3)
+        .stack()
+        .call(WORK)
+        .flag(1)
+        .cr3(KERNEL_CR3);
+    let words = "ends the way in with the flag not set";
+    let expected = Audit {
+        ended: Ended::Limit,
+        steps: 8,
+        text_cleared: Some(3),
+        translations_cleared: Some(3),
+        flag: flag(Some(7), None, None),
+        catch_up: Some(8),
+        danger_zone: 7,
+        first_instrumentable: Some(7),
+        danger: vec![no_catch_up(7)],
+        order: vec![finding(7, WORK, What::FlagNotSet, words)],
+        ..good_audit()
+    };
+    assert_eq!(judged(way, Ended::Limit), expected);
+}
+
+#[test]
+fn clearing_the_users_pcid_does_not_catch_up_with_the_kernels() {
+    let way = entered()
+        .flag(1)
+        .cr3(USER_CR3)
+        .cr3(KERNEL_CR3 | NOFLUSH)
+        .stack()
+        .work()
+        .leave();
+    let found = judged(way, Ended::User);
+    assert_eq!(
+        (
+            found.text_cleared,
+            found.translations_cleared,
+            found.catch_up
+        ),
+        (Some(4), None, None)
+    );
+    assert_eq!(found.danger, [no_catch_up(11)]);
+}
+
+#[test]
 fn a_record_cut_off_on_the_way_in_blames_nobody() {
     let expected = Audit {
         ended: Ended::Limit,
