@@ -103,6 +103,12 @@ impl Shadow {
         !self.text.is_empty()
     }
 
+    /// Whether no translation is pending in any PCID. Clearing them one by one does not show here.
+    #[must_use]
+    pub fn all_clear(&self) -> bool {
+        self.translations.is_empty()
+    }
+
     /// Whether the CPU may still use a translation that is gone, with `pcid` in force.
     #[must_use]
     pub fn translations_pending(&self, pcid: u16) -> bool {

@@ -516,6 +516,53 @@ fn clearing_the_users_pcid_does_not_catch_up_with_the_kernels() {
 }
 
 #[test]
+fn a_way_in_and_out_without_instrumentable_code_has_to_catch_up_too() {
+    let way = |cr3: u64| {
+        let way = entered().flag(1).cr3(cr3).stack().leave();
+        judged(way, Ended::User)
+    };
+    let expected = Audit {
+        steps: 10,
+        text_cleared: Some(4),
+        translations_cleared: Some(4),
+        flag: flag(Some(3), Some(8), Some(7)),
+        catch_up: Some(4),
+        danger_zone: 3,
+        first_instrumentable: None,
+        ..good_audit()
+    };
+    assert_eq!(way(KERNEL_CR3), expected);
+    let end = ENTRY + 49;
+    let words = "ends the way in, with no catch-up after the flag was set by instruction 3";
+    let expected = Audit {
+        translations_cleared: None,
+        catch_up: None,
+        danger_zone: 10,
+        order: vec![finding(10, end, What::NoCatchUpAfterFlag, words)],
+        ..expected
+    };
+    assert_eq!(way(KERNEL_CR3 | NOFLUSH), expected);
+}
+
+#[test]
+fn flushing_all_pcids_before_the_kernel_page_table_catches_up() {
+    // INVPCID (%rdi), %rax with type 2, which serialises nothing.
+    let way = entered()
+        .flag(1)
+        .with(|registers| registers.general[0] = 2)
+        .step(&[0x66, 0x0f, 0x38, 0x82, 0x07])
+        .cr3(KERNEL_CR3 | NOFLUSH)
+        .stack()
+        .work()
+        .leave();
+    let expected = Audit {
+        translations_cleared: Some(4),
+        ..good_audit()
+    };
+    assert_eq!(judged(way, Ended::User), expected);
+}
+
+#[test]
 fn a_record_cut_off_on_the_way_in_blames_nobody() {
     let expected = Audit {
         ended: Ended::Limit,
