@@ -3,7 +3,7 @@
 use std::fmt;
 
 use iced_x86::{
-    CodeSize, Decoder as Bytes, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction,
+    CodeSize, Decoder as Bytes, DecoderOptions, Formatter, GasFormatter, Instruction,
     InstructionInfoFactory, InstructionInfoOptions, MemorySize, Mnemonic, OpAccess, OpKind,
     Register, UsedMemory,
 };
@@ -123,12 +123,6 @@ impl Executed {
     pub fn target(&self) -> Option<u64> {
         (self.instruction.op_count() == 1 && self.instruction.op0_kind() == OpKind::NearBranch64)
             .then(|| self.instruction.near_branch64())
-    }
-
-    /// Whether it may go elsewhere than to the next instruction.
-    #[must_use]
-    pub fn branches(&self) -> bool {
-        self.instruction.flow_control() != FlowControl::Next
     }
 }
 

@@ -1,14 +1,13 @@
-//! A good way in and out, one for each defect, and records that make no sense.
+//! A good way in and out, and one for each defect.
+
+mod flag;
+mod hostile;
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use ipirig_image::SiteKind;
-use proptest::collection::vec;
-use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Code, Registers, Step};
 use crate::testing::*;
 
 /// Nothing is known of what the window held.
@@ -33,7 +32,7 @@ fn good_audit() -> Audit {
         steps: 16,
         text_cleared: Some(5),
         translations_cleared: Some(5),
-        flag: flag(Some(3), Some(14), Some(13)),
+        flag: known(Some(3), Some(14), Some(13)),
         catch_up: Some(5),
         danger_zone: 4,
         first_instrumentable: Some(11),
@@ -43,7 +42,7 @@ fn good_audit() -> Audit {
     }
 }
 
-fn flag(set: Option<usize>, cleared: Option<usize>, user_table: Option<usize>) -> Flag {
+fn known(set: Option<usize>, cleared: Option<usize>, user_table: Option<usize>) -> Flag {
     Flag::Known {
         name: "kernel_cr3",
         set,
@@ -142,166 +141,6 @@ fn a_cr3_write_that_keeps_translations_catches_up_with_text_only() {
         audit(&way(CR4).end(Ended::User), &layout(), &text),
         expected
     );
-}
-
-#[test]
-fn a_flag_set_after_the_cr3_write_leaves_a_window() {
-    let way = entered()
-        .step(&[0x0f, 0x20, 0xd8])
-        .cr3(KERNEL_CR3)
-        .flag(1)
-        .stack()
-        .work()
-        .leave();
-    let expected = Audit {
-        text_cleared: Some(4),
-        translations_cleared: Some(4),
-        flag: flag(Some(5), Some(14), Some(13)),
-        catch_up: None,
-        danger_zone: 10,
-        danger: vec![no_catch_up(11)],
-        order: vec![finding(
-            11,
-            WORK,
-            What::NoCatchUpAfterFlag,
-            "ends the way in, with no catch-up after the flag was set by instruction 5",
-        )],
-        ..good_audit()
-    };
-    assert_eq!(judged(way, Ended::User), expected);
-}
-
-#[test]
-fn a_second_cr3_write_after_the_flag_catches_up() {
-    let way = entered()
-        .cr3(KERNEL_CR3)
-        .flag(1)
-        .cr3(KERNEL_CR3)
-        .stack()
-        .work()
-        .leave();
-    let expected = Audit {
-        text_cleared: Some(3),
-        translations_cleared: Some(3),
-        flag: flag(Some(4), Some(14), Some(13)),
-        ..good_audit()
-    };
-    assert_eq!(judged(way, Ended::User), expected);
-}
-
-#[test]
-fn a_flag_written_through_the_users_gs_is_not_the_flag() {
-    let way = Way::syscall()
-        .flag(1)
-        .swapgs()
-        .step(&[0x90])
-        .step(&[0x0f, 0x20, 0xd8])
-        .cr3(KERNEL_CR3)
-        .stack()
-        .work()
-        .cr3(USER_CR3 | NOFLUSH)
-        .step(&[0x90])
-        .swapgs()
-        .sysret();
-    let words = "ends the way in with the flag not set";
-    let expected = Audit {
-        flag: flag(None, None, Some(13)),
-        order: vec![finding(11, WORK, What::FlagNotSet, words)],
-        ..good_audit()
-    };
-    assert_eq!(judged(way, Ended::User), expected);
-}
-
-#[test]
-fn a_flag_cleared_before_the_user_page_table_is_early() {
-    let way = entered()
-        .flag(1)
-        .step(&[0x0f, 0x20, 0xd8])
-        .cr3(KERNEL_CR3)
-        .stack()
-        .work()
-        .flag(0)
-        .cr3(USER_CR3 | NOFLUSH)
-        .swapgs()
-        .sysret();
-    let words = "clears the flag before the user page table is loaded";
-    // After the RET in line.
-    let address = ENTRY + 37 + 5;
-    let expected = Audit {
-        flag: flag(Some(3), Some(13), Some(14)),
-        order: vec![finding(13, address, What::FlagClearedEarly, words)],
-        ..good_audit()
-    };
-    assert_eq!(judged(way, Ended::User), expected);
-}
-
-#[test]
-fn a_flag_that_stays_set_is_found_only_on_the_whole_way_out() {
-    let way = entered()
-        .flag(1)
-        .step(&[0x0f, 0x20, 0xd8])
-        .cr3(KERNEL_CR3)
-        .stack()
-        .work()
-        .cr3(USER_CR3 | NOFLUSH)
-        .step(&[0x90])
-        .swapgs();
-    let address = way.registers.rip;
-    let words = "is the last in the kernel, with the flag still set";
-    let expected = Audit {
-        flag: flag(Some(3), None, Some(13)),
-        order: vec![finding(16, address, What::FlagNotCleared, words)],
-        ..good_audit()
-    };
-    assert_eq!(judged(way.clone().sysret(), Ended::User), expected);
-    let expected = Audit {
-        ended: Ended::Halted,
-        order: vec![],
-        ..expected
-    };
-    assert_eq!(judged(way.sysret(), Ended::Halted), expected);
-}
-
-#[test]
-fn a_flag_clear_in_the_kernel_and_one_cleared_with_no_user_table_are_found() {
-    let way = entered()
-        .flag(1)
-        .step(&[0x0f, 0x20, 0xd8])
-        .cr3(KERNEL_CR3)
-        .stack()
-        .flag(0)
-        .work();
-    let expected = Audit {
-        steps: 13,
-        flag: flag(Some(3), Some(8), None),
-        first_instrumentable: Some(12),
-        order: vec![
-            finding(
-                8,
-                ENTRY + 37,
-                What::FlagClearedEarly,
-                "clears the flag, but the CPU stays on a kernel page table",
-            ),
-            finding(
-                12,
-                WORK,
-                What::FlagClearInKernel,
-                "is in instrumentable code with the flag cleared by instruction 8",
-            ),
-        ],
-        ..good_audit()
-    };
-    assert_eq!(judged(way, Ended::User), expected);
-}
-
-#[test]
-fn a_flag_whose_new_value_is_computed_is_unclear() {
-    // ORB $1, %gs:kernel_cr3
-    let or = [0x65, 0x80, 0x0c, 0x25, 0x00, 0x50, 0x01, 0x00, 0x01];
-    let way = entered().step(&or).cr3(KERNEL_CR3).stack().work();
-    let order = judged(way, Ended::Limit).order;
-    let kinds: Vec<_> = order.iter().map(|found| (found.step, found.what)).collect();
-    assert_eq!(kinds, [(3, What::FlagUnclear), (10, What::FlagNotSet)]);
 }
 
 #[test]
@@ -407,7 +246,7 @@ fn vmalloc_memory_other_than_the_stack_is_danger_before_the_catch_up() {
         judged(way, Ended::User)
     };
     let expected = Audit {
-        flag: flag(Some(4), Some(14), Some(13)),
+        flag: known(Some(4), Some(14), Some(13)),
         ..good_audit()
     };
     let other = STACK + 0x10_0000;
@@ -429,7 +268,7 @@ fn with_nothing_that_serialises_the_way_in_never_ends_well() {
         steps: 10,
         text_cleared: None,
         translations_cleared: None,
-        flag: flag(Some(3), None, None),
+        flag: known(Some(3), None, None),
         catch_up: None,
         danger_zone: 8,
         first_instrumentable: Some(9),
@@ -453,7 +292,7 @@ fn a_catch_up_in_instrumentable_code_is_too_late() {
         steps: 7,
         text_cleared: Some(7),
         translations_cleared: Some(7),
-        flag: flag(Some(3), None, None),
+        flag: known(Some(3), None, None),
         catch_up: Some(7),
         danger_zone: 6,
         first_instrumentable: Some(7),
@@ -464,31 +303,6 @@ fn a_catch_up_in_instrumentable_code_is_too_late() {
             What::NoCatchUpAfterFlag,
             "ends the way in, with no catch-up after the flag was set by instruction 3",
         )],
-        ..good_audit()
-    };
-    assert_eq!(judged(way, Ended::Limit), expected);
-}
-
-#[test]
-fn a_flag_set_in_instrumentable_code_is_too_late() {
-    let way = entered()
-        .cr3(KERNEL_CR3)
-        .stack()
-        .call(WORK)
-        .flag(1)
-        .cr3(KERNEL_CR3);
-    let words = "ends the way in with the flag not set";
-    let expected = Audit {
-        ended: Ended::Limit,
-        steps: 8,
-        text_cleared: Some(3),
-        translations_cleared: Some(3),
-        flag: flag(Some(7), None, None),
-        catch_up: Some(8),
-        danger_zone: 7,
-        first_instrumentable: Some(7),
-        danger: vec![no_catch_up(7)],
-        order: vec![finding(7, WORK, What::FlagNotSet, words)],
         ..good_audit()
     };
     assert_eq!(judged(way, Ended::Limit), expected);
@@ -525,7 +339,7 @@ fn a_way_in_and_out_without_instrumentable_code_has_to_catch_up_too() {
         steps: 10,
         text_cleared: Some(4),
         translations_cleared: Some(4),
-        flag: flag(Some(3), Some(8), Some(7)),
+        flag: known(Some(3), Some(8), Some(7)),
         catch_up: Some(4),
         danger_zone: 3,
         first_instrumentable: None,
@@ -569,7 +383,7 @@ fn a_record_cut_off_on_the_way_in_blames_nobody() {
         steps: 2,
         text_cleared: None,
         translations_cleared: None,
-        flag: flag(None, None, None),
+        flag: known(None, None, None),
         catch_up: None,
         danger_zone: 2,
         first_instrumentable: None,
@@ -622,17 +436,6 @@ fn a_module_and_an_unknown_instruction_before_the_catch_up_are_danger() {
 }
 
 #[test]
-fn without_a_known_flag_the_first_that_clears_counts() {
-    let map = MAP.replace("kernel_cr3", "other");
-    let layout = try_layout(&map, &[], ENTRY).unwrap();
-    let expected = Audit {
-        flag: Flag::Unknown,
-        ..good_audit()
-    };
-    assert_eq!(audit(&good(), &layout, &everything()), expected);
-}
-
-#[test]
 fn another_address_space_whose_pcid_is_stale_is_found() {
     let other = |flush: u64| {
         entered()
@@ -649,7 +452,7 @@ fn another_address_space_whose_pcid_is_stale_is_found() {
     let expected = Audit {
         ended: Ended::Limit,
         steps: 12,
-        flag: flag(Some(3), None, None),
+        flag: known(Some(3), None, None),
         ..good_audit()
     };
     assert_eq!(judged(other(0), Ended::Limit), expected);
@@ -668,89 +471,11 @@ fn an_empty_record_is_judged() {
         steps: 0,
         text_cleared: None,
         translations_cleared: None,
-        flag: flag(None, None, None),
+        flag: known(None, None, None),
         catch_up: None,
         danger_zone: 0,
         first_instrumentable: None,
         ..good_audit()
     };
     assert_eq!(audit, expected);
-}
-
-/// Addresses that mean something, and others.
-fn addresses() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        any::<u64>(),
-        (0..0x100_u64).prop_map(|offset| ENTRY + offset),
-        (0..0x100_u64).prop_map(|offset| WORK + offset),
-        (0..0x100_u64).prop_map(|offset| STACK - offset),
-        Just(GS),
-        Just(u64::MAX),
-        Just(0),
-    ]
-}
-
-prop_compose! {
-    fn steps()(
-        general in prop::array::uniform16(addresses()),
-        (rip, fs_base, gs_base) in (addresses(), addresses(), addresses()),
-        (cr3, cr4, rflags) in any::<(u64, u64, u64)>(),
-        (prefix, code) in (
-            prop_oneof![
-                Just(&[][..]),
-                Just(&[0xf3][..]),
-                Just(&[0x0f, 0x22][..]),
-                Just(&[0x0f, 0x01][..]),
-                Just(&[0x65, 0x48][..]),
-                Just(&[0x66, 0x0f, 0x38, 0x82][..]),
-            ],
-            vec(any::<u8>(), 0..16),
-        ),
-    ) -> Step {
-        let code = Code::new(&[prefix, &code].concat());
-        let registers =
-            Registers { general, rip, rflags, cr3, cr4, fs_base, gs_base, cpl: 0 };
-        Step { registers, code }
-    }
-}
-
-fn pending() -> impl Strategy<Value = Pending> {
-    prop_oneof![
-        Just(Pending::everything("unknown")),
-        vec((addresses(), addresses()), 0..8)
-            .prop_map(|ranges| ranges.into_iter().map(|(start, end)| start..end).collect()),
-    ]
-}
-
-static LAYOUTS: LazyLock<[KernelLayout; 2]> =
-    LazyLock::new(|| [layout(), layout_with(ENTRY + 12, SiteKind::Ftrace)]);
-
-proptest! {
-    #[test]
-    fn no_record_makes_judging_or_listing_panic(
-        steps in vec(steps(), 0..20),
-        (text, translations) in (pending(), pending()),
-        ended in prop_oneof![Just(Ended::User), Just(Ended::Limit), Just(Ended::Halted)],
-        vector in any::<Option<u8>>(),
-        alternatives_open in any::<bool>(),
-    ) {
-        let began = vector.map_or(Began::Syscall, Began::Vector);
-        let record = Record { cpu: 0, began, steps, ended };
-        let input = PendingInput { text, translations, alternatives_open };
-        for layout in LAYOUTS.iter() {
-            let audit = audit(&record, layout, &input);
-            let number = record.steps.len();
-            prop_assert_eq!(audit.steps, number);
-            prop_assert!(audit.danger_zone <= number);
-            prop_assert!(audit.catch_up.is_none_or(|step| step <= number));
-            let findings = audit.danger.iter().chain(&audit.order).chain(&audit.stale_pcids);
-            for finding in findings {
-                prop_assert!((1..=number).contains(&finding.step), "{}", finding);
-            }
-            for extent in [crate::Extent::Ends, crate::Extent::Whole] {
-                let text = crate::listing(&record, layout, &audit, extent);
-                prop_assert!(text.lines().count() >= 2);
-            }
-        }
-    }
 }
