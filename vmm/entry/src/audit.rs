@@ -52,8 +52,8 @@ pub struct Audit {
     pub steps: usize,
     /// The instruction after which no patched text was pending; 0 if none ever was.
     pub text_cleared: Option<usize>,
-    /// The instruction after which no translation was pending in the PCID in force, to the first
-    /// instrumentable code and there; 0 if none ever was.
+    /// The instruction after which no translation was pending in the PCID of the kernel page table
+    /// in force, from there to the first instrumentable code; 0 if none ever was.
     pub translations_cleared: Option<usize>,
     /// The flag that senders read.
     pub flag: Flag,

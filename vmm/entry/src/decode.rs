@@ -3,7 +3,7 @@
 use std::fmt;
 
 use iced_x86::{
-    CodeSize, Decoder as Bytes, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction,
+    CodeSize, Decoder as Bytes, DecoderOptions, Formatter, GasFormatter, Instruction,
     InstructionInfoFactory, InstructionInfoOptions, MemorySize, Mnemonic, OpAccess, OpKind,
     Register, UsedMemory,
 };
@@ -124,12 +124,6 @@ impl Executed {
         (self.instruction.op_count() == 1 && self.instruction.op0_kind() == OpKind::NearBranch64)
             .then(|| self.instruction.near_branch64())
     }
-
-    /// Whether it may go elsewhere than to the next instruction.
-    #[must_use]
-    pub fn branches(&self) -> bool {
-        self.instruction.flow_control() != FlowControl::Next
-    }
 }
 
 /// Decodes steps. Keeps nothing from one to the next but memory.
@@ -199,8 +193,13 @@ fn access(instruction: &Instruction, memory: &UsedMemory, registers: &Registers)
     address = address.wrapping_add_signed(bit_offset(instruction, registers));
     let mut size = match memory.memory_size() {
         MemorySize::Xsave | MemorySize::Xsave64 => XSAVE_MIN,
-        size => (size.size() as u64).max(1),
-    };
+        // A repeated string instruction's; the instruction knows the size of an element.
+        MemorySize::Unknown if instruction.is_string_instruction() => {
+            instruction.memory_size().size() as u64
+        }
+        size => size.size() as u64,
+    }
+    .max(1);
     let repeated = instruction.is_string_instruction()
         && (instruction.has_rep_prefix() || instruction.has_repne_prefix());
     if repeated {

@@ -208,7 +208,8 @@ impl KernelLayout {
     pub fn is_task_stack(&self, address: u64, rsp: u64) -> bool {
         let stack = |address: u64| address.checked_div(self.thread_size);
         // An empty stack ends where RSP is.
-        self.vmalloc.contains(&address) && stack(address) == stack(rsp.wrapping_sub(1))
+        let here = stack(rsp.wrapping_sub(1));
+        self.vmalloc.contains(&address) && here.is_some() && stack(address) == here
     }
 
     /// Whether `address` is in vmalloc memory other than the stack that `rsp` is in.

@@ -8,7 +8,7 @@ use crate::audit::{Audit, Finding, Trace};
 use crate::layout::KernelLayout;
 use crate::record::{Began, Ended, Record};
 
-/// Instructions shown after the first instrumentable one, and before the last write to CR3.
+/// Instructions shown from the first instrumentable one on, and up to the last write to CR3.
 const AROUND: usize = 6;
 /// Fewest instructions that are left out: less is not worth a line.
 const LEFT_OUT_MIN: usize = 8;
@@ -118,7 +118,7 @@ fn way(began: Began) -> String {
         0xfb => "interrupt 0xfb (call function, single)",
         0xfc => "interrupt 0xfc (call function)",
         0xfd => "interrupt 0xfd (reschedule)",
-        0..=31 => return format!("exception {vector}"),
+        _ if vector < 32 => return format!("exception {vector}"),
         _ => return format!("interrupt {vector:#x}"),
     };
     exception.into()

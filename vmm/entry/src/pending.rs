@@ -56,6 +56,14 @@ impl Pending {
     }
 }
 
+impl From<Range<u64>> for Pending {
+    fn from(range: Range<u64>) -> Self {
+        let mut pending = Self::default();
+        pending.add(range);
+        pending
+    }
+}
+
 impl FromIterator<Range<u64>> for Pending {
     fn from_iter<I: IntoIterator<Item = Range<u64>>>(ranges: I) -> Self {
         let mut pending = Self::default();

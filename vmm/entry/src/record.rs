@@ -105,6 +105,6 @@ mod tests {
     fn code_keeps_what_an_instruction_can_have_and_no_more() {
         assert_eq!(Code::new(&[0x0f, 0x05]).bytes(), [0x0f, 0x05]);
         assert_eq!(Code::new(&[0x90; 20]).bytes(), [0x90; INSTRUCTION_MAX]);
-        assert_eq!(Code::new(&[]).bytes(), []);
+        assert_eq!(Code::new(&[]).bytes(), [0_u8; 0]);
     }
 }

@@ -14,7 +14,7 @@ use crate::record::Registers;
 
 /// CR4.PGE and CR4.PCIDE (SDM vol. 3, 2.5).
 const PGE: u64 = 1 << 7;
-const PCIDE: u64 = 1 << 17;
+pub(crate) const PCIDE: u64 = 1 << 17;
 /// In a value for CR3: keep what is cached for the PCID (SDM vol. 3, 4.10.4.1).
 const NOFLUSH: u64 = 1 << 63;
 /// In CR3: the PCID, if CR4.PCIDE is set.
@@ -101,6 +101,12 @@ impl Shadow {
     #[must_use]
     pub fn text_pending(&self) -> bool {
         !self.text.is_empty()
+    }
+
+    /// Whether no translation is pending in any PCID. Clearing them one by one does not show here.
+    #[must_use]
+    pub fn all_clear(&self) -> bool {
+        self.translations.is_empty()
     }
 
     /// Whether the CPU may still use a translation that is gone, with `pcid` in force.

@@ -294,7 +294,9 @@ impl Table {
         let (mut next, mut here) = (None, u64::MAX);
         for symbol in symbols.iter_mut().rev() {
             if symbol.address != here {
-                next = (here != u64::MAX).then_some(here);
+                // The kernel's half does not go on where per-CPU variables end.
+                let apart = symbol.address < KERNEL_HALF && here >= KERNEL_HALF;
+                next = (here != u64::MAX && !apart).then_some(here);
                 here = symbol.address;
             }
             symbol.end = match next {

@@ -71,6 +71,7 @@ pub(super) fn order(
     if ended == Ended::User {
         way_out(&mut findings, trace);
     }
+    findings.sort_by_key(|finding| finding.step);
     findings
 }
 

@@ -38,6 +38,24 @@ pub(super) struct Cleared {
     pub(super) stale_pcids: Vec<Finding>,
 }
 
+/// What CR3 says.
+#[derive(Clone, Copy, Debug)]
+struct PageTable {
+    pcid: u16,
+    /// Whether it maps the kernel as a whole. What a CPU holds for a user page table says nothing
+    /// of vmalloc memory, which is not in it.
+    kernel: bool,
+}
+
+impl PageTable {
+    fn new(cr3: u64, cr4: u64) -> Self {
+        Self {
+            pcid: pcid(cr3, cr4),
+            kernel: cr3 & USER_TABLE == 0,
+        }
+    }
+}
+
 /// A record with each step decoded.
 #[derive(Debug)]
 pub(crate) struct Trace<'a>(Vec<Seen<'a>>);
@@ -61,10 +79,10 @@ impl Seen<'_> {
         self.step.registers.rip
     }
 
-    /// The PCID in force after it.
-    fn pcid_after(&self) -> u16 {
+    /// The page table in force after it.
+    fn table_after(&self) -> PageTable {
         let (cr3, cr4) = control_after(self.effect(), &self.step.registers);
-        pcid(cr3, cr4)
+        PageTable::new(cr3, cr4)
     }
 }
 
@@ -106,10 +124,10 @@ impl<'a> Trace<'a> {
     ) -> Cleared {
         let mut cleared = Cleared::default();
         let before = match start.checked_sub(1) {
-            Some(index) => self.0.get(index).map(Seen::pcid_after),
+            Some(index) => self.0.get(index).map(Seen::table_after),
             None => self.0.first().map(|seen| {
                 let registers = &seen.step.registers;
-                pcid(registers.cr3, registers.cr4)
+                PageTable::new(registers.cr3, registers.cr4)
             }),
         };
         let Some(before) = before else {
@@ -117,39 +135,35 @@ impl<'a> Trace<'a> {
         };
         cleared.note(&shadow, before, start);
         for seen in self.0.iter().skip(start) {
-            let entering = instrumentable.is_none_or(|first| seen.number < first);
             shadow.apply(seen.effect(), &seen.step.registers);
-            let pcid = seen.pcid_after();
-            let stale = shadow.translations_pending(pcid);
-            if cleared.translations.is_some() && stale {
+            let table = seen.table_after();
+            let entering = instrumentable.is_none_or(|first| seen.number < first);
+            if cleared.translations.is_some()
+                && table.kernel
+                && shadow.translations_pending(table.pcid)
+            {
                 // Another PCID than that which was cleared. On the way in this takes it back.
                 if entering {
                     cleared.translations = None;
-                } else if let Some(value) = seen.cr3()
-                    && value & USER_TABLE == 0
-                {
-                    let words = format!("loads a kernel page table with stale PCID {pcid}");
-                    push(
-                        &mut cleared.stale_pcids,
-                        seen,
-                        seen.rip(),
-                        What::StalePcid,
-                        words,
-                    );
+                } else if seen.cr3().is_some() {
+                    let words = format!("loads a kernel page table with stale PCID {}", table.pcid);
+                    let findings = &mut cleared.stale_pcids;
+                    push(findings, seen, seen.rip(), What::StalePcid, words);
                 }
             }
-            cleared.note(&shadow, pcid, seen.number);
+            cleared.note(&shadow, table, seen.number);
         }
         cleared
     }
 }
 
 impl Cleared {
-    fn note(&mut self, shadow: &Shadow, pcid: u16, number: usize) {
+    fn note(&mut self, shadow: &Shadow, table: PageTable, number: usize) {
         if self.text.is_none() && !shadow.text_pending() {
             self.text = Some(number);
         }
-        if self.translations.is_none() && !shadow.translations_pending(pcid) {
+        let clear = shadow.all_clear() || table.kernel && !shadow.translations_pending(table.pcid);
+        if self.translations.is_none() && clear {
             self.translations = Some(number);
         }
     }

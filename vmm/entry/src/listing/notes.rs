@@ -3,6 +3,7 @@
 use crate::audit::{Audit, FlagWrite, Seen, USER_TABLE};
 use crate::decode::{Effect, Executed};
 use crate::layout::KernelLayout;
+use crate::shadow::{PCIDE, pcid};
 
 /// Widths of the columns of address and instruction.
 const PLACE: usize = 40;
@@ -21,12 +22,16 @@ pub(super) fn line(seen: &Seen<'_>, layout: &KernelLayout, audit: &Audit) -> Str
         .map(|executed| memory(seen, executed, layout))
         .unwrap_or_default();
     notes.extend(control(seen));
-    notes.extend(marks(seen, audit).map(|mark| format!("<- {mark}")));
-    format!(
+    let mut line = format!(
         "{:6}  {place:PLACE$} {text:TEXT$} {}",
         seen.number,
         notes.join(", ")
-    )
+    );
+    for mark in marks(seen, audit) {
+        line += "  <- ";
+        line += mark;
+    }
+    line
 }
 
 /// The instruction, a direct branch with the name of its target.
@@ -73,13 +78,16 @@ fn control(seen: &Seen<'_>) -> Option<String> {
                     "user"
                 }
             };
-            let flush = if value >> 63 == 0 {
-                ""
+            // What clears a PCID; without PCIDs it is 0.
+            let registers = &seen.step.registers;
+            let kept = value >> 63 != 0 && registers.cr4 & PCIDE != 0;
+            let flush = if kept {
+                "keeps translations".to_owned()
             } else {
-                ", keeps translations"
+                format!("clears PCID {}", pcid(value, registers.cr4))
             };
             let from = table(seen.step.registers.cr3);
-            Some(format!("{from} -> {} page table{flush}", table(value)))
+            Some(format!("{from} -> {} page table, {flush}", table(value)))
         }
         Effect::WriteCr4 { old, new } => Some(format!("CR4 {old:#x} -> {new:#x}")),
         Effect::Invlpg { address } => Some(format!("page {:#x}", address & !0xfff)),
@@ -96,15 +104,10 @@ fn marks(seen: &Seen<'_>, audit: &Audit) -> impl Iterator<Item = &'static str> {
         FlagWrite::Unclear => "flag written",
     });
     let here = |step: Option<usize>, mark| (step == Some(seen.number)).then_some(mark);
-    let user = seen
-        .cr3()
-        .filter(|cr3| cr3 & USER_TABLE != 0)
-        .map(|_| "user page table");
     [
         flag,
         here(audit.catch_up, "catch-up"),
         here(audit.first_instrumentable, "first instrumentable code"),
-        user,
     ]
     .into_iter()
     .flatten()

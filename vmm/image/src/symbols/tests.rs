@@ -215,6 +215,10 @@ fn a_system_map_gives_the_same_names() {
     );
     assert_eq!(text(&symbols, TEXT + 0x1001), None);
     assert_eq!(text(&symbols, 0x41), None);
+    assert_eq!(text(&symbols, KERNEL_HALF + 1), None);
+    let per_cpu = |offset| symbols.resolve_per_cpu(offset).map(|r| r.to_string());
+    assert_eq!(per_cpu(0x40).as_deref(), Some("cpu_number+0x0/0x0"));
+    assert_eq!(per_cpu(0x41), None);
     assert_eq!(symbols.address("startup_64"), Some(TEXT));
 }
 
