@@ -19,6 +19,11 @@ const KVM_FEATURES: u32 = 0x4000_0001;
 /// MSI_EXT_DEST_ID (15): each hides IPIs or sends interrupts of its own.
 const KVM_KEPT: u32 = 1 << 1 | 1 << 3 | 1 << 24;
 
+/// The same where the guest has to calibrate its APIC timer by leaf 0x15, because it is offered no
+/// TSC-deadline mode: only `native_calibrate_tsc` reads that, which kvmclock replaces by a hypercall
+/// that knows no APIC timer (`kvmclock_init`). Without, Linux wants a PIT for it.
+const KVM_KEPT_FOR_LEAF_15: u32 = 1 << 1;
+
 /// Frequency of the APIC timer's input clock, in Hz: the "core crystal" of leaf 0x15. Fixed by
 /// `ipirig-apic`, whose timer counts nanoseconds.
 const CRYSTAL_HZ: u32 = 1_000_000_000;
@@ -104,8 +109,19 @@ pub(crate) fn table(supported: &CpuId, policy: &Policy, cpu: usize) -> Result<Cp
         .filter(|e| !matches!(e.function, 0xb | 0x1f | 0x15 | 0x16))
         .copied()
         .collect();
+    let family = entries
+        .iter()
+        .find(|e| e.function == 0)
+        .copied()
+        .unwrap_or_default();
+    let leaf_15 = is_intel(&family) && policy.tsc_khz != 0;
+    let kept = if leaf_15 && !policy.tsc_deadline {
+        KVM_KEPT_FOR_LEAF_15
+    } else {
+        KVM_KEPT
+    };
     for entry in &mut entries {
-        adjust(entry, policy, cpu as u32);
+        adjust(entry, policy, kept, cpu as u32);
     }
     for feature in HIDDEN
         .iter()
@@ -119,13 +135,8 @@ pub(crate) fn table(supported: &CpuId, policy: &Policy, cpu: usize) -> Result<Cp
             clear(entry, *feature);
         }
     }
-    let family = entries
-        .iter()
-        .find(|e| e.function == 0)
-        .copied()
-        .unwrap_or_default();
     entries.extend(topology(policy, cpu as u32));
-    if is_intel(&family) && policy.tsc_khz != 0 {
+    if leaf_15 {
         entries.push(crystal(policy.tsc_khz));
         raise_limit(&mut entries, 0x15);
     }
@@ -133,7 +144,8 @@ pub(crate) fn table(supported: &CpuId, policy: &Policy, cpu: usize) -> Result<Cp
     CpuId::from_entries(&entries).map_err(|_| CpuidError)
 }
 
-fn adjust(entry: &mut kvm_cpuid_entry2, policy: &Policy, cpu: u32) {
+/// `kept`: the paravirtual features that stay.
+fn adjust(entry: &mut kvm_cpuid_entry2, policy: &Policy, kept: u32, cpu: u32) {
     let cpus = policy.cpus as u32;
     match entry.function {
         1 => {
@@ -155,7 +167,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, policy: &Policy, cpu: u32) {
         6 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (ARAT, 0, 0, 0),
         KVM_SIGNATURE => entry.eax = KVM_FEATURES,
         KVM_FEATURES => {
-            entry.eax &= KVM_KEPT;
+            entry.eax &= kept;
             entry.edx = 0;
         }
         // AMD: number of cores less one, and bits of the APIC id that number them.
@@ -315,6 +327,23 @@ mod tests {
             (leaf.eax, leaf.ebx, leaf.ecx),
             (1_000_000, 2_600_000, 1_000_000_000)
         );
+    }
+
+    #[test]
+    fn an_intel_guest_without_the_deadline_mode_gets_no_clock_that_keeps_it_from_leaf_15() {
+        let host = [
+            vendor(b"GenuineIntel"),
+            entry(0x4000_0001, u32::MAX, 0, 0, 0),
+        ];
+        let features = |tsc_deadline| {
+            let policy = Policy {
+                tsc_deadline,
+                ..policy()
+            };
+            apply(&host, &policy, 0)[1].eax
+        };
+        assert_eq!(features(false), 1 << 1);
+        assert_eq!(features(true), 1 << 1 | 1 << 3 | 1 << 24);
     }
 
     #[test]

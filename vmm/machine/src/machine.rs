@@ -457,12 +457,12 @@ fn vcpu(
     Vcpu::new(cpu, fd, apic, fleet, assists(host_), timers).map_err(failed("KVM_GET_SREGS"))
 }
 
-/// The TSC's frequency, if the guest is to have the TSC-deadline timer. Intel guests learn both
-/// frequencies from CPUID leaf 0x15, which works on every host. Others know that of the TSC alone:
-/// without the mode they would look for a PIT to calibrate the APIC timer against
-/// (`apic_needs_pit`), unless ACPI tells them that there is none.
+/// The TSC's frequency, if the guest is to have the TSC-deadline timer: where its MSR comes to user
+/// space. Without the mode Linux has to calibrate the APIC timer against the TSC's frequency, by
+/// CPUID leaf 0x15 on Intel; on others it looks for a PIT (`apic_needs_pit`), unless ACPI tells it
+/// that there is none.
 fn tsc_deadline_khz(facts: &HostFacts) -> Option<u32> {
-    let offer = facts.tsc_deadline && facts.tsc_khz != 0 && facts.vendor != "GenuineIntel";
+    let offer = facts.tsc_deadline && facts.tsc_khz != 0;
     offer.then_some(facts.tsc_khz)
 }
 
