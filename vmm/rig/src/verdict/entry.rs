@@ -1,8 +1,6 @@
 //! What each recorded entry says: was everything done in time, was anything dangerous done before,
 //! and did senders know in time?
 
-use std::collections::BTreeMap;
-
 use ipirig_abi::Role;
 use ipirig_entry::{Audit, Flag, PendingInput, audit};
 
@@ -97,10 +95,7 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
     Outcome::Audit(Box::new(Audited {
         audit: audit(record, layout, &input),
         by_ipis: window.ipis.get(&cpu).copied().unwrap_or_default(),
-        pending: format!(
-            "{} pokes and {} flushes pending",
-            changed.pokes, changed.flushes
-        ),
+        pending: format!("{} pokes and {} flushes", changed.pokes, changed.flushes),
     }))
 }
 
@@ -130,34 +125,48 @@ pub(super) fn recorded(evidence: &Evidence, entries: Vec<Judged>) -> Vec<Recorde
         .collect()
 }
 
-/// The finding on one entry of `check`, by what `look` says of its audit.
+/// What a check finds at one entry.
+pub(super) enum Look {
+    /// All is well: what all such entries share, and what is this one's own.
+    Held { shared: String, own: String },
+    /// Something else.
+    Other(Verdict, String),
+}
+
+/// What `look` finds at each entry; those that share what they say are said once.
 pub(super) fn findings(
     entries: &[Judged],
-    look: impl Fn(&Audited) -> (Verdict, String),
+    look: impl Fn(&Audited) -> Look,
 ) -> Vec<(Verdict, String)> {
-    let mut findings = Vec::new();
-    // Many entries with the same to say are said once.
-    let mut same: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
-    let mut order = Vec::new();
+    let mut said: Vec<(Verdict, usize, String, Vec<String>)> = Vec::new();
     for entry in entries {
-        let (status, words) = match &entry.outcome {
+        let looked = match &entry.outcome {
             Outcome::Audit(audited) => look(audited),
-            Outcome::Skipped(why) => (Verdict::Skipped, why.clone()),
-            Outcome::Error(why) => (Verdict::Error, why.clone()),
+            Outcome::Skipped(why) => Look::Other(Verdict::Skipped, why.clone()),
+            Outcome::Error(why) => Look::Other(Verdict::Error, why.clone()),
         };
-        let key = (entry.cpu, words);
-        if !order.contains(&(status, key.clone())) {
-            order.push((status, key.clone()));
+        let (status, words, item) = match looked {
+            Look::Held { shared, own } => (Verdict::Held, shared, format!("{} {own}", entry.kind)),
+            Look::Other(status, words) => (status, words, entry.kind.to_string()),
+        };
+        let same = said
+            .iter_mut()
+            .find(|(s, cpu, w, _)| (*s, *cpu, &*w) == (status, entry.cpu, &words));
+        match same {
+            Some((.., items)) => items.push(item),
+            None => said.push((status, entry.cpu, words, vec![item])),
         }
-        same.entry(key).or_default().push(entry.kind.to_string());
     }
-    for (status, key) in order {
-        let kinds = same.get(&key).map(|kinds| kinds.join(", "));
-        let (cpu, words) = key;
-        let kinds = kinds.unwrap_or_default();
-        findings.push((status, format!("vCPU {cpu}, {kinds}: {words}")));
-    }
-    findings
+    let sentence = |(status, cpu, words, items): (Verdict, usize, String, Vec<String>)| {
+        let items = items.join(", ");
+        let text = if status == Verdict::Held {
+            format!("vCPU {cpu}: {words}: {items}")
+        } else {
+            format!("vCPU {cpu}, {items}: {words}")
+        };
+        (status, text)
+    };
+    said.into_iter().map(sentence).collect()
 }
 
 /// Whether `step` comes, and before ordinary code does.
@@ -167,7 +176,7 @@ fn in_time(step: Option<usize>, audit: &Audit) -> bool {
 }
 
 /// Was what had been held back done before the entry came to ordinary kernel code?
-pub(super) fn completed(audited: &Audited) -> (Verdict, String) {
+pub(super) fn completed(audited: &Audited) -> Look {
     let audit = &audited.audit;
     if let Some(skipped) = nothing_held_back(audited) {
         return skipped;
@@ -182,7 +191,7 @@ pub(super) fn completed(audited: &Audited) -> (Verdict, String) {
     .collect();
     if !late.is_empty() {
         let what = late.join(" and ");
-        return match audit.first_instrumentable {
+        let (status, words) = match audit.first_instrumentable {
             Some(step) => (
                 Verdict::Violated,
                 format!(
@@ -198,30 +207,29 @@ pub(super) fn completed(audited: &Audited) -> (Verdict, String) {
                 ),
             ),
         };
+        return Look::Other(status, words);
     }
     if let Some(finding) = audit.stale_pcids.first() {
-        return (Verdict::Violated, finding.to_string());
+        return Look::Other(Verdict::Violated, finding.to_string());
     }
     let done = audit.text_cleared.max(audit.translations_cleared);
-    (
-        Verdict::Held,
-        format!(
-            "caught up by instruction {} of {} recorded ({})",
-            done.unwrap_or_default(),
-            audit.steps,
+    Look::Held {
+        shared: format!(
+            "caught up, with {} pending, by instruction",
             audited.pending
         ),
-    )
+        own: format!("{} of {}", done.unwrap_or_default(), audit.steps),
+    }
 }
 
 /// Nothing was held back where IPIs did the work in the window.
-fn nothing_held_back(audited: &Audited) -> Option<(Verdict, String)> {
+fn nothing_held_back(audited: &Audited) -> Option<Look> {
     (audited.by_ipis > 0).then(|| {
         let words = format!(
             "nothing was held back, {} IPIs did the work",
             audited.by_ipis
         );
-        (Verdict::Skipped, words)
+        Look::Other(Verdict::Skipped, words)
     })
 }
 
@@ -233,13 +241,15 @@ pub(super) fn danger_zone(entries: &[Judged]) -> Check {
         }
         let audit = &audited.audit;
         if !audit.danger.is_empty() {
-            return (Verdict::Violated, shown(&audit.danger));
+            return Look::Other(Verdict::Violated, shown(&audit.danger));
         }
-        let words = match audit.danger_zone {
-            1 => "1 instruction, clean".to_owned(),
-            count => format!("{count} instructions, clean"),
-        };
-        (Verdict::Held, words)
+        Look::Held {
+            shared:
+                "no instruction of the danger zone is patchable or leads to memory that may be \
+                     stale; of so many"
+                    .to_owned(),
+            own: audit.danger_zone.to_string(),
+        }
     };
     joined(DANGER_ZONE, findings(entries, look))
 }
@@ -256,7 +266,7 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
     let look = |audited: &Audited| {
         let audit = &audited.audit;
         if !audit.order.is_empty() {
-            return (Verdict::Violated, shown(&audit.order));
+            return Look::Other(Verdict::Violated, shown(&audit.order));
         }
         let Flag::Known {
             set: Some(set),
@@ -265,17 +275,19 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
             ..
         } = &audit.flag
         else {
-            return (Verdict::Error, "the flag was not followed".to_owned());
+            return Look::Other(Verdict::Error, "the flag was not followed".to_owned());
         };
         let Some(catch_up) = audit.catch_up else {
-            return (Verdict::Error, "no catch-up to compare with".to_owned());
+            return Look::Other(Verdict::Error, "no catch-up to compare with".to_owned());
         };
-        let out = match (user_table, cleared) {
-            (Some(_), Some(_)) => "cleared after the user page table was loaded",
-            _ => "the way out was not recorded",
+        let way_out = match (user_table, cleared) {
+            (Some(_), Some(_)) => "cleared with the user page table loaded",
+            _ => "the way out not recorded",
         };
-        let words = format!("set by instruction {set}, catch-up by {catch_up}; {out}");
-        (Verdict::Held, words)
+        Look::Held {
+            shared: format!("set before the catch-up, {way_out}"),
+            own: format!("{set} < {catch_up}"),
+        }
     };
     joined(FLAG_ORDER, findings(entries, look))
 }
