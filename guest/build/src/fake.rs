@@ -22,7 +22,7 @@ allnoconfig:
 	echo 'CONFIG_CC_VERSION_TEXT="fake gcc 1.0"' >> .config
 olddefconfig:
 	@:
-vmlinux:
+vmlinux: main.sh
 	@echo '  CC      init/main.o'
 	@sh main.sh
 	cp main.sh vmlinux
