@@ -36,6 +36,8 @@ mod tree;
 mod fake;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree_tests;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
