@@ -62,6 +62,13 @@ pub(crate) struct Work {
     pub(crate) log: PathBuf,
 }
 
+impl Bench {
+    /// Has it made again when it is asked for next.
+    pub(crate) fn spoil(&self) -> Result<(), GuestError> {
+        remove_file(&self.dir.join(WHOLE))
+    }
+}
+
 impl Store {
     pub(crate) fn open(root: &Path) -> Result<Self, GuestError> {
         let awkward = |c: char| c.is_whitespace() || c.is_control() || ":'\"`#$%\\".contains(c);

@@ -70,12 +70,23 @@ impl Tree {
         store: &Store,
         key: &Key,
         progress: &dyn Progress,
-        build: impl FnOnce(&Work) -> Result<(), GuestError>,
+        build: impl Fn(&Work) -> Result<(), GuestError>,
     ) -> Result<Self, GuestError> {
-        let bench = store.bench("tree", "kernel tree", key, progress, build)?;
-        let tree = Self { bench };
-        tree.undo_after_others(progress)?;
-        Ok(tree)
+        let open = || -> Result<Self, GuestError> {
+            let bench = store.bench("tree", "kernel tree", key, progress, &build)?;
+            Ok(Self { bench })
+        };
+        let tree = open()?;
+        match tree.undo_after_others(progress) {
+            Ok(()) => Ok(tree),
+            Err(error @ GuestError::TreeInUse { .. }) => Err(error),
+            Err(_) => {
+                tree.bench.spoil()?;
+                // The lock is free before it is taken again.
+                drop(tree);
+                open()
+            }
+        }
     }
 
     fn linux(&self) -> PathBuf {
@@ -100,7 +111,8 @@ impl Tree {
         self.save(files)?;
         thread::sleep(TICK);
         match change(&self.linux()) {
-            Ok(()) => self.undo(),
+            // What has been made is good. A tree that cannot be put back is made anew.
+            Ok(()) => self.undo().or_else(|_| self.bench.spoil()),
             Err(error) => {
                 // Should this fail too, the next to open the tree tries again.
                 let _ = self.undo_after_others(progress);
@@ -238,6 +250,8 @@ fn someone_in(dir: &Path) -> Option<u32> {
 mod tests {
     use std::process::Command;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::key::Ingredients;
 
@@ -362,6 +376,28 @@ mod tests {
     }
 
     #[test]
+    fn tree_that_cannot_be_put_back_is_made_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let tree = open(dir.path());
+        let before = listing(&tree);
+        // A killed run whose journal cannot be read.
+        change(&tree.linux());
+        fs::write(tree.journal(), "{").expect("written");
+        drop(tree);
+        let tree = open(dir.path());
+        assert_eq!(listing(&tree), before);
+        // A directory where a file was.
+        tree.with_changes(&files(&["a"]), &(), |linux| {
+            fs::remove_file(linux.join("a")).expect("removed");
+            fs::create_dir_all(linux.join("a/b")).expect("created");
+            Ok(())
+        })
+        .expect("what was made is good");
+        drop(tree);
+        assert_eq!(listing(&open(dir.path())), before);
+    }
+
+    #[test]
     fn journal_names_the_topmost_directory_that_was_not_there() {
         let dir = tempfile::tempdir().expect("a directory");
         let tree = open(dir.path());
@@ -402,5 +438,74 @@ mod tests {
             )
         );
         waited.expect("gone");
+    }
+
+    /// What a patch or a build does to a file.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Write(&'static str, String),
+        Remove(&'static str),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let names = ["a", "a.rej", "dir/b", "dir/c", "x", "x/y/d", "x/y/e", "z/f"];
+        let name = || prop::sample::select(names.to_vec());
+        prop_oneof![
+            (name(), "[a-z]{0,3}").prop_map(|(name, text)| Step::Write(name, text)),
+            name().prop_map(Step::Remove),
+        ]
+    }
+
+    impl Step {
+        /// What is not possible, as a file in a file, is not done.
+        fn go(&self, linux: &Path) {
+            match self {
+                Self::Write(name, text) => {
+                    let path = linux.join(name);
+                    let _ = fs::create_dir_all(path.parent().expect("a parent"));
+                    let _ = fs::write(path, text);
+                }
+                Self::Remove(name) => {
+                    let path = linux.join(name);
+                    let _ = fs::remove_file(&path);
+                    // As `patch` does, when it was the last one.
+                    let _ = fs::remove_dir(path.parent().expect("a parent"));
+                }
+            }
+        }
+
+        fn name(&self) -> &'static str {
+            match self {
+                Self::Write(name, _) | Self::Remove(name) => name,
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn any_changes_are_undone_and_what_was_there_is_newer(
+            steps in prop::collection::vec(step(), 1..10),
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let tree = open(dir.path());
+            let before = listing(&tree);
+            let names: Vec<_> = steps.iter().map(Step::name).collect();
+            let object = dir.path().join("object");
+            tree.with_changes(&files(&names), &(), |linux| {
+                steps.iter().for_each(|step| step.go(linux));
+                fs::write(&object, "").expect("written");
+                Ok(())
+            })
+            .expect("done");
+            prop_assert_eq!(listing(&tree), before);
+            let built = fs::metadata(&object).expect("there").modified().expect("known");
+            for name in names {
+                if tree.linux().join(name).is_file() {
+                    prop_assert!(modified(&tree, name) > built, "{}", name);
+                }
+            }
+        }
     }
 }
