@@ -25,6 +25,7 @@ pub mod mutants;
 mod patches;
 mod places;
 mod progress;
+mod recipe;
 mod run;
 mod source;
 mod store;
