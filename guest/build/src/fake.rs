@@ -26,7 +26,8 @@ vmlinux: main.sh
 	@echo '  CC      init/main.o'
 	@sh main.sh
 	cp main.sh vmlinux
-	echo 'symbols' > System.map
+	echo symbols $$(cat .version 2>/dev/null) > System.map
+	echo built again > .version
 modules: vmlinux
 	@echo '  LD      vmlinux'
 	echo 'versions' > Module.symvers

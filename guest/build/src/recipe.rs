@@ -171,6 +171,9 @@ impl Recipe<'_> {
             .jobs
             .or_else(|| thread::available_parallelism().ok())
             .map_or(1, NonZeroUsize::get);
+        // scripts/build-version counts the builds in a tree here, for the `#1` of `uname -v`. With
+        // KBUILD_BUILD_VERSION instead, init/version.o would not be what it is in a fresh tree.
+        store::remove_file(&linux.join(".version"))?;
         let mut steps = 0;
         // `vmlinux` alone leaves no Module.symvers, which modules need: scripts/Makefile.modpost
         // writes it for `modules`, though the configuration has none.
@@ -194,8 +197,6 @@ pub(crate) fn make(tree: &Path) -> Program {
         .env("KBUILD_BUILD_TIMESTAMP", "1970-01-01")
         .env("KBUILD_BUILD_USER", "ipirig")
         .env("KBUILD_BUILD_HOST", "ipirig")
-        // The `#1` in `uname -v`, which would go up with each build in one tree.
-        .env("KBUILD_BUILD_VERSION", "1")
         .dir(tree)
 }
 
