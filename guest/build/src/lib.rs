@@ -56,7 +56,7 @@ pub struct Request {
     /// Ask the archive for a newer kernel source even if one has been downloaded.
     pub update: bool,
     /// Patches to apply after the series, in this order. The first kernel with such patches takes
-    /// as long as one without, and leaves a built tree of 1.4 GB in the cache; the next ones start
+    /// as long as one without, and leaves a built tree of 1.7 GB in the cache; the next ones start
     /// from that. Patches of Kconfig files, of `scripts/` or of `tools/`, and patches that are not
     /// plain unified diffs, are built from scratch.
     pub extra_patches: Vec<PathBuf>,
