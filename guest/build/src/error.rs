@@ -120,6 +120,33 @@ pub enum GuestError {
     #[error(transparent)]
     Patch(Box<PatchFailure>),
 
+    /// Something still works in the kept kernel tree that an interrupted build has left.
+    #[error("process {pid} is at work in {}: end it, then try again", tree.display())]
+    TreeInUse {
+        /// The kernel tree.
+        tree: PathBuf,
+        /// The process whose working directory is in it.
+        pid: u32,
+    },
+
+    /// There are no mutants where they should be.
+    #[error("no mutants: there is no *.patch in {}", dir.display())]
+    NoMutants {
+        /// Where they were looked for.
+        dir: PathBuf,
+    },
+
+    /// The header of a mutant's patch does not say what it must.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadMutant {
+        /// The patch.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
+
     /// Kconfig did not accept what the fragments ask for.
     #[error(
         "linux {package} does not take {} of the options in {}: {}",
@@ -157,11 +184,14 @@ impl GuestError {
             | Self::NoCacheDir
             | Self::AwkwardCacheDir { .. }
             | Self::BadSeries { .. }
+            | Self::NoMutants { .. }
+            | Self::BadMutant { .. }
             | Self::Patch(_)
             | Self::Config { .. } => Blame::Input,
             Self::MissingTools { .. }
             | Self::NoSource { .. }
             | Self::Spawn { .. }
+            | Self::TreeInUse { .. }
             | Self::Io { .. } => Blame::Host,
             Self::Failed { .. } | Self::Product { .. } => Blame::Build,
             Self::Interrupted { .. } => Blame::Interrupt,

@@ -22,11 +22,12 @@ allnoconfig:
 	echo 'CONFIG_CC_VERSION_TEXT="fake gcc 1.0"' >> .config
 olddefconfig:
 	@:
-vmlinux:
+vmlinux: main.sh
 	@echo '  CC      init/main.o'
 	@sh main.sh
 	cp main.sh vmlinux
-	echo 'symbols' > System.map
+	echo symbols $$(cat .version 2>/dev/null) > System.map
+	echo built again > .version
 modules: vmlinux
 	@echo '  LD      vmlinux'
 	echo 'versions' > Module.symvers

@@ -5,6 +5,9 @@
 //! ([`Places`]). A guest that is in the cache is found without starting any program. A stage is
 //! built in a work directory and renamed into place when it is whole, so an interrupted build
 //! leaves nothing that looks finished; a file lock keeps two runs from building the same thing.
+//! For kernels with patches on top of the series ([`Request::extra_patches`]) one built source tree
+//! is kept, so that only what such patches touch is compiled. [`mutants`] lists the patches with
+//! known bugs that the checks are tried on.
 //!
 //! This crate does not boot anything (`ipirig-machine` does), does not know what the kernel
 //! options, patches, module and agent are for (the other directories under `guest/` do), and does
@@ -18,23 +21,30 @@ mod initramfs;
 mod kernel;
 mod key;
 mod module;
+pub mod mutants;
 mod patches;
 mod places;
 mod progress;
+mod recipe;
 mod run;
 mod source;
 mod store;
 mod tools;
+mod touched;
+mod tree;
 
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree_tests;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 pub use error::{Blame, GuestError, LostOption, PatchFailure, Rejection};
+pub use mutants::{Fate, Mutant, Notice};
 pub use places::Places;
 pub use progress::Progress;
 
@@ -45,8 +55,14 @@ use store::Store;
 pub struct Request {
     /// Ask the archive for a newer kernel source even if one has been downloaded.
     pub update: bool,
-    /// Patches to apply after the series, in this order.
+    /// Patches to apply after the series, in this order. The first kernel with such patches takes
+    /// as long as one without, and leaves a built tree of 1.7 GB in the cache; the next ones start
+    /// from that. Patches of Kconfig files, of `scripts/` or of `tools/`, and patches that are not
+    /// plain unified diffs, are built from scratch.
     pub extra_patches: Vec<PathBuf>,
+    /// Keep the built tree also of a kernel without extra patches, if it has to be built at all:
+    /// for who is going to ask for kernels with extra patches.
+    pub keep_tree: bool,
     /// How many compilers to run at once. `None`: as many as the host has CPUs for us.
     pub jobs: Option<NonZeroUsize>,
 }

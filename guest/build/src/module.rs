@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::key::Ingredients;
 use crate::store::Store;
-use crate::{Built, GuestError, Places, Progress, tools};
+use crate::{Built, GuestError, Places, Progress, recipe, tools};
 
 /// Goes up whenever the steps below would build something else from the same inputs.
 const RECIPE: u32 = 1;
@@ -39,7 +39,7 @@ pub(crate) fn build(
                 let copy = work.scratch.join(source.file_name().unwrap_or_default());
                 fs::copy(source, &copy).map_err(GuestError::io("create", &copy))?;
             }
-            kernel::make(&kernel.tree())
+            recipe::make(&kernel.tree())
                 .assign("M", &work.scratch)
                 .arg("modules")
                 .run("building the module", &work.log, |_| {})?;

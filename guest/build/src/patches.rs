@@ -13,13 +13,12 @@ use crate::{GuestError, Progress};
 const REJECTED_LINES: usize = 60;
 
 /// Patches in the order in which they are applied.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Patches(Vec<PathBuf>);
 
 impl Patches {
-    /// Reads `DIR/series`, one file name a line with `#` comments as quilt has it, and puts
-    /// `extra` after them.
-    pub(crate) fn read(dir: &Path, extra: &[PathBuf]) -> Result<Self, GuestError> {
+    /// Reads `DIR/series`, one file name a line with `#` comments as quilt has it.
+    pub(crate) fn series(dir: &Path) -> Result<Self, GuestError> {
         let series = dir.join("series");
         let text = fs::read_to_string(&series).map_err(GuestError::io("read", &series))?;
         let mut patches = Vec::new();
@@ -48,10 +47,42 @@ impl Patches {
             }
             patches.push(patch);
         }
-        for patch in extra {
-            patches.push(std::path::absolute(patch).map_err(GuestError::io("find", patch))?);
-        }
         Ok(Self(patches))
+    }
+
+    /// Patches that are in no series.
+    pub(crate) fn of(files: &[PathBuf]) -> Result<Self, GuestError> {
+        let absolute =
+            |patch: &PathBuf| std::path::absolute(patch).map_err(GuestError::io("find", patch));
+        files
+            .iter()
+            .map(absolute)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// These, and `more` after them.
+    pub(crate) fn then(&self, more: &Self) -> Self {
+        Self([self.0.as_slice(), &more.0].concat())
+    }
+
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        &self.0
+    }
+
+    /// The names of the patches for a person: ` with a, b`, or nothing when there are none.
+    pub(crate) fn with_names(&self) -> String {
+        let names: Vec<_> = self
+            .0
+            .iter()
+            .filter_map(|patch| patch.file_stem())
+            .map(|stem| stem.to_string_lossy())
+            .collect();
+        if names.is_empty() {
+            String::new()
+        } else {
+            format!(" with {}", names.join(", "))
+        }
     }
 
     /// Changes with the content and the order of the patches, not with their names.

@@ -3,6 +3,7 @@
 //! ```text
 //! source/            downloaded packages
 //! kernel/KEY/        one finished kernel; module/, agent/, initramfs/ alike
+//! tree/KEY/          the kept kernel tree, owned by whoever holds the lock tree-KEY
 //! cargo/CHECKOUT/    Cargo's target directories for the agent
 //! work/STAGE-KEY/    a build under way, owned by whoever holds the lock of the same name
 //! work/trash-*/      what is being removed
@@ -26,6 +27,9 @@ use crate::{GuestError, Progress};
 /// How the names of directories under `work` begin that only wait for their removal.
 const TRASH: &str = "trash-";
 
+/// The file that says that a [`Bench`] is whole.
+const WHOLE: &str = "whole";
+
 /// The cache directory.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -40,6 +44,13 @@ pub(crate) struct Slot {
     pub(crate) fresh: bool,
 }
 
+/// What stays where it was built, for others to work in. Ours as long as this exists.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) dir: PathBuf,
+    _lock: File,
+}
+
 /// What a stage is built in.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -49,6 +60,13 @@ pub(crate) struct Work {
     pub(crate) out: PathBuf,
     /// Where to log what is run.
     pub(crate) log: PathBuf,
+}
+
+impl Bench {
+    /// Has it made again when it is asked for next.
+    pub(crate) fn spoil(&self) -> Result<(), GuestError> {
+        remove_file(&self.dir.join(WHOLE))
+    }
 }
 
 impl Store {
@@ -157,6 +175,45 @@ impl Store {
         })
     }
 
+    /// Locks the directory `stage`/`key`, and has `build` fill it if that was not done. `build`
+    /// works in the place itself, for what cannot be moved; it is whole when it has the file
+    /// [`WHOLE`], which comes last. There is one bench a stage: others are removed when a new one is
+    /// made, unless they are in use.
+    pub(crate) fn bench(
+        &self,
+        stage: &str,
+        what: &str,
+        key: &Key,
+        progress: &dyn Progress,
+        build: impl FnOnce(&Work) -> Result<(), GuestError>,
+    ) -> Result<Bench, GuestError> {
+        let name = format!("{stage}-{key}");
+        let lock = self.lock(&name, what, progress)?;
+        let dir = self.root.join(stage).join(key.to_string());
+        let whole = dir.join(WHOLE);
+        if !whole.exists() {
+            self.sweep();
+            self.discard_unlocked(&self.root.join(stage), &format!("{stage}-"));
+            self.discard(&dir)?;
+            make_dir(&dir)?;
+            let log = self.log(&format!("{stage}-{}", key.short()));
+            remove_file(&log)?;
+            let work = Work {
+                scratch: dir.clone(),
+                out: dir.clone(),
+                log,
+            };
+            let done = build(&work)
+                .and_then(|()| fs::write(&whole, "").map_err(GuestError::io("create", &whole)));
+            if let Err(error) = done {
+                // What cannot be removed now is not whole, and removed by the next build.
+                let _ = self.discard(&dir);
+                return Err(error);
+            }
+        }
+        Ok(Bench { dir, _lock: lock })
+    }
+
     /// Waits for the lock `name`. It is free again when the file is dropped, or the process dies.
     pub(crate) fn lock(
         &self,
@@ -189,7 +246,13 @@ impl Store {
 
     /// Removes what interrupted builds left. Failing at that must not stop a build.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join("work")) else {
+        self.discard_unlocked(&self.root.join("work"), "");
+    }
+
+    /// Discards each entry of `dir` that nobody works in. Its lock is called like it, after
+    /// `prefix`.
+    fn discard_unlocked(&self, dir: &Path, prefix: &str) {
+        let Ok(entries) = fs::read_dir(dir) else {
             return;
         };
         for entry in entries.flatten() {
@@ -200,7 +263,7 @@ impl Store {
                 continue;
             }
             // Held until the end of the iteration: nobody may start a build in it meanwhile.
-            let Ok((lock, _)) = self.lock_file(name) else {
+            let Ok((lock, _)) = self.lock_file(&format!("{prefix}{name}")) else {
                 continue;
             };
             if lock.try_lock().is_ok() {
@@ -272,7 +335,7 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Gues
     fs::rename(&part, path).map_err(GuestError::io("create", path))
 }
 
-fn remove_file(path: &Path) -> Result<(), GuestError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), GuestError> {
     ignore_absent(fs::remove_file(path)).map_err(GuestError::io("remove", path))
 }
 

@@ -1,0 +1,395 @@
+//! Mutants: kernel patches that each put one known bug on top of the series, and what is to notice
+//! it. A check that has never failed has shown little.
+//!
+//! This module reads what the patches say about themselves. Whether the scenarios and checks that
+//! they name exist is for the caller to find out; [`build`](crate::build) with
+//! [`extra_patches`](crate::Request::extra_patches) makes the kernel.
+//!
+//! A mutant is a patch as `git format-patch` writes it. Its subject is `mutant:` and what is wrong
+//! with the kernel, and these trailers come before the line `---`:
+//!
+//! ```text
+//! Bug-source: where the bug was seen, or what makes it likely
+//! Noticed-by: SCENARIO CHECK      (once for each check that must fail)
+//! Survives: why nothing notices   (instead of Noticed-by)
+//! ```
+//!
+//! A line that begins with a space or a tab goes on with the line before it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{GuestError, Places};
+
+/// A patch with a known bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutant {
+    /// The patch's file name without `.patch`.
+    pub name: String,
+    /// What is wrong with the kernel, in one line.
+    pub title: String,
+    /// Where the bug was seen, or what makes it likely.
+    pub source: String,
+    /// What is to become of it.
+    pub fate: Fate,
+    /// The patch.
+    pub path: PathBuf,
+}
+
+/// What is to become of a mutant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// Each of these must notice it. Never empty.
+    Noticed(Vec<Notice>),
+    /// Nothing notices it, for this reason.
+    Survives(String),
+}
+
+/// A check that fails because of a mutant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The name of the scenario to run.
+    pub scenario: String,
+    /// The name of the check in its verdict.
+    pub check: String,
+}
+
+/// The mutants in `kernel/mutants` of the guest directory, by name.
+///
+/// # Errors
+///
+/// [`GuestError::NoMutants`] if there are none, [`GuestError::BadMutant`] if one of them does not
+/// say what it must, [`GuestError::Io`].
+pub fn all(places: &Places) -> Result<Vec<Mutant>, GuestError> {
+    let dir = places.guest.join("kernel/mutants");
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(GuestError::NoMutants { dir });
+        }
+        Err(error) => return Err(GuestError::io("list", dir)(error)),
+    };
+    let mut mutants = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(GuestError::io("list", &dir))?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "patch")
+        {
+            let text = fs::read(&path).map_err(GuestError::io("read", &path))?;
+            mutants.push(Mutant::parse(path, &String::from_utf8_lossy(&text))?);
+        }
+    }
+    if mutants.is_empty() {
+        return Err(GuestError::NoMutants { dir });
+    }
+    mutants.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(mutants)
+}
+
+impl Mutant {
+    fn parse(path: PathBuf, text: &str) -> Result<Self, GuestError> {
+        let bad = |(line, reason): (usize, String)| GuestError::BadMutant {
+            path: path.clone(),
+            line,
+            reason,
+        };
+        let header = Header::parse(text).map_err(bad)?;
+        let missing = |what: &str| bad((header.end, format!("before this line, {what}")));
+        let title = header.title.clone();
+        let source = header.source.clone();
+        let fate = match (&header.survives, header.noticed.as_slice()) {
+            (Some(reason), []) => Some(Fate::Survives(reason.clone())),
+            (None, [_, ..]) => Some(Fate::Noticed(header.noticed.clone())),
+            // The header has not both.
+            _ => None,
+        };
+        Ok(Self {
+            title: title
+                .ok_or_else(|| missing("say what is wrong: `Subject: [PATCH] mutant: ...`"))?,
+            source: source
+                .ok_or_else(|| missing("say where the bug is from: `Bug-source: ...`"))?,
+            fate: fate.ok_or_else(|| {
+                missing(
+                    "say what notices the mutant, `Noticed-by: SCENARIO CHECK`, or why nothing \
+                     does, `Survives: ...`",
+                )
+            })?,
+            name: stem(&path),
+            path,
+        })
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// What a patch says before the line `---`.
+#[derive(Debug, Default)]
+struct Header {
+    title: Option<String>,
+    source: Option<String>,
+    noticed: Vec<Notice>,
+    survives: Option<String>,
+    /// The number of the line `---`, from 1.
+    end: usize,
+}
+
+impl Header {
+    /// `Err` is a line number, from 1, and a reason.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let mut this = Self::default();
+        // Lines that are one when unfolded, with the number of the first.
+        let mut open: Option<(usize, String)> = None;
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.starts_with("diff --git ") || line.starts_with("--- ") {
+                let reason = "the diff begins without a line `---` before it".to_owned();
+                return Err((number, reason));
+            }
+            if let (Some((_, open)), true) = (&mut open, line.starts_with([' ', '\t'])) {
+                open.push(' ');
+                open.push_str(line.trim());
+                continue;
+            }
+            if let Some((number, line)) = open.take() {
+                this.add(&line).map_err(|reason| (number, reason))?;
+            }
+            if line == "---" {
+                this.end = number;
+                return Ok(this);
+            }
+            open = (!line.is_empty()).then(|| (number, line.to_owned()));
+        }
+        let reason = "the patch ends without a line `---`".to_owned();
+        Err((text.lines().count().max(1), reason))
+    }
+
+    fn add(&mut self, line: &str) -> Result<(), String> {
+        let Some((key, value)) = line.split_once(':') else {
+            return Ok(());
+        };
+        let value = value.trim();
+        // As in git, the names of trailers are the same in upper and lower case.
+        match key.to_ascii_lowercase().as_str() {
+            "subject" => {
+                let title = value
+                    .strip_prefix("[PATCH")
+                    .and_then(|rest| rest.split_once(']'))
+                    .and_then(|(_, rest)| rest.trim().strip_prefix("mutant:"))
+                    .map_or("", str::trim);
+                once("Subject", &mut self.title, title).map_err(|reason| {
+                    format!("{reason}; write `Subject: [PATCH] mutant: WHAT IS WRONG`")
+                })
+            }
+            "bug-source" => once("Bug-source", &mut self.source, value),
+            "survives" if !self.noticed.is_empty() => Err(BOTH.to_owned()),
+            "survives" => once("Survives", &mut self.survives, value),
+            "noticed-by" if self.survives.is_some() => Err(BOTH.to_owned()),
+            "noticed-by" => {
+                let [scenario, check] = value.split_whitespace().collect::<Vec<_>>()[..] else {
+                    return Err(format!(
+                        "`{value}` is not a scenario and a check; write `Noticed-by: SCENARIO CHECK`"
+                    ));
+                };
+                let notice = Notice {
+                    scenario: scenario.to_owned(),
+                    check: check.to_owned(),
+                };
+                if self.noticed.contains(&notice) {
+                    return Err(format!("`{value}` is there twice; remove one of them"));
+                }
+                self.noticed.push(notice);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+const BOTH: &str = "a mutant is either noticed or survives; remove `Survives` or each `Noticed-by`";
+
+fn once(name: &str, slot: &mut Option<String>, value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err(format!("`{name}` does not say anything that counts here"));
+    }
+    if slot.is_some() {
+        return Err(format!("`{name}` is there twice; remove one of them"));
+    }
+    *slot = Some(value.to_owned());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Blame;
+
+    const NOTICED: &str = "\
+From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+From: ipirig developers <ipirig@example.org>
+Subject: [PATCH] mutant: user mode is noted
+ too late
+
+What it does: nothing good.
+
+Bug-source: a slip of the pen,
+\tthe usual one
+Noticed-by: storm-text sends
+noticed-by: entry  catch-up
+Signed-off-by: ipirig developers <ipirig@example.org>
+---
+ main.sh | 2 +-
+Survives: not a trailer here
+diff --git a/main.sh b/main.sh
+--- a/main.sh
++++ b/main.sh
+";
+
+    const SURVIVES: &str = "\
+Subject: [PATCH 2/2] mutant: a counter is off by one
+
+Bug-source: own
+Survives: nobody looks at it
+---
+";
+
+    /// Places with these files for mutants.
+    fn places(files: &[(&str, &str)]) -> (tempfile::TempDir, Places) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let places = Places {
+            guest: dir.path().to_owned(),
+            cache: dir.path().join("cache"),
+        };
+        if !files.is_empty() {
+            fs::create_dir_all(dir.path().join("kernel/mutants")).expect("created");
+        }
+        for (name, text) in files {
+            fs::write(dir.path().join("kernel/mutants").join(name), text).expect("written");
+        }
+        (dir, places)
+    }
+
+    fn notice(scenario: &str, check: &str) -> Notice {
+        Notice {
+            scenario: scenario.to_owned(),
+            check: check.to_owned(),
+        }
+    }
+
+    #[test]
+    fn mutants_are_read_and_sorted_by_name() {
+        let (dir, places) = places(&[
+            ("b-late.patch", NOTICED),
+            ("a-count.patch", SURVIVES),
+            ("README.md", "not a patch"),
+        ]);
+        let path = |name| dir.path().join("kernel/mutants").join(name);
+        assert_eq!(
+            all(&places).expect("read"),
+            [
+                Mutant {
+                    name: "a-count".to_owned(),
+                    title: "a counter is off by one".to_owned(),
+                    source: "own".to_owned(),
+                    fate: Fate::Survives("nobody looks at it".to_owned()),
+                    path: path("a-count.patch"),
+                },
+                Mutant {
+                    name: "b-late".to_owned(),
+                    title: "user mode is noted too late".to_owned(),
+                    source: "a slip of the pen, the usual one".to_owned(),
+                    fate: Fate::Noticed(vec![
+                        notice("storm-text", "sends"),
+                        notice("entry", "catch-up"),
+                    ]),
+                    path: path("b-late.patch"),
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn no_mutants_is_an_error_that_says_where_they_should_be() {
+        for files in [&[][..], &[("README.md", "")]] {
+            let (dir, places) = places(files);
+            let error = all(&places).expect_err("none");
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "no mutants: there is no *.patch in {}",
+                    dir.path().join("kernel/mutants").display()
+                )
+            );
+            assert_eq!(error.blame(), Blame::Input);
+        }
+    }
+
+    #[test]
+    fn bad_header_is_refused_with_its_line_and_a_way_out() {
+        let fate = "before this line, say what notices the mutant, `Noticed-by: SCENARIO CHECK`, \
+                    or why nothing does, `Survives: ...`";
+        let subject = "`Subject` does not say anything that counts here; write \
+                       `Subject: [PATCH] mutant: WHAT IS WRONG`";
+        let cases = [
+            (("Survives: nobody looks at it\n", ""), 4, fate),
+            (("Survives: nobody", "Survives nobody"), 5, fate),
+            (
+                ("Bug-source: own\n", ""),
+                4,
+                "before this line, say where the bug is from: `Bug-source: ...`",
+            ),
+            (
+                ("Subject", "Object"),
+                5,
+                "before this line, say what is wrong: `Subject: [PATCH] mutant: ...`",
+            ),
+            (("mutant: a", "a"), 1, subject),
+            (("mutant: a counter is off by one", "mutant:"), 1, subject),
+            (
+                ("own", ""),
+                3,
+                "`Bug-source` does not say anything that counts here",
+            ),
+            (
+                ("own", "own\nBug-source: other"),
+                4,
+                "`Bug-source` is there twice; remove one of them",
+            ),
+            (
+                ("Survives: nobody looks at it", "Noticed-by: entry"),
+                4,
+                "`entry` is not a scenario and a check; write `Noticed-by: SCENARIO CHECK`",
+            ),
+            (
+                (
+                    "Survives: nobody looks at it",
+                    "Noticed-by: a b\nNoticed-by: a b",
+                ),
+                5,
+                "`a b` is there twice; remove one of them",
+            ),
+            (("it\n", "it\nNoticed-by: a b\n"), 5, BOTH),
+            (("own\n", "own\nNoticed-by: a b\n"), 5, BOTH),
+            (("---\n", ""), 4, "the patch ends without a line `---`"),
+            (
+                ("---\n", "--- a/x\n"),
+                5,
+                "the diff begins without a line `---` before it",
+            ),
+        ];
+        for ((from, to), line, reason) in cases {
+            let (dir, places) = places(&[("m.patch", &SURVIVES.replace(from, to))]);
+            let path = dir.path().join("kernel/mutants/m.patch");
+            let error = all(&places).expect_err(reason);
+            assert_eq!(
+                error.to_string(),
+                format!("{}:{line}: {reason}", path.display())
+            );
+            assert_eq!(error.blame(), Blame::Input);
+        }
+    }
+}
