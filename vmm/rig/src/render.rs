@@ -232,7 +232,7 @@ mod tests {
     fn rendered(script: Script, own: bool) -> String {
         let (plan, mut evidence) = verdict::tests::evidence("static-key-flip", None, script);
         // The number of turns depends on the test machine.
-        for (open, close) in evidence.marks.values_mut() {
+        for (open, close) in evidence.windows[0].marks.values_mut() {
             close.heartbeat = open.heartbeat + 5000;
         }
         let files = KernelFiles {
@@ -241,7 +241,7 @@ mod tests {
             package: own.then(|| "6.12.1-1".to_owned()),
             series: own.then(|| "1a2b".to_owned()),
         };
-        let mut result = RunResult::new(&plan, verdict::judge(&plan, &evidence));
+        let mut result = RunResult::new(&plan, verdict::judge(&plan, &evidence).0);
         result.kernel = Some(KernelInfo::new(&files, "quiet"));
         result.machine = Some(MachineInfo {
             apic: "x2apic".into(),
@@ -275,7 +275,9 @@ vCPU  role          IPIs in window     other interrupts  deferred  caught up
 held      isolated-ipis          vCPU 2: no IPI
 held      user-space-throughout  vCPU 2: CPL 3 at both ends, 5000 turns, no interrupt taken
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
-held      completed-on-entry     vCPU 2: the new branch (0x0 -> 0x1) on first entry
+held      completed-on-entry     vCPU 2: by what was executed, caught up (1 poke, 0 flushes pending) at instruction: SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry
+held      danger-zone            vCPU 2: nothing patchable executed and no stale memory touched before that, in instructions: SYSCALL 2
+held      flag-order             vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by instruction: SYSCALL 2 < 3
 held      kernel-counters        CPU 2: 303 deferred, 303 caught up with
 held      nothing-lost           all 202 events of the window recorded
 held      no-way-round           CAL: the kernel counts 101, the rig 101
@@ -308,7 +310,9 @@ vCPU  role          IPIs in window     other interrupts  deferred  caught up
 violated  isolated-ipis          vCPU 2: 303 IPIs (call-function 303) from vCPU 0, 3.00 per operation
 violated  user-space-throughout  vCPU 2: taken out of user space by 303 IPIs
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
-held      completed-on-entry     vCPU 2: the new branch (0x0 -> 0x1) on first entry
+skipped   completed-on-entry     vCPU 2, SYSCALL: nothing was held back, 303 IPIs did the work; vCPU 2: the new branch (0x0 -> 0x1) on first entry, which proves little
+skipped   danger-zone            vCPU 2, SYSCALL: nothing was held back, 303 IPIs did the work
+held      flag-order             vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by instruction: SYSCALL 2 < 3
 skipped   kernel-counters        the kernel has no /sys/kernel/debug/ipi_deferral
 held      nothing-lost           all 809 events of the window recorded
 held      no-way-round           CAL: the kernel counts 404, the rig 404
@@ -347,6 +351,8 @@ error: the rig could not tell: run
         assert_eq!(
             list(&Scenario::all().unwrap(), Paint::PLAIN),
             "\
+entry
+  entry-matrix     Enter the kernel by each way that x86-64 has: each must catch up first
 text
   static-key-flip  Flip a static key: each flip syncs every CPU's instruction stream three times
 tlb

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipirig_entry::KernelLayout;
 use ipirig_image::Image;
 use ipirig_machine::{ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError};
 
@@ -125,8 +126,12 @@ fn start_and_conduct(
         source: error.into(),
     })?;
     // While the guest boots, on a core that it may not need.
-    let image = Image::open(kernel).map_err(|error| error.to_string());
-    conductor::conduct(machine, plan, image, ledger, phase)
+    let image = Image::open(kernel);
+    let layout = Box::new(move |lstar| {
+        let image = image.map_err(|error| chain(&error))?;
+        KernelLayout::new(image, lstar).map_err(|error| chain(&error))
+    });
+    conductor::conduct(machine, plan, layout, ledger, phase)
 }
 
 /// From how the conductor's work ended to a result.
@@ -172,14 +177,15 @@ fn chain(error: &dyn Error) -> String {
 mod tests {
     use super::*;
     use crate::conductor::fake::{Fake, Moment, Script, plan};
+    use crate::conductor::fake_kernel::layout;
     use crate::exit::Code;
 
     fn run(script: Script) -> Result<RunResult, RunError> {
         let plan = plan("static-key-flip", None);
         let ledger = Ledger::new(plan.roles.len(), DETAILS);
         let mut guest = Fake::new(&plan, &ledger, script);
-        let image = Err("no kernel file".to_owned());
-        let outcome = conductor::conduct(&mut guest, &plan, image, &ledger, &|_| {});
+        let layout = Box::new(layout);
+        let outcome = conductor::conduct(&mut guest, &plan, layout, &ledger, &|_| {});
         let files = KernelFiles {
             kernel: "k".into(),
             initramfs: "i".into(),

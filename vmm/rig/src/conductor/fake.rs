@@ -1,8 +1,8 @@
 //! A guest that follows a script, for tests: obeys the mailbox protocol, writes the ledger as a
 //! machine would, and can be told to go wrong in one way at a time.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,14 @@ use ipirig_abi::{
     AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, Status,
     TEXT_LEN, TaskSlot, TaskState, Text,
 };
-use ipirig_machine::{StopReason, Wakeup};
+use ipirig_entry::Record;
+use ipirig_machine::{Line, StopReason, Wakeup, WatchEvent};
 
-use super::{Failure, Guest, Place};
+use super::fake_kernel::{self, Path};
+use super::{Failure, Guest, NOT_PRODUCED, Place};
 use crate::ledger::{Delivery, Ledger, Write};
 use crate::plan::{Options, Plan, Timeouts};
-use crate::scenario::{Scenario, Storm};
+use crate::scenario::{EntryKind, Scenario, Storm, Trigger};
 use crate::vectors::Kind;
 
 /// What goes wrong. The default is a kernel that defers as it should.
@@ -63,6 +65,14 @@ pub(crate) struct Script {
     pub(crate) hidden: u32,
     /// The status of each command is this code.
     pub(crate) status: Option<u32>,
+    /// What a vCPU executes when it enters the kernel.
+    pub(crate) path: Path,
+    /// The host cannot step.
+    pub(crate) no_stepping: bool,
+    /// Ways into the kernel that the machine cannot produce.
+    pub(crate) unproducible: Vec<EntryKind>,
+    /// Nobody sees what the kernel changes.
+    pub(crate) changes_unseen: bool,
 }
 
 /// How the fake kernel counts.
@@ -102,6 +112,9 @@ pub(crate) struct Fake<'a> {
     calls: BTreeMap<usize, u32>,
     probes_after: u64,
     settled: bool,
+    /// vCPUs whose next entry is to be recorded, and those that have made it.
+    armed: RefCell<BTreeSet<usize>>,
+    entered: RefCell<BTreeSet<usize>>,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -137,7 +150,27 @@ impl<'a> Fake<'a> {
             calls: BTreeMap::new(),
             probes_after: 0,
             settled: false,
+            armed: RefCell::default(),
+            entered: RefCell::default(),
         }
+    }
+
+    /// What the kernel changes in one operation, as the machine reports it.
+    fn change(&self, address: u64, arguments: [u64; 6]) {
+        if !self.script.changes_unseen {
+            self.ledger.reached(&WatchEvent {
+                time_ns: 0,
+                cpu: 0,
+                address,
+                arguments,
+            });
+        }
+    }
+
+    /// Whether the machine can produce the entry that an order means.
+    fn produces(&self, trigger: Trigger) -> bool {
+        let kinds = &self.script.unproducible;
+        !kinds.iter().any(|kind| kind.trigger(true) == trigger)
     }
 
     /// What the guest is about to do.
@@ -221,18 +254,24 @@ impl<'a> Fake<'a> {
         match command {
             Command::Flip => {
                 self.storm(arg);
+                self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
                 self.key ^= arg & 1;
                 results = [arg - self.script.lazy, self.key, 0, 0];
             }
             Command::Vunmap => {
                 self.storm(arg);
-                self.alias = 0x2222;
+                let (start, end) = (fake_kernel::UNMAPPED, fake_kernel::UNMAPPED + 0x8000);
+                self.change(fake_kernel::FLUSH, [start, end, 0, 0, 0, 0]);
+                self.alias += 0x1111;
                 results = [arg - self.script.lazy, self.alias, 0, 0];
             }
             Command::ReadCounters => self.mailbox.text.set(self.counters().as_bytes()),
             Command::ReadInterrupts => self.mailbox.text.set(self.interrupts().as_bytes()),
             Command::ReadVersion => self.mailbox.text.set(b"Linux 6.12.1-fake #1 SMP x86_64"),
-            Command::PowerOff | Command::Signal => {}
+            Command::Signal => {
+                self.entered.borrow_mut().insert(arg as usize);
+            }
+            Command::PowerOff => {}
         }
         let storm = matches!(command, Command::Flip | Command::Vunmap);
         if storm && self.script.storm_errno != 0 {
@@ -270,6 +309,10 @@ impl<'a> Fake<'a> {
                 (false, _) => (0, 0),
                 (true, Storm::StaticKeyFlip { flips }) => (3 * flips, 0),
                 (true, Storm::Vunmap { rounds, .. }) => (0, rounds),
+                (true, Storm::TextAndTlb { flips, rounds, .. }) => {
+                    let windows = self.plan.scenario.entries.len() as u64;
+                    (3 * flips * windows, rounds * windows)
+                }
             };
             let caught_up = match counting {
                 Counting::NeverCaughtUp => 0,
@@ -311,6 +354,13 @@ impl<'a> Fake<'a> {
                 self.probes_after += 1;
             }
             let stale = self.stormed.get() && self.script.stale;
+            let order = Order::try_from(slot.order.load(SeqCst)).unwrap();
+            if self.produces(Trigger::Order(order)) {
+                slot.task.errno.store(0, SeqCst);
+                self.entered.borrow_mut().insert(cpu);
+            } else {
+                slot.task.errno.store(NOT_PRODUCED, SeqCst);
+            }
             if slot.order.load(SeqCst) == u32::from(Order::Probe) {
                 let errno = if self.stormed.get() {
                     self.script.probe_errno
@@ -423,6 +473,48 @@ impl Guest for Fake<'_> {
             (3, 0x40_1000)
         };
         self.isolated().contains(&cpu).then_some(Place { cpl, rip })
+    }
+
+    fn can_step(&self) -> bool {
+        !self.script.no_stepping
+    }
+
+    fn lstar(&self, _cpu: usize) -> Result<u64, Failure> {
+        Ok(fake_kernel::lstar())
+    }
+
+    fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
+        assert!(!self.isolated().contains(&cpu), "left alone");
+        assert_eq!(addresses, [fake_kernel::TEXT_POKE, fake_kernel::FLUSH]);
+        Ok(())
+    }
+
+    fn arm(&self, cpu: usize, _limit: usize, _vectors: &[u8]) -> Result<(), Failure> {
+        assert!(self.stormed.get(), "armed before the storm");
+        self.entered.borrow_mut().remove(&cpu);
+        self.armed.borrow_mut().insert(cpu);
+        Ok(())
+    }
+
+    fn disarm(&self, cpu: usize) -> Result<(), Failure> {
+        self.armed.borrow_mut().remove(&cpu);
+        Ok(())
+    }
+
+    fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
+        let entered = self.entered.borrow_mut().remove(&cpu);
+        if !entered || !self.armed.borrow_mut().remove(&cpu) {
+            return Ok(None);
+        }
+        Ok(fake_kernel::record(cpu, self.script.path))
+    }
+
+    fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
+        let produced = self.produces(Trigger::Raise(line));
+        if produced {
+            self.entered.borrow_mut().insert(cpu);
+        }
+        Ok(produced)
     }
 
     fn report(&mut self, reason: StopReason) -> String {

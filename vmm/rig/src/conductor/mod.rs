@@ -7,6 +7,8 @@
 mod evidence;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod fake_kernel;
 mod guest;
 mod mailbox;
 pub(crate) mod quiet;
@@ -21,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::KernelLayout;
-use ipirig_image::Image;
 use ipirig_machine::StopReason;
 
 pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
@@ -174,8 +175,11 @@ impl Ended {
     }
 }
 
-/// Conducts the run of a guest that has just been started. `image` is the kernel that it boots, or
-/// why there is none to read: then no entry is judged.
+/// Where things are in the kernel that the guest boots, given where SYSCALL goes in it (IA32_LSTAR);
+/// or why that cannot be known: then no entry is judged.
+pub type LayoutOf<'a> = Box<dyn FnOnce(u64) -> Result<KernelLayout, String> + 'a>;
+
+/// Conducts the run of a guest that has just been started.
 ///
 /// # Errors
 ///
@@ -183,11 +187,11 @@ impl Ended {
 pub fn conduct(
     guest: &mut dyn Guest,
     plan: &Plan,
-    image: Result<Image, String>,
+    layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
-    Conductor::new(guest, plan, ledger, phase).run(image)
+    Conductor::new(guest, plan, ledger, phase).run(layout)
 }
 
 struct Conductor<'a> {
@@ -227,14 +231,14 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn run(mut self, image: Result<Image, String>) -> Result<Evidence, Ended> {
+    fn run(mut self, layout: LayoutOf<'_>) -> Result<Evidence, Ended> {
         let started = Instant::now();
         self.enter(Phase::Boot);
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
         let boot = started.elapsed();
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
-        let layout = self.layout(image)?;
+        let layout = self.layout(layout)?;
 
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;
@@ -281,22 +285,13 @@ impl<'a> Conductor<'a> {
 
     /// Where things are in the kernel that runs. `Ok(Err)`: entries cannot be judged, because of
     /// this.
-    fn layout(
-        &mut self,
-        image: Result<Image, String>,
-    ) -> Result<Result<Arc<KernelLayout>, String>, Ended> {
+    fn layout(&mut self, layout: LayoutOf<'_>) -> Result<Result<Arc<KernelLayout>, String>, Ended> {
         if !self.guest.can_step() {
             return Ok(Err("this host's KVM cannot step a guest kernel".to_owned()));
         }
-        let image = match image {
-            Ok(image) => image,
-            Err(why) => return Ok(Err(why)),
-        };
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let lstar = self.machine(|guest| guest.lstar(cpu))?;
-        Ok(KernelLayout::new(image, lstar)
-            .map(Arc::new)
-            .map_err(|error| error.to_string()))
+        Ok(layout(lstar).map(Arc::new))
     }
 
     fn has_module(&self) -> Result<bool, Ended> {

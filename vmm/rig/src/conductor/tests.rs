@@ -1,8 +1,12 @@
-use ipirig_abi::Command;
+use std::collections::BTreeMap;
+
+use ipirig_abi::{Command, Order};
 
 use super::fake::{Fake, Moment, Script, plan};
+use super::fake_kernel::{self, Path};
 use super::*;
 use crate::ledger::DETAILS;
+use crate::scenario::EntryKind;
 
 fn conduct(script: Script) -> Result<Evidence, Ended> {
     let plan = plan("static-key-flip", None);
@@ -10,6 +14,7 @@ fn conduct(script: Script) -> Result<Evidence, Ended> {
     super::conduct(
         &mut Fake::new(&plan, &ledger, script),
         &plan,
+        Box::new(fake_kernel::layout),
         &ledger,
         &|_| {},
     )
@@ -25,9 +30,15 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
     let phases = std::cell::RefCell::new(Vec::new());
     let mut guest = Fake::new(&plan, &ledger, Script::default());
-    let evidence = super::conduct(&mut guest, &plan, &ledger, &|phase| {
-        phases.borrow_mut().push(phase);
-    })
+    let evidence = super::conduct(
+        &mut guest,
+        &plan,
+        Box::new(fake_kernel::layout),
+        &ledger,
+        &|phase| {
+            phases.borrow_mut().push(phase);
+        },
+    )
     .unwrap();
     assert_eq!(
         phases.into_inner(),
@@ -48,18 +59,25 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
         errno: 0,
     };
     assert_eq!(evidence.version, "Linux 6.12.1-fake #1 SMP x86_64");
+    let [window] = &evidence.windows[..] else {
+        panic!("{} windows", evidence.windows.len());
+    };
     assert_eq!(
-        evidence.storm,
-        StormReport {
+        window.storm,
+        [StormReport {
             done: 101,
             value: 1
-        }
+        }]
     );
-    assert_eq!(evidence.baseline, BTreeMap::from([(2, entry(0))]));
-    assert_eq!(evidence.released, BTreeMap::from([(2, entry(1))]));
-    let (open, close) = evidence.marks[&2];
+    assert_eq!(window.baseline, BTreeMap::from([(2, entry(0))]));
+    assert_eq!(window.released, BTreeMap::from([(2, entry(1))]));
+    let (open, close) = window.marks[&2];
     assert_eq!((open.cpl, close.cpl), (3, 3));
     assert!(close.heartbeat > open.heartbeat);
+    let record = fake_kernel::record(2, Path::Right).unwrap();
+    assert_eq!(window.records, BTreeMap::from([(2, Ok(record))]));
+    assert_eq!((window.changed.pokes, window.changed.flushes), (1, 0));
+    assert_eq!(window.ipis, BTreeMap::from([(2, 0)]));
     assert_eq!(evidence.ledger.cpus[1].window.ipis_targeted(), 101);
     assert_eq!(evidence.ledger.cpus[2].window.ipis_targeted(), 0);
 }
@@ -206,4 +224,61 @@ fn a_command_status_that_is_no_code_is_a_broken_protocol() {
         })
         .contains("needs ipirig.ko")
     );
+}
+
+#[test]
+fn each_way_into_the_kernel_has_a_window_and_is_recorded() {
+    let plan = plan("entry-matrix", None);
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    let script = Script {
+        unproducible: vec![EntryKind::Debug, EntryKind::Timer],
+        ..Script::default()
+    };
+    let mut guest = Fake::new(&plan, &ledger, script);
+    let layout = Box::new(fake_kernel::layout);
+    let evidence = super::conduct(&mut guest, &plan, layout, &ledger, &|_| {}).unwrap();
+    let seen: Vec<_> = evidence
+        .windows
+        .iter()
+        .map(|window| {
+            let record = window.records[&2].as_ref().map(|record| record.cpu);
+            (
+                window.entry,
+                window.baseline.len(),
+                record.map_err(Clone::clone),
+            )
+        })
+        .collect();
+    let expected = EntryKind::ALL.map(|kind| {
+        let record = match kind {
+            EntryKind::Debug | EntryKind::Timer => Err(NoRecord::NotProduced),
+            _ => Ok(2),
+        };
+        (kind, usize::from(kind == EntryKind::Syscall), record)
+    });
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_host_that_cannot_step_gives_windows_without_records_and_a_reason() {
+    let evidence = conduct(Script {
+        no_stepping: true,
+        ..Script::default()
+    })
+    .unwrap();
+    let why = evidence.layout.as_ref().unwrap_err();
+    assert_eq!(why, "this host's KVM cannot step a guest kernel");
+    let records = &evidence.windows[0].records;
+    assert_eq!(*records, BTreeMap::from([(2, Err(NoRecord::CannotStep))]));
+}
+
+#[test]
+fn an_entry_that_nobody_saw_is_not_taken_for_one() {
+    let evidence = conduct(Script {
+        path: Path::NotSeen,
+        ..Script::default()
+    })
+    .unwrap();
+    let records = &evidence.windows[0].records;
+    assert_eq!(*records, BTreeMap::from([(2, Err(NoRecord::NotSeen))]));
 }

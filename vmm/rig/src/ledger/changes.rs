@@ -1,7 +1,6 @@
 //! What the kernel changed in the window that other CPUs may have cached: text that it patched,
 //! addresses that it unmapped. Seen at the functions that do it, on the vCPUs that run the storm.
 
-use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ipirig_entry::Pending;
@@ -116,23 +115,15 @@ impl Changes {
             Change::Text(address, len) => {
                 let (address, len) = (argument(address), argument(len));
                 changed.pokes = changed.pokes.saturating_add(1);
-                changed
-                    .text
-                    .add(range(address, address.saturating_add(len)));
+                changed.text.add(address..address.saturating_add(len));
             }
             Change::Mappings(start, end) => {
                 changed.flushes = changed.flushes.saturating_add(1);
                 // The end of a flush of everything is TLB_FLUSH_ALL, which is the highest address.
-                changed
-                    .translations
-                    .add(range(argument(start), argument(end)));
+                changed.translations.add(argument(start)..argument(end));
             }
         }
     }
-}
-
-fn range(start: u64, end: u64) -> Range<u64> {
-    start..end
 }
 
 #[cfg(test)]
@@ -168,8 +159,8 @@ mod tests {
         changes.note(&event(20, [0x2000, 0x4000, 0, 0, 0, 0]));
         changes.note(&event(30, [1; 6]));
         let expected = Changed {
-            text: [0x1000..0x1005].into_iter().collect(),
-            translations: [0x2000..0x4000].into_iter().collect(),
+            text: std::iter::once(0x1000..0x1005).collect(),
+            translations: std::iter::once(0x2000..0x4000).collect(),
             pokes: 2,
             flushes: 1,
         };

@@ -28,7 +28,9 @@ fn built_in_scenarios_are_valid_under_their_file_names() {
 #[test]
 fn built_in_storms_have_at_least_a_hundred_operations_and_allow_no_ipi() {
     for scenario in Scenario::all().unwrap() {
-        assert!(scenario.storm.operations() >= 100, "{}", scenario.name);
+        // Of the matrix the entries are the point, not the storm.
+        let least = if scenario.entries.len() > 1 { 5 } else { 100 };
+        assert!(scenario.storm.operations() >= least, "{}", scenario.name);
         assert_eq!(scenario.expect.isolated_ipis_max, 0, "{}", scenario.name);
     }
 }
@@ -62,6 +64,7 @@ fn static_key_flip_reads_as_written() {
                 further: Role::Housekeeping
             },
             storm: Storm::StaticKeyFlip { flips: 101 },
+            entries: vec![EntryKind::Syscall],
             expect: Expectations {
                 isolated_ipis_max: 0,
                 housekeeping_ipis_min: 1
@@ -97,8 +100,8 @@ fn an_unknown_name_gets_a_suggestion_or_the_list() {
     );
     assert_eq!(
         Scenario::find("nothing").unwrap_err().to_string(),
-        "no scenario `nothing`: there are static-key-flip, vunmap-storm (or give the path of a \
-         .toml file)"
+        "no scenario `nothing`: there are entry-matrix, static-key-flip, vunmap-storm (or give \
+         the path of a .toml file)"
     );
 }
 
@@ -260,18 +263,51 @@ fn a_file_may_stand_anywhere() {
 }
 
 #[test]
-fn a_storm_becomes_the_agents_command() {
+fn a_storm_becomes_the_agents_commands() {
     use ipirig_abi::Command;
+    let both = Storm::TextAndTlb {
+        flips: 7,
+        rounds: 100,
+        pages: 8,
+    };
+    let commands: Vec<_> = both
+        .parts()
+        .iter()
+        .map(|part| (part.command, part.args, part.operations))
+        .collect();
     assert_eq!(
-        Storm::StaticKeyFlip { flips: 7 }.command(),
-        (Command::Flip, [7, 0, 0, 0])
+        commands,
+        [
+            (Command::Flip, [7, 0, 0, 0], 7),
+            (Command::Vunmap, [100, 8, 0, 0], 100)
+        ]
     );
+    assert_eq!(both.operations(), 107);
+    let one = Storm::StaticKeyFlip { flips: 7 };
+    assert_eq!(one.parts(), both.parts()[..1]);
+}
+
+#[test]
+fn ways_into_the_kernel_are_read_in_order_and_each_mistake_is_pointed_at() {
+    let with = |entries: &str| GOOD.replace("[storm]", &format!("entries = {entries}\n[storm]"));
+    let parsed = Scenario::parse("x.toml", &with("[\"nmi\", \"timer\"]")).unwrap();
+    assert_eq!(parsed.entries, [EntryKind::Nmi, EntryKind::Timer]);
     assert_eq!(
-        Storm::Vunmap {
-            rounds: 100,
-            pages: 8
-        }
-        .command(),
-        (Command::Vunmap, [100, 8, 0, 0])
+        Scenario::parse("x.toml", GOOD).unwrap().entries,
+        [EntryKind::Syscall]
     );
+    for (entries, words) in [
+        ("[]", "no way into the kernel"),
+        ("[\"nmi\", \"nmi\"]", "`nmi` is listed twice"),
+        ("[\"nmj\"]", "did you mean `nmi`?"),
+    ] {
+        let text = error(&with(entries));
+        assert!(text.contains(words) && text.contains("x.toml:4"), "{text}");
+    }
+}
+
+#[test]
+fn the_entry_matrix_has_every_way_there_is() {
+    let matrix = Scenario::find("entry-matrix").unwrap();
+    assert_eq!(matrix.entries, EntryKind::ALL);
 }

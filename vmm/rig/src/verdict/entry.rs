@@ -95,8 +95,22 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
     Outcome::Audit(Box::new(Audited {
         audit: audit(record, layout, &input),
         by_ipis: window.ipis.get(&cpu).copied().unwrap_or_default(),
-        pending: format!("{} pokes and {} flushes", changed.pokes, changed.flushes),
+        pending: format!(
+            "{}, {}",
+            plural(changed.pokes, "poke"),
+            plural(changed.flushes, "flush")
+        ),
     }))
+}
+
+/// `1 poke`, `2 flushes`.
+fn plural(count: u64, what: &str) -> String {
+    let ending = match (count, what.ends_with('h')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {what}{ending}")
 }
 
 /// The entries as results have them.
@@ -151,7 +165,7 @@ pub(super) fn findings(
         };
         let same = said
             .iter_mut()
-            .find(|(s, cpu, w, _)| (*s, *cpu, &*w) == (status, entry.cpu, &words));
+            .find(|(s, cpu, w, _)| (*s, *cpu, w) == (status, entry.cpu, &words));
         match same {
             Some((.., items)) => items.push(item),
             None => said.push((status, entry.cpu, words, vec![item])),
@@ -215,7 +229,7 @@ pub(super) fn completed(audited: &Audited) -> Look {
     let done = audit.text_cleared.max(audit.translations_cleared);
     Look::Held {
         shared: format!(
-            "caught up, with {} pending, by instruction",
+            "by what was executed, caught up ({} pending) at instruction",
             audited.pending
         ),
         own: format!("{} of {}", done.unwrap_or_default(), audit.steps),
@@ -244,10 +258,9 @@ pub(super) fn danger_zone(entries: &[Judged]) -> Check {
             return Look::Other(Verdict::Violated, shown(&audit.danger));
         }
         Look::Held {
-            shared:
-                "no instruction of the danger zone is patchable or leads to memory that may be \
-                     stale; of so many"
-                    .to_owned(),
+            shared: "nothing patchable executed and no stale memory touched before that, in \
+                     instructions"
+                .to_owned(),
             own: audit.danger_zone.to_string(),
         }
     };
@@ -285,7 +298,7 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
             _ => "the way out not recorded",
         };
         Look::Held {
-            shared: format!("set before the catch-up, {way_out}"),
+            shared: format!("flag set before the catch-up, {way_out}; by instruction"),
             own: format!("{set} < {catch_up}"),
         }
     };

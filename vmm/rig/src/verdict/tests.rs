@@ -1,7 +1,9 @@
 use super::*;
 use crate::conductor::conduct;
 use crate::conductor::fake::{Counting, Fake, Script, plan};
+use crate::conductor::fake_kernel::{self, Path};
 use crate::ledger::{DETAILS, Ledger};
+use crate::scenario::EntryKind;
 use Verdict::{Error, Held, Skipped, Violated};
 
 /// The evidence of a fake guest that follows `script`.
@@ -12,6 +14,7 @@ pub(crate) fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> 
     let evidence = conduct(
         &mut Fake::new(&plan, &ledger, script),
         &plan,
+        Box::new(fake_kernel::layout),
         &ledger,
         &|_| {},
     );
@@ -22,7 +25,7 @@ pub(crate) fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> 
 
 fn statuses(script: Script) -> Vec<(&'static str, Verdict)> {
     let (plan, evidence) = evidence("static-key-flip", None, script);
-    let checks = judge(&plan, &evidence);
+    let (checks, _) = judge(&plan, &evidence);
     checks
         .iter()
         .filter(|c| c.status != Held)
@@ -32,18 +35,20 @@ fn statuses(script: Script) -> Vec<(&'static str, Verdict)> {
 
 fn check(name: &str, scenario: &str, script: Script) -> Check {
     let (plan, evidence) = evidence(scenario, None, script);
-    judge(&plan, &evidence)
-        .into_iter()
-        .find(|check| check.name == name)
-        .unwrap()
+    named(name, &plan, &evidence)
+}
+
+fn named(name: &str, plan: &Plan, evidence: &Evidence) -> Check {
+    let (checks, _) = judge(plan, evidence);
+    checks.into_iter().find(|check| check.name == name).unwrap()
 }
 
 #[test]
 fn a_healthy_guest_holds_every_check_in_every_scenario_and_size() {
-    for scenario in ["static-key-flip", "vunmap-storm"] {
+    for scenario in ["static-key-flip", "vunmap-storm", "entry-matrix"] {
         for vcpus in [None, Some(2), Some(5), Some(64)] {
             let (plan, evidence) = evidence(scenario, vcpus, Script::default());
-            let checks = judge(&plan, &evidence);
+            let (checks, _) = judge(&plan, &evidence);
             let not_held: Vec<&Check> = checks.iter().filter(|c| c.status != Held).collect();
             assert!(not_held.is_empty(), "{scenario} {vcpus:?}: {not_held:?}");
             assert_eq!(overall(&checks), Held);
@@ -153,6 +158,8 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
             vec![
                 (ISOLATED_IPIS, Violated),
                 (USER_SPACE, Violated),
+                (COMPLETED, Skipped),
+                (DANGER_ZONE, Skipped),
                 (COUNTERS, Violated),
             ],
         ),
@@ -162,14 +169,96 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
                 timers: 1,
                 ..Script::default()
             },
-            vec![(ISOLATED_IPIS, Error), (USER_SPACE, Error)],
+            vec![
+                (ISOLATED_IPIS, Error),
+                (USER_SPACE, Error),
+                (COMPLETED, Skipped),
+                (DANGER_ZONE, Skipped),
+            ],
         ),
         (
             Script {
                 ipis_in_kernel: 2,
                 ..Script::default()
             },
-            vec![(ISOLATED_IPIS, Violated), (USER_SPACE, Violated)],
+            vec![
+                (ISOLATED_IPIS, Violated),
+                (USER_SPACE, Violated),
+                (COMPLETED, Skipped),
+                (DANGER_ZONE, Skipped),
+            ],
+        ),
+        (
+            Script {
+                path: Path::NoCatchUp,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Violated),
+                (DANGER_ZONE, Violated),
+                (FLAG_ORDER, Violated),
+            ],
+        ),
+        (
+            Script {
+                path: Path::FlagLate,
+                ..Script::default()
+            },
+            vec![(DANGER_ZONE, Violated), (FLAG_ORDER, Violated)],
+        ),
+        (
+            Script {
+                path: Path::FlagClearedEarly,
+                ..Script::default()
+            },
+            vec![(FLAG_ORDER, Violated)],
+        ),
+        (
+            Script {
+                path: Path::StaticKey,
+                ..Script::default()
+            },
+            vec![(DANGER_ZONE, Violated)],
+        ),
+        (
+            Script {
+                path: Path::BrokenOff,
+                ..Script::default()
+            },
+            vec![(COMPLETED, Error), (FLAG_ORDER, Error)],
+        ),
+        (
+            Script {
+                path: Path::NotSeen,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Error),
+                (DANGER_ZONE, Error),
+                (FLAG_ORDER, Error),
+            ],
+        ),
+        (
+            Script {
+                no_stepping: true,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Skipped),
+                (DANGER_ZONE, Skipped),
+                (FLAG_ORDER, Skipped),
+            ],
+        ),
+        (
+            Script {
+                changes_unseen: true,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Error),
+                (DANGER_ZONE, Error),
+                (FLAG_ORDER, Error),
+            ],
         ),
     ];
     for (script, expected) in cases {
@@ -225,11 +314,10 @@ fn a_stale_page_is_as_bad_as_a_stale_branch() {
 #[test]
 fn an_outcome_that_changes_nothing_proves_nothing() {
     let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
-    evidence.storm.value = 0;
-    let check = completion::completed_on_entry(&plan, &evidence);
-    assert_eq!(check.status, Error);
-    evidence.storm.value = 7;
-    let check = completion::completed_on_entry(&plan, &evidence);
+    evidence.windows[0].storm[0].value = 0;
+    assert_eq!(named(COMPLETED, &plan, &evidence).status, Error);
+    evidence.windows[0].storm[0].value = 7;
+    let check = named(COMPLETED, &plan, &evidence);
     assert_eq!(
         (check.status, check.evidence.contains("neither")),
         (Violated, true)
@@ -237,12 +325,93 @@ fn an_outcome_that_changes_nothing_proves_nothing() {
 }
 
 #[test]
-fn without_a_module_completion_is_skipped() {
+fn what_was_executed_is_said_with_its_place_and_what_was_pending() {
+    assert_eq!(
+        check(COMPLETED, "static-key-flip", Script::default()).evidence,
+        "vCPU 2: by what was executed, caught up (1 poke, 0 flushes pending) at instruction: \
+         SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry"
+    );
+    let late = Script {
+        path: Path::NoCatchUp,
+        ..Script::default()
+    };
+    assert_eq!(
+        check(COMPLETED, "static-key-flip", late.clone()).evidence,
+        "vCPU 2, SYSCALL: text not caught up with before instruction 4, ordinary kernel code"
+    );
+    assert_eq!(
+        check(COMPLETED, "vunmap-storm", late).evidence,
+        "vCPU 2, SYSCALL: translations not caught up with before instruction 4, ordinary kernel \
+         code"
+    );
+    assert_eq!(
+        check(FLAG_ORDER, "static-key-flip", Script::default()).evidence,
+        "vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by \
+         instruction: SYSCALL 2 < 3"
+    );
+}
+
+#[test]
+fn without_a_module_what_was_executed_still_decides() {
     let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
     evidence.module = false;
-    let checks = judge(&plan, &evidence);
-    let completed = checks.iter().find(|check| check.name == COMPLETED).unwrap();
-    assert_eq!((completed.status, overall(&checks)), (Skipped, Held));
+    evidence.windows[0].baseline.clear();
+    let check = named(COMPLETED, &plan, &evidence);
+    assert_eq!(
+        (check.status, check.evidence.contains("branch")),
+        (Held, false)
+    );
+}
+
+#[test]
+fn without_stepping_the_right_value_is_told_and_proves_nothing_but_a_stale_one_does() {
+    let script = |stale| Script {
+        no_stepping: true,
+        stale,
+        ..Script::default()
+    };
+    let skipped = check(COMPLETED, "static-key-flip", script(false));
+    assert_eq!(skipped.status, Skipped);
+    assert!(skipped.evidence.contains("cannot step"), "{skipped:?}");
+    assert!(skipped.evidence.contains("proves little"), "{skipped:?}");
+    let (plan, evidence) = evidence("static-key-flip", None, script(false));
+    assert_eq!(overall(&judge(&plan, &evidence).0), Held);
+    assert_eq!(
+        check(COMPLETED, "static-key-flip", script(true)).status,
+        Violated
+    );
+}
+
+#[test]
+fn a_way_in_that_cannot_be_produced_is_named_and_hides_no_other() {
+    let script = |path| Script {
+        unproducible: vec![EntryKind::Debug],
+        path,
+        ..Script::default()
+    };
+    let held = check(DANGER_ZONE, "entry-matrix", script(Path::Right));
+    assert_eq!(held.status, Held);
+    assert!(
+        held.evidence.contains("not looked at: vCPU 2, #DB:"),
+        "{held:?}"
+    );
+    assert_eq!(
+        check(DANGER_ZONE, "entry-matrix", script(Path::StaticKey)).status,
+        Violated
+    );
+}
+
+#[test]
+fn a_kernel_without_a_known_flag_has_no_order_to_keep() {
+    let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+    evidence.layout = Err("no vmlinux".to_owned());
+    let (checks, entries) = judge(&plan, &evidence);
+    for name in [COMPLETED, DANGER_ZONE, FLAG_ORDER] {
+        let check = checks.iter().find(|check| check.name == name).unwrap();
+        assert_eq!(check.status, Skipped, "{name}");
+        assert!(check.evidence.contains("no vmlinux"), "{check:?}");
+    }
+    assert_eq!(entries[0].why.as_deref(), Some("no vmlinux"));
 }
 
 #[test]
@@ -285,7 +454,7 @@ fn with_deferral_off_a_stock_storm_is_violated_and_nothing_else() {
         },
     );
     plan.deferral = false;
-    let checks = judge(&plan, &evidence);
+    let (checks, _) = judge(&plan, &evidence);
     let counters = checks.iter().find(|check| check.name == COUNTERS).unwrap();
     assert_eq!((counters.status, overall(&checks)), (Skipped, Violated));
 }
@@ -345,10 +514,11 @@ fn without_interrupt_rows_the_way_round_cannot_be_looked_for() {
 fn evidence_that_lacks_an_isolated_vcpu_is_never_held() {
     let (plan, good) = evidence("static-key-flip", None, Script::default());
     let mut blind = good.clone();
-    blind.marks.clear();
-    blind.released.clear();
+    blind.windows[0].marks.clear();
+    blind.windows[0].released.clear();
+    blind.windows[0].records.clear();
     blind.ledger.cpus.truncate(2);
-    let checks = judge(&plan, &blind);
+    let (checks, _) = judge(&plan, &blind);
     for name in [ISOLATED_IPIS, USER_SPACE, COMPLETED] {
         let check = checks.iter().find(|check| check.name == name).unwrap();
         assert_eq!(check.status, Error, "{name}");

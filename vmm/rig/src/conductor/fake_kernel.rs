@@ -1,0 +1,166 @@
+//! The kernel of the fake guest: a System.map, and what a CPU executes on its way into it.
+
+use ipirig_entry::{Began, Code, Ended, KernelLayout, Record, Registers, Step};
+use ipirig_image::{Site, SiteKind, Sites, Symbols};
+
+/// What the fake vCPU executes when it enters the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// As it should.
+    #[default]
+    Right,
+    /// It never loads the kernel page table before ordinary code.
+    NoCatchUp,
+    /// It sets the flag after it has loaded the kernel page table.
+    FlagLate,
+    /// It clears the flag before it loads the user page table.
+    FlagClearedEarly,
+    /// It executes a static key's branch first.
+    StaticKey,
+    /// The record breaks off before anything has happened.
+    BrokenOff,
+    /// Nothing is recorded.
+    NotSeen,
+}
+
+const ENTRY: u64 = 0xffff_ffff_8140_0040;
+const PATCHABLE: u64 = ENTRY + 0x100;
+const NOINSTR: u64 = 0xffff_ffff_8120_0000;
+const WORK: u64 = 0xffff_ffff_8100_1000;
+const FLAG: u64 = 0x15000;
+const KERNEL_GS: u64 = 0xffff_8880_3f00_0000;
+const KERNEL_CR3: u64 = 0x0100_0000;
+/// The user's page table is the next page (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
+const USER_CR3: u64 = KERNEL_CR3 | 1 << 12;
+
+/// Where the fake kernel patches text and unmaps memory.
+pub(crate) const POKED: u64 = WORK + 0x40;
+pub(crate) const UNMAPPED: u64 = 0xffff_c900_0020_0000;
+/// Functions that are watched.
+pub(crate) const TEXT_POKE: u64 = 0xffff_ffff_8100_2000;
+pub(crate) const FLUSH: u64 = 0xffff_ffff_8100_3000;
+
+const MAP: &str = "\
+0000000000015000 D kernel_cr3
+0000000000016000 D __per_cpu_end
+ffffffff81000000 T _stext
+ffffffff81001000 T do_work
+ffffffff81002000 T __text_poke
+ffffffff81003000 T flush_tlb_kernel_range
+ffffffff81200000 T __noinstr_text_start
+ffffffff81201000 T __noinstr_text_end
+ffffffff81400000 T __entry_text_start
+ffffffff81400040 T entry_SYSCALL_64
+ffffffff81402000 T __entry_text_end
+ffffffff81600000 T _etext
+ffffffff81800000 D a_key
+ffffffff81800010 D __end
+";
+
+/// Where things are in it.
+pub(crate) fn layout(lstar: u64) -> Result<KernelLayout, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let map = dir.path().join("System.map");
+    std::fs::write(&map, MAP).unwrap();
+    let symbols = Symbols::from_system_map(&map).unwrap();
+    let site = Site {
+        address: PATCHABLE,
+        len: 5,
+        kind: SiteKind::StaticKey {
+            key: 0xffff_ffff_8180_0000,
+        },
+    };
+    let sites: Sites = [site].into_iter().collect();
+    KernelLayout::from_parts(symbols, sites, lstar).map_err(|error| error.to_string())
+}
+
+/// Where SYSCALL goes.
+pub(crate) fn lstar() -> u64 {
+    ENTRY
+}
+
+/// What `cpu` executes on its way in and out.
+pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
+    let mut way = Way {
+        registers: Registers {
+            rip: ENTRY,
+            cr3: USER_CR3,
+            gs_base: 0x7fff_0000,
+            ..Registers::default()
+        },
+        steps: vec![],
+    };
+    let set = |way: &mut Way| way.flag(1);
+    way.execute(&[0x0f, 0x01, 0xf8]); // swapgs
+    way.registers.gs_base = KERNEL_GS;
+    match path {
+        Path::NotSeen => return None,
+        Path::BrokenOff => return Some(way.record(cpu, Ended::Limit)),
+        Path::StaticKey => {
+            let next = std::mem::replace(&mut way.registers.rip, PATCHABLE);
+            way.execute(&[0x0f, 0x1f, 0x44, 0x00, 0x00]); // a nop of five bytes
+            way.registers.rip = next;
+        }
+        _ => {}
+    }
+    if path != Path::FlagLate {
+        set(&mut way);
+    }
+    if path != Path::NoCatchUp {
+        way.load_cr3(KERNEL_CR3);
+    }
+    if path == Path::FlagLate {
+        set(&mut way);
+    }
+    for rip in [NOINSTR, WORK, ENTRY + 0x200] {
+        way.registers.rip = rip;
+        way.execute(&[0x90]); // nop
+    }
+    if path == Path::FlagClearedEarly {
+        way.flag(0);
+    }
+    way.load_cr3(USER_CR3);
+    if path != Path::FlagClearedEarly {
+        way.flag(0);
+    }
+    way.execute(&[0x48, 0x0f, 0x07]); // sysretq
+    Some(way.record(cpu, Ended::User))
+}
+
+/// A record in the making.
+struct Way {
+    registers: Registers,
+    steps: Vec<Step>,
+}
+
+impl Way {
+    fn execute(&mut self, code: &[u8]) {
+        self.steps.push(Step {
+            registers: self.registers,
+            code: Code::new(code),
+        });
+        self.registers.rip += code.len() as u64;
+    }
+
+    /// `movb $value, %gs:FLAG`.
+    fn flag(&mut self, value: u8) {
+        let [a, b, c, d, ..] = FLAG.to_le_bytes();
+        self.execute(&[0x65, 0xc6, 0x04, 0x25, a, b, c, d, value]);
+    }
+
+    /// `mov %rax, %cr3`.
+    fn load_cr3(&mut self, value: u64) {
+        self.registers.general[0] = value;
+        self.execute(&[0x0f, 0x22, 0xd8]);
+        self.registers.cr3 = value;
+    }
+
+    fn record(self, cpu: usize, ended: Ended) -> Record {
+        Record {
+            cpu,
+            began: Began::Syscall,
+            steps: self.steps,
+            ended,
+        }
+    }
+}
