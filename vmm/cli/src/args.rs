@@ -13,6 +13,8 @@ Examples:
   ipirig run static-key-flip --deferral off  see what a stock kernel does
   ipirig run vunmap-storm --json result.json
   ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
+  ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
+  ipirig mutants                             break the kernel on purpose: is it noticed?
 
 Exit codes:
   0  held: isolated CPUs were left alone (or the command did its work)
@@ -21,6 +23,27 @@ Exit codes:
   3  error: guest or rig failed, so there is no telling
   4  skipped: host or kernel lacks what is needed
   130  ended by Ctrl-C";
+
+const AFTER_ENTRY: &str = "\
+Examples:
+  ipirig entry static-key-flip               the system call after the window
+  ipirig entry entry-matrix --kind nmi,timer
+  ipirig entry vunmap-storm --whole --kernel ~/linux/vmlinux | less
+
+An instruction is a line: number, address, disassembly, the memory it touches, and marks (flag set,
+catch-up, first instrumentable code, user page table, flag cleared). What should not be there is on
+a line of its own that begins with an exclamation mark. The run's checks go to standard error.";
+
+const AFTER_MUTANTS: &str = "\
+Examples:
+  ipirig mutants                             all, after the reference kernel
+  ipirig mutants flag-after-cr3 never-skips
+  ipirig mutants --survivors                 also run those that nothing is expected to notice
+
+A mutant is guest/kernel/mutants/NAME.patch on top of the series; it says which checks must notice
+it. Exit code 0: each of them did, and the reference kernel held; 1: one survived. The first time a
+kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes seconds to a minute to
+build, and comes from the cache afterwards.";
 
 const AFTER_RUN: &str = "\
 Examples:
@@ -46,6 +69,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run a scenario and print the verdict
     Run(Box<RunArgs>),
+    /// Run a scenario and list what each first entry into the kernel executed
+    Entry(Box<EntryArgs>),
+    /// Build kernels with known bugs and see whether the checks notice
+    Mutants(MutantsArgs),
     /// List the scenarios
     List,
     /// Say what this host offers and what to do about what is missing
@@ -71,6 +98,32 @@ pub(crate) struct GuestBuildArgs {
     /// Compilers to run at once [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_ENTRY)]
+pub(crate) struct EntryArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Only these ways into the kernel, by their names in scenario files
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    pub(crate) kind: Vec<String>,
+    /// Every instruction, not only the way in and the way out
+    #[arg(long)]
+    pub(crate) whole: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_MUTANTS)]
+pub(crate) struct MutantsArgs {
+    /// Only these [default: all]
+    pub(crate) names: Vec<String>,
+    /// Also run the mutants that nothing is expected to notice yet
+    #[arg(long)]
+    pub(crate) survivors: bool,
+    /// Write the table as JSON; `-` is standard output, and the table goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

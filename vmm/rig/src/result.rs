@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipirig_abi::Role;
-use ipirig_entry::{Audit, Extent, KernelLayout, Record, listing};
+pub use ipirig_entry::Extent;
+use ipirig_entry::{Audit, KernelLayout, Record, listing};
 use ipirig_machine::HostFacts;
 use serde::Serialize;
 

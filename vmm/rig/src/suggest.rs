@@ -1,10 +1,7 @@
 //! "Did you mean": the closest of the names that are allowed.
 
 /// The candidate closest to `given`, if any is close enough to be a slip of the fingers.
-pub(crate) fn closest<'a>(
-    given: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn closest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters wrong is a typo; more is another word.
     let limit = (given.chars().count() / 3).max(1);
     candidates

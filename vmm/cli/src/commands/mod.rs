@@ -1,8 +1,10 @@
 //! One file a command.
 
 mod doctor;
+mod entry;
 mod guest;
 mod list;
+mod mutants;
 mod run;
 
 use anyhow::Context;
@@ -15,6 +17,8 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
     ipirig_machine::interrupt::install().context("cannot catch Ctrl-C")?;
     match args.command {
         Command::Run(args) => run::run(*args),
+        Command::Entry(args) => entry::entry(*args),
+        Command::Mutants(args) => mutants::mutants(&args),
         Command::List => list::list(),
         Command::Doctor => doctor::doctor(),
         Command::Guest(GuestCommand::Build(args)) => guest::build(&args),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use ipirig_guest::Request;
-use ipirig_machine::{ApicMode, ConsoleSinks, Host, HostError};
+use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::plan::{Options, Plan};
 use ipirig_rig::render::render;
@@ -21,6 +21,31 @@ use crate::progress::Progress;
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
+    let json = args.json.clone();
+    let outcome = perform(scenario, args)?;
+    let code = publish(&outcome.result, json.as_deref())?;
+    outcome.advise();
+    Ok(code)
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) result: RunResult,
+    /// What to do about a host that lacks something.
+    advice: Option<&'static str>,
+}
+
+impl Outcome {
+    pub(super) fn advise(&self) {
+        if let Some(advice) = self.advice {
+            say(&format!("hint: {advice}\n"));
+        }
+    }
+}
+
+/// Runs `scenario` as `args` say, whatever scenario they name.
+pub(super) fn perform(scenario: Scenario, args: RunArgs) -> Result<Outcome, Failure> {
     let options = Options {
         vcpus: args.vcpus,
         no_deferral: args.deferral == Switch::Off,
@@ -37,9 +62,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     if let Some(initramfs) = &args.initramfs {
         check_initramfs(initramfs).map_err(Failure::usage)?;
     }
-    let json = args.json.as_deref();
-    for path in json
-        .filter(|path| *path != Path::new("-"))
+    for path in file(args.json.as_deref())
         .into_iter()
         .chain(args.log.as_deref())
     {
@@ -47,7 +70,12 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     }
     let host = match Host::probe() {
         Ok(host) => host,
-        Err(error) => return host_lacks(&plan, json, &error),
+        Err(error) => {
+            return Ok(Outcome {
+                result: not_run(&plan, host_verdict(&error), &error),
+                advice: error.advice(),
+            });
+        }
     };
     let progress = Progress::new(args.console);
     let kernel = kernel_files(args.kernel.as_deref(), args.initramfs.as_deref(), &progress)?;
@@ -67,16 +95,15 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     };
     let result = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
     progress.finish();
-    publish(&result?, json)
+    Ok(Outcome {
+        result: result?,
+        advice: None,
+    })
 }
 
-fn host_lacks(plan: &Plan, json: Option<&Path>, error: &HostError) -> Result<Code, Failure> {
-    let result = not_run(plan, host_verdict(error), error);
-    let code = publish(&result, json)?;
-    if let Some(advice) = error.advice() {
-        say(&format!("hint: {advice}\n"));
-    }
-    Ok(code)
+/// The path, unless it stands for standard output.
+pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| *path != Path::new("-"))
 }
 
 /// The files to boot; built where the user gave none.
@@ -86,13 +113,7 @@ fn kernel_files(
     progress: &Progress,
 ) -> Result<KernelFiles, Failure> {
     let Some(kernel) = kernel else {
-        let guest = ipirig_guest::build(&Request::default(), progress)?;
-        return Ok(KernelFiles {
-            kernel: guest.vmlinux,
-            initramfs: guest.initramfs,
-            package: Some(guest.package),
-            series: Some(guest.series),
-        });
+        return built(&Request::default(), progress);
     };
     let initramfs = match initramfs {
         Some(path) => path.to_owned(),
@@ -103,6 +124,17 @@ fn kernel_files(
         initramfs,
         package: None,
         series: None,
+    })
+}
+
+/// The files of a guest that we build.
+pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFiles, Failure> {
+    let guest = ipirig_guest::build(request, progress)?;
+    Ok(KernelFiles {
+        kernel: guest.vmlinux,
+        initramfs: guest.initramfs,
+        package: Some(guest.package),
+        series: Some(guest.series),
     })
 }
 

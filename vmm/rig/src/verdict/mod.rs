@@ -86,6 +86,18 @@ pub const COUNTERS: &str = "kernel-counters";
 pub const NOTHING_LOST: &str = "nothing-lost";
 /// No interrupt reached the guest behind the rig's back.
 pub const NO_WAY_ROUND: &str = "no-way-round";
+/// Every check of a run that came to its end, in the order of [`judge`].
+pub const CHECKS: [&str; 9] = [
+    ISOLATED_IPIS,
+    USER_SPACE,
+    STORM_RAN,
+    COMPLETED,
+    DANGER_ZONE,
+    FLAG_ORDER,
+    COUNTERS,
+    NOTHING_LOST,
+    NO_WAY_ROUND,
+];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 

@@ -52,6 +52,8 @@ fn a_healthy_guest_holds_every_check_in_every_scenario_and_size() {
             let not_held: Vec<&Check> = checks.iter().filter(|c| c.status != Held).collect();
             assert!(not_held.is_empty(), "{scenario} {vcpus:?}: {not_held:?}");
             assert_eq!(overall(&checks), Held);
+            let names: Vec<&str> = checks.iter().map(|check| check.name).collect();
+            assert_eq!(names, CHECKS);
         }
     }
 }

@@ -1,0 +1,56 @@
+//! `ipirig entry`.
+
+use anyhow::anyhow;
+use ipirig_rig::exit::Code;
+use ipirig_rig::render::render;
+use ipirig_rig::result::{Extent, RecordedEntry};
+use ipirig_rig::scenario::{EntryKind, Scenario};
+
+use super::run::{Outcome, perform};
+use crate::args::EntryArgs;
+use crate::failure::Failure;
+use crate::output::{print, say, stderr_paint};
+
+pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
+    let mut scenario = Scenario::find(&args.run.scenario).map_err(Failure::usage)?;
+    if !args.kind.is_empty() {
+        scenario.entries = kinds(&args.kind)?;
+    }
+    let extent = if args.whole {
+        Extent::Whole
+    } else {
+        Extent::Ends
+    };
+    let outcome = perform(scenario, args.run)?;
+    let Outcome { result, .. } = &outcome;
+    let listings: Vec<String> = result
+        .entries
+        .iter()
+        .map(|entry| listed(entry, extent))
+        .collect();
+    print(&listings.join("\n"))?;
+    say(&render(result, stderr_paint()));
+    outcome.advise();
+    Ok(result.verdict.into())
+}
+
+fn kinds(names: &[String]) -> Result<Vec<EntryKind>, Failure> {
+    let find = |name: &String| {
+        EntryKind::find(name).ok_or_else(|| {
+            let all = EntryKind::ALL.map(EntryKind::name).join(", ");
+            Failure::usage(anyhow!("--kind {name}: there are {all}"))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn listed(entry: &RecordedEntry, extent: Extent) -> String {
+    let title = format!("vCPU {}, {}", entry.cpu, entry.title);
+    match entry.listing(extent) {
+        Some(listing) => format!("{title}\n{listing}"),
+        None => {
+            let why = entry.why.as_deref().unwrap_or("not recorded");
+            format!("{title}\nno listing: {why}\n")
+        }
+    }
+}

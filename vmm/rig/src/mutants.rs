@@ -1,0 +1,358 @@
+//! Mutants: kernels with one bug each, which some scenario must notice. From the results of their
+//! runs to a table and a verdict on the rig's own checks.
+//!
+//! What a mutant is and how it is built is `ipirig-guest`'s business.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::paint::Paint;
+use crate::result::RunResult;
+use crate::verdict::{CHECKS, Verdict};
+
+/// A check of a scenario that must say `violated`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Expected {
+    /// The scenario.
+    pub scenario: String,
+    /// The check.
+    pub check: String,
+}
+
+/// What became of one mutant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it.
+    pub title: String,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a mutant, or of the reference kernel beside them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "fate")]
+pub enum Fate {
+    /// Every check that must notice it did.
+    Noticed {
+        /// These.
+        by: Vec<Expected>,
+    },
+    /// Some check that must notice it did not.
+    Survived {
+        /// What each of them said instead.
+        missed: Vec<Missed>,
+    },
+    /// Nothing can notice it yet.
+    Waits {
+        /// Why.
+        why: String,
+    },
+    /// It was not expected to be noticed and was.
+    Unexpected {
+        /// By these.
+        by: Vec<Expected>,
+    },
+    /// The reference kernel: held in these scenarios.
+    Held {
+        /// These.
+        scenarios: Vec<String>,
+    },
+    /// There is no telling.
+    Error {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A check that did not notice what it must.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missed {
+    /// Which.
+    #[serde(flatten)]
+    pub expected: Expected,
+    /// What it said.
+    pub status: Verdict,
+    /// And why.
+    pub evidence: String,
+}
+
+/// Results of runs of one kernel, by scenario.
+pub type Results = BTreeMap<String, RunResult>;
+
+/// Whether there is a check of this name.
+#[must_use]
+pub fn is_check(name: &str) -> bool {
+    CHECKS.contains(&name)
+}
+
+/// What became of a mutant that `expected` must notice.
+#[must_use]
+pub fn judge(expected: &[Expected], results: &Results) -> Fate {
+    let mut missed = Vec::new();
+    for expected in expected {
+        let Some(result) = results.get(&expected.scenario) else {
+            return Fate::Error {
+                why: format!("{} was not run", expected.scenario),
+            };
+        };
+        let check = result.checks.iter().find(|c| c.name == expected.check);
+        let (status, evidence) = match check {
+            Some(check) => (check.status, check.evidence.clone()),
+            // It ended before there was evidence.
+            None => match result.checks.first() {
+                Some(only) => (only.status, only.evidence.clone()),
+                None => (Verdict::Error, "no checks were made".to_owned()),
+            },
+        };
+        if status != Verdict::Violated {
+            missed.push(Missed {
+                expected: expected.clone(),
+                status,
+                evidence,
+            });
+        }
+    }
+    if missed.is_empty() {
+        return Fate::Noticed {
+            by: expected.to_vec(),
+        };
+    }
+    Fate::Survived { missed }
+}
+
+/// What became of a mutant that nothing is expected to notice, because of `why`, if it was run.
+#[must_use]
+pub fn judge_survivor(why: &str, results: &Results) -> Fate {
+    let mut by = Vec::new();
+    for (scenario, result) in results {
+        let violated = result
+            .checks
+            .iter()
+            .filter(|c| c.status == Verdict::Violated);
+        by.extend(violated.map(|check| Expected {
+            scenario: scenario.clone(),
+            check: check.name.to_owned(),
+        }));
+    }
+    if by.is_empty() {
+        Fate::Waits {
+            why: why.to_owned(),
+        }
+    } else {
+        Fate::Unexpected { by }
+    }
+}
+
+/// The reference kernel, which must hold wherever a mutant must not.
+#[must_use]
+pub fn judge_reference(results: &Results) -> Fate {
+    let bad = results
+        .iter()
+        .find(|(_, result)| result.verdict != Verdict::Held);
+    match bad {
+        None => Fate::Held {
+            scenarios: results.keys().cloned().collect(),
+        },
+        Some((scenario, result)) => {
+            let worst = result.checks.iter().find(|c| c.status == result.verdict);
+            let words = worst.map(|check| format!("{}: {}", check.name, check.evidence));
+            Fate::Error {
+                why: format!(
+                    "{scenario} is {}, not held: {}",
+                    result.verdict,
+                    words.unwrap_or_default()
+                ),
+            }
+        }
+    }
+}
+
+/// The verdict on the checks: every mutant that must be noticed was.
+#[must_use]
+pub fn verdict(rows: &[Row]) -> Verdict {
+    let any = |fits: fn(&Fate) -> bool| rows.iter().any(|row| fits(&row.fate));
+    if any(|fate| matches!(fate, Fate::Error { .. })) {
+        Verdict::Error
+    } else if any(|fate| matches!(fate, Fate::Survived { .. } | Fate::Unexpected { .. })) {
+        Verdict::Violated
+    } else {
+        Verdict::Held
+    }
+}
+
+/// The table, with a newline at its end.
+#[must_use]
+pub fn render(rows: &[Row], paint: Paint) -> String {
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for row in rows {
+        let (word, status, words) = describe(&row.fate);
+        let word = paint.verdict(status, format!("{word:<10}"));
+        let _ = writeln!(out, "{:<width$}  {word}  {words}", row.name);
+    }
+    let count = |fits: fn(&Fate) -> bool| rows.iter().filter(|row| fits(&row.fate)).count();
+    let _ = writeln!(
+        out,
+        "\n{} noticed, {} survived, {} wait",
+        count(|fate| matches!(fate, Fate::Noticed { .. })),
+        count(|fate| matches!(fate, Fate::Survived { .. })),
+        count(|fate| matches!(fate, Fate::Waits { .. }))
+    );
+    out
+}
+
+fn describe(fate: &Fate) -> (&'static str, Verdict, String) {
+    let list = |by: &[Expected]| {
+        let each: Vec<String> = by
+            .iter()
+            .map(|e| format!("{} {}", e.scenario, e.check))
+            .collect();
+        each.join(", ")
+    };
+    match fate {
+        Fate::Noticed { by } => ("noticed", Verdict::Held, list(by)),
+        Fate::Survived { missed } => {
+            let each: Vec<String> = missed
+                .iter()
+                .map(|missed| {
+                    let Expected { scenario, check } = &missed.expected;
+                    format!(
+                        "{scenario} {check} is {}: {}",
+                        missed.status, missed.evidence
+                    )
+                })
+                .collect();
+            ("SURVIVED", Verdict::Violated, each.join("; "))
+        }
+        Fate::Waits { why } => ("waits", Verdict::Skipped, why.clone()),
+        Fate::Unexpected { by } => (
+            "UNEXPECTED",
+            Verdict::Violated,
+            format!(
+                "noticed by {}, and its patch says that nothing does",
+                list(by)
+            ),
+        ),
+        Fate::Held { scenarios } => ("held", Verdict::Held, scenarios.join(", ")),
+        Fate::Error { why } => ("error", Verdict::Error, why.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conductor::fake::plan;
+    use crate::verdict::Check;
+
+    fn result(checks: &[(&'static str, Verdict)]) -> RunResult {
+        let checks = checks
+            .iter()
+            .map(|&(name, status)| Check::new(name, status, "because"))
+            .collect();
+        RunResult::new(&plan("static-key-flip", None), checks)
+    }
+
+    fn results(checks: &[(&'static str, Verdict)]) -> Results {
+        BTreeMap::from([("static-key-flip".to_owned(), result(checks))])
+    }
+
+    fn expected(check: &str) -> Expected {
+        Expected {
+            scenario: "static-key-flip".to_owned(),
+            check: check.to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_a_violated_check_has_noticed() {
+        let must = [expected("danger-zone")];
+        let judged = |status| judge(&must, &results(&[("danger-zone", status)]));
+        let by = must.to_vec();
+        assert_eq!(judged(Verdict::Violated), Fate::Noticed { by });
+        for status in [Verdict::Held, Verdict::Error, Verdict::Skipped] {
+            let missed = vec![Missed {
+                expected: must[0].clone(),
+                status,
+                evidence: "because".to_owned(),
+            }];
+            assert_eq!(judged(status), Fate::Survived { missed });
+        }
+    }
+
+    #[test]
+    fn each_check_that_must_notice_has_to() {
+        let must = [expected("danger-zone"), expected("flag-order")];
+        let one = results(&[
+            ("danger-zone", Verdict::Violated),
+            ("flag-order", Verdict::Held),
+        ]);
+        let Fate::Survived { missed } = judge(&must, &one) else {
+            panic!("half is not enough");
+        };
+        assert_eq!(missed[0].expected, must[1]);
+    }
+
+    #[test]
+    fn a_run_that_ended_early_has_noticed_nothing() {
+        let must = [expected("danger-zone")];
+        let early = results(&[("run", Verdict::Error)]);
+        assert!(matches!(judge(&must, &early), Fate::Survived { .. }));
+        assert!(matches!(judge(&must, &Results::new()), Fate::Error { .. }));
+    }
+
+    #[test]
+    fn a_survivor_that_is_noticed_is_a_finding() {
+        let waits = judge_survivor("no PCID", &results(&[("danger-zone", Verdict::Held)]));
+        let why = "no PCID".to_owned();
+        assert_eq!(waits, Fate::Waits { why });
+        let noticed = judge_survivor("no PCID", &results(&[("danger-zone", Verdict::Violated)]));
+        let by = vec![expected("danger-zone")];
+        assert_eq!(noticed, Fate::Unexpected { by });
+    }
+
+    #[test]
+    fn the_table_says_each_fate_and_the_verdict_follows_the_worst() {
+        let row = |name: &str, fate| Row {
+            name: name.to_owned(),
+            title: String::new(),
+            fate,
+        };
+        let held = judge_reference(&results(&[("isolated-ipis", Verdict::Violated)]));
+        assert!(matches!(held, Fate::Error { .. }), "{held:?}");
+        let must = [expected("flag-order")];
+        let mut rows = vec![
+            row(
+                "reference",
+                Fate::Held {
+                    scenarios: vec!["static-key-flip".to_owned()],
+                },
+            ),
+            row(
+                "a",
+                judge(&must, &results(&[("flag-order", Verdict::Violated)])),
+            ),
+            row("b", judge_survivor("no PCID", &Results::new())),
+        ];
+        assert_eq!(verdict(&rows), Verdict::Held);
+        rows.push(row(
+            "c",
+            judge(&must, &results(&[("flag-order", Verdict::Held)])),
+        ));
+        assert_eq!(verdict(&rows), Verdict::Violated);
+        assert_eq!(
+            render(&rows, Paint::PLAIN),
+            "\
+reference  held        static-key-flip
+a          noticed     static-key-flip flag-order
+b          waits       no PCID
+c          SURVIVED    static-key-flip flag-order is held: because
+
+1 noticed, 1 survived, 1 wait
+"
+        );
+    }
+}
