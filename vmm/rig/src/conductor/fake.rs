@@ -31,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) interrupted_in: Option<Moment>,
     /// The agent fails with this text at that moment.
     pub(crate) fails: Option<(Moment, &'static str)>,
+    /// The isolated task dies of its first order, and the agent says so.
+    pub(crate) task_dies: bool,
     /// Commands and orders are not obeyed.
     pub(crate) deaf: bool,
     /// Isolated tasks do not spin once the storm has begun.
@@ -444,6 +446,13 @@ impl Guest for Fake<'_> {
             }
             Some(Moment::Command(command)) if !self.script.deaf => {
                 self.obey(command);
+                Ok(Wakeup::Doorbell)
+            }
+            Some(Moment::Order) if self.script.task_dies => {
+                let text = b"the isolated task of CPU 2 was killed by SIGSEGV";
+                self.mailbox.text.set(text);
+                let task = &self.mailbox.cpus[2].task;
+                task.state.store(TaskState::Failed.into(), SeqCst);
                 Ok(Wakeup::Doorbell)
             }
             // No doorbell: isolated tasks make no exits.

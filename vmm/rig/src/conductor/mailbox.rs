@@ -91,18 +91,19 @@ impl Conductor<'_> {
 
     fn check_agent(&self) -> Result<(), Ended> {
         let mailbox = self.guest.mailbox();
-        match agent_state(mailbox) {
-            Ok(AgentState::Failed) => {}
-            Ok(_) => return Ok(()),
-            Err(UnknownCode(code)) => {
-                return Err(self.protocol(format!("agent state {code}")));
-            }
-        }
-        let text = self.text();
         let dead = self.isolated.iter().copied().find(|&cpu| {
             let state = mailbox.cpus[cpu].task.state.load(LOAD);
             TaskState::try_from(state) == Ok(TaskState::Failed)
         });
+        // The agent outlives its tasks.
+        match (agent_state(mailbox), dead) {
+            (Ok(AgentState::Failed), _) | (Ok(_), Some(_)) => {}
+            (Ok(_), None) => return Ok(()),
+            (Err(UnknownCode(code)), _) => {
+                return Err(self.protocol(format!("agent state {code}")));
+            }
+        }
+        let text = self.text();
         Err(match dead {
             Some(cpu) => Ended::Task {
                 phase: self.phase,

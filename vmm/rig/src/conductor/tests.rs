@@ -260,6 +260,19 @@ fn each_way_into_the_kernel_has_a_window_and_is_recorded() {
 }
 
 #[test]
+fn a_dead_task_ends_the_run_at_once_under_its_name() {
+    let script = Script {
+        task_dies: true,
+        ..Script::default()
+    };
+    assert_eq!(
+        ending(script),
+        "the task on isolated vCPU 2 failed during: baseline entry: the isolated task of CPU 2 was \
+         killed by SIGSEGV"
+    );
+}
+
+#[test]
 fn a_host_that_cannot_step_gives_windows_without_records_and_a_reason() {
     let evidence = conduct(Script {
         no_stepping: true,
