@@ -232,7 +232,11 @@ impl<'a> Fake<'a> {
             Command::ReadCounters => self.mailbox.text.set(self.counters().as_bytes()),
             Command::ReadInterrupts => self.mailbox.text.set(self.interrupts().as_bytes()),
             Command::ReadVersion => self.mailbox.text.set(b"Linux 6.12.1-fake #1 SMP x86_64"),
-            Command::PowerOff | Command::Signal => {}
+            Command::PowerOff
+            | Command::Signal
+            | Command::Storm
+            | Command::Symbols
+            | Command::LetGo => {}
         }
         let storm = matches!(command, Command::Flip | Command::Vunmap);
         if storm && self.script.storm_errno != 0 {
