@@ -18,6 +18,10 @@
 #define IPIRIG_MAX_REPEAT	1000000
 /* Most pages one round of the storm may ask for. */
 #define IPIRIG_MAX_PAGES	4096
+/* Most pages whose attributes one operation may change. */
+#define IPIRIG_MAX_CPA_PAGES	512
+/* Longest stay in the kernel. */
+#define IPIRIG_MAX_STAY_MS	600000
 
 /**
  * struct ipirig_flip - flip the private static key
@@ -77,9 +81,76 @@ struct ipirig_probe {
 	__u32 reserved;
 };
 
+/* What struct ipirig_trigger's kind may be; the Rust mirror is StormKind. */
+
+/* Flip a key with 64 sites. Value: the sites that are enabled afterwards. */
+#define IPIRIG_STATIC_KEY_MANY	1
+/* Update a static call. Value: the sites, of 16, that call the new target. */
+#define IPIRIG_STATIC_CALL	2
+/* Make size pages of the direct map uncached, and cached again. Value: 0. */
+#define IPIRIG_SET_MEMORY	3
+/*
+ * Have a page table freed by mapping a huge page in its place. Value: attempts
+ * that freed none, because the second mapping got another address.
+ */
+#define IPIRIG_PAGE_TABLE_FREE	4
+/* Flip a key with one site, in noinstr text. Value: the key, 0 or 1. */
+#define IPIRIG_NOINSTR_KEY	5
+/* Poke a NOP with itself. Value: its length, if it is still there, or 0. */
+#define IPIRIG_ENTRY_TEXT_POKE	6
+
+/**
+ * struct ipirig_trigger - provoke one kind of operation
+ * @count: operations wanted, 1 to IPIRIG_MAX_REPEAT
+ * @done: operations done, also when the call fails half way
+ * @value: says more about some kinds, see there
+ * @kind: IPIRIG_STATIC_KEY_MANY or another of these; ENOTTY for a stranger
+ * @size: 1 to IPIRIG_MAX_CPA_PAGES for IPIRIG_SET_MEMORY; 0 for the rest
+ * @target: the NOP's address; the rest ignore it
+ * @text_poke: the address of text_poke_bp(), for IPIRIG_ENTRY_TEXT_POKE
+ * @text_mutex: the address of text_mutex, for the same
+ *
+ * EOPNOTSUPP: the kernel lacks what the kind needs.
+ */
+struct ipirig_trigger {
+	__u64 count;
+	__u64 done;
+	__u64 value;
+	__u32 kind;
+	__u32 size;
+	__u64 target;
+	__u64 text_poke;
+	__u64 text_mutex;
+};
+
+/**
+ * struct ipirig_stay - stay in the kernel, awake, until let go
+ * @limit_ms: leave with ETIMEDOUT after so long, 0 to IPIRIG_MAX_STAY_MS
+ * @reserved: 0
+ */
+struct ipirig_stay {
+	__u32 limit_ms;
+	__u32 reserved;
+};
+
+/**
+ * struct ipirig_let_go - let all who stay go
+ * @staying: how many there were
+ * @reserved: 0
+ */
+struct ipirig_let_go {
+	__u32 staying;
+	__u32 reserved;
+};
+
 #define IPIRIG_FLIP	_IOWR(IPIRIG_IOC_MAGIC, 1, struct ipirig_flip)
 #define IPIRIG_STORM	_IOWR(IPIRIG_IOC_MAGIC, 2, struct ipirig_storm)
 #define IPIRIG_MOVE	_IOWR(IPIRIG_IOC_MAGIC, 3, struct ipirig_move)
 #define IPIRIG_PROBE	_IOR(IPIRIG_IOC_MAGIC, 4, struct ipirig_probe)
+#define IPIRIG_TRIGGER	_IOWR(IPIRIG_IOC_MAGIC, 5, struct ipirig_trigger)
+#define IPIRIG_STAY	_IOW(IPIRIG_IOC_MAGIC, 6, struct ipirig_stay)
+#define IPIRIG_LET_GO	_IOR(IPIRIG_IOC_MAGIC, 7, struct ipirig_let_go)
+/* Have freed kernel stacks unmapped, and purge lazily freed vmalloc areas. */
+#define IPIRIG_PURGE	_IO(IPIRIG_IOC_MAGIC, 8)
 
 #endif /* _IPIRIG_H */

@@ -101,6 +101,67 @@ codes! {
         /// [`TaskSlot::signals`](crate::TaskSlot::signals), which may be after the answer.
         /// `results[0]`: 1 when sent.
         Signal = 7,
+        /// Run the storm of [`StormKind`] `args[0]`: `args[1]` operations (1 to
+        /// [`MAX_REPEAT`](crate::module::MAX_REPEAT)) of size `args[2]`, which the kind explains and
+        /// which is 0 where it does not. `args[3]` is an address for
+        /// [`EntryTextPoke`](StormKind::EntryTextPoke). `results[0]`: operations done, also when not
+        /// all were. `results[1]`: the value that the kind explains, else 0.
+        Storm = 8,
+        /// Tell the agent where the kernel has what it does not export, for the storms from now on;
+        /// 0 is unknown. `args[0]`: `text_poke_bp` (`smp_text_poke_single` from 6.16 on, which takes
+        /// the same). `args[1]`: `text_mutex`.
+        Symbols = 9,
+        /// Let the isolated tasks that obey [`Order::Stay`] leave the kernel. `results[0]`: how many
+        /// stayed. Each acknowledges its order by itself, which may be after the answer.
+        LetGo = 10,
+    }
+}
+
+codes! {
+    /// What a [`Command::Storm`] consists of. Kinds with a number of `guest/module/ipirig.h` need
+    /// `ipirig.ko`; so does [`VmapStack`](StormKind::VmapStack).
+    StormKind {
+        /// Flip a key of the module that has 64 sites: each flip patches them as one batch. Value:
+        /// the sites that are enabled afterwards, 0 or 64.
+        StaticKeyMany = 1,
+        /// Update a static call of the module that has 16 sites: each site is poked by itself.
+        /// Value: the sites that call the new target afterwards, 0 or 16.
+        StaticCall = 2,
+        /// Make `size` pages (1 to 512) of the direct map uncached and cached again: two changes of
+        /// page attributes, whose flushes must never be deferred.
+        SetMemory = 3,
+        /// Have a page table freed by a huge mapping that takes its place: a flush that must never
+        /// be deferred. Two more flushes, of the mappings' translations, may be. Value: attempts
+        /// that freed no table and were made again.
+        PageTableFree = 4,
+        /// Flip a key of the module whose one site is in noinstr text: the syncs must never be
+        /// deferred. Value: the key afterwards, 0 or 1.
+        NoinstrKey = 5,
+        /// Poke the NOP (66 90, or 0f 1f 44 00 00) of the kernel's text at `args[3]` with itself.
+        /// Needs [`Command::Symbols`]. While a poke lasts the NOP begins with INT3: no CPU may
+        /// execute it where the kernel cannot take a #BP. Value: the NOP's length if it is whole
+        /// afterwards, else 0.
+        EntryTextPoke = 6,
+        /// Create and kill a process, whose kernel stack lies in the vmalloc area; then have what is
+        /// left of the stacks unmapped. `size`: how many live at once (1 to 64). A CPU keeps two
+        /// free stacks (NR_CACHED_STACKS of kernel/fork.c), so fewer than three free none.
+        VmapStack = 7,
+        /// Load and unload the module `/ipirig_dummy.ko`.
+        ModuleLoad = 8,
+        /// A load like hackbench's on all CPUs that are not isolated: on each a process that sends
+        /// as many messages through a pipe as there are operations, to one on the next; meanwhile,
+        /// on the control CPU, one batch of [`VmapStack`](StormKind::VmapStack), and one round of
+        /// [`Command::Vunmap`] if there is a module. Value: pairs of processes.
+        HousekeepingLoad = 9,
+        /// Enable and disable the trace event `sched:sched_waking`.
+        Tracepoint = 10,
+        /// Add, enable, disable and remove a kprobe on a function that does not run meanwhile.
+        Kprobe = 11,
+        /// Trace a few functions that do not run meanwhile: the tracer `function`, then `nop`.
+        Ftrace = 12,
+        /// Attach a classic BPF program, which the kernel compiles, to a socket; the one before it
+        /// is freed.
+        BpfJit = 13,
     }
 }
 
@@ -115,6 +176,8 @@ codes! {
         NoModule = 2,
         /// The agent does not know this command.
         Unknown = 3,
+        /// The kernel, or the initramfs, lacks what the command needs; the text says what.
+        Lacking = 4,
     }
 }
 
@@ -145,6 +208,10 @@ codes! {
         SingleStep = 6,
         /// INT3: #BP, then SIGTRAP.
         Breakpoint = 7,
+        /// Stay in the kernel, awake and open to interrupts, until [`Command::LetGo`], but no longer
+        /// than [`STAY_LIMIT_MS`](crate::STAY_LIMIT_MS): then the errno is ETIMEDOUT. ENODEV without
+        /// a module. The task cannot say that it is inside; the rig sees its privilege level.
+        Stay = 8,
     }
 }
 
@@ -154,7 +221,7 @@ impl Order {
     #[must_use]
     pub const fn vector(self) -> Option<u8> {
         match self {
-            Self::Probe | Self::Enter => None,
+            Self::Probe | Self::Enter | Self::Stay => None,
             Self::PageFault => Some(14),
             Self::GeneralProtection => Some(13),
             Self::InvalidOpcode => Some(6),
@@ -167,7 +234,7 @@ impl Order {
     #[must_use]
     pub const fn signal(self) -> Option<u32> {
         match self {
-            Self::Probe | Self::Enter | Self::PageFault => None,
+            Self::Probe | Self::Enter | Self::PageFault | Self::Stay => None,
             Self::GeneralProtection => Some(11),
             Self::InvalidOpcode => Some(4),
             Self::SingleStep | Self::Breakpoint => Some(5),
@@ -199,6 +266,7 @@ mod tests {
         check(TaskState::ALL, 0);
         check(Status::ALL, 0);
         check(Command::ALL, 1);
+        check(StormKind::ALL, 1);
         check(Order::ALL, 1);
         assert_eq!(Command::try_from(0), Err(UnknownCode(0)));
         assert_eq!(Order::try_from(0), Err(UnknownCode(0)));
@@ -213,7 +281,8 @@ mod tests {
             Some(13),
             Some(6),
             Some(1),
-            Some(3)
+            Some(3),
+            None
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
@@ -222,7 +291,8 @@ mod tests {
             Some(11),
             Some(4),
             Some(5),
-            Some(5)
+            Some(5),
+            None
         ]));
     }
 }

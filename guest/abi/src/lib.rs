@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 mod command;
 pub mod module;
 
-pub use command::{AgentState, Command, Order, Role, Status, TaskState, UnknownCode};
+pub use command::{AgentState, Command, Order, Role, Status, StormKind, TaskState, UnknownCode};
 
 /// Guest-physical address of the mailbox. Above any RAM the rig gives a guest (at most 3 GiB) and
 /// below the APIC's page at 0xfee0_0000.
@@ -35,6 +35,9 @@ pub const VERSION: u32 = 2;
 pub const MAX_CPUS: usize = 64;
 /// The signal of [`Command::Signal`]: SIGUSR1 (signal(7), x86).
 pub const KICK_SIGNAL: u32 = 10;
+/// Longest stay in the kernel of [`Order::Stay`], in milliseconds of the guest: a rig that forgets
+/// it, or dies, must not keep the vCPU busy for good.
+pub const STAY_LIMIT_MS: u32 = 20_000;
 /// Bytes of the text area.
 pub const TEXT_LEN: usize = 0x8000;
 

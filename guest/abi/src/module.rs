@@ -10,6 +10,11 @@ pub const MAX_REPEAT: u64 = 1_000_000;
 /// Most pages one round of the storm may ask for.
 pub const MAX_PAGES: u32 = 4096;
 
+/// Most pages whose attributes one operation may change.
+pub const MAX_CPA_PAGES: u32 = 512;
+/// Longest stay in the kernel.
+pub const MAX_STAY_MS: u32 = 600_000;
+
 /// `IPIRIG_FLIP`: flip the private static key.
 pub const FLIP: u32 = read_write(1, size_of::<Flip>());
 /// `IPIRIG_STORM`: map, touch, unmap and purge.
@@ -18,6 +23,14 @@ pub const STORM: u32 = read_write(2, size_of::<Storm>());
 pub const MOVE: u32 = read_write(3, size_of::<Move>());
 /// `IPIRIG_PROBE`: what the calling CPU sees.
 pub const PROBE: u32 = request(READ, 4, size_of::<Probe>());
+/// `IPIRIG_TRIGGER`: provoke one kind of operation.
+pub const TRIGGER: u32 = read_write(5, size_of::<Trigger>());
+/// `IPIRIG_STAY`: stay in the kernel until let go.
+pub const STAY: u32 = request(WRITE, 6, size_of::<Stay>());
+/// `IPIRIG_LET_GO`: let all who stay go.
+pub const LET_GO: u32 = request(READ, 7, size_of::<LetGo>());
+/// `IPIRIG_PURGE`: have freed stacks unmapped and purge lazily freed areas. Takes no structure.
+pub const PURGE: u32 = request(0, 8, 0);
 
 /// `struct ipirig_flip`.
 #[repr(C)]
@@ -71,6 +84,48 @@ pub struct Probe {
     pub cpu: u32,
     /// NMIs that the module claimed on this CPU, modulo 2^32.
     pub nmis: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// `struct ipirig_trigger`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trigger {
+    /// Operations wanted, 1 to [`MAX_REPEAT`].
+    pub count: u64,
+    /// Operations done, also when the call fails half way.
+    pub done: u64,
+    /// The value of some kinds.
+    pub value: u64,
+    /// A [`StormKind`](crate::StormKind) that the module knows.
+    pub kind: u32,
+    /// The size of some kinds, else 0.
+    pub size: u32,
+    /// The address of some kinds.
+    pub target: u64,
+    /// Where `text_poke_bp` is, or 0.
+    pub text_poke: u64,
+    /// Where `text_mutex` is, or 0.
+    pub text_mutex: u64,
+}
+
+/// `struct ipirig_stay`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stay {
+    /// Leave with ETIMEDOUT after so many milliseconds, 0 to [`MAX_STAY_MS`].
+    pub limit_ms: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// `struct ipirig_let_go`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LetGo {
+    /// How many stayed.
+    pub staying: u32,
     /// 0.
     pub reserved: u32,
 }

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
-use ipirig_abi::module::{self, Flip, Move, Probe, Storm};
+use ipirig_abi::module::{self, Flip, LetGo, Move, Probe, Stay, Storm, Trigger};
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
@@ -56,6 +56,30 @@ impl Device {
     /// What the calling CPU sees.
     pub(crate) fn probe(&self, request: &mut Probe) -> Result<(), Errno> {
         self.call(module::PROBE, request)
+    }
+
+    /// Provokes one kind of operation.
+    pub(crate) fn trigger(&self, request: &mut Trigger) -> Result<(), Errno> {
+        self.call(module::TRIGGER, request)
+    }
+
+    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds.
+    pub(crate) fn stay(&self, limit_ms: u32) -> Result<(), Errno> {
+        let mut request = Stay {
+            limit_ms,
+            ..Stay::default()
+        };
+        self.call(module::STAY, &mut request)
+    }
+
+    /// Lets all who stay go.
+    pub(crate) fn let_go(&self, request: &mut LetGo) -> Result<(), Errno> {
+        self.call(module::LET_GO, request)
+    }
+
+    /// Has freed stacks unmapped and lazily freed areas purged.
+    pub(crate) fn purge(&self) -> Result<(), Errno> {
+        self.call(module::PURGE, &mut ())
     }
 
     /// `number` must be the call whose structure `T` is: it encodes the structure's size.

@@ -1,15 +1,19 @@
 //! The guest that commands act on: this kernel and its module.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::path::Path;
 
 use ipirig_abi::TEXT_LEN;
-use ipirig_abi::module::{Flip, Move, Storm};
+use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
 
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
+use crate::mounts;
 use crate::obey::{Guest, Triggers};
+use crate::storms::{Ground, Symbols};
 use crate::sys;
 use crate::tasks::Tasks;
 
@@ -23,11 +27,29 @@ pub(crate) struct ThisGuest {
     pub(crate) tasks: Tasks,
     /// `/dev/ipirig`, if the initramfs has the module.
     pub(crate) device: Option<Device>,
+    /// CPUs that are not isolated.
+    pub(crate) housekeeping: Vec<usize>,
+    /// What the rig said that the kernel does not export.
+    pub(crate) symbols: Cell<Symbols>,
 }
 
 impl Guest for ThisGuest {
     fn triggers(&self) -> Option<&dyn Triggers> {
         self.device.as_ref().map(|device| device as &dyn Triggers)
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            triggers: self.triggers(),
+            housekeeping: &self.housekeeping,
+            symbols: self.symbols.get(),
+            root: Path::new("/"),
+            mount_tracefs: mounts::tracefs,
+        }
+    }
+
+    fn learn(&self, symbols: Symbols) {
+        self.symbols.set(symbols);
     }
 
     fn counters(&self) -> Result<Vec<u8>, Failure> {
@@ -59,6 +81,18 @@ impl Triggers for Device {
 
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
         self.move_alias(request)
+    }
+
+    fn trigger(&self, request: &mut Trigger) -> Result<(), Errno> {
+        self.trigger(request)
+    }
+
+    fn purge(&self) -> Result<(), Errno> {
+        self.purge()
+    }
+
+    fn let_go(&self, request: &mut LetGo) -> Result<(), Errno> {
+        self.let_go(request)
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Roles {
     pub(crate) control: usize,
     /// Each runs one isolated task.
     pub(crate) isolated: Vec<usize>,
+    /// All others, the control CPU among them.
+    pub(crate) housekeeping: Vec<usize>,
 }
 
 /// Maps the mailbox and checks that it is one.
@@ -65,12 +67,17 @@ pub(crate) fn roles(mailbox: &Mailbox) -> Result<Roles, Failure> {
     }
     let mut controls = Vec::new();
     let mut isolated = Vec::new();
+    let mut housekeeping = Vec::new();
     for (cpu, slot) in mailbox.cpus.iter().enumerate().take(cpus) {
         let code = slot.role.load(Ordering::Relaxed);
         match Role::try_from(code) {
-            Ok(Role::Control) => controls.push(cpu),
+            Ok(Role::Control) => {
+                controls.push(cpu);
+                housekeeping.push(cpu);
+            }
             Ok(Role::Isolated) => isolated.push(cpu),
-            Ok(Role::Absent | Role::Housekeeping) => {}
+            Ok(Role::Housekeeping) => housekeeping.push(cpu),
+            Ok(Role::Absent) => {}
             Err(_) => {
                 return Err(Failure::new(format!(
                     "CPU {cpu} has role {code}, which is none"
@@ -79,7 +86,11 @@ pub(crate) fn roles(mailbox: &Mailbox) -> Result<Roles, Failure> {
         }
     }
     match controls[..] {
-        [control] => Ok(Roles { control, isolated }),
+        [control] => Ok(Roles {
+            control,
+            isolated,
+            housekeeping,
+        }),
         _ => Err(Failure::new(format!(
             "the mailbox has {} control CPUs, not 1",
             controls.len()
@@ -175,7 +186,8 @@ mod tests {
             roles(&mailbox),
             Ok(Roles {
                 control: 0,
-                isolated: vec![2, 3]
+                isolated: vec![2, 3],
+                housekeeping: vec![0, 1]
             })
         );
         mailbox.header.cpus.store(3, Ordering::Relaxed);
@@ -183,7 +195,8 @@ mod tests {
             roles(&mailbox),
             Ok(Roles {
                 control: 0,
-                isolated: vec![2]
+                isolated: vec![2],
+                housekeeping: vec![0, 1]
             })
         );
     }

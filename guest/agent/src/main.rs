@@ -24,12 +24,14 @@ mod page;
 mod quiet;
 mod signals;
 mod spinner;
+mod storms;
 mod sys;
 mod tasks;
 
 #[cfg(not(test))]
 mod entry;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -114,7 +116,12 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .module
         .store(device.is_some().into(), Ordering::Relaxed);
     let tasks = Tasks::start(mailbox, &roles.isolated, device.as_ref())?;
-    let mut guest = ThisGuest { tasks, device };
+    let mut guest = ThisGuest {
+        tasks,
+        device,
+        housekeeping: roles.housekeeping,
+        symbols: Cell::default(),
+    };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
     // take its bandwidth off twice, and warn (dl_server_stop).
     for refused in quiet::apply(&roles.isolated) {

@@ -1,7 +1,8 @@
 //! The file systems that the agent and its commands read.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::errno::Errno;
@@ -23,6 +24,12 @@ pub(crate) fn kernel() -> Result<(), Failure> {
         Err(Errno(libc::ENODEV | libc::ENOENT | libc::EPERM)) => Ok(()),
         result => result.during(|| describe(c"debugfs", c"/sys/kernel/debug")),
     }
+}
+
+/// Mounts tracefs, which the storms that trace need.
+pub(crate) fn tracefs(target: &Path) -> Result<(), Errno> {
+    let target = CString::new(target.as_os_str().as_bytes()).map_err(|_| Errno(libc::EINVAL))?;
+    attempt(c"tracefs", &target)
 }
 
 fn mount(kind: &CStr, target: &CStr) -> Result<(), Failure> {

@@ -2,16 +2,21 @@
 
 use std::sync::atomic::Ordering;
 
-use ipirig_abi::module::{Flip, Move, Storm};
-use ipirig_abi::{Command, Control, Mailbox, Status};
+use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
+use crate::storms::{self, Asked, Ground, Progress, Stopped, Symbols};
 
 /// What commands act on: the real guest, or a test's.
 pub(crate) trait Guest {
     /// The module's triggers, if the guest has the module.
     fn triggers(&self) -> Option<&dyn Triggers>;
+    /// What storms act on.
+    fn ground(&self) -> Ground<'_>;
+    /// Remembers, for the storms from now on, where the kernel has what it does not export.
+    fn learn(&self, symbols: Symbols);
     /// The kernel's deferral counters; empty if it has none.
     fn counters(&self) -> Result<Vec<u8>, Failure>;
     /// `/proc/interrupts`.
@@ -22,7 +27,7 @@ pub(crate) trait Guest {
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
 }
 
-/// The calls of `/dev/ipirig` that make the kernel send IPIs.
+/// The calls of `/dev/ipirig` that the control task makes.
 pub(crate) trait Triggers {
     /// Flips the private static key.
     fn flip(&self, request: &mut Flip) -> Result<(), Errno>;
@@ -30,6 +35,12 @@ pub(crate) trait Triggers {
     fn storm(&self, request: &mut Storm) -> Result<(), Errno>;
     /// Puts another page behind the alias.
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno>;
+    /// Provokes one kind of operation.
+    fn trigger(&self, request: &mut Trigger) -> Result<(), Errno>;
+    /// Has freed stacks unmapped and lazily freed areas purged.
+    fn purge(&self) -> Result<(), Errno>;
+    /// Lets all tasks go that stay in the kernel.
+    fn let_go(&self, request: &mut LetGo) -> Result<(), Errno>;
 }
 
 /// A command as the mailbox holds it.
@@ -87,6 +98,9 @@ impl Request {
             Ok(Command::ReadInterrupts) => text(guest.interrupts()),
             Ok(Command::ReadVersion) => text(guest.version()),
             Ok(Command::Signal) => self.signal(guest),
+            Ok(Command::Storm) => self.storm(guest),
+            Ok(Command::Symbols) => self.symbols(guest),
+            Ok(Command::LetGo) => self.with_triggers(guest, Self::let_go),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
@@ -104,12 +118,49 @@ impl Request {
     ) -> Answer {
         match guest.triggers() {
             Some(triggers) => run(self, triggers),
-            None => Answer {
-                status: Status::NoModule,
-                text: b"the initramfs has no /ipirig.ko".into(),
-                ..Answer::text(Vec::new())
-            },
+            None => Answer::no_module(),
         }
+    }
+
+    fn storm(&self, guest: &impl Guest) -> Answer {
+        let [code, operations, size, target] = self.args;
+        let kind = u32::try_from(code).ok();
+        let Some(kind) = kind.and_then(|code| StormKind::try_from(code).ok()) else {
+            let text = format!("this agent knows no storm {code}");
+            return Answer::lacking([0; 4], text);
+        };
+        let asked = Asked {
+            kind,
+            operations,
+            size,
+            target,
+        };
+        let mut progress = Progress::default();
+        let outcome = storms::run(&guest.ground(), &asked, &mut progress);
+        let results = [progress.done, progress.value, 0, 0];
+        match outcome {
+            Ok(()) => Answer::new(results, Ok(())),
+            Err(Stopped::Failed(failure)) => Answer::failed(results, &failure),
+            Err(Stopped::Lacking(what)) => Answer::lacking(results, what),
+            Err(Stopped::NoModule) => Answer::no_module(),
+        }
+    }
+
+    fn symbols(&self, guest: &impl Guest) -> Answer {
+        let [text_poke, text_mutex, ..] = self.args;
+        guest.learn(Symbols {
+            text_poke,
+            text_mutex,
+        });
+        Answer::text(Vec::new())
+    }
+
+    fn let_go(&self, triggers: &dyn Triggers) -> Answer {
+        let mut request = LetGo::default();
+        let outcome = triggers
+            .let_go(&mut request)
+            .during(|| "let go of the tasks that stay in the kernel");
+        Answer::new([request.staying.into(), 0, 0, 0], outcome)
     }
 
     fn flip(&self, triggers: &dyn Triggers) -> Answer {
@@ -171,6 +222,21 @@ impl Answer {
             errno: failure.code(),
             results,
             text,
+        }
+    }
+
+    fn no_module() -> Self {
+        Self {
+            status: Status::NoModule,
+            ..Self::text(b"the initramfs has no /ipirig.ko".into())
+        }
+    }
+
+    fn lacking(results: [u64; 4], what: String) -> Self {
+        Self {
+            status: Status::Lacking,
+            results,
+            ..Self::text(what.into())
         }
     }
 

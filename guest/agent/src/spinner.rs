@@ -15,6 +15,8 @@ pub(crate) trait Entry {
     fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno>;
     /// Takes the signal that the rig can have sent at any time.
     fn rehearse_signal(&mut self);
+    /// From now on orders are the rig's.
+    fn rehearsed(&mut self);
     /// The signals handled so far. No system call.
     fn signals(&self) -> Signals;
 }
@@ -22,6 +24,7 @@ pub(crate) trait Entry {
 /// Spins until the machine stops.
 pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl Entry) -> ! {
     let unavailable = rehearse(entry);
+    entry.rehearsed();
     let mut spinner = Spinner::new(slot, unavailable, entry);
     slot.task
         .state
@@ -189,6 +192,8 @@ mod tests {
             self.handle(ipirig_abi::KICK_SIGNAL);
         }
 
+        fn rehearsed(&mut self) {}
+
         fn signals(&self) -> Signals {
             self.signals
         }
@@ -256,7 +261,16 @@ mod tests {
         let slot = &mailbox.cpus[1];
         let mut fake = Fake::new(all_goes_well);
         let mut spinner = Spinner::new(slot, Orders::default(), &fake);
-        let signals = [(0, 0), (0, 0), (0, 0), (1, 11), (2, 4), (3, 5), (4, 5)];
+        let signals = [
+            (0, 0),
+            (0, 0),
+            (0, 0),
+            (1, 11),
+            (2, 4),
+            (3, 5),
+            (4, 5),
+            (4, 5),
+        ];
         for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {
             order(slot, seq, given.into());
             spinner.turn(&mut fake);

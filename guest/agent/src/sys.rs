@@ -70,6 +70,38 @@ pub(crate) fn load_module(module: &File) -> Result<(), Errno> {
     check(result)
 }
 
+/// delete_module(2); EWOULDBLOCK if the module is in use.
+pub(crate) fn unload_module(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: the name ends in NUL.
+    let result = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    check(result)
+}
+
+/// Attaches a classic BPF program that lets everything pass, in place of the one before it.
+pub(crate) fn attach_filter(socket: &impl AsRawFd) -> Result<(), Errno> {
+    let mut accept = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: u32::MAX,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut accept,
+    };
+    // SAFETY: the kernel reads one `sock_fprog`, and through it one `sock_filter`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    check(result.into())
+}
+
 /// Lets the calling task run on `cpu` (below 64) alone.
 pub(crate) fn pin(cpu: usize) -> Result<(), Errno> {
     let mask = u32::try_from(cpu)
@@ -133,6 +165,21 @@ pub(crate) fn collect_child() -> Option<(i32, i32)> {
     // SAFETY: the kernel writes one `int`.
     let child = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     (child > 0).then_some((child, status))
+}
+
+/// Waits until the child `pid` is dead; its wait status.
+pub(crate) fn wait(pid: i32) -> Result<i32, Errno> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the kernel writes one `int`.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
+            return Ok(status);
+        }
+        match Errno::last() {
+            Errno(libc::EINTR) => {}
+            errno => return Err(errno),
+        }
+    }
 }
 
 /// Sends `signal` to the process `pid`, a child of the caller.

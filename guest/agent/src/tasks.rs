@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use ipirig_abi::module::Probe;
-use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, TaskState};
+use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, STAY_LIMIT_MS, TaskState};
 
 use crate::device::Device;
 use crate::errno::Errno;
@@ -133,12 +133,19 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
         Ok(page) => page,
         Err(errno) => give_up(Step::MapPage, errno),
     };
-    spinner::spin(slot, &mut KernelEntry { device, page })
+    let mut entry = KernelEntry {
+        device,
+        page,
+        stay_limit_ms: 0,
+    };
+    spinner::spin(slot, &mut entry)
 }
 
 struct KernelEntry<'a> {
     device: Option<&'a Device>,
     page: AbsentPage,
+    /// 0 until the rehearsal is over: nobody would let go of the task.
+    stay_limit_ms: u32,
 }
 
 impl Entry for KernelEntry<'_> {
@@ -155,12 +162,20 @@ impl Entry for KernelEntry<'_> {
             Order::InvalidOpcode => exception::invalid_opcode()?,
             Order::SingleStep => exception::single_step()?,
             Order::Breakpoint => exception::breakpoint()?,
+            Order::Stay => self
+                .device
+                .ok_or(Errno(libc::ENODEV))?
+                .stay(self.stay_limit_ms)?,
         }
         Ok(None)
     }
 
     fn rehearse_signal(&mut self) {
         signals::raise();
+    }
+
+    fn rehearsed(&mut self) {
+        self.stay_limit_ms = STAY_LIMIT_MS;
     }
 
     fn signals(&self) -> Signals {

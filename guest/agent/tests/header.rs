@@ -5,8 +5,10 @@ use std::mem::{offset_of, size_of};
 use std::path::Path;
 use std::process::Command;
 
+use ipirig_abi::StormKind;
 use ipirig_abi::module::{
-    FLIP, Flip, MAX_PAGES, MAX_REPEAT, MOVE, Move, PROBE, Probe, STORM, Storm,
+    FLIP, Flip, LET_GO, LetGo, MAX_CPA_PAGES, MAX_PAGES, MAX_REPEAT, MAX_STAY_MS, MOVE, Move,
+    PROBE, PURGE, Probe, STAY, STORM, Stay, Storm, TRIGGER, Trigger,
 };
 
 /// One `name value` a line, as the C compiler sees the header.
@@ -59,7 +61,39 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         ("IPIRIG_STORM".to_owned(), STORM.into()),
         ("IPIRIG_MOVE".to_owned(), MOVE.into()),
         ("IPIRIG_PROBE".to_owned(), PROBE.into()),
+        ("IPIRIG_MAX_CPA_PAGES".to_owned(), MAX_CPA_PAGES.into()),
+        ("IPIRIG_MAX_STAY_MS".to_owned(), MAX_STAY_MS.into()),
+        ("IPIRIG_TRIGGER".to_owned(), TRIGGER.into()),
+        ("IPIRIG_STAY".to_owned(), STAY.into()),
+        ("IPIRIG_LET_GO".to_owned(), LET_GO.into()),
+        ("IPIRIG_PURGE".to_owned(), PURGE.into()),
     ];
+    for (name, kind) in [
+        ("STATIC_KEY_MANY", StormKind::StaticKeyMany),
+        ("STATIC_CALL", StormKind::StaticCall),
+        ("SET_MEMORY", StormKind::SetMemory),
+        ("PAGE_TABLE_FREE", StormKind::PageTableFree),
+        ("NOINSTR_KEY", StormKind::NoinstrKey),
+        ("ENTRY_TEXT_POKE", StormKind::EntryTextPoke),
+    ] {
+        mirror.push((format!("IPIRIG_{name}"), u32::from(kind).into()));
+    }
+    layout!(
+        mirror,
+        "ipirig_trigger",
+        Trigger {
+            count,
+            done,
+            value,
+            kind,
+            size,
+            target,
+            text_poke,
+            text_mutex
+        }
+    );
+    layout!(mirror, "ipirig_stay", Stay { limit_ms, reserved });
+    layout!(mirror, "ipirig_let_go", LetGo { staying, reserved });
     layout!(
         mirror,
         "ipirig_flip",

@@ -16,6 +16,7 @@ const MAKEFILE: &str = r#"
 ifdef M
 modules:
 	cat Module.symvers $(M)/ipirig.c > $(M)/ipirig.ko
+	cp Module.symvers $(M)/ipirig_dummy.ko
 else
 allnoconfig:
 	grep -v UNKNOWN $(KCONFIG_ALLCONFIG) > .config

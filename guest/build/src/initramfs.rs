@@ -1,19 +1,28 @@
-//! Packs agent and module into the archive that the kernel unpacks at boot.
+//! Packs agent and modules into the archive that the kernel unpacks at boot.
 
 use std::fs;
 use std::path::Path;
 
 use crate::cpio::Archive;
 use crate::key::Ingredients;
+use crate::module::DUMMY;
 use crate::store::Store;
 use crate::{Built, GuestError};
 
 /// Goes up whenever the archive would look different for the same inputs.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 const NAME: &str = "initramfs.cpio";
 
-/// Finds the archive in the cache or writes it.
+/// The contents of the modules.
+struct Modules {
+    /// What the agent calls.
+    main: Vec<u8>,
+    /// What it loads and unloads.
+    dummy: Vec<u8>,
+}
+
+/// Finds the archive in the cache or writes it. `module` has the other module next to it.
 pub(crate) fn build(
     store: &Store,
     agent: &Built,
@@ -23,8 +32,13 @@ pub(crate) fn build(
     ingredients.add("agent", &agent.key);
     ingredients.add("module", module.map_or("none", |module| &module.key));
     let slot = store.slot("initramfs", ingredients.key(), &[NAME], &(), |work| {
-        let module = module.map(|module| read(&module.path)).transpose()?;
-        let archive = pack(&read(&agent.path)?, module.as_deref());
+        let modules = module.map(|module| {
+            Ok(Modules {
+                main: read(&module.path)?,
+                dummy: read(&module.path.with_file_name(DUMMY))?,
+            })
+        });
+        let archive = pack(&read(&agent.path)?, modules.transpose()?.as_ref());
         let path = work.out.join(NAME);
         fs::write(&path, archive).map_err(GuestError::io("create", path))
     })?;
@@ -35,7 +49,7 @@ fn read(path: &Path) -> Result<Vec<u8>, GuestError> {
     fs::read(path).map_err(GuestError::io("read", path))
 }
 
-fn pack(agent: &[u8], module: Option<&[u8]>) -> Vec<u8> {
+fn pack(agent: &[u8], modules: Option<&Modules>) -> Vec<u8> {
     let mut archive = Archive::default();
     for dir in ["dev", "proc", "sys"] {
         archive.directory(dir, 0o755);
@@ -43,8 +57,9 @@ fn pack(agent: &[u8], module: Option<&[u8]>) -> Vec<u8> {
     // The kernel opens it for PID 1 before anything is mounted: init/main.c, console_on_rootfs().
     archive.character_device("dev/console", 0o600, 5, 1);
     archive.file("init", 0o755, agent);
-    if let Some(module) = module {
-        archive.file("ipirig.ko", 0o644, module);
+    if let Some(modules) = modules {
+        archive.file("ipirig.ko", 0o644, &modules.main);
+        archive.file(DUMMY, 0o644, &modules.dummy);
     }
     archive.finish()
 }
@@ -53,18 +68,28 @@ fn pack(agent: &[u8], module: Option<&[u8]>) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn modules() -> Modules {
+        Modules {
+            main: b"module".into(),
+            dummy: b"dummy".into(),
+        }
+    }
+
     #[test]
-    fn module_is_packed_only_when_there_is_one() {
-        let has_module = |archive: &[u8]| archive.windows(9).any(|name| name == b"ipirig.ko");
-        assert!(has_module(&pack(b"agent", Some(b"module"))));
-        assert!(!has_module(&pack(b"agent", None)));
+    fn modules_are_packed_only_when_there_are_any() {
+        for name in ["ipirig.ko", DUMMY] {
+            let is_in =
+                |archive: &[u8]| archive.windows(name.len()).any(|at| at == name.as_bytes());
+            assert!(is_in(&pack(b"agent", Some(&modules()))));
+            assert!(!is_in(&pack(b"agent", None)));
+        }
     }
 
     #[test]
     fn same_content_gives_the_same_bytes() {
         assert_eq!(
-            pack(b"agent", Some(b"module")),
-            pack(b"agent", Some(b"module"))
+            pack(b"agent", Some(&modules())),
+            pack(b"agent", Some(&modules()))
         );
     }
 
@@ -75,6 +100,7 @@ mod tests {
         let made = |key: &str| {
             let path = dir.path().join(key);
             fs::write(&path, key).expect("written");
+            fs::write(path.with_file_name(DUMMY), key).expect("written");
             Built {
                 path,
                 key: key.to_owned(),

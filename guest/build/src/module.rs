@@ -1,4 +1,4 @@
-//! Builds `ipirig.ko` against a finished kernel.
+//! Builds `ipirig.ko`, and the module that the agent loads and unloads, against a finished kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,14 @@ use crate::store::Store;
 use crate::{Built, GuestError, Places, Progress, recipe, tools};
 
 /// Goes up whenever the steps below would build something else from the same inputs.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
-/// Finds the module in the cache or builds it.
+/// The module.
+const NAME: &str = "ipirig.ko";
+/// The one next to it that does nothing: loading and unloading it is a storm of the agent's.
+pub(crate) const DUMMY: &str = "ipirig_dummy.ko";
+
+/// Finds the modules in the cache or builds them. What comes back is [`NAME`]; [`DUMMY`] is next to it.
 pub(crate) fn build(
     store: &Store,
     places: &Places,
@@ -29,7 +34,7 @@ pub(crate) fn build(
     let slot = store.slot(
         "module",
         ingredients.key(),
-        &["ipirig.ko"],
+        &[NAME, DUMMY],
         progress,
         |work| {
             tools::ensure(&work.log, progress)?;
@@ -43,20 +48,23 @@ pub(crate) fn build(
                 .assign("M", &work.scratch)
                 .arg("modules")
                 .run("building the module", &work.log, |_| {})?;
-            let made = work.scratch.join("ipirig.ko");
-            if !made.exists() {
-                let reason = "was not made".to_owned();
-                return Err(GuestError::Product {
-                    path: made,
-                    reason,
-                    log: work.log.clone(),
-                });
+            for name in [NAME, DUMMY] {
+                let made = work.scratch.join(name);
+                if !made.exists() {
+                    let reason = "was not made".to_owned();
+                    return Err(GuestError::Product {
+                        path: made,
+                        reason,
+                        log: work.log.clone(),
+                    });
+                }
+                let kept = work.out.join(name);
+                fs::rename(&made, &kept).map_err(GuestError::io("keep", made))?;
             }
-            let kept = work.out.join("ipirig.ko");
-            fs::rename(&made, &kept).map_err(GuestError::io("keep", made))
+            Ok(())
         },
     )?;
-    Ok(Built::in_slot(&slot, "ipirig.ko"))
+    Ok(Built::in_slot(&slot, NAME))
 }
 
 /// The files that the module is made of, by name. What an earlier build by hand left there is not.

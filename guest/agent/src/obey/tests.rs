@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 
 use ipirig_abi::module::MAX_PAGES;
 
@@ -11,6 +12,7 @@ struct FakeModule {
     key: Cell<bool>,
     calls: RefCell<Vec<String>>,
     move_fails: Option<Errno>,
+    trigger_fails: Option<Errno>,
 }
 
 impl Triggers for FakeModule {
@@ -45,16 +47,62 @@ impl Triggers for FakeModule {
         request.word = 0x77;
         self.move_fails.map_or(Ok(()), Err)
     }
+
+    fn trigger(&self, request: &mut Trigger) -> Result<(), Errno> {
+        self.calls.borrow_mut().push(format!(
+            "trigger {} {}x{} at {:#x}, {:#x} {:#x}",
+            request.kind,
+            request.count,
+            request.size,
+            request.target,
+            request.text_poke,
+            request.text_mutex
+        ));
+        (request.done, request.value) = (request.count, 2);
+        match self.trigger_fails {
+            Some(errno) => {
+                request.done -= 1;
+                Err(errno)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn purge(&self) -> Result<(), Errno> {
+        self.calls.borrow_mut().push("purge".to_owned());
+        Ok(())
+    }
+
+    fn let_go(&self, request: &mut LetGo) -> Result<(), Errno> {
+        self.calls.borrow_mut().push("let go".to_owned());
+        request.staying = 3;
+        Ok(())
+    }
 }
 
 #[derive(Default)]
 struct FakeGuest {
     module: Option<FakeModule>,
+    symbols: Cell<Symbols>,
 }
 
 impl Guest for FakeGuest {
     fn triggers(&self) -> Option<&dyn Triggers> {
         self.module.as_ref().map(|module| module as &dyn Triggers)
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            triggers: self.triggers(),
+            housekeeping: &[],
+            symbols: self.symbols.get(),
+            root: Path::new("/nonexistent"),
+            mount_tracefs: |_| Err(Errno(libc::ENODEV)),
+        }
+    }
+
+    fn learn(&self, symbols: Symbols) {
+        self.symbols.set(symbols);
     }
 
     fn counters(&self) -> Result<Vec<u8>, Failure> {
@@ -83,6 +131,7 @@ impl Guest for FakeGuest {
 fn with_module(module: FakeModule) -> FakeGuest {
     FakeGuest {
         module: Some(module),
+        ..FakeGuest::default()
     }
 }
 
@@ -201,9 +250,97 @@ fn a_failed_move_reports_the_rounds_done_and_no_word() {
 }
 
 #[test]
+fn a_storm_of_the_module_gets_what_was_asked_and_the_symbols_told_before() {
+    let guest = with_module(FakeModule::default());
+    assert_eq!(
+        obey(&guest, Command::Symbols, [0x10, 0x20, 0, 0]),
+        (ok([0; 4]), Then::Wait)
+    );
+    let kind = u32::from(StormKind::EntryTextPoke).into();
+    assert_eq!(
+        obey(&guest, Command::Storm, [kind, 7, 0, 0x30]),
+        (ok([7, 2, 0, 0]), Then::Wait)
+    );
+    assert_eq!(
+        *guest.module.unwrap().calls.borrow(),
+        ["trigger 6 7x0 at 0x30, 0x10 0x20"]
+    );
+}
+
+#[test]
+fn a_storm_that_stops_says_how_far_it_came_and_whether_something_is_missing() {
+    let kind = u32::from(StormKind::SetMemory).into();
+    for (errno, status, code, text) in [
+        (
+            libc::ENOMEM,
+            Status::Failed,
+            12,
+            "5 operations of SetMemory, size 4: ENOMEM (Cannot allocate memory)",
+        ),
+        (
+            libc::EOPNOTSUPP,
+            Status::Lacking,
+            0,
+            "the kernel does not support it",
+        ),
+        (
+            libc::ENOTTY,
+            Status::Lacking,
+            0,
+            "this guest's ipirig.ko does not know SetMemory",
+        ),
+    ] {
+        let guest = with_module(FakeModule {
+            trigger_fails: Some(Errno(errno)),
+            ..FakeModule::default()
+        });
+        assert_eq!(
+            obey(&guest, Command::Storm, [kind, 5, 4, 0]).0,
+            Answer {
+                status,
+                errno: code,
+                results: [4, 2, 0, 0],
+                text: text.into()
+            }
+        );
+    }
+}
+
+#[test]
+fn a_storm_of_no_known_kind_is_lacking() {
+    let guest = with_module(FakeModule::default());
+    // 2^32 + 1 must not turn into 1.
+    let (answer, _) = obey(&guest, Command::Storm, [(1 << 32) + 1, 1, 0, 0]);
+    let text = "this agent knows no storm 4294967297";
+    assert_eq!(
+        answer,
+        Answer {
+            status: Status::Lacking,
+            text: text.into(),
+            ..ok([0; 4])
+        }
+    );
+}
+
+#[test]
+fn letting_go_says_how_many_stayed() {
+    let guest = with_module(FakeModule::default());
+    assert_eq!(
+        obey(&guest, Command::LetGo, [0; 4]),
+        (ok([3, 0, 0, 0]), Then::Wait)
+    );
+    assert_eq!(*guest.module.unwrap().calls.borrow(), ["let go"]);
+}
+
+#[test]
 fn without_a_module_triggers_are_refused_and_texts_still_read() {
     let guest = FakeGuest::default();
-    for command in [Command::Flip, Command::Vunmap] {
+    for command in [
+        Command::Flip,
+        Command::Vunmap,
+        Command::Storm,
+        Command::LetGo,
+    ] {
         let (answer, then) = obey(&guest, command, [1, 1, 0, 0]);
         assert_eq!((answer.status, then), (Status::NoModule, Then::Wait));
     }

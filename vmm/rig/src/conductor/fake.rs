@@ -273,7 +273,7 @@ impl<'a> Fake<'a> {
             Command::Signal => {
                 self.entered.borrow_mut().insert(arg as usize);
             }
-            Command::PowerOff => {}
+            Command::PowerOff | Command::Storm | Command::Symbols | Command::LetGo => {}
         }
         let storm = matches!(command, Command::Flip | Command::Vunmap);
         if storm && self.script.storm_errno != 0 {

@@ -141,6 +141,7 @@ impl Conductor<'_> {
             Ok(Status::NoModule) => Err(Ended::Lacking {
                 what: format!("{command:?} needs ipirig.ko in the guest"),
             }),
+            Ok(Status::Lacking) => Err(Ended::Lacking { what: self.text() }),
             Ok(Status::Unknown) => {
                 Err(self.protocol(format!("the agent does not know {command:?}")))
             }

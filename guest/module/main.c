@@ -2,11 +2,11 @@
 /*
  * Triggers and probes that user space has no handle for.
  *
- * The triggers make the kernel send the IPIs that can be deferred: text
+ * The triggers here make the kernel send the IPIs that can be deferred: text
  * patching through a static key, and kernel TLB flushes through vmalloc. The
  * probe shows what those left behind on the CPU that calls it. NMIs that nobody
- * else claims are claimed and counted. Waiting, pinning and judging are left to
- * user space.
+ * else claims are claimed and counted. Further triggers are in trigger.c.
+ * Waiting, pinning and judging are left to user space.
  *
  * Only symbols exported by every kernel from 6.1 on are used.
  */
@@ -33,7 +33,7 @@
 
 #include <asm/nmi.h>
 
-#include "ipirig.h"
+#include "internal.h"
 
 /*
  * A page goes behind the alias again only after this many moves, so that a
@@ -276,6 +276,9 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct ipirig_storm storm;
 		struct ipirig_move move;
 		struct ipirig_probe probe;
+		struct ipirig_trigger trigger;
+		struct ipirig_stay stay;
+		struct ipirig_let_go let_go;
 	} req = {};
 	int err;
 
@@ -285,9 +288,21 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		if (!err && copy_to_user(user, &req.probe, sizeof(req.probe)))
 			err = -EFAULT;
 		return err;
+	case IPIRIG_STAY:
+		if (copy_from_user(&req.stay, user, sizeof(req.stay)))
+			return -EFAULT;
+		return ipirig_stay(&req.stay);
+	case IPIRIG_LET_GO:
+		req.let_go.staying = ipirig_let_go();
+		if (copy_to_user(user, &req.let_go, sizeof(req.let_go)))
+			return -EFAULT;
+		return 0;
+	case IPIRIG_PURGE:
+		return ipirig_purge();
 	case IPIRIG_FLIP:
 	case IPIRIG_STORM:
 	case IPIRIG_MOVE:
+	case IPIRIG_TRIGGER:
 		break;
 	default:
 		return -ENOTTY;
@@ -303,6 +318,9 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		break;
 	case IPIRIG_STORM:
 		err = ipirig_storm(&req.storm);
+		break;
+	case IPIRIG_TRIGGER:
+		err = ipirig_trigger(&req.trigger);
 		break;
 	default:
 		err = ipirig_move(&req.move);
@@ -385,5 +403,5 @@ static void __exit ipirig_exit(void)
 module_init(ipirig_init);
 module_exit(ipirig_exit);
 
-MODULE_DESCRIPTION("Static-key and vmalloc triggers for ipirig");
+MODULE_DESCRIPTION("Triggers and probes for ipirig");
 MODULE_LICENSE("GPL");

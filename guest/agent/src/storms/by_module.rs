@@ -1,0 +1,59 @@
+//! Storms that are one call of the module.
+
+use ipirig_abi::StormKind;
+use ipirig_abi::module::Trigger;
+
+use super::{Asked, Ground, Progress, Stopped};
+use crate::errno::Errno;
+use crate::failure::During;
+
+pub(super) fn run(
+    ground: &Ground<'_>,
+    asked: &Asked,
+    progress: &mut Progress,
+) -> Result<(), Stopped> {
+    let triggers = ground.triggers.ok_or(Stopped::NoModule)?;
+    let mut trigger = Trigger {
+        count: asked.operations,
+        kind: asked.kind.into(),
+        // Too much for the field is too much for the module, which says so.
+        size: u32::try_from(asked.size).unwrap_or(u32::MAX),
+        target: asked.target,
+        text_poke: ground.symbols.text_poke,
+        text_mutex: ground.symbols.text_mutex,
+        ..Trigger::default()
+    };
+    let outcome = triggers.trigger(&mut trigger);
+    *progress = Progress {
+        done: trigger.done,
+        value: trigger.value,
+    };
+    match outcome {
+        Err(Errno(libc::ENOTTY)) => Err(Stopped::Lacking(format!(
+            "this guest's ipirig.ko does not know {:?}",
+            asked.kind
+        ))),
+        Err(Errno(libc::EOPNOTSUPP)) => Err(Stopped::Lacking(lacking(asked.kind).to_owned())),
+        outcome => Ok(outcome.during(|| asked.describe())?),
+    }
+}
+
+/// What a kernel lacks whose module answers EOPNOTSUPP.
+fn lacking(kind: StormKind) -> &'static str {
+    match kind {
+        StormKind::StaticKeyMany | StormKind::NoinstrKey => {
+            "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing"
+        }
+        StormKind::StaticCall => {
+            "no CONFIG_HAVE_STATIC_CALL: a static call is a pointer, and an update patches nothing"
+        }
+        StormKind::PageTableFree => {
+            "no huge mappings in the vmalloc area (CONFIG_HAVE_ARCH_HUGE_VMAP, nohugevmalloc, PSE)"
+        }
+        StormKind::EntryTextPoke => {
+            "text_poke_bp cannot be called: its address or text_mutex's is not known, or the kernel \
+             checks indirect calls (CONFIG_CFI_CLANG, CONFIG_X86_KERNEL_IBT)"
+        }
+        _ => "the kernel does not support it",
+    }
+}

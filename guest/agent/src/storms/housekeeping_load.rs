@@ -1,0 +1,93 @@
+//! A load like hackbench's on all CPUs that are not isolated.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+
+use ipirig_abi::module::Storm;
+
+use super::children::Children;
+use super::{Asked, Ground, Progress, Stopped, vmap_stack};
+use crate::errno::Errno;
+use crate::failure::During;
+use crate::sys;
+
+/// Bytes of a message: hackbench's.
+const MESSAGE: usize = 100;
+/// Processes that come and go meanwhile.
+const FORKS: u64 = 8;
+/// Pages that are mapped and unmapped meanwhile.
+const PAGES: u32 = 8;
+
+pub(super) fn run(
+    ground: &Ground<'_>,
+    asked: &Asked,
+    progress: &mut Progress,
+) -> Result<(), Stopped> {
+    asked.size(0, 0)?;
+    let mut children = Children::default();
+    let next = ground.housekeeping.iter().cycle().skip(1);
+    for (&from, &to) in ground.housekeeping.iter().zip(next) {
+        pair(&mut children, from, to, asked.operations)
+            .during(|| format!("start a pair of processes on CPUs {from} and {to}"))?;
+        progress.value += 1;
+    }
+    vmap_stack::batch(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
+    if let Some(triggers) = ground.triggers {
+        let mut storm = Storm {
+            rounds: 1,
+            pages: PAGES,
+            ..Storm::default()
+        };
+        triggers
+            .storm(&mut storm)
+            .during(|| format!("vmalloc and vfree {PAGES} pages"))?;
+    }
+    children
+        .join()
+        .during(|| format!("send {} messages through pipes", asked.operations))?;
+    progress.done = asked.operations;
+    Ok(())
+}
+
+/// Starts a sender on one CPU and a receiver on another.
+fn pair(children: &mut Children, from: usize, to: usize, messages: u64) -> Result<(), Errno> {
+    let (reader, writer) = io::pipe()?;
+    let (reader, writer) = (&mut Some(reader), &mut Some(writer));
+    // Each child closes the end that is not its own, or it would wait for itself.
+    children.add(|| {
+        drop(reader.take());
+        sys::pin(from)?;
+        writer.take().map_or(Ok(()), |pipe| send(pipe, messages))
+    })?;
+    children.add(|| {
+        drop(writer.take());
+        sys::pin(to)?;
+        reader.take().map_or(Ok(()), |pipe| receive(pipe, messages))
+    })
+}
+
+fn send(mut pipe: PipeWriter, messages: u64) -> Result<(), Errno> {
+    for _ in 0..messages {
+        pipe.write_all(&[0; MESSAGE])?;
+    }
+    Ok(())
+}
+
+fn receive(mut pipe: PipeReader, messages: u64) -> Result<(), Errno> {
+    let mut message = [0; MESSAGE];
+    for _ in 0..messages {
+        pipe.read_exact(&mut message)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_is_sent_too_little_ends_with_an_error() {
+        let (reader, writer) = io::pipe().unwrap();
+        send(writer, 2).unwrap();
+        assert_eq!(receive(reader, 3), Err(Errno(libc::EIO)));
+    }
+}

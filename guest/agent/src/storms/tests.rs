@@ -1,0 +1,252 @@
+use std::cell::RefCell;
+use std::fs;
+
+use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use tempfile::TempDir;
+
+use super::*;
+
+/// A module that remembers what was called.
+#[derive(Default)]
+struct FakeModule(RefCell<Vec<String>>);
+
+impl Triggers for FakeModule {
+    fn flip(&self, _: &mut Flip) -> Result<(), Errno> {
+        Err(Errno(libc::ENOTTY))
+    }
+
+    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
+        let call = format!("storm {}x{}", request.rounds, request.pages);
+        self.0.borrow_mut().push(call);
+        Ok(())
+    }
+
+    fn move_alias(&self, _: &mut Move) -> Result<(), Errno> {
+        Err(Errno(libc::ENOTTY))
+    }
+
+    fn trigger(&self, _: &mut Trigger) -> Result<(), Errno> {
+        Err(Errno(libc::ENOTTY))
+    }
+
+    fn purge(&self) -> Result<(), Errno> {
+        self.0.borrow_mut().push("purge".to_owned());
+        Ok(())
+    }
+
+    fn let_go(&self, _: &mut LetGo) -> Result<(), Errno> {
+        Err(Errno(libc::ENOTTY))
+    }
+}
+
+fn ground<'a>(root: &'a Path, module: Option<&'a FakeModule>) -> Ground<'a> {
+    Ground {
+        triggers: module.map(|module| module as &dyn Triggers),
+        housekeeping: &[0],
+        symbols: Symbols::default(),
+        root,
+        mount_tracefs: |_| Err(Errno(libc::ENODEV)),
+    }
+}
+
+fn ask(ground: &Ground<'_>, kind: StormKind, operations: u64, size: u64) -> (Progress, String) {
+    let asked = Asked {
+        kind,
+        operations,
+        size,
+        target: 0,
+    };
+    let mut progress = Progress::default();
+    let said = match run(ground, &asked, &mut progress) {
+        Ok(()) => "done".to_owned(),
+        Err(Stopped::NoModule) => "no module".to_owned(),
+        Err(Stopped::Lacking(what)) => format!("lacking: {what}"),
+        Err(Stopped::Failed(failure)) => format!("failed: {failure}"),
+    };
+    (
+        progress,
+        said.replace(&ground.root.display().to_string(), ""),
+    )
+}
+
+fn done(done: u64, value: u64) -> (Progress, String) {
+    (Progress { done, value }, "done".to_owned())
+}
+
+fn said(text: &str) -> (Progress, String) {
+    (Progress::default(), text.to_owned())
+}
+
+/// A root directory with these empty files below `sys/kernel/tracing`.
+fn with_tracefs(files: &[&str]) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for file in files {
+        let path = root.path().join("sys/kernel/tracing").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    root
+}
+
+/// What a storm wrote to a file of [`with_tracefs`], end to end.
+fn written(root: &TempDir, file: &str) -> String {
+    fs::read_to_string(root.path().join("sys/kernel/tracing").join(file)).unwrap()
+}
+
+#[test]
+fn a_storm_of_no_operations_or_of_too_many_is_refused_whatever_its_kind() {
+    let ground = ground(Path::new("/nonexistent"), None);
+    for &kind in StormKind::ALL {
+        for operations in [0, MAX_REPEAT + 1] {
+            let text = format!(
+                "failed: {operations} operations of {kind:?}, size 0: EINVAL (Invalid argument)"
+            );
+            assert_eq!(ask(&ground, kind, operations, 0), said(&text));
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_for_each_kind_and_never_a_failure() {
+    let ground = ground(Path::new("/nonexistent"), None);
+    let tracing = "lacking: no CONFIG_TRACING: tracefs cannot be mounted on /sys/kernel/tracing";
+    for (kind, text) in [
+        (StormKind::StaticKeyMany, "no module"),
+        (StormKind::EntryTextPoke, "no module"),
+        (StormKind::VmapStack, "no module"),
+        (
+            StormKind::ModuleLoad,
+            "lacking: the initramfs has no /ipirig_dummy.ko",
+        ),
+        (StormKind::Tracepoint, tracing),
+        (StormKind::Kprobe, tracing),
+        (StormKind::Ftrace, tracing),
+        (
+            StormKind::BpfJit,
+            "lacking: no CONFIG_BPF_JIT: /proc/sys/net/core/bpf_jit_enable is missing",
+        ),
+    ] {
+        assert_eq!(ask(&ground, kind, 1, 0), said(text), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_tracefs_without_the_file_that_a_storm_needs_names_the_option() {
+    let root = with_tracefs(&["trace"]);
+    let ground = ground(root.path(), None);
+    for (kind, option, file) in [
+        (
+            StormKind::Tracepoint,
+            "CONFIG_EVENT_TRACING",
+            "events/sched/sched_waking/enable",
+        ),
+        (StormKind::Kprobe, "CONFIG_KPROBE_EVENTS", "kprobe_events"),
+        (
+            StormKind::Ftrace,
+            "CONFIG_DYNAMIC_FTRACE",
+            "set_ftrace_filter",
+        ),
+    ] {
+        let text = format!("lacking: no {option}: /sys/kernel/tracing/{file} is missing");
+        assert_eq!(ask(&ground, kind, 1, 0), said(&text));
+    }
+}
+
+#[test]
+fn tracing_storms_undo_what_they_do() {
+    let root = with_tracefs(&[
+        "trace",
+        "events/sched/sched_waking/enable",
+        "kprobe_events",
+        "events/ipirig/quiet/enable",
+        "set_ftrace_filter",
+        "current_tracer",
+        "available_tracers",
+    ]);
+    let ground = ground(root.path(), None);
+
+    assert_eq!(ask(&ground, StormKind::Tracepoint, 2, 0), done(2, 0));
+    assert_eq!(written(&root, "events/sched/sched_waking/enable"), "1010");
+
+    assert_eq!(ask(&ground, StormKind::Kprobe, 1, 0), done(1, 0));
+    assert_eq!(
+        written(&root, "kprobe_events"),
+        "p:ipirig/quiet kernel_power_off-:ipirig/quiet"
+    );
+    assert_eq!(written(&root, "events/ipirig/quiet/enable"), "10");
+
+    assert_eq!(
+        ask(&ground, StormKind::Ftrace, 1, 0),
+        said(
+            "lacking: no CONFIG_FUNCTION_TRACER: /sys/kernel/tracing/available_tracers has no \
+             function"
+        )
+    );
+    let tracers = root.path().join("sys/kernel/tracing/available_tracers");
+    fs::write(tracers, "function nop\n").unwrap();
+    assert_eq!(ask(&ground, StormKind::Ftrace, 2, 0), done(2, 0));
+    assert_eq!(written(&root, "set_ftrace_filter"), "kernel_power_off");
+    assert_eq!(written(&root, "current_tracer"), "functionnopfunctionnop");
+}
+
+#[test]
+fn a_write_that_fails_half_way_leaves_what_was_done() {
+    let root = with_tracefs(&["trace", "kprobe_events"]);
+    let (progress, said) = ask(&ground(root.path(), None), StormKind::Kprobe, 3, 0);
+    assert_eq!(progress, Progress::default());
+    assert_eq!(
+        said,
+        "failed: write 1 to /sys/kernel/tracing/events/ipirig/quiet/enable: ENOENT (No such file or \
+         directory)"
+    );
+}
+
+#[test]
+fn filters_are_attached_where_the_kernel_compiles_them() {
+    let root = tempfile::tempdir().unwrap();
+    let enable = root.path().join("proc/sys/net/core/bpf_jit_enable");
+    fs::create_dir_all(enable.parent().unwrap()).unwrap();
+    fs::write(&enable, "").unwrap();
+    assert_eq!(
+        ask(&ground(root.path(), None), StormKind::BpfJit, 3, 0),
+        done(3, 0)
+    );
+    assert_eq!(fs::read_to_string(enable).unwrap(), "1");
+}
+
+#[test]
+fn processes_come_and_go_and_then_their_stacks_are_purged() {
+    let module = FakeModule::default();
+    let ground = ground(Path::new("/nonexistent"), Some(&module));
+    assert_eq!(ask(&ground, StormKind::VmapStack, 5, 2), done(5, 0));
+    assert_eq!(*module.0.borrow(), ["purge"]);
+    for size in [0, 65] {
+        let text =
+            format!("failed: 5 operations of VmapStack, size {size}: EINVAL (Invalid argument)");
+        assert_eq!(ask(&ground, StormKind::VmapStack, 5, size), said(&text));
+    }
+}
+
+#[test]
+fn the_load_pairs_each_cpu_with_the_next_and_counts_its_messages() {
+    let module = FakeModule::default();
+    let mut ground = ground(Path::new("/nonexistent"), Some(&module));
+    assert_eq!(
+        ask(&ground, StormKind::HousekeepingLoad, 50, 0),
+        done(50, 1)
+    );
+    ground.housekeeping = &[0, 0];
+    assert_eq!(
+        ask(&ground, StormKind::HousekeepingLoad, 50, 0),
+        done(50, 2)
+    );
+    assert_eq!(*module.0.borrow(), ["storm 1x8", "storm 1x8"]);
+
+    ground.housekeeping = &[63];
+    let (progress, said) = ask(&ground, StormKind::HousekeepingLoad, 50, 0);
+    assert_eq!(progress, Progress { done: 0, value: 1 });
+    assert_eq!(
+        said,
+        "failed: send 50 messages through pipes: EINVAL (Invalid argument)"
+    );
+}

@@ -1,0 +1,54 @@
+//! The kernel's tracing files.
+
+use std::path::{Path, PathBuf};
+
+use super::{Ground, Stopped, write};
+use crate::errno::Errno;
+use crate::failure::During;
+
+/// A function that does not run while a storm does, and that every kernel has.
+pub(super) const QUIET_FUNCTION: &str = "kernel_power_off";
+
+/// The mounted tracefs.
+#[derive(Debug)]
+pub(super) struct Tracefs(PathBuf);
+
+impl Tracefs {
+    /// Mounts tracefs where it is not mounted yet. At boot it would cost each guest the time to set
+    /// up its files.
+    pub(super) fn open(ground: &Ground<'_>) -> Result<Self, Stopped> {
+        let dir = ground.root.join("sys/kernel/tracing");
+        if dir.join("trace").exists() {
+            return Ok(Self(dir));
+        }
+        match (ground.mount_tracefs)(&dir) {
+            // Without it the directory is missing; or the file system is.
+            Err(Errno(libc::ENODEV | libc::ENOENT)) => Err(Stopped::Lacking(format!(
+                "no CONFIG_TRACING: tracefs cannot be mounted on {}",
+                dir.display()
+            ))),
+            result => {
+                result.during(|| format!("mount tracefs on {}", dir.display()))?;
+                Ok(Self(dir))
+            }
+        }
+    }
+
+    /// The path of a file that only exists with `option`.
+    pub(super) fn file(&self, name: &str, option: &str) -> Result<PathBuf, Stopped> {
+        let path = self.0.join(name);
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(Stopped::Lacking(format!(
+                "no {option}: {} is missing",
+                path.display()
+            )))
+        }
+    }
+
+    /// Writes to a file that exists if the storm came this far.
+    pub(super) fn write(&self, name: impl AsRef<Path>, value: &str) -> Result<(), Stopped> {
+        Ok(write(&self.0.join(name), value)?)
+    }
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the files of the module know of each other. */
+#ifndef _IPIRIG_INTERNAL_H
+#define _IPIRIG_INTERNAL_H
+
+#include <linux/compiler_attributes.h>
+
+#include "ipirig.h"
+
+/**
+ * struct ipirig_kind - one kind of trigger
+ * @begin: checks the request and gets what it needs; may be NULL
+ * @operate: one operation, in process context
+ * @end: gives back what @begin got, and sets the request's value; may be NULL
+ * @max_size: most that the request's size may be; the least is 1, or 0 if this is
+ *
+ * @end is called once if @begin succeeded, however the operations went. The
+ * trigger lock is held: one trigger runs at a time.
+ */
+struct ipirig_kind {
+	int (*begin)(const struct ipirig_trigger *req);
+	int (*operate)(const struct ipirig_trigger *req);
+	void (*end)(struct ipirig_trigger *req);
+	u32 max_size;
+};
+
+extern const struct ipirig_kind ipirig_static_key_many;
+extern const struct ipirig_kind ipirig_static_call;
+extern const struct ipirig_kind ipirig_set_memory;
+extern const struct ipirig_kind ipirig_page_table_free;
+extern const struct ipirig_kind ipirig_noinstr_key;
+extern const struct ipirig_kind ipirig_entry_text_poke;
+
+int ipirig_trigger(struct ipirig_trigger *req);
+int ipirig_purge(void);
+int ipirig_stay(const struct ipirig_stay *req);
+u32 ipirig_let_go(void);
+
+#endif /* _IPIRIG_INTERNAL_H */

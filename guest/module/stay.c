@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Keeps a CPU in the kernel, awake and open to interrupts, until it is let go. */
+#include <linux/atomic.h>
+#include <linux/errno.h>
+#include <linux/ktime.h>
+#include <linux/processor.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+
+#include "internal.h"
+
+/* Turns between two looks at the clock. */
+#define IPIRIG_STAY_TURNS	64
+
+/* Grows by one each time all who stay are let go. */
+static atomic_t releases = ATOMIC_INIT(0);
+/* Tasks that stay. */
+static atomic_t staying = ATOMIC_INIT(0);
+
+/*
+ * No lock is taken: another CPU may hold the trigger lock for as long as its
+ * trigger waits for this CPU. cond_resched() lets RCU see a quiescent state, or
+ * it would complain, and kick this CPU, after 21 seconds.
+ */
+int ipirig_stay(const struct ipirig_stay *req)
+{
+	int before = atomic_read(&releases);
+	ktime_t limit;
+	int err = 0;
+	u32 turn;
+
+	if (req->reserved || req->limit_ms > IPIRIG_MAX_STAY_MS)
+		return -EINVAL;
+
+	limit = ktime_add_ms(ktime_get(), req->limit_ms);
+	atomic_inc(&staying);
+	for (turn = 1; atomic_read(&releases) == before; turn++) {
+		if (turn % IPIRIG_STAY_TURNS == 0) {
+			if (ktime_after(ktime_get(), limit)) {
+				err = -ETIMEDOUT;
+				break;
+			}
+			if (fatal_signal_pending(current)) {
+				err = -EINTR;
+				break;
+			}
+			cond_resched();
+		}
+		cpu_relax();
+	}
+	atomic_dec(&staying);
+	return err;
+}
+
+/* Lets all who stay go; returns how many they were. */
+u32 ipirig_let_go(void)
+{
+	u32 count = atomic_read(&staying);
+
+	atomic_inc(&releases);
+	return count;
+}
