@@ -18,6 +18,7 @@ pub mod audit;
 pub mod decode;
 pub mod layout;
 pub mod listing;
+mod nop;
 pub mod pending;
 pub mod record;
 pub mod shadow;
@@ -25,6 +26,7 @@ pub mod shadow;
 pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
 pub use layout::{KernelLayout, LayoutError};
 pub use listing::{Extent, listing};
+pub use nop::first_nop;
 pub use pending::Pending;
 pub use record::{Began, Code, Ended, Record, Registers, Step};
 

@@ -65,6 +65,8 @@ pub struct Window {
 pub enum NoRecord {
     /// The host cannot step a guest's kernel.
     CannotStep,
+    /// The vCPU was in the kernel all the while: there was no entry.
+    InKernel,
     /// The host cannot produce this way into the kernel, or the guest cannot.
     NotProduced,
     /// It should have come, and was not seen.

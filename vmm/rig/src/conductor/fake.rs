@@ -17,7 +17,7 @@ use super::fake_kernel::{self, Path};
 use super::{Failure, Guest, NOT_PRODUCED, Place};
 use crate::ledger::{Delivery, Ledger, Write};
 use crate::plan::{Options, Plan, Timeouts};
-use crate::scenario::{EntryKind, Scenario, Storm, Trigger};
+use crate::scenario::{EntryKind, Scenario, Trigger};
 use crate::vectors::Kind;
 
 /// What goes wrong. The default is a kernel that defers as it should.
@@ -307,14 +307,13 @@ impl<'a> Fake<'a> {
                 && self.isolated().contains(&cpu)
                 && self.script.ipis_per_operation == 0
                 && counting != Counting::NothingDeferred;
-            let (words, tlb) = match (counted, self.plan.scenario.storm) {
+            let storm = self.plan.scenario.storm;
+            let all = storm.operations * self.plan.scenario.entries.len() as u64;
+            let (words, tlb) = match (counted, storm.kind.name) {
                 (false, _) => (0, 0),
-                (true, Storm::StaticKeyFlip { flips }) => (3 * flips, 0),
-                (true, Storm::Vunmap { rounds, .. }) => (0, rounds),
-                (true, Storm::TextAndTlb { flips, rounds, .. }) => {
-                    let windows = self.plan.scenario.entries.len() as u64;
-                    (3 * flips * windows, rounds * windows)
-                }
+                (true, "static-key-flip") => (3 * all, 0),
+                (true, "vunmap") => (0, all),
+                (true, _) => (3 * all, all),
             };
             let caught_up = match counting {
                 Counting::NeverCaughtUp => 0,
@@ -490,6 +489,12 @@ impl Guest for Fake<'_> {
 
     fn lstar(&self, _cpu: usize) -> Result<u64, Failure> {
         Ok(fake_kernel::lstar())
+    }
+
+    fn read(&self, _cpu: usize, _address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
+        // swapgs; xchg %ax, %ax
+        let code = [0x0f, 0x01, 0xf8, 0x66, 0x90];
+        Ok(code.get(..len.min(code.len())).map(<[u8]>::to_vec))
     }
 
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {

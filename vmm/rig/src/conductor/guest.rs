@@ -53,6 +53,14 @@ pub trait Guest {
     /// The machine's.
     fn lstar(&self, cpu: usize) -> Result<u64, Failure>;
 
+    /// Reads `len` bytes at an address through the page tables that a vCPU has loaded. `None`: there
+    /// is nothing.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn read(&self, cpu: usize, address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure>;
+
     /// Tells the observer each time a vCPU is about to execute one of these kernel addresses.
     ///
     /// # Errors
@@ -120,6 +128,10 @@ impl Guest for Machine {
 
     fn lstar(&self, cpu: usize) -> Result<u64, Failure> {
         Ok(Machine::lstar(self, cpu)?)
+    }
+
+    fn read(&self, cpu: usize, address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(Machine::read_virtual(self, cpu, address, len)?)
     }
 
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {

@@ -158,10 +158,22 @@ impl Conductor<'_> {
 
     /// Has the task on an isolated vCPU enter the kernel once.
     pub(super) fn order(&mut self, cpu: usize, order: Order) -> Result<Entry, Ended> {
+        self.begin_order(cpu, order);
+        self.end_order(cpu, order)
+    }
+
+    /// Orders the task on an isolated vCPU to enter the kernel.
+    pub(super) fn begin_order(&mut self, cpu: usize, order: Order) {
         let slot = &self.guest.mailbox().cpus[cpu];
         let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
         slot.order.store(order.into(), Ordering::Relaxed);
         slot.order_seq.store(seq, STORE);
+    }
+
+    /// Waits until the newest order is carried out.
+    pub(super) fn end_order(&mut self, cpu: usize, order: Order) -> Result<Entry, Ended> {
+        let slot = &self.guest.mailbox().cpus[cpu];
+        let seq = slot.order_seq.load(Ordering::Relaxed);
         self.wait_for(|mailbox| {
             let task = &mailbox.cpus[cpu].task;
             (task.order_ack.load(LOAD) == seq).then(|| Entry {

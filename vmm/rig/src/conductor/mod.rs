@@ -207,6 +207,8 @@ struct Conductor<'a> {
     seq: u32,
     /// The kernel's functions that change text and mappings are watched.
     watching: bool,
+    /// A place in entry text that may be poked.
+    poke_target: u64,
 }
 
 impl<'a> Conductor<'a> {
@@ -228,6 +230,7 @@ impl<'a> Conductor<'a> {
             deadline,
             seq: 0,
             watching: false,
+            poke_target: 0,
         }
     }
 
@@ -239,6 +242,9 @@ impl<'a> Conductor<'a> {
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
         let layout = self.layout(layout)?;
+        if self.plan.scenario.storm.pokes_entry_text() {
+            self.prepare_entry_text_poke(&layout)?;
+        }
 
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;

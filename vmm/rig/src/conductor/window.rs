@@ -1,14 +1,19 @@
 //! One window: what is looked at before, the storm, and what is looked at afterwards.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipirig_abi::{Order, Role};
+use ipirig_abi::{Command, Order, Role};
 use ipirig_entry::KernelLayout;
 
-use super::{Conductor, Ended, Mark, Phase, Place, StormReport, Window};
+use super::quiet::USER;
+use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, Window};
 use crate::ledger::changes::{self, Changed};
-use crate::scenario::{EntryKind, Trigger};
+use crate::scenario::{EntryKind, Mode, Trigger};
+
+/// Bytes of the SYSCALL entry that are searched for a NOP: less than to the switch of stacks.
+const ENTRY_CODE: usize = 64;
 
 impl Conductor<'_> {
     /// Opens a window, has the storm run in it, and lets each isolated vCPU enter the kernel by
@@ -19,6 +24,9 @@ impl Conductor<'_> {
         module: bool,
         recorded: bool,
     ) -> Result<(Window, Duration), Ended> {
+        if self.plan.scenario.vcpus.isolated_in == Mode::Kernel {
+            return self.kernel_window(entry);
+        }
         let trigger = entry.trigger(module);
         self.enter(Phase::Baseline);
         let mut baseline = BTreeMap::new();
@@ -31,6 +39,46 @@ impl Conductor<'_> {
         self.enter(Phase::Quiet);
         self.quiet()?;
 
+        let (mut window, time) = self.open_for_storm(entry, recorded)?;
+        window.baseline = baseline;
+        self.enter(Phase::Release);
+        (window.released, window.records) = self.release_all(trigger, recorded)?;
+        Ok((window, time))
+    }
+
+    /// The same with the isolated vCPUs in the kernel all the while: nothing may be held back from
+    /// them, and there is no entry to look at.
+    fn kernel_window(&mut self, entry: EntryKind) -> Result<(Window, Duration), Ended> {
+        self.enter(Phase::Quiet);
+        self.quiet()?;
+        self.enter(Phase::Baseline);
+        for cpu in self.isolated.clone() {
+            self.begin_order(cpu, Order::Stay);
+            while self.sample(cpu)?.cpl == USER {
+                self.pause()?;
+                if Instant::now() >= self.deadline {
+                    return Err(self.protocol(format!("vCPU {cpu} did not enter the kernel")));
+                }
+            }
+        }
+        let (mut window, time) = self.open_for_storm(entry, false)?;
+        self.enter(Phase::Release);
+        self.command(Command::LetGo, [0; 4])?;
+        for cpu in self.isolated.clone() {
+            window
+                .released
+                .insert(cpu, self.end_order(cpu, Order::Stay)?);
+            window.records.insert(cpu, Err(NoRecord::InKernel));
+        }
+        Ok((window, time))
+    }
+
+    /// Opens a window, runs the storm in it, and closes it.
+    fn open_for_storm(
+        &mut self,
+        entry: EntryKind,
+        recorded: bool,
+    ) -> Result<(Window, Duration), Ended> {
         self.enter(Phase::Storm);
         let before = self.targeted();
         // What was changed outside of windows has been caught up with since.
@@ -61,20 +109,45 @@ impl Conductor<'_> {
             .into_iter()
             .map(|(cpu, count)| (cpu, count - before.get(&cpu).copied().unwrap_or(0)))
             .collect();
-
-        self.enter(Phase::Release);
-        let (released, records) = self.release_all(trigger, recorded)?;
         let window = Window {
             entry,
-            baseline,
+            baseline: BTreeMap::new(),
             marks,
             ipis,
             storm,
             changed,
-            released,
-            records,
+            released: BTreeMap::new(),
+            records: BTreeMap::new(),
         };
         Ok((window, time))
+    }
+
+    /// Finds a place in entry text that may be poked while nobody executes it, and tells the guest
+    /// where its kernel has what it does not export.
+    pub(super) fn prepare_entry_text_poke(
+        &mut self,
+        layout: &Result<Arc<KernelLayout>, String>,
+    ) -> Result<(), Ended> {
+        let lacking = |what: String| Err(Ended::Lacking { what });
+        let layout = match layout {
+            Ok(layout) => layout,
+            Err(why) => return lacking(format!("entry text cannot be poked: {why}")),
+        };
+        let symbol = |name: &str| layout.symbols().address(name);
+        let poke = symbol("text_poke_bp").or_else(|| symbol("smp_text_poke_single"));
+        let (Some(poke), Some(mutex)) = (poke, symbol("text_mutex")) else {
+            return lacking("the kernel has no text_poke_bp or no text_mutex".to_owned());
+        };
+        let cpu = self.isolated.first().copied().unwrap_or_default();
+        let entry = self.machine(|guest| guest.lstar(cpu))?;
+        let code = self.machine(|guest| guest.read(cpu, entry, ENTRY_CODE))?;
+        let target = code.and_then(|code| ipirig_entry::first_nop(entry, &code));
+        let Some(target) = target else {
+            return lacking("the kernel's SYSCALL entry has no NOP that could be poked".to_owned());
+        };
+        self.poke_target = target;
+        self.command(Command::Symbols, [poke, mutex, 0, 0])?;
+        Ok(())
     }
 
     /// Has the functions that change text and mappings watched, where the storm may run.
@@ -97,7 +170,11 @@ impl Conductor<'_> {
     fn storm(&mut self) -> Result<Vec<StormReport>, Ended> {
         let mut reports = Vec::new();
         for part in self.plan.scenario.storm.parts() {
-            let [done, value, ..] = self.command(part.command, part.args)?;
+            let mut args = part.args;
+            if part.command == Command::Storm {
+                args[3] = self.poke_target;
+            }
+            let [done, value, ..] = self.command(part.command, args)?;
             reports.push(StormReport { done, value });
         }
         Ok(reports)

@@ -17,7 +17,7 @@ use ipirig_abi::Role;
 
 pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, Trigger};
-pub use storm::{Completion, Deferred, Part, Storm};
+pub use storm::{Changes, Completion, Kind, Part, Storm};
 
 use crate::suggest;
 
@@ -52,15 +52,44 @@ pub struct Vcpus {
     pub isolated: usize,
     /// The role of vCPUs that the user asks for beyond these.
     pub further: Role,
+    /// Where the isolated vCPUs are while the storm runs.
+    pub isolated_in: Mode,
+}
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In user space.
+    #[default]
+    User,
+    /// In a system call that does not sleep.
+    Kernel,
 }
 
 /// What must hold in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expectations {
-    /// Most IPIs that may target each isolated vCPU.
-    pub isolated_ipis_max: u64,
+    /// IPIs that target each isolated vCPU.
+    pub isolated: IsolatedIpis,
     /// Fewest IPIs that must target each housekeeping vCPU.
     pub housekeeping_ipis_min: u64,
+}
+
+/// How many IPIs each isolated vCPU may or must get in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolatedIpis {
+    /// Holding back is right: no more than this.
+    AtMost(u64),
+    /// Holding back would be a bug: no fewer than this.
+    AtLeast(u64),
+}
+
+impl Expectations {
+    /// Whether IPIs to isolated vCPUs must be delivered.
+    #[must_use]
+    pub fn delivered(&self) -> bool {
+        matches!(self.isolated, IsolatedIpis::AtLeast(_))
+    }
 }
 
 /// Why there is no such scenario.

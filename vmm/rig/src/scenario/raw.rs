@@ -23,22 +23,21 @@ pub(super) struct RawVcpus {
     pub(super) housekeeping: Option<Spanned<u64>>,
     pub(super) isolated: Option<Spanned<u64>>,
     pub(super) further: Option<Spanned<String>>,
+    pub(super) isolated_in: Option<Spanned<String>>,
 }
 
-/// Sizes of all kinds of storm in one place: which belong to which kind is checked later, so that
-/// the error can say so.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStorm {
     pub(super) kind: Spanned<String>,
-    pub(super) flips: Option<Spanned<u64>>,
-    pub(super) rounds: Option<Spanned<u64>>,
-    pub(super) pages: Option<Spanned<u64>>,
+    pub(super) operations: Spanned<u64>,
+    pub(super) size: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawExpect {
     pub(super) isolated_ipis_max: Option<Spanned<u64>>,
+    pub(super) isolated_ipis_min: Option<Spanned<u64>>,
     pub(super) housekeeping_ipis_min: Option<Spanned<u64>>,
 }

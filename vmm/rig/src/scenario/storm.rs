@@ -1,42 +1,59 @@
 //! Storms: bursts of one kind of operation, run on the control vCPU.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
-use ipirig_abi::Command;
+use ipirig_abi::{Command, StormKind};
 
 /// A burst of operations, each of which makes a stock kernel interrupt every CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storm {
-    /// Flips of the module's private static key.
-    StaticKeyFlip {
-        /// How many; odd.
-        flips: u64,
-    },
-    /// Rounds of vmalloc, touch, vfree and purge.
-    Vunmap {
-        /// How many.
-        rounds: u64,
-        /// Pages of each area.
-        pages: u64,
-    },
-    /// Both, one after the other.
-    TextAndTlb {
-        /// As [`Storm::StaticKeyFlip`].
-        flips: u64,
-        /// As [`Storm::Vunmap`].
-        rounds: u64,
-        /// As [`Storm::Vunmap`].
-        pages: u64,
-    },
+pub struct Storm {
+    /// Which.
+    pub kind: &'static Kind,
+    /// How many operations.
+    pub operations: u64,
+    /// Of which size, where the kind has one; else 0.
+    pub size: u64,
 }
 
-/// Which of the kernel's deferral counters a storm must move.
+/// A kind of storm.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name in scenario files.
+    pub name: &'static str,
+    /// The storm in words: `{n}` stands for the number of operations, `{size}` for their size.
+    words: &'static str,
+    /// The sizes that it takes; `None`: it has none.
+    pub sizes: Option<RangeInclusive<u64>>,
+    /// The number of operations must be odd, or what they change ends as it began.
+    pub odd: bool,
+    /// What it has the guest do.
+    calls: &'static [Call],
+}
+
+/// What one command of a storm asks for and changes.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    what: What,
+    changes: Changes,
+    completion: Option<Completion>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum What {
+    Command(Command),
+    Storm(StormKind),
+}
+
+/// What an operation changes that other CPUs may have cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deferred {
-    /// Syncs after text patching.
+pub enum Changes {
+    /// Kernel text.
     Text,
-    /// Flushes of kernel translations.
+    /// Kernel translations.
     Tlb,
+    /// Of both something, or of one: a mixed load.
+    Some,
 }
 
 /// What an isolated vCPU's first entry must show, and where to look.
@@ -48,6 +65,136 @@ pub enum Completion {
     Alias,
 }
 
+const fn flip() -> Call {
+    Call {
+        what: What::Command(Command::Flip),
+        changes: Changes::Text,
+        completion: Some(Completion::Branch),
+    }
+}
+
+const fn vunmap() -> Call {
+    Call {
+        what: What::Command(Command::Vunmap),
+        changes: Changes::Tlb,
+        completion: Some(Completion::Alias),
+    }
+}
+
+const fn storm(kind: StormKind, changes: Changes) -> Call {
+    Call {
+        what: What::Storm(kind),
+        changes,
+        completion: None,
+    }
+}
+
+const fn plain(name: &'static str, words: &'static str, calls: &'static [Call]) -> Kind {
+    Kind {
+        name,
+        words,
+        sizes: None,
+        odd: false,
+        calls,
+    }
+}
+
+/// Every kind; a new one is a row.
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        odd: true,
+        ..plain("static-key-flip", "{n} static key flips", &[flip()])
+    },
+    Kind {
+        sizes: Some(1..=4096),
+        ..plain(
+            "vunmap",
+            "{n} rounds of vmalloc and vfree, {size} pages each",
+            &[vunmap()],
+        )
+    },
+    Kind {
+        odd: true,
+        sizes: Some(1..=4096),
+        ..plain(
+            "text-and-tlb",
+            "{n} static key flips and {n} rounds of vmalloc and vfree, {size} pages each",
+            &[flip(), vunmap()],
+        )
+    },
+    plain(
+        "static-key-many",
+        "{n} flips of a static key with 64 sites",
+        &[storm(StormKind::StaticKeyMany, Changes::Text)],
+    ),
+    plain(
+        "static-call",
+        "{n} updates of a static call with 16 sites",
+        &[storm(StormKind::StaticCall, Changes::Text)],
+    ),
+    plain(
+        "noinstr-key",
+        "{n} flips of a static key used in noinstr text",
+        &[storm(StormKind::NoinstrKey, Changes::Text)],
+    ),
+    plain(
+        "entry-text-poke",
+        "{n} pokes of entry text",
+        &[storm(StormKind::EntryTextPoke, Changes::Text)],
+    ),
+    Kind {
+        sizes: Some(1..=512),
+        ..plain(
+            "set-memory",
+            "{n} times {size} pages uncached and cached again",
+            &[storm(StormKind::SetMemory, Changes::Tlb)],
+        )
+    },
+    plain(
+        "page-table-free",
+        "{n} page tables freed by huge mappings",
+        &[storm(StormKind::PageTableFree, Changes::Tlb)],
+    ),
+    Kind {
+        sizes: Some(1..=64),
+        ..plain(
+            "vmap-stack",
+            "{n} processes created and killed, {size} at once",
+            &[storm(StormKind::VmapStack, Changes::Tlb)],
+        )
+    },
+    plain(
+        "module-load",
+        "{n} times a module loaded and unloaded",
+        &[storm(StormKind::ModuleLoad, Changes::Some)],
+    ),
+    plain(
+        "housekeeping-load",
+        "{n} messages between processes, with forks and vfrees",
+        &[storm(StormKind::HousekeepingLoad, Changes::Some)],
+    ),
+    plain(
+        "tracepoint",
+        "{n} times a tracepoint on and off",
+        &[storm(StormKind::Tracepoint, Changes::Text)],
+    ),
+    plain(
+        "kprobe",
+        "{n} times a kprobe on and off",
+        &[storm(StormKind::Kprobe, Changes::Text)],
+    ),
+    plain(
+        "ftrace",
+        "{n} times the function tracer on and off",
+        &[storm(StormKind::Ftrace, Changes::Text)],
+    ),
+    plain(
+        "bpf-jit",
+        "{n} BPF programs compiled and freed",
+        &[storm(StormKind::BpfJit, Changes::Some)],
+    ),
+];
+
 /// One command of a storm, and what must come of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -57,77 +204,79 @@ pub struct Part {
     pub args: [u64; 4],
     /// Operations asked for; the guest must report as many done.
     pub operations: u64,
-    /// The counter that must have moved on each isolated vCPU.
-    pub deferred: Deferred,
-    /// What the first entry must show.
-    pub completion: Completion,
+    /// What it changes.
+    pub changes: Changes,
+    /// What the first entry must show, if anything.
+    pub completion: Option<Completion>,
+}
+
+impl Kind {
+    /// The kind of this name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|kind| kind.name == name)
+    }
 }
 
 impl Storm {
     /// What it consists of, in order.
     #[must_use]
     pub fn parts(self) -> Vec<Part> {
-        let flip = |flips| Part {
-            command: Command::Flip,
-            args: [flips, 0, 0, 0],
-            operations: flips,
-            deferred: Deferred::Text,
-            completion: Completion::Branch,
+        let (operations, size) = (self.operations, self.size);
+        let part = |call: &Call| {
+            let (command, args) = match call.what {
+                What::Command(command) => (command, [operations, size, 0, 0]),
+                What::Storm(kind) => {
+                    let code = u64::from(u32::from(kind));
+                    (Command::Storm, [code, operations, size, 0])
+                }
+            };
+            Part {
+                command,
+                args,
+                operations,
+                changes: call.changes,
+                completion: call.completion,
+            }
         };
-        let vunmap = |rounds, pages| Part {
-            command: Command::Vunmap,
-            args: [rounds, pages, 0, 0],
-            operations: rounds,
-            deferred: Deferred::Tlb,
-            completion: Completion::Alias,
-        };
-        match self {
-            Self::StaticKeyFlip { flips } => vec![flip(flips)],
-            Self::Vunmap { rounds, pages } => vec![vunmap(rounds, pages)],
-            Self::TextAndTlb {
-                flips,
-                rounds,
-                pages,
-            } => vec![flip(flips), vunmap(rounds, pages)],
-        }
+        self.kind.calls.iter().map(part).collect()
     }
 
     /// Operations asked for, of all parts together.
     #[must_use]
     pub fn operations(self) -> u64 {
-        self.parts().iter().map(|part| part.operations).sum()
+        self.operations * self.kind.calls.len() as u64
     }
 
-    /// Whether it needs `ipirig.ko` in the guest.
+    /// Whether it needs `ipirig.ko` in the guest from the first operation on.
     #[must_use]
     pub fn needs_module(self) -> bool {
-        match self {
-            Self::StaticKeyFlip { .. } | Self::Vunmap { .. } | Self::TextAndTlb { .. } => true,
-        }
+        self.kind.calls.iter().any(|call| match call.what {
+            What::Command(_) => true,
+            What::Storm(kind) => matches!(
+                kind,
+                StormKind::StaticKeyMany
+                    | StormKind::StaticCall
+                    | StormKind::SetMemory
+                    | StormKind::PageTableFree
+                    | StormKind::NoinstrKey
+                    | StormKind::EntryTextPoke
+                    | StormKind::VmapStack
+            ),
+        })
+    }
+
+    /// Whether it pokes entry text, whose place the guest must be told.
+    #[must_use]
+    pub fn pokes_entry_text(self) -> bool {
+        let pokes = |call: &Call| call.what == What::Storm(StormKind::EntryTextPoke);
+        self.kind.calls.iter().any(pokes)
     }
 }
 
 impl fmt::Display for Storm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::StaticKeyFlip { flips } => write!(f, "{flips} static key flips"),
-            Self::Vunmap { rounds, pages } => {
-                write!(
-                    f,
-                    "{rounds} rounds of vmalloc and vfree, {pages} pages each"
-                )
-            }
-            Self::TextAndTlb {
-                flips,
-                rounds,
-                pages,
-            } => {
-                let (flip, vunmap) = (
-                    Self::StaticKeyFlip { flips },
-                    Self::Vunmap { rounds, pages },
-                );
-                write!(f, "{flip} and {vunmap}")
-            }
-        }
+        let text = self.kind.words.replace("{n}", &self.operations.to_string());
+        f.write_str(&text.replace("{size}", &self.size.to_string()))
     }
 }

@@ -2,13 +2,22 @@ use ipirig_abi::Role;
 
 use super::*;
 
+fn storm(kind: &str, operations: u64, size: u64) -> Storm {
+    let kind = Kind::find(kind).unwrap();
+    Storm {
+        kind,
+        operations,
+        size,
+    }
+}
+
 const GOOD: &str = "\
 name = \"mine\"
 group = \"text\"
 summary = \"A line\"
 [storm]
 kind = \"static-key-flip\"
-flips = 101
+operations = 101
 ";
 
 fn error(text: &str) -> String {
@@ -26,12 +35,13 @@ fn built_in_scenarios_are_valid_under_their_file_names() {
 }
 
 #[test]
-fn built_in_storms_have_at_least_a_hundred_operations_and_allow_no_ipi() {
+fn built_in_scenarios_either_allow_no_ipi_or_need_as_many_as_operations() {
     for scenario in Scenario::all().unwrap() {
-        // Of the matrix the entries are the point, not the storm.
-        let least = if scenario.entries.len() > 1 { 5 } else { 100 };
-        assert!(scenario.storm.operations() >= least, "{}", scenario.name);
-        assert_eq!(scenario.expect.isolated_ipis_max, 0, "{}", scenario.name);
+        let operations = scenario.storm.operations();
+        match scenario.expect.isolated {
+            IsolatedIpis::AtMost(most) => assert_eq!(most, 0, "{}", scenario.name),
+            IsolatedIpis::AtLeast(least) => assert!(least >= operations, "{}", scenario.name),
+        }
     }
 }
 
@@ -61,12 +71,13 @@ fn static_key_flip_reads_as_written() {
             vcpus: Vcpus {
                 housekeeping: 1,
                 isolated: 1,
-                further: Role::Housekeeping
+                further: Role::Housekeeping,
+                isolated_in: Mode::User
             },
-            storm: Storm::StaticKeyFlip { flips: 101 },
+            storm: storm("static-key-flip", 101, 0),
             entries: vec![EntryKind::Syscall],
             expect: Expectations {
-                isolated_ipis_max: 0,
+                isolated: IsolatedIpis::AtMost(0),
                 housekeeping_ipis_min: 1
             },
         }
@@ -82,10 +93,11 @@ fn what_a_file_leaves_out_has_a_default() {
             Vcpus {
                 housekeeping: 1,
                 isolated: 1,
-                further: Role::Housekeeping
+                further: Role::Housekeeping,
+                isolated_in: Mode::User
             },
             Expectations {
-                isolated_ipis_max: 0,
+                isolated: IsolatedIpis::AtMost(0),
                 housekeeping_ipis_min: 1
             }
         )
@@ -108,9 +120,9 @@ fn an_unknown_name_gets_a_suggestion_or_the_list() {
 #[test]
 fn an_unknown_key_is_underlined_with_what_is_allowed() {
     assert_eq!(
-        error(&GOOD.replace("flips", "flps")),
-        "x.toml:6:1: unknown key `flps`\n  |\n6 | flps = 101\n  | ^^^^\n  = did you mean `flips`? \
-         allowed here: kind, flips, rounds, pages"
+        error(&GOOD.replace("operations", "operatons")),
+        "x.toml:6:1: unknown key `operatons`\n  |\n6 | operatons = 101\n  | ^^^^^^^^^\n  = did you \
+         mean `operations`? allowed here: kind, operations, size"
     );
 }
 
@@ -118,9 +130,9 @@ fn an_unknown_key_is_underlined_with_what_is_allowed() {
 fn an_even_number_of_flips_is_refused_with_the_reason() {
     assert_eq!(
         error(&GOOD.replace("101", "100")),
-        "x.toml:6:9: flips = 100 is even\n  |\n6 | flips = 100\n  |         ^^^\n  = an odd \
-         number: after an even one the branch is where it was, and whether an isolated vCPU \
-         caught up could not be seen"
+        "x.toml:6:14: operations = 100 is even\n  |\n6 | operations = 100\n  |              ^^^\n  \
+         = an odd number of flips: after an even one the branch is where it was, and whether an \
+         isolated vCPU caught up could not be seen"
     );
 }
 
@@ -131,27 +143,35 @@ fn each_mistake_is_found_at_its_place() {
     let cases = [
         (
             GOOD.replace("101", "0"),
-            "x.toml:6:9: flips = 0 is out of range",
+            "x.toml:6:14: operations = 0 is out of range",
         ),
         (
             GOOD.replace("101", "1000001"),
-            "x.toml:6:9: flips = 1000001 is out of range",
+            "x.toml:6:14: operations = 1000001 is out of range",
         ),
         (
             GOOD.replace("101", "-1"),
-            "x.toml:6:9: invalid value: integer `-1`, expected u64",
+            "x.toml:6:14: invalid value: integer `-1`, expected u64",
         ),
         (
             GOOD.replace("101", "\"many\""),
-            "x.toml:6:9: invalid type: string \"many\", expected u64",
+            "x.toml:6:14: invalid type: string \"many\", expected u64",
         ),
         (
-            GOOD.replace("flips = 101\n", ""),
-            "x.toml:5:8: a storm of kind `static-key-flip` needs",
+            GOOD.replace("operations = 101\n", ""),
+            "x.toml:4:1: missing field `operations`",
         ),
         (
-            format!("{GOOD}pages = 3\n"),
-            "x.toml:7:9: `pages` means nothing to kind",
+            format!("{GOOD}size = 3\n"),
+            "x.toml:7:8: `size` means nothing to kind",
+        ),
+        (
+            GOOD.replace("static-key-flip", "vunmap"),
+            "x.toml:5:8: a storm of kind `vunmap` needs `size`",
+        ),
+        (
+            format!("{}size = 4097\n", GOOD.replace("static-key-flip", "vunmap")),
+            "x.toml:7:8: size = 4097 is out of range",
         ),
         (
             GOOD.replace("-flip\"", "-flop\""),
@@ -169,7 +189,7 @@ fn each_mistake_is_found_at_its_place() {
             "x.toml:4:2: unknown key `strom`",
         ),
         (
-            GOOD.replace("flips = 101", "flips = 101\nflips = 3"),
+            GOOD.replace("operations = 101", "operations = 101\noperations = 3"),
             "x.toml:7:1: duplicate key",
         ),
         (
@@ -197,6 +217,15 @@ fn each_mistake_is_found_at_its_place() {
             expect("housekeeping_ipis_min = 0"),
             "x.toml:8:25: housekeeping_ipis_min = 0 is out of",
         ),
+        (
+            expect("isolated_ipis_min = 3\nisolated_ipis_max = 0"),
+            "x.toml:8:21: isolated_ipis_max and isolated_ipis_min exclude",
+        ),
+        (
+            expect("isolated_ipis_min = 0"),
+            "x.toml:8:21: isolated_ipis_min = 0 is out of range",
+        ),
+        (vcpus("isolated_in = \"usr\""), "x.toml:8:15: no mode `usr`"),
         (
             expect("isolated_ipis = 0"),
             "x.toml:8:1: unknown key `isolated_ipis`",
@@ -265,11 +294,7 @@ fn a_file_may_stand_anywhere() {
 #[test]
 fn a_storm_becomes_the_agents_commands() {
     use ipirig_abi::Command;
-    let both = Storm::TextAndTlb {
-        flips: 7,
-        rounds: 100,
-        pages: 8,
-    };
+    let both = storm("text-and-tlb", 7, 8);
     let commands: Vec<_> = both
         .parts()
         .iter()
@@ -278,13 +303,20 @@ fn a_storm_becomes_the_agents_commands() {
     assert_eq!(
         commands,
         [
-            (Command::Flip, [7, 0, 0, 0], 7),
-            (Command::Vunmap, [100, 8, 0, 0], 100)
+            (Command::Flip, [7, 8, 0, 0], 7),
+            (Command::Vunmap, [7, 8, 0, 0], 7)
         ]
     );
-    assert_eq!(both.operations(), 107);
-    let one = Storm::StaticKeyFlip { flips: 7 };
-    assert_eq!(one.parts(), both.parts()[..1]);
+    assert_eq!(both.operations(), 14);
+    assert_eq!(
+        both.to_string(),
+        "7 static key flips and 7 rounds of vmalloc and vfree, 8 pages each"
+    );
+    let one = storm("static-call", 5, 0).parts();
+    assert_eq!(
+        (one[0].command, one[0].args),
+        (Command::Storm, [2, 5, 0, 0])
+    );
 }
 
 #[test]

@@ -6,23 +6,24 @@ use ipirig_abi::{MAX_CPUS, Role};
 use toml::Spanned;
 
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
-use super::{Diagnostic, EntryKind, Expectations, Scenario, Storm, Vcpus};
+use super::storm::KINDS;
+use super::{
+    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Scenario, Storm, Vcpus,
+};
 use crate::suggest;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
 const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
-/// Pages of one vmalloc area, as the agent accepts them.
-const PAGES: RangeInclusive<u64> = 1..=4096;
 /// Length of a name or group.
 const NAME_MAX: usize = 40;
 /// Length of a summary: a line of `ipirig list`.
 const SUMMARY_MAX: usize = 120;
 
-const KINDS: [&str; 3] = ["static-key-flip", "vunmap", "text-and-tlb"];
 const FURTHER: [(&str, Role); 2] = [
     ("housekeeping", Role::Housekeeping),
     ("isolated", Role::Isolated),
 ];
+const MODES: [(&str, Mode); 2] = [("user", Mode::User), ("kernel", Mode::Kernel)];
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
     let place = Place { file, text };
@@ -125,67 +126,51 @@ impl Place<'_> {
                 "control (1), housekeeping and isolated together: at most {MAX_CPUS}"
             )));
         }
-        let further = match &raw.further {
-            None => Role::Housekeeping,
-            Some(given) => match FURTHER.iter().find(|(name, _)| name == given.get_ref()) {
-                Some((_, role)) => *role,
-                None => return Err(self.choice("role", given, &FURTHER.map(|(name, _)| name))),
-            },
-        };
         Ok(Vcpus {
             housekeeping,
             isolated,
-            further,
+            further: self
+                .one_of("role", raw.further.as_ref(), &FURTHER)?
+                .unwrap_or(Role::Housekeeping),
+            isolated_in: self
+                .one_of("mode", raw.isolated_in.as_ref(), &MODES)?
+                .unwrap_or_default(),
         })
     }
 
     fn storm(&self, raw: &Spanned<RawStorm>) -> Result<Storm, Diagnostic> {
         let storm = raw.get_ref();
-        let kind = &storm.kind;
-        match kind.get_ref().as_str() {
-            "static-key-flip" => {
-                self.only(kind, &[("rounds", &storm.rounds), ("pages", &storm.pages)])?;
-                let flips = self.flips(kind, storm)?;
-                Ok(Storm::StaticKeyFlip { flips })
-            }
-            "vunmap" => {
-                self.only(kind, &[("flips", &storm.flips)])?;
-                let (rounds, pages) = self.rounds(kind, storm)?;
-                Ok(Storm::Vunmap { rounds, pages })
-            }
-            "text-and-tlb" => {
-                let flips = self.flips(kind, storm)?;
-                let (rounds, pages) = self.rounds(kind, storm)?;
-                Ok(Storm::TextAndTlb {
-                    flips,
-                    rounds,
-                    pages,
-                })
-            }
-            _ => Err(self.choice("kind of storm", kind, &KINDS)),
-        }
-    }
-
-    fn flips(&self, kind: &Spanned<String>, storm: &RawStorm) -> Result<u64, Diagnostic> {
-        let value = self.required(kind, "flips", &storm.flips)?;
-        let flips = self.number("flips", value, OPERATIONS)?;
-        if flips % 2 == 0 {
-            let message = format!("flips = {flips} is even");
-            return Err(self.at(value.span(), message).help(
-                "an odd number: after an even one the branch is where it was, and whether an \
-                 isolated vCPU caught up could not be seen",
+        let name = &storm.kind;
+        let Some(kind) = Kind::find(name.get_ref()) else {
+            let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+            return Err(self.choice("kind of storm", name, &names));
+        };
+        let operations = self.number("operations", &storm.operations, OPERATIONS)?;
+        if kind.odd && operations % 2 == 0 {
+            let message = format!("operations = {operations} is even");
+            return Err(self.at(storm.operations.span(), message).help(
+                "an odd number of flips: after an even one the branch is where it was, and whether \
+                 an isolated vCPU caught up could not be seen",
             ));
         }
-        Ok(flips)
-    }
-
-    fn rounds(&self, kind: &Spanned<String>, storm: &RawStorm) -> Result<(u64, u64), Diagnostic> {
-        let rounds = self.required(kind, "rounds", &storm.rounds)?;
-        let pages = self.required(kind, "pages", &storm.pages)?;
-        Ok((
-            self.number("rounds", rounds, OPERATIONS)?,
-            self.number("pages", pages, PAGES)?,
-        ))
+        let size = match (&kind.sizes, &storm.size) {
+            (None, None) => 0,
+            (Some(range), Some(size)) => self.number("size", size, range.clone())?,
+            (None, Some(size)) => {
+                let message = format!("`size` means nothing to kind `{}`", kind.name);
+                return Err(self.at(size.span(), message).help("remove the line"));
+            }
+            (Some(range), None) => {
+                let message = format!("a storm of kind `{}` needs `size`", kind.name);
+                let help = format!("add a line such as `size = {}`", range.start());
+                return Err(self.at(name.span(), message).help(help));
+            }
+        };
+        Ok(Storm {
+            kind,
+            operations,
+            size,
+        })
     }
 
     /// A system call, if the file does not say.
@@ -216,34 +201,20 @@ impl Place<'_> {
         Ok(entries)
     }
 
-    fn required<'r>(
+    /// The value that `given` names, if it is given.
+    fn one_of<T: Copy, const N: usize>(
         &self,
-        kind: &Spanned<String>,
-        key: &str,
-        value: &'r Option<Spanned<u64>>,
-    ) -> Result<&'r Spanned<u64>, Diagnostic> {
-        value.as_ref().ok_or_else(|| {
-            self.at(
-                kind.span(),
-                format!("a storm of kind `{}` needs `{key}`", kind.get_ref()),
-            )
-            .help(format!("add a line such as `{key} = 101`"))
-        })
-    }
-
-    /// Refuses the sizes that belong to other kinds.
-    fn only(
-        &self,
-        kind: &Spanned<String>,
-        foreign: &[(&str, &Option<Spanned<u64>>)],
-    ) -> Result<(), Diagnostic> {
-        for (key, value) in foreign {
-            if let Some(value) = value {
-                let message = format!("`{key}` means nothing to kind `{}`", kind.get_ref());
-                return Err(self.at(value.span(), message).help("remove the line"));
-            }
+        what: &str,
+        given: Option<&Spanned<String>>,
+        all: &[(&str, T); N],
+    ) -> Result<Option<T>, Diagnostic> {
+        let Some(given) = given else {
+            return Ok(None);
+        };
+        match all.iter().find(|(name, _)| name == given.get_ref()) {
+            Some((_, value)) => Ok(Some(*value)),
+            None => Err(self.choice(what, given, &all.map(|(name, _)| name))),
         }
-        Ok(())
     }
 
     fn choice(&self, what: &str, given: &Spanned<String>, allowed: &[&str]) -> Diagnostic {
@@ -256,17 +227,27 @@ impl Place<'_> {
     }
 
     fn expect(&self, raw: &RawExpect) -> Result<Expectations, Diagnostic> {
-        let isolated_ipis_max = raw
-            .isolated_ipis_max
-            .as_ref()
-            .map_or(0, |value| *value.get_ref());
+        if let (Some(_), Some(min)) = (&raw.isolated_ipis_max, &raw.isolated_ipis_min) {
+            let message = "isolated_ipis_max and isolated_ipis_min exclude each other";
+            return Err(self.at(min.span(), message).help(
+                "with a minimum IPIs must be delivered, with a maximum they must not; keep one",
+            ));
+        }
+        let isolated = match (&raw.isolated_ipis_max, &raw.isolated_ipis_min) {
+            // Zero would be a delivery that nobody needs.
+            (_, Some(min)) => {
+                IsolatedIpis::AtLeast(self.number("isolated_ipis_min", min, OPERATIONS)?)
+            }
+            (Some(max), None) => IsolatedIpis::AtMost(*max.get_ref()),
+            (None, None) => IsolatedIpis::AtMost(0),
+        };
         let housekeeping_ipis_min = match &raw.housekeeping_ipis_min {
             None => 1,
             // Zero would be a witness who saw nothing.
             Some(value) => self.number("housekeeping_ipis_min", value, OPERATIONS)?,
         };
         Ok(Expectations {
-            isolated_ipis_max,
+            isolated,
             housekeeping_ipis_min,
         })
     }

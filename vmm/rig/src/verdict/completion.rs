@@ -52,7 +52,7 @@ fn values(
         let (before, after) = (window.baseline.get(&cpu), window.released.get(&cpu));
         match (before, after) {
             (Some(before), Some(after)) => {
-                let (status, words) = one(part.completion, report.value, before, after);
+                let (status, words) = one(part.completion?, report.value, before, after);
                 Some((status, format!("vCPU {cpu}: {words}")))
             }
             // Another way in: the vCPU did not look.

@@ -9,6 +9,7 @@ use super::{Check, ISOLATED_IPIS, Verdict, worst};
 use crate::conductor::Evidence;
 use crate::ledger::Tally;
 use crate::plan::Plan;
+use crate::scenario::IsolatedIpis;
 
 /// Sends are counted, not deliveries: two sends that were merged into one delivery are two.
 ///
@@ -18,30 +19,56 @@ use crate::plan::Plan;
 /// IPIs while the CPU is in the kernel, and one that was sent then and lands just after the return.
 /// Anything beyond that interrupted user space and is `violated`.
 pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
-    let most = plan.scenario.expect.isolated_ipis_max;
     let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
         let Some(record) = evidence.ledger.cpus.get(cpu) else {
             return (Verdict::Error, format!("vCPU {cpu} is not in the ledger"));
         };
         let window = &record.window;
-        let sent = window.ipis_targeted();
-        if sent == 0 {
-            return (Verdict::Held, format!("vCPU {cpu}: no IPI"));
-        }
-        let words = format!("vCPU {cpu}: {}", describe(plan, evidence, window));
-        if sent <= most {
-            return (Verdict::Held, format!("{words}; {most} allowed"));
-        }
-        let others = window.other_interrupts();
-        if others > 0 && window.ipis_at_user <= others {
-            let words = format!(
-                "{words}, but {others} other interrupts had it in the kernel: window not clean"
-            );
-            return (Verdict::Error, words);
-        }
-        (Verdict::Violated, words)
+        let words = match window.ipis_targeted() {
+            0 => "no IPI".to_owned(),
+            _ => describe(plan, evidence, window),
+        };
+        let (status, words) = match plan.scenario.expect.isolated {
+            IsolatedIpis::AtMost(most) => at_most(most, window, words),
+            IsolatedIpis::AtLeast(least) => at_least(least, window, words),
+        };
+        (status, format!("vCPU {cpu}: {words}"))
     });
     worst(ISOLATED_IPIS, findings.collect())
+}
+
+/// `words` says what was sent.
+fn at_most(most: u64, window: &Tally, words: String) -> (Verdict, String) {
+    let sent = window.ipis_targeted();
+    if sent == 0 {
+        return (Verdict::Held, words);
+    }
+    if sent <= most {
+        return (Verdict::Held, format!("{words}; {most} allowed"));
+    }
+    let others = window.other_interrupts();
+    if others > 0 && window.ipis_at_user <= others {
+        let words = format!(
+            "{words}, but {others} other interrupts had it in the kernel: window not clean"
+        );
+        return (Verdict::Error, words);
+    }
+    (Verdict::Violated, words)
+}
+
+/// Where holding back would be a bug, each IPI has to come.
+fn at_least(least: u64, window: &Tally, words: String) -> (Verdict, String) {
+    let sent = window.ipis_targeted();
+    if sent < least {
+        return (
+            Verdict::Violated,
+            format!("{words}; at least {least} must be delivered, holding them back is a bug"),
+        );
+    }
+    (
+        Verdict::Held,
+        format!("{words}, as it must be: at least {least}"),
+    )
 }
 
 /// `303 IPIs (call-function 303) from vCPU 0, 3.00 per operation`

@@ -3,7 +3,7 @@ use crate::conductor::conduct;
 use crate::conductor::fake::{Counting, Fake, Script, plan};
 use crate::conductor::fake_kernel::{self, Path};
 use crate::ledger::{DETAILS, Ledger};
-use crate::scenario::EntryKind;
+use crate::scenario::{EntryKind, IsolatedIpis};
 use Verdict::{Error, Held, Skipped, Violated};
 
 /// The evidence of a fake guest that follows `script`.
@@ -534,9 +534,9 @@ fn an_allowed_number_of_ipis_is_allowed_and_no_more() {
         ..Script::default()
     };
     let (mut plan, evidence) = evidence("static-key-flip", None, script);
-    plan.scenario.expect.isolated_ipis_max = 101;
+    plan.scenario.expect.isolated = IsolatedIpis::AtMost(101);
     assert_eq!(ipis::isolated_ipis(&plan, &evidence).status, Held);
-    plan.scenario.expect.isolated_ipis_max = 100;
+    plan.scenario.expect.isolated = IsolatedIpis::AtMost(100);
     assert_eq!(ipis::isolated_ipis(&plan, &evidence).status, Violated);
 }
 
@@ -548,7 +548,7 @@ fn precedence_is_as_documented_for_every_combination() {
         for other in all {
             let mut checks: Vec<Check> = ESSENTIAL
                 .iter()
-                .map(|name| Check::new(name, Held, ""))
+                .map(|names| Check::new(names[0], Held, ""))
                 .collect();
             checks[1].status = essential;
             checks.push(Check::new(COUNTERS, other, ""));
@@ -575,10 +575,10 @@ fn a_missing_essential_check_is_an_error() {
     for missing in ESSENTIAL {
         let checks: Vec<Check> = ESSENTIAL
             .iter()
-            .filter(|name| **name != missing)
-            .map(|name| Check::new(name, Held, ""))
+            .filter(|names| **names != missing)
+            .map(|names| Check::new(names[0], Held, ""))
             .collect();
-        assert_eq!(overall(&checks), Error, "{missing}");
+        assert_eq!(overall(&checks), Error, "{missing:?}");
     }
 }
 

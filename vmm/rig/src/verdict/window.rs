@@ -3,10 +3,11 @@
 use ipirig_abi::Role;
 
 use super::ipis::list;
-use super::{Check, USER_SPACE, Verdict, worst};
+use super::{Check, KERNEL, USER_SPACE, Verdict, worst};
 use crate::conductor::quiet::USER;
 use crate::conductor::{Evidence, Window};
 use crate::plan::Plan;
+use crate::scenario::Mode;
 
 /// Three signs: privilege level 3 when the window opens and when it closes, a heart that beat in
 /// between, and no interrupt taken. An isolated task makes no system calls in its loop, so with no
@@ -15,8 +16,12 @@ use crate::plan::Plan;
 /// Other interrupts are `error`, because the rig cannot blame the storm for them. Where IPIs are a
 /// violation (`ipis`), being taken out of user space is one as well: the one follows from the other.
 pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verdict) -> Check {
+    if plan.scenario.vcpus.isolated_in == Mode::Kernel {
+        return kernel_throughout(plan, evidence);
+    }
+    let delivered = plan.scenario.expect.delivered();
     let isolated = plan.cpus(Role::Isolated);
-    let one = |window: &Window, cpu| throughout(evidence, window, cpu, ipis);
+    let one = |window: &Window, cpu| throughout(evidence, window, cpu, ipis, delivered);
     let mut findings: Vec<(Verdict, String)> = Vec::new();
     for window in &evidence.windows {
         for &cpu in &isolated {
@@ -39,6 +44,7 @@ fn throughout(
     window: &Window,
     cpu: usize,
     ipis: Verdict,
+    delivered: bool,
 ) -> (Verdict, String) {
     let (Some(&(open, close)), Some(record)) =
         (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
@@ -57,7 +63,14 @@ fn throughout(
         let words = format!("vCPU {cpu}: taken out of user space by {taken} IPIs");
         return (Verdict::Violated, words);
     }
-    if taken > 0 || tally.other_interrupts() > 0 {
+    if delivered && tally.ipis_at_user < taken {
+        let words = format!(
+            "vCPU {cpu}: only {} of {taken} IPIs interrupted user space",
+            tally.ipis_at_user
+        );
+        return (Verdict::Error, words);
+    }
+    if !delivered && (taken > 0 || tally.other_interrupts() > 0) {
         let all = [&tally.delivered, &tally.other];
         let all: Vec<String> = all
             .into_iter()
@@ -77,6 +90,54 @@ fn throughout(
         }
     }
     let beats = close.heartbeat.wrapping_sub(open.heartbeat);
-    let words = format!("vCPU {cpu}: CPL 3 at both ends, {beats} turns, no interrupt taken");
+    let words = match (delivered, tally.other_interrupts()) {
+        (false, _) => "no interrupt taken".to_owned(),
+        (true, 0) => format!("interrupted there by {taken} IPIs"),
+        (true, _) => format!(
+            "interrupted there by {taken} IPIs and by {}",
+            list(&tally.other)
+        ),
+    };
+    let words = format!("vCPU {cpu}: CPL 3 at both ends, {beats} turns, {words}");
+    (Verdict::Held, words)
+}
+
+/// Where the isolated vCPUs are to be in the kernel: at both ends of the window, and at each IPI.
+fn kernel_throughout(plan: &Plan, evidence: &Evidence) -> Check {
+    let isolated = plan.cpus(Role::Isolated);
+    let mut findings = Vec::new();
+    for window in &evidence.windows {
+        for &cpu in &isolated {
+            findings.push(in_kernel(evidence, window, cpu));
+        }
+    }
+    worst(KERNEL, findings)
+}
+
+fn in_kernel(evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
+    let (Some((open, close)), Some(record)) =
+        (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
+    else {
+        return (Verdict::Error, format!("vCPU {cpu} was not looked at"));
+    };
+    if let Some(stay) = window.released.get(&cpu)
+        && stay.errno != 0
+    {
+        let words = format!("vCPU {cpu}: it did not stay (errno {})", stay.errno);
+        return (Verdict::Error, words);
+    }
+    if open.cpl == USER || close.cpl == USER {
+        return (Verdict::Error, format!("vCPU {cpu}: it was in user space"));
+    }
+    let tally = &record.window;
+    if tally.ipis_at_user > 0 {
+        let words = format!(
+            "vCPU {cpu}: {} IPIs interrupted user space",
+            tally.ipis_at_user
+        );
+        return (Verdict::Error, words);
+    }
+    let taken = tally.ipi_deliveries();
+    let words = format!("vCPU {cpu}: CPL 0 at both ends, and at each of {taken} IPIs");
     (Verdict::Held, words)
 }
