@@ -49,6 +49,8 @@ const AFTER_RUN: &str = "\
 Examples:
   ipirig run static-key-flip
   ipirig run static-key-flip --vcpus 2 --apic xapic
+  ipirig run all                             every scenario, in one table
+  ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
 
@@ -103,8 +105,10 @@ pub(crate) struct GuestBuildArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_ENTRY)]
 pub(crate) struct EntryArgs {
+    /// A scenario's name (see `ipirig list`), or the path of a .toml file
+    pub(crate) scenario: String,
     #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) options: RunOptions,
     /// Only these ways into the kernel, by their names in scenario files
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     pub(crate) kind: Vec<String>,
@@ -129,8 +133,19 @@ pub(crate) struct MutantsArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_RUN)]
 pub(crate) struct RunArgs {
-    /// A scenario's name (see `ipirig list`), or the path of a .toml file
-    pub(crate) scenario: String,
+    /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
+    #[arg(required_unless_present = "group")]
+    pub(crate) scenarios: Vec<String>,
+    /// All scenarios of a group
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+}
+
+/// How a scenario is run.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct RunOptions {
     /// vCPUs in all: one for control, the scenario's isolated ones, the rest housekeeping
     #[arg(long, value_name = "N")]
     pub(crate) vcpus: Option<usize>,
@@ -201,7 +216,7 @@ mod tests {
             panic!("{args:?}")
         };
         assert_eq!(
-            (run.pin, run.append.as_deref()),
+            (run.options.pin, run.options.append.as_deref()),
             (Some(vec![0, 0, 1]), Some("-x"))
         );
     }

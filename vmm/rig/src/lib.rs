@@ -25,5 +25,6 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod suggest;
+pub mod suite;
 pub mod vectors;
 pub mod verdict;

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint};
 
 pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
-    let mut scenario = Scenario::find(&args.run.scenario).map_err(Failure::usage)?;
+    let mut scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
     if !args.kind.is_empty() {
         scenario.entries = kinds(&args.kind)?;
     }
@@ -21,7 +21,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
     } else {
         Extent::Ends
     };
-    let outcome = perform(scenario, args.run)?;
+    let outcome = perform(scenario, args.options)?;
     let Outcome { result, .. } = &outcome;
     let listings: Vec<String> = result
         .entries

@@ -17,10 +17,10 @@ use ipirig_rig::scenario::Scenario;
 use ipirig_rig::suggest::closest;
 
 use super::check_interrupt;
-use super::run::{built, file};
+use super::run::{built, file, print_both};
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
-use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+use crate::output::{check_writable, say};
 use crate::progress::Progress;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
@@ -173,16 +173,6 @@ fn publish(rows: &[Row], json: Option<&Path>) -> Result<Code, Failure> {
         let text = serde_json::to_string_pretty(rows).context("cannot put the table into JSON")?;
         Ok(text + "\n")
     };
-    match json {
-        Some(path) if file(json).is_some() => {
-            print(&render(rows, stdout_paint()))?;
-            write_file(path, &text()?).map_err(Failure::usage)?;
-        }
-        Some(_) => {
-            say(&render(rows, stderr_paint()));
-            print(&text()?)?;
-        }
-        None => print(&render(rows, stdout_paint()))?,
-    }
+    print_both(&|paint| render(rows, paint), &text, json)?;
     Ok(verdict(rows).into())
 }

@@ -1,31 +1,78 @@
 //! `ipirig run`. Cheap checks first: arguments and scenario, then the kernel file, then the host,
 //! then the guest build, then the boot.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use ipirig_guest::Request;
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_rig::exit::{Code, host_verdict};
+use ipirig_rig::paint::Paint;
 use ipirig_rig::plan::{Options, Plan};
 use ipirig_rig::render::render;
 use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
 use ipirig_rig::scenario::Scenario;
+use ipirig_rig::suite::Suite;
 
 use super::check_interrupt;
-use crate::args::{Apic, RunArgs, Switch};
+use crate::args::{Apic, RunArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
 use crate::progress::Progress;
 
+/// Stands for every scenario.
+const ALL: &str = "all";
+
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
-    let scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
-    let json = args.json.clone();
-    let outcome = perform(scenario, args)?;
-    let code = publish(&outcome.result, json.as_deref())?;
-    outcome.advise();
-    Ok(code)
+    let mut scenarios = chosen(&args)?;
+    let options = args.options;
+    let json = options.json.clone();
+    if scenarios.len() == 1
+        && let Some(scenario) = scenarios.pop()
+    {
+        let outcome = perform(scenario, options)?;
+        let code = publish(&outcome.result, json.as_deref())?;
+        outcome.advise();
+        return Ok(code);
+    }
+    let mut results = Vec::with_capacity(scenarios.len());
+    for scenario in scenarios {
+        let name = scenario.name.clone();
+        say(&format!("ipirig: {name}\n"));
+        results.push(perform(scenario, options.clone())?.result);
+    }
+    publish_suite(&Suite::new(results), json.as_deref())
+}
+
+/// The scenarios that are asked for, each once.
+fn chosen(args: &RunArgs) -> Result<Vec<Scenario>, Failure> {
+    let all = || Scenario::all().context("a built-in scenario is broken");
+    let mut chosen: Vec<Scenario> = Vec::new();
+    if let Some(group) = &args.group {
+        chosen = all()?;
+        let groups: BTreeSet<String> = chosen.iter().map(|s| s.group.clone()).collect();
+        chosen.retain(|scenario| scenario.group == *group);
+        if chosen.is_empty() {
+            let groups: Vec<String> = groups.into_iter().collect();
+            let error = anyhow!("no group `{group}`: there are {}", groups.join(", "));
+            return Err(Failure::usage(error));
+        }
+    }
+    for name in &args.scenarios {
+        let found = if name == ALL {
+            all()?
+        } else {
+            vec![Scenario::find(name).map_err(Failure::usage)?]
+        };
+        for scenario in found {
+            if !chosen.contains(&scenario) {
+                chosen.push(scenario);
+            }
+        }
+    }
+    Ok(chosen)
 }
 
 /// What came of a run.
@@ -44,8 +91,8 @@ impl Outcome {
     }
 }
 
-/// Runs `scenario` as `args` say, whatever scenario they name.
-pub(super) fn perform(scenario: Scenario, args: RunArgs) -> Result<Outcome, Failure> {
+/// Runs `scenario` as `args` say.
+pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, Failure> {
     let options = Options {
         vcpus: args.vcpus,
         no_deferral: args.deferral == Switch::Off,
@@ -140,17 +187,35 @@ pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFile
 
 /// Prints the result and says how to exit.
 fn publish(result: &RunResult, json: Option<&Path>) -> Result<Code, Failure> {
-    let text = |result: &RunResult| result.to_json().context("cannot put the result into JSON");
+    let text = || result.to_json().context("cannot put the result into JSON");
+    print_both(&|paint| render(result, paint), &text, json)?;
+    Ok(result.verdict.into())
+}
+
+/// The same for several results.
+fn publish_suite(suite: &Suite, json: Option<&Path>) -> Result<Code, Failure> {
+    let text = || suite.to_json().context("cannot put the results into JSON");
+    print_both(&|paint| suite.render(paint), &text, json)?;
+    Ok(suite.verdict().into())
+}
+
+/// Prints what is for people, and writes what is for machines where `json` says: on standard output
+/// it takes the other's place.
+pub(super) fn print_both(
+    people: &dyn Fn(Paint) -> String,
+    machines: &dyn Fn() -> anyhow::Result<String>,
+    json: Option<&Path>,
+) -> Result<(), Failure> {
     match json {
         Some(path) if path == Path::new("-") => {
-            say(&render(result, stderr_paint()));
-            print(&text(result)?)?;
+            say(&people(stderr_paint()));
+            print(&machines()?)?;
         }
         Some(path) => {
-            print(&render(result, stdout_paint()))?;
-            write_file(path, &text(result)?).map_err(Failure::usage)?;
+            print(&people(stdout_paint()))?;
+            write_file(path, &machines()?).map_err(Failure::usage)?;
         }
-        None => print(&render(result, stdout_paint()))?,
+        None => print(&people(stdout_paint()))?,
     }
-    Ok(result.verdict.into())
+    Ok(())
 }

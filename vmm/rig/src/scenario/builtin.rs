@@ -1,17 +1,61 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 3] = [
+pub(super) const FILES: [(&str, &str); 14] = [
     (
         "entry-matrix",
         include_str!("../../../../scenarios/entry-matrix.toml"),
+    ),
+    (
+        "entry-text-poke",
+        include_str!("../../../../scenarios/entry-text-poke.toml"),
+    ),
+    (
+        "housekeeping-load",
+        include_str!("../../../../scenarios/housekeeping-load.toml"),
+    ),
+    (
+        "module-load-unload",
+        include_str!("../../../../scenarios/module-load-unload.toml"),
+    ),
+    (
+        "noinstr-key-flip",
+        include_str!("../../../../scenarios/noinstr-key-flip.toml"),
+    ),
+    (
+        "page-table-free",
+        include_str!("../../../../scenarios/page-table-free.toml"),
+    ),
+    (
+        "set-memory",
+        include_str!("../../../../scenarios/set-memory.toml"),
+    ),
+    (
+        "static-call-update",
+        include_str!("../../../../scenarios/static-call-update.toml"),
+    ),
+    (
+        "static-key-batch",
+        include_str!("../../../../scenarios/static-key-batch.toml"),
     ),
     (
         "static-key-flip",
         include_str!("../../../../scenarios/static-key-flip.toml"),
     ),
     (
+        "target-in-kernel",
+        include_str!("../../../../scenarios/target-in-kernel.toml"),
+    ),
+    (
+        "vmap-stack",
+        include_str!("../../../../scenarios/vmap-stack.toml"),
+    ),
+    (
         "vunmap-storm",
         include_str!("../../../../scenarios/vunmap-storm.toml"),
+    ),
+    (
+        "vunmap-storm-large",
+        include_str!("../../../../scenarios/vunmap-storm-large.toml"),
     ),
 ];
