@@ -1,11 +1,28 @@
 //! Child processes of a storm: none outlives it.
+#![expect(
+    unsafe_code,
+    reason = "lends stacks to processes that share our memory"
+)]
 
 use crate::errno::Errno;
-use crate::sys::{self, Fork};
+use crate::sys::{self, Fork, SleeperStack};
 
 /// Children that were not waited for yet. Those left are killed in the end.
 #[derive(Debug, Default)]
 pub(super) struct Children(Vec<i32>);
+
+/// Has `count` processes live at once, and kills them before they do anything.
+pub(super) fn come_and_go(count: u64) -> Result<(), Errno> {
+    let mut stacks = Vec::new();
+    stacks.resize_with(count as usize, || SleeperStack::NEW);
+    // Dropped before the stacks are, also when one cannot be started.
+    let mut children = Children::default();
+    for stack in &mut stacks {
+        // SAFETY: `children` kills the process, and waits for its end, before the stacks go.
+        children.0.push(unsafe { sys::sleeper(stack) }?);
+    }
+    children.kill()
+}
 
 impl Children {
     /// Forks a child that does `job` and exits: with 0 if that went well, else with the error's

@@ -4,8 +4,8 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
 use ipirig_abi::module::Storm;
 
-use super::children::Children;
-use super::{Asked, Ground, Progress, Stopped, vmap_stack};
+use super::children::{self, Children};
+use super::{Asked, Ground, Progress, Stopped};
 use crate::errno::Errno;
 use crate::failure::During;
 use crate::sys;
@@ -30,7 +30,7 @@ pub(super) fn run(
             .during(|| format!("start a pair of processes on CPUs {from} and {to}"))?;
         progress.value += 1;
     }
-    vmap_stack::batch(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
+    children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
     if let Some(triggers) = ground.triggers {
         let mut storm = Storm {
             rounds: 1,
