@@ -349,7 +349,11 @@ error: the rig could not tell: run
     #[test]
     fn scenarios_are_listed_by_group() {
         assert_eq!(
-            list(&Scenario::all().unwrap(), Paint::PLAIN),
+            list(
+                &["vunmap-storm", "entry-matrix", "static-key-flip"]
+                    .map(|name| Scenario::find(name).unwrap()),
+                Paint::PLAIN
+            ),
             "\
 entry
   entry-matrix     Enter the kernel by each way that x86-64 has: each must catch up first

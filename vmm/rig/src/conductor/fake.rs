@@ -75,6 +75,8 @@ pub(crate) struct Script {
     pub(crate) unproducible: Vec<EntryKind>,
     /// Nobody sees what the kernel changes.
     pub(crate) changes_unseen: bool,
+    /// What the kernel lacks for the storm.
+    pub(crate) lacks: Option<&'static str>,
 }
 
 /// How the fake kernel counts.
@@ -117,6 +119,9 @@ pub(crate) struct Fake<'a> {
     /// vCPUs whose next entry is to be recorded, and those that have made it.
     armed: RefCell<BTreeSet<usize>>,
     entered: RefCell<BTreeSet<usize>>,
+    /// vCPUs that stay in the kernel, until they are let go.
+    staying: RefCell<BTreeSet<usize>>,
+    let_go: Cell<bool>,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -154,6 +159,8 @@ impl<'a> Fake<'a> {
             settled: false,
             armed: RefCell::default(),
             entered: RefCell::default(),
+            staying: RefCell::default(),
+            let_go: Cell::new(false),
         }
     }
 
@@ -219,6 +226,7 @@ impl<'a> Fake<'a> {
             rip: 0xffff_ffff_8100_0000,
         });
         for &cpu in cpus {
+            let user = user && !self.staying.borrow().contains(&cpu);
             self.deliver(cpu, 0xfc, true, user && self.isolated().contains(&cpu));
             *self.calls.entry(cpu).or_default() += 1;
         }
@@ -273,7 +281,21 @@ impl<'a> Fake<'a> {
             Command::Signal => {
                 self.entered.borrow_mut().insert(arg as usize);
             }
-            Command::PowerOff | Command::Storm | Command::Symbols | Command::LetGo => {}
+            Command::Storm => {
+                let operations = self.mailbox.control.args[1].load(SeqCst);
+                self.storm(operations);
+                self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
+                results = [operations - self.script.lazy, 0, 0, 0];
+                if let Some(lacks) = self.script.lacks {
+                    status = Status::Lacking;
+                    self.mailbox.text.set(lacks.as_bytes());
+                }
+            }
+            Command::LetGo => {
+                self.staying.borrow_mut().clear();
+                self.let_go.set(true);
+            }
+            Command::PowerOff | Command::Symbols => {}
         }
         let storm = matches!(command, Command::Flip | Command::Vunmap);
         if storm && self.script.storm_errno != 0 {
@@ -356,6 +378,10 @@ impl<'a> Fake<'a> {
             }
             let stale = self.stormed.get() && self.script.stale;
             let order = Order::try_from(slot.order.load(SeqCst)).unwrap();
+            if order == Order::Stay && !self.let_go.get() {
+                self.staying.borrow_mut().insert(cpu);
+                continue;
+            }
             if self.produces(Trigger::Order(order)) {
                 slot.task.errno.store(0, SeqCst);
                 self.entered.borrow_mut().insert(cpu);
@@ -474,7 +500,8 @@ impl Guest for Fake<'_> {
     fn sample(&self, cpu: usize) -> Option<Place> {
         assert!(self.settled, "looked at before it was pinned");
         self.beat();
-        let kernel = self.script.in_kernel && self.stormed.get();
+        let kernel =
+            self.script.in_kernel && self.stormed.get() || self.staying.borrow().contains(&cpu);
         let (cpl, rip) = if kernel {
             (0, u64::MAX << 31)
         } else {

@@ -47,6 +47,7 @@ ffffffff81000000 T _stext
 ffffffff81001000 T do_work
 ffffffff81002000 T __text_poke
 ffffffff81003000 T flush_tlb_kernel_range
+ffffffff81004000 T text_poke_bp
 ffffffff81200000 T __noinstr_text_start
 ffffffff81201000 T __noinstr_text_end
 ffffffff81400000 T __entry_text_start
@@ -54,6 +55,7 @@ ffffffff81400040 T entry_SYSCALL_64
 ffffffff81402000 T __entry_text_end
 ffffffff81600000 T _etext
 ffffffff81800000 D a_key
+ffffffff81800008 D text_mutex
 ffffffff81800010 D __end
 ";
 

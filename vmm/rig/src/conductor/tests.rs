@@ -260,6 +260,23 @@ fn each_way_into_the_kernel_has_a_window_and_is_recorded() {
 }
 
 #[test]
+fn a_kernel_that_lacks_what_a_storm_needs_is_skipped_in_its_words() {
+    let plan = plan("noinstr-key-flip", None);
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    let script = Script {
+        lacks: Some("no CONFIG_KPROBES"),
+        ..Script::default()
+    };
+    let mut guest = Fake::new(&plan, &ledger, script);
+    let layout = Box::new(fake_kernel::layout);
+    let ended = super::conduct(&mut guest, &plan, layout, &ledger, &|_| {}).unwrap_err();
+    assert!(
+        matches!(&ended, Ended::Lacking { what } if what == "no CONFIG_KPROBES"),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn a_dead_task_ends_the_run_at_once_under_its_name() {
     let script = Script {
         task_dies: true,

@@ -110,10 +110,10 @@ fn an_unknown_name_gets_a_suggestion_or_the_list() {
         Scenario::find("static-key-filp").unwrap_err().to_string(),
         "no scenario `static-key-filp`: did you mean `static-key-flip`?"
     );
+    let names = builtin::FILES.map(|(stem, _)| stem).join(", ");
     assert_eq!(
         Scenario::find("nothing").unwrap_err().to_string(),
-        "no scenario `nothing`: there are entry-matrix, static-key-flip, vunmap-storm (or give \
-         the path of a .toml file)"
+        format!("no scenario `nothing`: there are {names} (or give the path of a .toml file)")
     );
 }
 

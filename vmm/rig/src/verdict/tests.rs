@@ -417,6 +417,55 @@ fn a_kernel_without_a_known_flag_has_no_order_to_keep() {
 }
 
 #[test]
+fn what_must_be_delivered_is_held_when_it_comes_and_violated_when_it_does_not() {
+    let script = |ipis_per_operation| Script {
+        ipis_per_operation,
+        ..Script::default()
+    };
+    for scenario in ["noinstr-key-flip", "entry-text-poke", "target-in-kernel"] {
+        let (plan, all) = evidence(scenario, None, script(3));
+        let (checks, _) = judge(&plan, &all);
+        assert_eq!(overall(&checks), Held, "{scenario}: {checks:?}");
+        let (plan, none) = evidence(scenario, None, script(0));
+        let check = named(ISOLATED_IPIS, &plan, &none);
+        assert_eq!(check.status, Violated, "{scenario}");
+        assert!(check.evidence.contains("must be delivered"), "{check:?}");
+    }
+    assert_eq!(
+        check(ISOLATED_IPIS, "noinstr-key-flip", script(3)).evidence,
+        "vCPU 2: 99 IPIs (call-function 99) from vCPU 0, 3.00 per operation, as it must be: at \
+         least 99"
+    );
+}
+
+#[test]
+fn ipis_that_must_come_have_to_interrupt_user_space_or_the_kernel_as_the_scenario_says() {
+    let script = || Script {
+        ipis_per_operation: 3,
+        ..Script::default()
+    };
+    let (plan, mut evidence) = evidence("noinstr-key-flip", None, script());
+    let held = named(USER_SPACE, &plan, &evidence);
+    assert!(
+        held.evidence.ends_with("interrupted there by 99 IPIs"),
+        "{held:?}"
+    );
+    evidence.ledger.cpus[2].window.ipis_at_user -= 1;
+    assert_eq!(named(USER_SPACE, &plan, &evidence).status, Error);
+
+    let (plan, mut evidence) = self::evidence("target-in-kernel", None, script());
+    assert_eq!(named(KERNEL, &plan, &evidence).status, Held);
+    evidence.ledger.cpus[2].window.ipis_at_user = 1;
+    assert_eq!(named(KERNEL, &plan, &evidence).status, Error);
+    evidence.ledger.cpus[2].window.ipis_at_user = 0;
+    evidence.windows[0].marks.get_mut(&2).unwrap().1.cpl = 3;
+    assert_eq!(named(KERNEL, &plan, &evidence).status, Error);
+    evidence.windows[0].marks.get_mut(&2).unwrap().1.cpl = 0;
+    evidence.windows[0].released.get_mut(&2).unwrap().errno = 110;
+    assert_eq!(named(KERNEL, &plan, &evidence).status, Error);
+}
+
+#[test]
 fn without_a_housekeeping_vcpu_the_guests_count_must_do_and_the_check_says_so() {
     let (plan, evidence) = evidence("static-key-flip", Some(2), Script::default());
     let check = soundness::storm_ran(&plan, &evidence);
