@@ -30,7 +30,7 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
         };
         let (status, words) = match plan.scenario.expect.isolated {
             IsolatedIpis::AtMost(most) => at_most(most, window, words),
-            IsolatedIpis::AtLeast(least) => at_least(least, window, words),
+            IsolatedIpis::AtLeast(least) => at_least(least, window, &words),
         };
         (status, format!("vCPU {cpu}: {words}"))
     });
@@ -57,7 +57,7 @@ fn at_most(most: u64, window: &Tally, words: String) -> (Verdict, String) {
 }
 
 /// Where holding back would be a bug, each IPI has to come.
-fn at_least(least: u64, window: &Tally, words: String) -> (Verdict, String) {
+fn at_least(least: u64, window: &Tally, words: &str) -> (Verdict, String) {
     let sent = window.ipis_targeted();
     if sent < least {
         return (
