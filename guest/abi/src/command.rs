@@ -142,16 +142,16 @@ codes! {
         /// execute it where the kernel cannot take a #BP. Value: the NOP's length if it is whole
         /// afterwards, else 0.
         EntryTextPoke = 6,
-        /// Create and kill a process, whose kernel stack lies in the vmalloc area; then have what is
-        /// left of the stacks unmapped. `size`: how many live at once (1 to 64). A CPU keeps two
-        /// free stacks (NR_CACHED_STACKS of kernel/fork.c), so fewer than three free none.
+        /// Create `size` processes (3 to 64), whose kernel stacks lie in the vmalloc area, kill them,
+        /// and have the stacks that the kernel does not keep for the next ones unmapped and purged:
+        /// one flush, which may be deferred.
         VmapStack = 7,
         /// Load and unload the module `/ipirig_dummy.ko`.
         ModuleLoad = 8,
         /// A load like hackbench's on all CPUs that are not isolated: on each a process that sends
-        /// as many messages through a pipe as there are operations, to one on the next; meanwhile,
-        /// on the control CPU, one batch of [`VmapStack`](StormKind::VmapStack), and one round of
-        /// [`Command::Vunmap`] if there is a module. Value: pairs of processes.
+        /// as many messages through a pipe as there are operations, to one on the next. Meanwhile,
+        /// for every 64 messages begun, 8 processes come and go on the control CPU, and if there is
+        /// a module it does one round of [`Command::Vunmap`]. Value: pairs of processes.
         HousekeepingLoad = 9,
         /// Enable and disable the trace event `sched:sched_waking`.
         Tracepoint = 10,

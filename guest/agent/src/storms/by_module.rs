@@ -48,7 +48,7 @@ fn lacking(kind: StormKind) -> &'static str {
             "no CONFIG_HAVE_STATIC_CALL: a static call is a pointer, and an update patches nothing"
         }
         StormKind::PageTableFree => {
-            "no huge mappings in the vmalloc area (CONFIG_HAVE_ARCH_HUGE_VMAP, nohugevmalloc, PSE)"
+            "ioremap() makes no huge mappings (no CONFIG_HAVE_ARCH_HUGE_VMAP, or nohugeiomap)"
         }
         StormKind::EntryTextPoke => {
             "text_poke_bp cannot be called: its address or text_mutex's is not known, or the kernel \

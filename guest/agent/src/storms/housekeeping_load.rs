@@ -7,14 +7,16 @@ use ipirig_abi::module::Storm;
 use super::children::{self, Children};
 use super::{Asked, Ground, Progress, Stopped};
 use crate::errno::Errno;
-use crate::failure::During;
+use crate::failure::{During, Failure};
 use crate::sys;
 
 /// Bytes of a message: hackbench's.
 const MESSAGE: usize = 100;
-/// Processes that come and go meanwhile.
+/// Messages for which one round of the rest of the load is done.
+const ROUND: u64 = 64;
+/// Processes that come and go in a round.
 const FORKS: u64 = 8;
-/// Pages that are mapped and unmapped meanwhile.
+/// Pages that are mapped and unmapped in a round.
 const PAGES: u32 = 8;
 
 pub(super) fn run(
@@ -30,22 +32,30 @@ pub(super) fn run(
             .during(|| format!("start a pair of processes on CPUs {from} and {to}"))?;
         progress.value += 1;
     }
-    children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
-    if let Some(triggers) = ground.triggers {
-        let mut storm = Storm {
-            rounds: 1,
-            pages: PAGES,
-            ..Storm::default()
-        };
-        triggers
-            .storm(&mut storm)
-            .during(|| format!("vmalloc and vfree {PAGES} pages"))?;
+    for _ in 0..asked.operations.div_ceil(ROUND) {
+        round(ground)?;
     }
     children
         .join()
         .during(|| format!("send {} messages through pipes", asked.operations))?;
     progress.done = asked.operations;
     Ok(())
+}
+
+/// What the control CPU does meanwhile.
+fn round(ground: &Ground<'_>) -> Result<(), Failure> {
+    children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
+    let Some(triggers) = ground.triggers else {
+        return Ok(());
+    };
+    let mut storm = Storm {
+        rounds: 1,
+        pages: PAGES,
+        ..Storm::default()
+    };
+    triggers
+        .storm(&mut storm)
+        .during(|| format!("vmalloc and vfree {PAGES} pages"))
 }
 
 /// Starts a sender on one CPU and a receiver on another.

@@ -215,12 +215,12 @@ fn filters_are_attached_where_the_kernel_compiles_them() {
 }
 
 #[test]
-fn processes_come_and_go_and_then_their_stacks_are_purged() {
+fn processes_come_and_go_and_their_stacks_are_purged_each_time() {
     let module = FakeModule::default();
     let ground = ground(Path::new("/nonexistent"), Some(&module));
-    assert_eq!(ask(&ground, StormKind::VmapStack, 5, 2), done(5, 0));
-    assert_eq!(*module.0.borrow(), ["purge"]);
-    for size in [0, 65] {
+    assert_eq!(ask(&ground, StormKind::VmapStack, 2, 3), done(2, 0));
+    assert_eq!(*module.0.borrow(), ["purge", "purge"]);
+    for size in [2, 65] {
         let text =
             format!("failed: 5 operations of VmapStack, size {size}: EINVAL (Invalid argument)");
         assert_eq!(ask(&ground, StormKind::VmapStack, 5, size), said(&text));
@@ -241,6 +241,11 @@ fn the_load_pairs_each_cpu_with_the_next_and_counts_its_messages() {
         done(50, 2)
     );
     assert_eq!(*module.0.borrow(), ["storm 1x8", "storm 1x8"]);
+    ground.triggers = None;
+    assert_eq!(
+        ask(&ground, StormKind::HousekeepingLoad, 65, 0),
+        done(65, 2)
+    );
 
     ground.housekeeping = &[63];
     let (progress, said) = ask(&ground, StormKind::HousekeepingLoad, 50, 0);

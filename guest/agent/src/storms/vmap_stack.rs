@@ -3,7 +3,10 @@
 use super::{Asked, Ground, Progress, Stopped, children};
 use crate::failure::During;
 
-/// Most processes that live at once.
+/// Fewest processes that live at once: a CPU keeps two free stacks for the next ones
+/// (NR_CACHED_STACKS of kernel/fork.c), so the stack of the third is unmapped.
+const MIN_AT_ONCE: u64 = 3;
+/// Most of them.
 const MAX_AT_ONCE: u64 = 64;
 
 pub(super) fn run(
@@ -12,13 +15,12 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
     let triggers = ground.triggers.ok_or(Stopped::NoModule)?;
-    let at_once = asked.size(1, MAX_AT_ONCE)?;
+    let at_once = asked.size(MIN_AT_ONCE, MAX_AT_ONCE)?;
     while progress.done < asked.operations {
-        let count = at_once.min(asked.operations - progress.done);
-        children::come_and_go(count).during(|| format!("create and kill {count} processes"))?;
-        progress.done += count;
+        children::come_and_go(at_once).during(|| format!("create and kill {at_once} processes"))?;
+        // Stacks are unmapped late, and flushed later still: here.
+        triggers.purge().during(|| "purge the vmalloc area")?;
+        progress.done += 1;
     }
-    // Stacks are unmapped late, and flushed later still: here.
-    triggers.purge().during(|| "purge the vmalloc area")?;
     Ok(())
 }
