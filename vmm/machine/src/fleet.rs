@@ -35,6 +35,8 @@ pub struct Sample {
     pub cpl: u8,
     /// Not running: it waits for a SIPI, or in HLT for an interrupt.
     pub parked: bool,
+    /// When its APIC timer will next interrupt it, in nanoseconds of [`crate::clock::now`].
+    pub timer: Option<u64>,
 }
 
 #[derive(Debug)]

@@ -63,6 +63,8 @@ pub struct Timeouts {
     pub phase: Duration,
     /// How long no isolated vCPU may be interrupted before the window opens.
     pub quiet: Duration,
+    /// How long a timer that would go off in the window is waited for.
+    pub timer: Duration,
     /// Longest sleep between two looks at the mailbox.
     pub poll: Duration,
 }
@@ -74,6 +76,7 @@ impl Default for Timeouts {
             boot: Duration::from_secs(120),
             phase: Duration::from_secs(60),
             quiet: Duration::from_millis(300),
+            timer: Duration::from_secs(5),
             poll: Duration::from_millis(10),
         }
     }

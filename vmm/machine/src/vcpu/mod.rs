@@ -407,6 +407,7 @@ impl Vcpu {
             cr3: sregs.cr3,
             cpl: privilege(&sregs.ss, &sregs.cs),
             parked: self.halted || self.apic.waiting_for_startup(),
+            timer: self.apic.timer_deadline(),
         })
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Script {
     pub(crate) unproducible: Vec<EntryKind>,
     /// Nobody sees what the kernel changes.
     pub(crate) changes_unseen: bool,
+    /// So many looks find an isolated vCPU's timer armed.
+    pub(crate) armed_timers: u32,
     /// What the kernel lacks for the storm.
     pub(crate) lacks: Option<&'static str>,
 }
@@ -122,6 +124,7 @@ pub(crate) struct Fake<'a> {
     /// vCPUs that stay in the kernel, until they are let go.
     staying: RefCell<BTreeSet<usize>>,
     let_go: Cell<bool>,
+    armed_timers: Cell<u32>,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -139,6 +142,7 @@ pub(crate) fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
         boot: Duration::from_millis(300),
         phase: Duration::from_millis(300),
         quiet: Duration::from_millis(5),
+        timer: Duration::from_millis(100),
         poll: Duration::from_millis(1),
     };
     plan
@@ -146,6 +150,7 @@ pub(crate) fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
 
 impl<'a> Fake<'a> {
     pub(crate) fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
+        let armed_timers = script.armed_timers;
         Self {
             mailbox: mailbox(),
             ledger,
@@ -161,6 +166,7 @@ impl<'a> Fake<'a> {
             entered: RefCell::default(),
             staying: RefCell::default(),
             let_go: Cell::new(false),
+            armed_timers: Cell::new(armed_timers),
         }
     }
 
@@ -174,6 +180,14 @@ impl<'a> Fake<'a> {
                 arguments,
             });
         }
+    }
+
+    /// When the timer of `cpu` goes off: each look at it finds it nearer.
+    fn timer_of(&self, cpu: usize) -> Option<Duration> {
+        let left = self.armed_timers.get();
+        self.armed_timers.set(left.saturating_sub(1));
+        let armed = left > 0 && self.isolated().contains(&cpu);
+        armed.then(|| Duration::from_millis(left.into()))
     }
 
     /// Whether the machine can produce the entry that an order means.
@@ -507,7 +521,11 @@ impl Guest for Fake<'_> {
         } else {
             (3, 0x40_1000)
         };
-        self.isolated().contains(&cpu).then_some(Place { cpl, rip })
+        self.isolated().contains(&cpu).then_some(Place {
+            cpl,
+            rip,
+            timer: self.timer_of(cpu),
+        })
     }
 
     fn can_step(&self) -> bool {

@@ -2,11 +2,11 @@
 //! that follows a script.
 
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
 use ipirig_entry::Record;
-use ipirig_machine::{Line, Machine, StopReason, Wakeup};
+use ipirig_machine::{Line, Machine, StopReason, Wakeup, clock};
 
 /// What went wrong inside the machine; the conductor can only pass it on.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -18,6 +18,8 @@ pub struct Place {
     pub cpl: u8,
     /// The instruction pointer.
     pub rip: u64,
+    /// How long until its APIC timer interrupts it, if that is armed.
+    pub timer: Option<Duration>,
 }
 
 /// A running guest.
@@ -119,6 +121,9 @@ impl Guest for Machine {
         Machine::sample(self, cpu).map(|sample| Place {
             cpl: sample.cpl,
             rip: sample.rip,
+            timer: sample
+                .timer
+                .map(|at| Duration::from_nanos(at.saturating_sub(clock::now()))),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The wait for quiet: a window opens only when the isolated vCPUs have been left alone for a
 //! while, or it would be spoilt by what has nothing to do with the storm.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Conductor, Ended, Phase};
 use crate::ledger::{CpuRecord, Snapshot};
@@ -9,13 +9,18 @@ use crate::ledger::{CpuRecord, Snapshot};
 /// The lowest privilege: user space.
 pub(crate) const USER: u8 = 3;
 
+/// A timer that goes off within this will do so in the window.
+const HORIZON: Duration = Duration::from_secs(10);
+
 impl Conductor<'_> {
     /// Returns once nothing was sent to or taken by any isolated vCPU for the quiet time, and each
-    /// of them is in user space with its heart beating.
+    /// of them is in user space with its heart beating. A timer that would go off in the window is
+    /// waited for, but not for ever: one that comes again and again is for the verdict to name.
     pub(super) fn quiet(&mut self) -> Result<(), Ended> {
         let quiet = self.plan.timeouts.quiet;
         let start = self.ledger.snapshot();
         let mut since = Instant::now();
+        let patience = since + self.plan.timeouts.timer;
         let mut seen = self.activities();
         let mut beats = self.heartbeats();
         loop {
@@ -24,7 +29,7 @@ impl Conductor<'_> {
             if now != seen {
                 (seen, beats, since) = (now, self.heartbeats(), Instant::now());
             } else if since.elapsed() >= quiet {
-                if self.all_spin(&beats)? {
+                if self.all_spin(&beats)? && (Instant::now() >= patience || !self.timers_near()?) {
                     return Ok(());
                 }
                 since = Instant::now();
@@ -57,6 +62,16 @@ impl Conductor<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the timer of an isolated vCPU is about to go off.
+    fn timers_near(&mut self) -> Result<bool, Ended> {
+        for cpu in self.isolated.clone() {
+            if self.sample(cpu)?.timer.is_some_and(|left| left < HORIZON) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn never_quiet(&self, start: &Snapshot) -> Ended {

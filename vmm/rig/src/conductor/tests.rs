@@ -277,6 +277,22 @@ fn a_kernel_that_lacks_what_a_storm_needs_is_skipped_in_its_words() {
 }
 
 #[test]
+fn a_timer_that_would_go_off_in_the_window_is_waited_for_but_not_for_ever() {
+    let waited = |armed_timers| {
+        let started = Instant::now();
+        conduct(Script {
+            armed_timers,
+            ..Script::default()
+        })
+        .unwrap();
+        started.elapsed()
+    };
+    // Four looks, each after a quiet time of 5 ms; and one that stays armed, for 100 ms.
+    assert!(waited(4) >= Duration::from_millis(4 * 5 / 2));
+    assert!(waited(9000) >= Duration::from_millis(100));
+}
+
+#[test]
 fn a_dead_task_ends_the_run_at_once_under_its_name() {
     let script = Script {
         task_dies: true,

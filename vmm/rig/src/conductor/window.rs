@@ -196,7 +196,7 @@ impl Conductor<'_> {
     fn mark_all(&mut self) -> Result<BTreeMap<usize, Mark>, Ended> {
         let mut marks = BTreeMap::new();
         for cpu in self.isolated.clone() {
-            let Place { cpl, rip } = self.sample(cpu)?;
+            let Place { cpl, rip, .. } = self.sample(cpu)?;
             marks.insert(
                 cpu,
                 Mark {
