@@ -1,6 +1,7 @@
 //! Whole runs on real KVM. Where a machine cannot run, each test is listed as ignored with the
 //! reason; none passes unrun. Needs the reference guest, which the first run builds.
 
+mod catalogue;
 mod entries;
 
 use std::fs::OpenOptions;
@@ -45,12 +46,11 @@ fn no_root() -> Option<String> {
 type Test = fn() -> Result<(), Failed>;
 
 const ON_KVM: &[(&str, Test)] = &[
-    ("static_key_flip_is_held", || {
-        held("static-key-flip", &[]).map(drop)
-    }),
-    ("vunmap_storm_is_held", || {
-        held("vunmap-storm", &[]).map(drop)
-    }),
+    ("every_scenario_is_held_in_one_table", catalogue::held),
+    (
+        "without_deferral_what_may_be_held_back_is_violated_and_what_must_come_is_held",
+        catalogue::without_deferral,
+    ),
     (
         "each_way_into_the_kernel_catches_up_before_ordinary_code",
         entries::matrix,

@@ -1,0 +1,67 @@
+//! All scenarios together, with and without deferral.
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use crate::{ensure, ipirig, stderr};
+
+/// Name, verdict, group, and IPIs to isolated vCPUs of each run.
+fn run_all(args: &[&str], code: i32) -> Result<Vec<(String, String, String, u64)>, Failed> {
+    let output = ipirig(&[&["run", "all", "--json", "-"], args].concat());
+    let table = stderr(&output);
+    ensure(output.status.code() == Some(code), || {
+        format!("{:?} instead of exit code {code}\n{table}", output.status)
+    })?;
+    let suite: Value = serde_json::from_slice(&output.stdout)?;
+    let runs = suite["runs"].as_array().cloned().unwrap_or_default();
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let isolated = |run: &Value| -> u64 {
+        let vcpus = run["vcpus"].as_array().into_iter().flatten();
+        vcpus
+            .filter(|vcpu| vcpu["role"] == "isolated")
+            .filter_map(|vcpu| vcpu["window"]["ipis_targeted"].as_u64())
+            .sum()
+    };
+    Ok(runs
+        .iter()
+        .map(|run| {
+            let scenario = &run["scenario"];
+            (
+                word(&scenario["name"]),
+                word(&run["verdict"]),
+                word(&scenario["group"]),
+                isolated(run),
+            )
+        })
+        .collect())
+}
+
+pub(crate) fn held() -> Result<(), Failed> {
+    let runs = run_all(&[], 0)?;
+    ensure(runs.len() >= 14, || format!("{} runs", runs.len()))?;
+    for (name, verdict, group, ipis) in &runs {
+        let right = if group == "must-deliver" {
+            *ipis > 0
+        } else {
+            *ipis == 0
+        };
+        ensure(verdict == "held" && right, || {
+            format!("{name} is {verdict}, with {ipis} IPIs")
+        })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn without_deferral() -> Result<(), Failed> {
+    for (name, verdict, group, ipis) in run_all(&["--deferral", "off"], 1)? {
+        let expected = if group == "must-deliver" {
+            "held"
+        } else {
+            "violated"
+        };
+        ensure(verdict == expected && ipis > 0, || {
+            format!("{name} is {verdict}, with {ipis} IPIs")
+        })?;
+    }
+    Ok(())
+}
