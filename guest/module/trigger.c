@@ -2,7 +2,6 @@
 /* Runs the triggers, each of which is an entry in a table. */
 #include <linux/errno.h>
 #include <linux/kernel.h>
-#include <linux/nospec.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 
@@ -24,7 +23,7 @@ int ipirig_trigger(struct ipirig_trigger *req)
 
 	if (req->kind >= ARRAY_SIZE(kinds) || !kinds[req->kind])
 		return -ENOTTY;
-	kind = kinds[array_index_nospec(req->kind, ARRAY_SIZE(kinds))];
+	kind = kinds[req->kind];
 	if (!req->count || req->count > IPIRIG_MAX_REPEAT)
 		return -EINVAL;
 	if (req->size > kind->max_size || !req->size != !kind->max_size)
