@@ -4,31 +4,40 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::GuestError;
 use crate::error::LostOption;
 use crate::key::Ingredients;
+use crate::{Flavour, GuestError};
 
-/// The fragments in the order of their names. A later one overrides an earlier one.
+/// The fragments of a flavour: those that all have, in the order of their names, then its own. A
+/// later one overrides an earlier one.
 #[derive(Debug)]
 pub(crate) struct Fragments {
     pub(crate) dir: PathBuf,
+    pub(crate) flavour: Flavour,
     text: String,
 }
 
 impl Fragments {
-    /// Reads `DIR/*.config`.
-    pub(crate) fn read(dir: &Path) -> Result<Self, GuestError> {
+    /// Reads `DIR/*.config`, but for other flavours' own.
+    pub(crate) fn read(dir: &Path, flavour: Flavour) -> Result<Self, GuestError> {
+        let somebodys_own = |path: &Path| {
+            let owners = Flavour::ALL.iter().filter_map(|f| f.own_fragment());
+            path.file_name()
+                .is_some_and(|name| owners.into_iter().any(|own| name == own))
+        };
         let mut files = Vec::new();
         for entry in fs::read_dir(dir).map_err(GuestError::io("list", dir))? {
             let path = entry.map_err(GuestError::io("list", dir))?.path();
             if path
                 .extension()
                 .is_some_and(|extension| extension == "config")
+                && !somebodys_own(&path)
             {
                 files.push(path);
             }
         }
         files.sort();
+        files.extend(flavour.own_fragment().map(|name| dir.join(name)));
         let mut text = String::new();
         for file in files {
             text.push_str(&fs::read_to_string(&file).map_err(GuestError::io("read", &file))?);
@@ -36,6 +45,7 @@ impl Fragments {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            flavour,
             text,
         })
     }
@@ -95,12 +105,22 @@ fn options(text: &str) -> BTreeMap<&str, Option<&str>> {
 mod tests {
     use super::*;
 
-    fn fragments(files: &[(&str, &str)]) -> Fragments {
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a directory");
         for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("written");
         }
-        Fragments::read(dir.path()).expect("read")
+        dir
+    }
+
+    fn fragments(files: &[(&str, &str)]) -> Fragments {
+        Fragments::read(directory(files).path(), Flavour::Fast).expect("read")
+    }
+
+    /// Those of the reference kernel.
+    fn reference(flavour: Flavour) -> Fragments {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/config");
+        Fragments::read(&config, flavour).expect("read")
     }
 
     #[test]
@@ -111,6 +131,68 @@ mod tests {
             ("README.md", "CONFIG_C=y"),
         ]);
         assert_eq!(joined.text(), "CONFIG_A=y\nCONFIG_B=y\n");
+    }
+
+    #[test]
+    fn own_fragment_of_a_flavour_comes_last_and_is_in_no_other() {
+        let dir = directory(&[
+            ("z.config", "CONFIG_Z=y"),
+            ("tracing.config", "CONFIG_T=y"),
+            ("a.config", "CONFIG_A=y"),
+        ]);
+        let text = |flavour| {
+            let fragments = Fragments::read(dir.path(), flavour).expect("read");
+            fragments.text().to_owned()
+        };
+        assert_eq!(text(Flavour::Fast), "CONFIG_A=y\nCONFIG_Z=y\n");
+        assert_eq!(
+            text(Flavour::Tracing),
+            "CONFIG_A=y\nCONFIG_Z=y\nCONFIG_T=y\n"
+        );
+    }
+
+    #[test]
+    fn flavour_whose_own_fragment_is_missing_is_an_error_that_names_it() {
+        let dir = directory(&[("a.config", "CONFIG_A=y")]);
+        let error = Fragments::read(dir.path(), Flavour::Tracing).expect_err("not there");
+        let missing = dir.path().join("tracing.config");
+        assert!(
+            error.to_string().contains(&missing.display().to_string()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn tracing_turns_on_what_fast_leaves_off_and_turns_nothing_off() {
+        let (fast, tracing) = (reference(Flavour::Fast), reference(Flavour::Tracing));
+        let (fast, tracing) = (options(fast.text()), options(tracing.text()));
+        let overruled: Vec<_> = fast
+            .iter()
+            .filter(|(name, value)| tracing[*name] != **value)
+            .collect();
+        assert_eq!(
+            overruled,
+            [
+                (&"CONFIG_BPF_SYSCALL", &None),
+                (&"CONFIG_FTRACE", &None),
+                (&"CONFIG_NET", &None),
+            ]
+        );
+        // What scenarios toggle and the cross-check reads.
+        for name in [
+            "EVENT_TRACING",
+            "FUNCTION_TRACER",
+            "DYNAMIC_FTRACE",
+            "KPROBE_EVENTS",
+            "HIST_TRIGGERS",
+            "SYNTH_EVENTS",
+            "BPF_JIT",
+            "UNIX",
+        ] {
+            let name = format!("CONFIG_{name}");
+            assert_eq!(tracing.get(&name[..]), Some(&Some("y")), "{name}");
+            assert_eq!(fast.get(&name[..]).copied().flatten(), None, "{name}");
+        }
     }
 
     #[test]

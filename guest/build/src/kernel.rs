@@ -12,7 +12,7 @@ use crate::recipe::{self, Recipe};
 use crate::source::Source;
 use crate::store::{self, Store, Work};
 use crate::tree;
-use crate::{GuestError, Places, Progress, Request, tools};
+use crate::{Flavour, GuestError, Places, Progress, Request, tools};
 
 /// The directory under `patches/`: the stable series of the source package.
 const LINE: &str = "6.12";
@@ -30,6 +30,9 @@ const FILES: [&str; 6] = [
 /// What is known about a finished kernel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Manifest {
+    /// Kernels from before there were flavours do not have it.
+    #[serde(default)]
+    flavour: Flavour,
     /// What `uname -r` says.
     pub(crate) release: String,
     /// The Debian version of the source.
@@ -87,15 +90,16 @@ pub(crate) fn build(
         store,
         source,
         series: Patches::series(&kernel.join("patches").join(LINE))?,
-        fragments: Fragments::read(&kernel.join("config"))?,
+        fragments: Fragments::read(&kernel.join("config"), request.flavour)?,
         jobs: request.jobs,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel")),
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), request.flavour),
         progress,
     };
     let extra = Patches::of(&request.extra_patches)?;
     let patches = recipe.series.then(&extra);
     let series = patches.key()?;
     let manifest = |release, compiler, steps| Manifest {
+        flavour: request.flavour,
         release,
         package: source.package.clone(),
         series: series.short().to_owned(),
@@ -143,11 +147,12 @@ fn read_manifest(dir: &Path) -> Result<Manifest, GuestError> {
     serde_json::from_slice(&text).map_err(|error| GuestError::io("read", &path)(error.into()))
 }
 
-/// How many steps some kernel in the cache took.
-fn earlier_steps(dir: &Path) -> Option<u64> {
+/// How many steps some kernel of this flavour in the cache took.
+fn earlier_steps(dir: &Path, flavour: Flavour) -> Option<u64> {
     let slots = fs::read_dir(dir).ok()?.flatten();
     slots
         .filter_map(|slot| read_manifest(&slot.path()).ok())
+        .filter(|manifest| manifest.flavour == flavour)
         .map(|manifest| manifest.steps)
         .max()
 }

@@ -17,6 +17,7 @@ mod agent;
 mod config;
 mod cpio;
 mod error;
+mod flavour;
 mod initramfs;
 mod kernel;
 mod key;
@@ -44,6 +45,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 pub use error::{Blame, GuestError, LostOption, PatchFailure, Rejection};
+pub use flavour::Flavour;
 pub use mutants::{Fate, Mutant, Notice};
 pub use places::Places;
 pub use progress::Progress;
@@ -53,6 +55,8 @@ use store::Store;
 /// What to build.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
+    /// Which kernel.
+    pub flavour: Flavour,
     /// Ask the archive for a newer kernel source even if one has been downloaded.
     pub update: bool,
     /// Patches to apply after the series, in this order. The first kernel with such patches takes
@@ -70,6 +74,8 @@ pub struct Request {
 /// A guest that is ready to boot. All paths are in the cache and must not be modified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
+    /// Which kernel it is.
+    pub flavour: Flavour,
     /// The kernel: an ELF file with symbols.
     pub vmlinux: PathBuf,
     /// The kernel's symbols as text.
@@ -131,6 +137,7 @@ pub fn build_at(
     let agent = agent::build(&store, places, progress)?;
     let initramfs = initramfs::build(&store, &agent, Some(&module))?;
     Ok(Guest {
+        flavour: request.flavour,
         vmlinux: kernel.vmlinux(),
         system_map: kernel.system_map(),
         config: kernel.config(),

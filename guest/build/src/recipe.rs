@@ -12,7 +12,7 @@ use crate::run::{self, Program};
 use crate::source::Source;
 use crate::store::{self, Store, Work};
 use crate::tree::{self, Tree};
-use crate::{GuestError, Progress};
+use crate::{Flavour, GuestError, Progress};
 
 /// Goes up whenever the steps below would build something else from the same inputs. The host's
 /// compiler is not among the inputs: a cached kernel stays good when gcc is updated, or gone.
@@ -20,10 +20,6 @@ const RECIPE: u32 = 1;
 
 /// As [`RECIPE`], for the tree that is kept for builds with extra patches.
 const TREE_RECIPE: u32 = 1;
-
-/// Lines like `  CC  kernel/fork.o` in a build of the reference configuration; only the first
-/// build on a machine is measured against it.
-const USUAL_STEPS: u64 = 1130;
 
 /// What kernels are made from, and how.
 pub(crate) struct Recipe<'a> {
@@ -68,7 +64,9 @@ impl Recipe<'_> {
         linux: &Path,
         work: &Work,
     ) -> Result<u64, GuestError> {
-        let estimate = self.earlier_steps.unwrap_or(USUAL_STEPS);
+        let estimate = self
+            .earlier_steps
+            .unwrap_or(self.fragments.flavour.usual_steps());
         self.unpack(linux, work)?;
         self.patch(patches, "", linux, work)?;
         self.configure(linux, work)?;
@@ -78,8 +76,12 @@ impl Recipe<'_> {
     /// Announces what is being done to which kernel. `with` names what is special about it.
     fn stage(&self, doing: &str, with: &str) {
         let package = &self.source.package;
+        let flavour = match self.fragments.flavour {
+            Flavour::Fast => String::new(),
+            other => format!(" ({other})"),
+        };
         self.progress
-            .stage(&format!("{doing} linux {package}{with}"));
+            .stage(&format!("{doing} linux {package}{flavour}{with}"));
     }
 
     fn unpack(&self, linux: &Path, work: &Work) -> Result<(), GuestError> {

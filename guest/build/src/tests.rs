@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fake::{Fake, Heard, patch};
-use crate::{Blame, GuestError, Rejection, module, store::Store};
+use crate::key::Ingredients;
+use crate::patches::Patches;
+use crate::{Blame, Flavour, GuestError, Rejection, module, store::Store};
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("readable")
@@ -98,6 +100,96 @@ fn key_changes_with_each_input_and_with_nothing_else() {
     keys.sort();
     keys.dedup();
     assert_eq!(keys.len(), count);
+}
+
+#[test]
+fn key_of_the_fast_kernel_is_made_as_before_there_were_flavours() {
+    let fake = Fake::new();
+    fake.write("kernel/config/fast.config", "CONFIG_B=y\n");
+    fake.write("kernel/patches/6.12/a.patch", &patch(":", "true"));
+    fake.write("kernel/patches/6.12/series", "a.patch\n");
+    let key = fake.build().expect("built").key;
+
+    let series = fake.places.guest.join("kernel/patches/6.12");
+    let patches = Patches::series(&series).expect("read").key().expect("read");
+    let mut ingredients = Ingredients::of("kernel", 1);
+    ingredients.add("package", "6.12.0-1");
+    ingredients.add("sha256", &fake.source.sha256);
+    ingredients.add("patches", &patches.to_string());
+    ingredients.add("config", "CONFIG_A=y\n\nCONFIG_B=y\n\n");
+    assert_eq!(key, ingredients.key().to_string());
+
+    fake.write("kernel/config/tracing.config", "CONFIG_C=y\n");
+    let again = fake.build().expect("found");
+    assert_eq!((again.key, again.fresh), (key, false));
+}
+
+#[test]
+fn flavours_are_kernels_of_their_own_with_their_own_configuration() {
+    let mut fake = Fake::new();
+    fake.write(
+        "kernel/config/tracing.config",
+        "# CONFIG_A is not set\nCONFIG_T=y\n",
+    );
+    let fast = fake.build().expect("built");
+    fake.request.flavour = Flavour::Tracing;
+    let heard = Heard::default();
+    let tracing = fake.build_with(&heard).expect("built");
+    assert!(tracing.fresh);
+    assert_ne!(tracing.key, fast.key);
+    assert!(!read(&fast.config()).contains("CONFIG_T"));
+    assert!(read(&tracing.config()).contains("# CONFIG_A is not set\nCONFIG_T=y\n"));
+    // Not measured against the other flavour, which takes other steps.
+    let lines = heard.lines();
+    let building = "building linux 6.12.0-1 (tracing)";
+    let at = lines.iter().position(|line| line == building);
+    let steps = format!("1 of Some({})", Flavour::Tracing.usual_steps());
+    assert_eq!(
+        at.and_then(|at| lines.get(at + 1)),
+        Some(&steps),
+        "{lines:?}"
+    );
+
+    let modules = [&fast, &tracing]
+        .map(|kernel| module::build(&fake.store, &fake.places, kernel, &()).expect("built"));
+    assert_ne!(modules[0].key, modules[1].key);
+    assert!(!fake.build().expect("found").fresh);
+    // A change of what only tracing has is none for fast.
+    fake.write("kernel/config/tracing.config", "CONFIG_T=m\n");
+    assert_ne!(fake.build().expect("built").key, tracing.key);
+    fake.request.flavour = Flavour::Fast;
+    assert_eq!(fake.build().expect("found").key, fast.key);
+}
+
+#[test]
+fn option_of_a_flavour_that_kconfig_drops_is_named_for_that_flavour_alone() {
+    let mut fake = Fake::new();
+    fake.write("kernel/config/tracing.config", "CONFIG_UNKNOWN=y\n");
+    fake.build().expect("built");
+    fake.request.flavour = Flavour::Tracing;
+    let error = fake.build().expect_err("dropped");
+    let GuestError::Config { lost, .. } = error else {
+        panic!("{error:?}")
+    };
+    let lost: Vec<_> = lost.iter().map(ToString::to_string).collect();
+    assert_eq!(lost, ["CONFIG_UNKNOWN (wanted y, is not set)"]);
+}
+
+#[test]
+fn manifest_from_before_there_were_flavours_is_one_of_a_fast_kernel() {
+    let fake = Fake::new();
+    let kernel = fake.build().expect("built");
+    let path = kernel.config().with_file_name("manifest.json");
+    let manifest = read(&path);
+    let old = manifest.replace("  \"flavour\": \"fast\",\n", "");
+    assert_ne!(old, manifest);
+    fs::write(&path, old).expect("written");
+    assert!(!fake.build().expect("found").fresh);
+    fake.write("kernel/config/base.config", "CONFIG_B=y\n");
+    let heard = Heard::default();
+    fake.build_with(&heard).expect("built");
+    let lines = heard.lines();
+    assert!(lines.contains(&"1 of Some(2)".to_owned()), "{lines:?}");
 }
 
 #[test]

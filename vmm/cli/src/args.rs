@@ -89,17 +89,27 @@ pub(crate) enum GuestCommand {
     /// Build kernel, module and initramfs, unless they are in the cache
     Build(GuestBuildArgs),
     /// Print the paths of kernel and initramfs, building them if need be
-    Path,
+    Path(GuestPathArgs),
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct GuestBuildArgs {
+    /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF
+    #[arg(long, value_enum, default_value_t = Flavour::Fast)]
+    pub(crate) flavour: Flavour,
     /// Look for a newer kernel source
     #[arg(long)]
     pub(crate) update: bool,
     /// Compilers to run at once [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GuestPathArgs {
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Flavour::Fast)]
+    pub(crate) flavour: Flavour,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -184,6 +194,12 @@ pub(crate) struct RunOptions {
     pub(crate) timeout: Option<u64>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flavour {
+    Fast,
+    Tracing,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Apic {
     Auto,
@@ -219,6 +235,21 @@ mod tests {
             (run.options.pin, run.options.append.as_deref()),
             (Some(vec![0, 0, 1]), Some("-x"))
         );
+    }
+
+    #[test]
+    fn guests_have_a_flavour_that_is_fast_by_default() {
+        let flavour = |line: &[&str]| match Args::try_parse_from(line).map(|args| args.command) {
+            Ok(Command::Guest(GuestCommand::Build(args))) => Some(args.flavour),
+            Ok(Command::Guest(GuestCommand::Path(args))) => Some(args.flavour),
+            _ => None,
+        };
+        for command in ["build", "path"] {
+            let line = ["ipirig", "guest", command, "--flavour", "tracing"];
+            assert_eq!(flavour(&line[..3]), Some(Flavour::Fast));
+            assert_eq!(flavour(&line), Some(Flavour::Tracing));
+            assert_eq!(flavour(&[&line[..4], &["slow"]].concat()), None);
+        }
     }
 
     #[test]

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use ipirig_abi::{MAX_CPUS, Role};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Kernel, Scenario};
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
 /// MiB of guest memory for the reference kernel. More costs boot time where guest kernels are
 /// emulated, less saves none (guest/kernel/config/README.md).
 pub const MEMORY_REFERENCE_MIB: u64 = 128;
+/// MiB of guest memory for the reference kernel with tracing, which records each function that it can
+/// trace.
+pub const MEMORY_TRACING_MIB: u64 = 256;
 /// MiB of guest memory for a kernel of unknown size, which may have to unpack itself.
 pub const MEMORY_OWN_MIB: u64 = 512;
 /// Longest deadline a user may ask for: a day.
@@ -148,10 +151,10 @@ impl Plan {
                 vcpus: roles.len(),
             });
         }
-        let memory_mib = options.memory_mib.unwrap_or(if options.own_kernel {
-            MEMORY_OWN_MIB
-        } else {
-            MEMORY_REFERENCE_MIB
+        let memory_mib = options.memory_mib.unwrap_or(match scenario.kernel {
+            _ if options.own_kernel => MEMORY_OWN_MIB,
+            Kernel::Fast => MEMORY_REFERENCE_MIB,
+            Kernel::Tracing => MEMORY_TRACING_MIB,
         });
         if !MEMORY_MIB.contains(&memory_mib) {
             return Err(PlanError::Memory { asked: memory_mib });

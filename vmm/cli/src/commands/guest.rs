@@ -1,15 +1,16 @@
 //! `ipirig guest`.
 
-use ipirig_guest::{Guest, Request};
+use ipirig_guest::{Flavour, Guest, Request};
 use ipirig_rig::exit::Code;
 
-use crate::args::GuestBuildArgs;
+use crate::args::{self, GuestBuildArgs, GuestPathArgs};
 use crate::failure::Failure;
 use crate::output::print;
 use crate::progress::Progress;
 
 pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
     let request = Request {
+        flavour: args.flavour.into(),
         update: args.update,
         jobs: args.jobs,
         ..Request::default()
@@ -21,8 +22,9 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
         "already built"
     };
     print(&format!(
-        "{state}: Linux {} from linux-source {}, series {}\n{}",
+        "{state}: Linux {} ({}) from linux-source {}, series {}\n{}",
         guest.release,
+        guest.flavour,
         guest.package,
         guest.series,
         paths(&guest)
@@ -30,10 +32,23 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
     Ok(Code::Ok)
 }
 
-pub(crate) fn path() -> Result<Code, Failure> {
-    let guest = ipirig_guest::build(&Request::default(), &Progress::new(false))?;
+pub(crate) fn path(args: &GuestPathArgs) -> Result<Code, Failure> {
+    let request = Request {
+        flavour: args.flavour.into(),
+        ..Request::default()
+    };
+    let guest = ipirig_guest::build(&request, &Progress::new(false))?;
     print(&paths(&guest))?;
     Ok(Code::Ok)
+}
+
+impl From<args::Flavour> for Flavour {
+    fn from(flavour: args::Flavour) -> Self {
+        match flavour {
+            args::Flavour::Fast => Self::Fast,
+            args::Flavour::Tracing => Self::Tracing,
+        }
+    }
 }
 
 fn paths(guest: &Guest) -> String {

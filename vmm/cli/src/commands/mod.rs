@@ -22,7 +22,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::List => list::list(),
         Command::Doctor => doctor::doctor(),
         Command::Guest(GuestCommand::Build(args)) => guest::build(&args),
-        Command::Guest(GuestCommand::Path) => guest::path(),
+        Command::Guest(GuestCommand::Path(args)) => guest::path(&args),
     }
 }
 

@@ -17,7 +17,7 @@ use ipirig_rig::scenario::Scenario;
 use ipirig_rig::suggest::closest;
 
 use super::check_interrupt;
-use super::run::{built, file, print_both};
+use super::run::{built, file, flavour, print_both};
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
@@ -144,10 +144,16 @@ impl Bench<'_> {
         if scenarios.is_empty() {
             return Ok(results);
         }
-        let kernel = built(request, self.progress)?;
         for scenario in scenarios {
             check_interrupt()?;
-            let setup = setup(scenario, &kernel)?;
+            let plan = plan(scenario)?;
+            let request = Request {
+                flavour: flavour(plan.scenario.kernel),
+                ..request.clone()
+            };
+            // From the cache for the second scenario of a kernel.
+            let kernel = built(&request, self.progress)?;
+            let setup = setup(plan, kernel);
             let shown = format!("{name}: {scenario}");
             self.progress.stage(&shown);
             let result = run_on(self.host, &setup, &|_| {})?;
@@ -157,15 +163,18 @@ impl Bench<'_> {
     }
 }
 
-fn setup(scenario: &str, kernel: &KernelFiles) -> Result<Setup, Failure> {
+fn plan(scenario: &str) -> Result<Plan, Failure> {
     let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
-    let plan = Plan::new(scenario, Options::default()).map_err(Failure::usage)?;
-    Ok(Setup {
+    Plan::new(scenario, Options::default()).map_err(Failure::usage)
+}
+
+fn setup(plan: Plan, kernel: KernelFiles) -> Setup {
+    Setup {
         plan,
-        kernel: kernel.clone(),
+        kernel,
         apic: ApicMode::Auto,
         console: ConsoleSinks::default(),
-    })
+    }
 }
 
 fn publish(rows: &[Row], json: Option<&Path>) -> Result<Code, Failure> {

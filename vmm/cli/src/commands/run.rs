@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use ipirig_guest::Request;
+use ipirig_guest::{Flavour, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::paint::Paint;
@@ -13,7 +13,7 @@ use ipirig_rig::plan::{Options, Plan};
 use ipirig_rig::render::render;
 use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
-use ipirig_rig::scenario::Scenario;
+use ipirig_rig::scenario::{Kernel, Scenario};
 use ipirig_rig::suite::Suite;
 
 use super::check_interrupt;
@@ -125,7 +125,12 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
         }
     };
     let progress = Progress::new(args.console);
-    let kernel = kernel_files(args.kernel.as_deref(), args.initramfs.as_deref(), &progress)?;
+    let kernel = kernel_files(
+        args.kernel.as_deref(),
+        args.initramfs.as_deref(),
+        plan.scenario.kernel,
+        &progress,
+    )?;
     check_interrupt()?;
     let setup = Setup {
         plan,
@@ -157,10 +162,15 @@ pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
 fn kernel_files(
     kernel: Option<&Path>,
     initramfs: Option<&Path>,
+    wanted: Kernel,
     progress: &Progress,
 ) -> Result<KernelFiles, Failure> {
     let Some(kernel) = kernel else {
-        return built(&Request::default(), progress);
+        let request = Request {
+            flavour: flavour(wanted),
+            ..Request::default()
+        };
+        return built(&request, progress);
     };
     let initramfs = match initramfs {
         Some(path) => path.to_owned(),
@@ -172,6 +182,14 @@ fn kernel_files(
         package: None,
         series: None,
     })
+}
+
+/// What the scenario's kernel is called where it is built.
+pub(super) fn flavour(kernel: Kernel) -> Flavour {
+    match kernel {
+        Kernel::Fast => Flavour::Fast,
+        Kernel::Tracing => Flavour::Tracing,
+    }
 }
 
 /// The files of a guest that we build.

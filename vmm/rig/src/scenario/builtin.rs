@@ -1,7 +1,11 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 14] = [
+pub(super) const FILES: [(&str, &str); 18] = [
+    (
+        "bpf-jit",
+        include_str!("../../../../scenarios/bpf-jit.toml"),
+    ),
     (
         "entry-matrix",
         include_str!("../../../../scenarios/entry-matrix.toml"),
@@ -11,8 +15,16 @@ pub(super) const FILES: [(&str, &str); 14] = [
         include_str!("../../../../scenarios/entry-text-poke.toml"),
     ),
     (
+        "ftrace-toggle",
+        include_str!("../../../../scenarios/ftrace-toggle.toml"),
+    ),
+    (
         "housekeeping-load",
         include_str!("../../../../scenarios/housekeeping-load.toml"),
+    ),
+    (
+        "kprobe-toggle",
+        include_str!("../../../../scenarios/kprobe-toggle.toml"),
     ),
     (
         "module-load-unload",
@@ -45,6 +57,10 @@ pub(super) const FILES: [(&str, &str); 14] = [
     (
         "target-in-kernel",
         include_str!("../../../../scenarios/target-in-kernel.toml"),
+    ),
+    (
+        "tracepoint-toggle",
+        include_str!("../../../../scenarios/tracepoint-toggle.toml"),
     ),
     (
         "vmap-stack",

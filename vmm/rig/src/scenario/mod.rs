@@ -33,6 +33,8 @@ pub struct Scenario {
     pub group: String,
     /// One line for `ipirig list`.
     pub summary: String,
+    /// Which of the reference kernels has what the storm needs.
+    pub kernel: Kernel,
     /// The vCPUs besides the control vCPU.
     pub vcpus: Vcpus,
     /// What to provoke.
@@ -54,6 +56,16 @@ pub struct Vcpus {
     pub further: Role,
     /// Where the isolated vCPUs are while the storm runs.
     pub isolated_in: Mode,
+}
+
+/// A flavour of the reference kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernel {
+    /// Little is on; it boots soon.
+    #[default]
+    Fast,
+    /// With tracepoints, kprobes, the function tracer and BPF.
+    Tracing,
 }
 
 /// Where a vCPU is.

@@ -9,6 +9,7 @@ pub(super) struct RawScenario {
     pub(super) name: Spanned<String>,
     pub(super) group: Spanned<String>,
     pub(super) summary: Spanned<String>,
+    pub(super) kernel: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) vcpus: RawVcpus,
     pub(super) storm: Spanned<RawStorm>,

@@ -68,6 +68,7 @@ fn static_key_flip_reads_as_written() {
             summary: "Flip a static key: each flip syncs every CPU's instruction stream three \
                       times"
                 .into(),
+            kernel: Kernel::Fast,
             vcpus: Vcpus {
                 housekeeping: 1,
                 isolated: 1,
@@ -226,6 +227,10 @@ fn each_mistake_is_found_at_its_place() {
             "x.toml:8:21: isolated_ipis_min = 0 is out of range",
         ),
         (vcpus("isolated_in = \"usr\""), "x.toml:8:15: no mode `usr`"),
+        (
+            GOOD.replace("[storm]", "kernel = \"fasst\"\n[storm]"),
+            "x.toml:4:10: no kernel `fasst`",
+        ),
         (
             expect("isolated_ipis = 0"),
             "x.toml:8:1: unknown key `isolated_ipis`",

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
 use super::storm::KINDS;
 use super::{
-    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Scenario, Storm, Vcpus,
+    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kernel, Kind, Mode, Scenario, Storm, Vcpus,
 };
 use crate::suggest;
 
@@ -23,6 +23,7 @@ const FURTHER: [(&str, Role); 2] = [
     ("housekeeping", Role::Housekeeping),
     ("isolated", Role::Isolated),
 ];
+const KERNELS: [(&str, Kernel); 2] = [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
 const MODES: [(&str, Mode); 2] = [("user", Mode::User), ("kernel", Mode::Kernel)];
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
@@ -32,6 +33,9 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
         name: place.name(&raw.name)?,
         group: place.name(&raw.group)?,
         summary: place.summary(&raw.summary)?,
+        kernel: place
+            .one_of("kernel", raw.kernel.as_ref(), &KERNELS)?
+            .unwrap_or_default(),
         vcpus: place.vcpus(&raw.vcpus)?,
         storm: place.storm(&raw.storm)?,
         entries: place.entries(raw.entries.as_ref())?,

@@ -1,0 +1,68 @@
+//! The kernels that can be built from one source, and the fragment that sets each apart.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A configuration of the reference kernel. `guest/kernel/config/README.md` says what is in each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Flavour {
+    /// Boots soon, also where the host emulates the guest's kernel.
+    #[default]
+    Fast,
+    /// Has tracepoints, kprobes, the function tracer, BPF and sockets, for scenarios that toggle
+    /// them. Takes longer to build and to boot.
+    Tracing,
+}
+
+impl Flavour {
+    /// Every flavour.
+    pub const ALL: [Self; 2] = [Self::Fast, Self::Tracing];
+
+    /// As typed and printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Tracing => "tracing",
+        }
+    }
+
+    /// The fragment that no other flavour has, if there is one. It comes after those that all have.
+    pub(crate) const fn own_fragment(self) -> Option<&'static str> {
+        match self {
+            Self::Fast => None,
+            Self::Tracing => Some("tracing.config"),
+        }
+    }
+
+    /// Lines like `  CC  kernel/fork.o` in a build: what the first one on a machine is measured
+    /// against.
+    pub(crate) const fn usual_steps(self) -> u64 {
+        match self {
+            Self::Fast => 1130,
+            Self::Tracing => 1300,
+        }
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_listed_once_under_the_names_that_a_manifest_keeps() {
+        let names = Flavour::ALL.map(|f| serde_json::to_value(f).expect("a string"));
+        assert_eq!(names, ["fast", "tracing"]);
+        assert_eq!(Flavour::ALL.map(|f| f.to_string()), ["fast", "tracing"]);
+        assert_eq!(Flavour::default(), Flavour::Fast);
+    }
+}
