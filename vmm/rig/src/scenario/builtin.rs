@@ -1,11 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 18] = [
-    (
-        "bpf-jit",
-        include_str!("../../../../scenarios/bpf-jit.toml"),
-    ),
+pub(super) const FILES: [(&str, &str); 14] = [
     (
         "entry-matrix",
         include_str!("../../../../scenarios/entry-matrix.toml"),
@@ -15,16 +11,8 @@ pub(super) const FILES: [(&str, &str); 18] = [
         include_str!("../../../../scenarios/entry-text-poke.toml"),
     ),
     (
-        "ftrace-toggle",
-        include_str!("../../../../scenarios/ftrace-toggle.toml"),
-    ),
-    (
         "housekeeping-load",
         include_str!("../../../../scenarios/housekeeping-load.toml"),
-    ),
-    (
-        "kprobe-toggle",
-        include_str!("../../../../scenarios/kprobe-toggle.toml"),
     ),
     (
         "module-load-unload",
@@ -57,10 +45,6 @@ pub(super) const FILES: [(&str, &str); 18] = [
     (
         "target-in-kernel",
         include_str!("../../../../scenarios/target-in-kernel.toml"),
-    ),
-    (
-        "tracepoint-toggle",
-        include_str!("../../../../scenarios/tracepoint-toggle.toml"),
     ),
     (
         "vmap-stack",
