@@ -212,6 +212,15 @@ impl KernelLayout {
         self.vmalloc.contains(&address) && here.is_some() && stack(address) == here
     }
 
+    /// Whether `address` may lose its translation while the kernel runs, and its stale one be used
+    /// then: in vmalloc memory other than the task's stack at `rsp`, or where modules are. A flush
+    /// names the hull of what it unmaps, which may reach from the one over the kernel image to the
+    /// other (`__purge_vmap_area_lazy` of mm/vmalloc.c); what else is in it stays as it is.
+    #[must_use]
+    pub fn can_be_unmapped(&self, address: u64, rsp: u64) -> bool {
+        self.is_vmalloc(address, rsp) || MODULES.contains(&address)
+    }
+
     /// Whether `address` is in vmalloc memory other than the stack that `rsp` is in.
     #[must_use]
     pub fn is_vmalloc(&self, address: u64, rsp: u64) -> bool {

@@ -73,7 +73,8 @@ fn check_code(
     if seen.place == Place::Module {
         add(What::ModuleText, "executes a module's text".to_owned());
     }
-    if pending.translations.knows(&code) {
+    let stack = seen.step.registers.general[4];
+    if pending.translations.knows(&code) && layout.can_be_unmapped(seen.rip(), stack) {
         add(What::Unmapped, "is fetched from unmapped memory".to_owned());
     }
 }
@@ -89,7 +90,9 @@ fn check_accesses(
     let stack = seen.step.registers.general[4];
     for access in &executed.accesses {
         let verb = if access.write { "writes" } else { "reads" };
-        let what = if pending.translations.knows(&(access.address..access.end())) {
+        let stale = pending.translations.knows(&(access.address..access.end()))
+            && layout.can_be_unmapped(access.address, stack);
+        let what = if stale {
             What::Unmapped
         } else if layout.is_vmalloc(access.address, stack) {
             What::Vmalloc

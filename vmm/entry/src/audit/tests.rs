@@ -209,23 +209,47 @@ fn text_patched_in_the_window_is_danger_before_the_catch_up_only() {
     assert_eq!(found, good_audit());
 }
 
-#[test]
-fn memory_unmapped_in_the_window_is_danger_before_the_catch_up_only() {
-    let unmapped = |range: Range<u64>| PendingInput {
-        translations: range.into(),
+/// Judges an entry that reads 8 bytes at `address` before it catches up, with `unmapped` pending.
+fn reading(address: u64, unmapped: Range<u64>) -> Audit {
+    // MOV (%rdi), %rcx
+    let way = entered()
+        .with(|registers| registers.general[7] = address)
+        .step(&[0x48, 0x8b, 0x0f])
+        .flag(1)
+        .cr3(KERNEL_CR3)
+        .stack()
+        .work()
+        .leave();
+    let pending = PendingInput {
+        translations: unmapped.into(),
         ..everything()
     };
-    let saved = GS + 0x6014;
-    let words = format!("writes unmapped memory at {saved:#x}, in entry_SYSCALL_64+0x3");
-    let expected = Audit {
-        danger: vec![finding(2, saved, What::Unmapped, &words)],
-        ..good_audit()
-    };
+    audit(&way.end(Ended::User), &layout(), &pending)
+}
+
+#[test]
+fn memory_unmapped_in_the_window_is_danger_before_the_catch_up() {
+    let module = 0xffff_ffff_a000_1000;
+    let words = format!("reads unmapped memory at {module:#x}, in entry_SYSCALL_64+0xc");
     // Only the last of its 8 bytes.
-    let found = audit(&good(), &layout(), &unmapped(saved + 7..saved + 0x1000));
-    assert_eq!(found, expected);
-    let found = audit(&good(), &layout(), &unmapped(GS + 0x16000..GS + 0x17000));
-    assert_eq!(found, good_audit());
+    let found = reading(module, module + 7..module + 0x1000);
+    let expected = [finding(3, module, What::Unmapped, &words)];
+    assert_eq!(found.danger, expected);
+    assert_eq!(reading(module, module + 8..module + 0x1000).danger, []);
+    let vmalloc = STACK + 0x10_0000;
+    let found = reading(vmalloc, vmalloc..vmalloc + 1);
+    assert_eq!(found.danger[0].what, What::Unmapped);
+}
+
+// A purge of a vmalloc area and a module's at once flushes all between them.
+#[test]
+fn what_only_lies_in_the_hull_of_what_was_unmapped_is_no_danger() {
+    let hull = STACK - 0x10_0000..0xffff_ffff_a000_1000;
+    let pending = PendingInput {
+        translations: hull.into(),
+        ..everything()
+    };
+    assert_eq!(audit(&good(), &layout(), &pending), good_audit());
 }
 
 #[test]
