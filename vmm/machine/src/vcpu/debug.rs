@@ -6,7 +6,7 @@ use vmm_sys_util::errno;
 use super::recorder::{self, Recorder};
 use super::stops::Stepping;
 use super::{Break, Vcpu};
-use crate::assist::{self, Cpu, Handled};
+use crate::assist::{self, Handled};
 use crate::clock;
 use crate::observer::WatchEvent;
 use crate::stop::StopReason;
@@ -56,10 +56,7 @@ impl Vcpu {
             let from_user = match began {
                 Began::Syscall => true,
                 Began::Vector(vector) => {
-                    let cpu = Cpu {
-                        fd: &self.fd,
-                        memory: &self.fleet.memory,
-                    };
+                    let cpu = self.access();
                     recorder::from_user(&cpu, vector).map_err(|e| self.host("KVM_GET_REGS", e))?
                 }
             };
@@ -100,10 +97,7 @@ impl Vcpu {
         if self.stops.stepping != Stepping::Recording {
             return Ok(());
         }
-        let cpu = Cpu {
-            fd: &self.fd,
-            memory: &self.fleet.memory,
-        };
+        let cpu = self.access();
         let step = recorder::look(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         let returns = recorder::returns_to_user(&cpu, &step);
         if !self.recorder.step(step, returns) {
@@ -131,10 +125,7 @@ impl Vcpu {
         if !self.assists.iter().any(|a| a.breakpoint().is_some()) {
             entries.push((recorder::lstar(&self.fd)?, Began::Syscall));
         }
-        let cpu = Cpu {
-            fd: &self.fd,
-            memory: &self.fleet.memory,
-        };
+        let cpu = self.access();
         for &vector in [PAGE_FAULT].iter().chain(vectors) {
             if let Some(address) = assist::handler(&cpu, vector)? {
                 entries.push((address, Began::Vector(vector)));
@@ -180,10 +171,7 @@ impl Vcpu {
         if !self.recorder.armed() {
             return Ok(());
         }
-        let cpu = Cpu {
-            fd: &self.fd,
-            memory: &self.fleet.memory,
-        };
+        let cpu = self.access();
         let handler = assist::handler(&cpu, vector).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         if let Some(address) = handler {
             self.recorder.expect(address, Began::Vector(vector));

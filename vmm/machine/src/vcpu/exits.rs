@@ -225,10 +225,7 @@ impl Vcpu {
         let Ok(regs) = self.fd.get_regs() else {
             return false;
         };
-        let cpu = Cpu {
-            fd: &self.fd,
-            memory: &self.fleet.memory,
-        };
+        let cpu = self.access();
         let mut now = vec![0; instruction.len()];
         !instruction.is_empty() && cpu.read_virtual(regs.rip, &mut now) && now != instruction
     }

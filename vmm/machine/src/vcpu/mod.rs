@@ -361,6 +361,14 @@ impl Vcpu {
         self.stop_where_wanted()
     }
 
+    /// The vCPU as assists and the recorder look at it.
+    fn access(&self) -> Cpu<'_> {
+        Cpu {
+            fd: &self.fd,
+            memory: &self.fleet.memory,
+        }
+    }
+
     fn regs(&self) -> Result<kvm_regs, Break> {
         self.fd.get_regs().map_err(|e| self.host("KVM_GET_REGS", e))
     }
@@ -390,11 +398,7 @@ impl Vcpu {
 
     /// Reads at a guest-virtual address; `false` where nothing is mapped there.
     pub(crate) fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let cpu = Cpu {
-            fd: &self.fd,
-            memory: &self.fleet.memory,
-        };
-        cpu.read_virtual(address, buffer)
+        self.access().read_virtual(address, buffer)
     }
 
     pub(crate) fn sample(&self) -> Result<Sample, errno::Error> {
@@ -423,10 +427,7 @@ impl Vcpu {
     fn state(&self) -> VcpuState {
         let regs = self.fd.get_regs().unwrap_or_default();
         let sregs = self.fd.get_sregs().unwrap_or_default();
-        let cpu = Cpu {
-            fd: &self.fd,
-            memory: &self.fleet.memory,
-        };
+        let cpu = self.access();
         let mut instruction = vec![0; INSTRUCTION];
         while !instruction.is_empty() && !cpu.read_virtual(regs.rip, &mut instruction) {
             instruction.pop();
