@@ -1,6 +1,8 @@
 //! `ipirig entry`.
 
-use anyhow::anyhow;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
 use ipirig_rig::exit::Code;
 use ipirig_rig::render::render;
 use ipirig_rig::result::{Extent, RecordedEntry};
@@ -9,12 +11,17 @@ use ipirig_rig::scenario::{EntryKind, Scenario};
 use super::run::{Outcome, perform};
 use crate::args::EntryArgs;
 use crate::failure::Failure;
-use crate::output::{print, say, stderr_paint};
+use crate::output::{print, say, stderr_paint, write_file};
 
 pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
     let mut scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
     if !args.kind.is_empty() {
         scenario.entries = kinds(&args.kind)?;
+    }
+    let json = args.options.json.clone();
+    if json.as_deref() == Some(Path::new("-")) {
+        let error = anyhow!("--json -: standard output has the listing; give a file");
+        return Err(Failure::usage(error));
     }
     let extent = if args.whole {
         Extent::Whole
@@ -30,6 +37,12 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
         .collect();
     print(&listings.join("\n"))?;
     say(&render(result, stderr_paint()));
+    if let Some(path) = json {
+        let text = result
+            .to_json()
+            .context("cannot put the result into JSON")?;
+        write_file(&path, &text).map_err(Failure::usage)?;
+    }
     outcome.advise();
     Ok(result.verdict.into())
 }

@@ -9,8 +9,9 @@ use ipirig_entry::Record;
 use super::{Conductor, Ended, Entry, NoRecord};
 use crate::scenario::{EntryKind, Trigger};
 
-/// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand.
-const RECORD_MAX: usize = 20_000;
+/// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
+/// NMI that no driver claims soon twenty thousand: all handlers are asked.
+const RECORD_MAX: usize = 100_000;
 /// The guest's error number for an order that its machine cannot produce (ENOTSUP).
 pub const NOT_PRODUCED: u32 = 95;
 
