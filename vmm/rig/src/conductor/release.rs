@@ -10,7 +10,8 @@ use super::{Conductor, Ended, Entry, NoRecord};
 use crate::scenario::{EntryKind, Trigger};
 
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
-/// NMI that no driver claims soon twenty thousand: all handlers are asked.
+/// NMI soon twenty thousand: stepped, its handler takes long enough for the kernel to print who was
+/// slow (`nmi_check_duration` of arch/x86/kernel/nmi.c).
 const RECORD_MAX: usize = 100_000;
 /// The guest's error number for an order that its machine cannot produce (ENOTSUP).
 pub const NOT_PRODUCED: u32 = 95;
