@@ -77,6 +77,8 @@ pub(crate) struct Script {
     pub(crate) changes_unseen: bool,
     /// So many looks find an isolated vCPU's timer armed.
     pub(crate) armed_timers: u32,
+    /// So many looks after the storm find the isolated vCPU in the last IPI's handler.
+    pub(crate) in_handler: u32,
     /// What the kernel lacks for the storm.
     pub(crate) lacks: Option<&'static str>,
 }
@@ -125,6 +127,7 @@ pub(crate) struct Fake<'a> {
     staying: RefCell<BTreeSet<usize>>,
     let_go: Cell<bool>,
     armed_timers: Cell<u32>,
+    in_handler: Cell<u32>,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -150,7 +153,7 @@ pub(crate) fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
 
 impl<'a> Fake<'a> {
     pub(crate) fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
-        let armed_timers = script.armed_timers;
+        let (armed_timers, in_handler) = (script.armed_timers, script.in_handler);
         Self {
             mailbox: mailbox(),
             ledger,
@@ -167,6 +170,7 @@ impl<'a> Fake<'a> {
             staying: RefCell::default(),
             let_go: Cell::new(false),
             armed_timers: Cell::new(armed_timers),
+            in_handler: Cell::new(in_handler),
         }
     }
 
@@ -514,8 +518,13 @@ impl Guest for Fake<'_> {
     fn sample(&self, cpu: usize) -> Option<Place> {
         assert!(self.settled, "looked at before it was pinned");
         self.beat();
-        let kernel =
-            self.script.in_kernel && self.stormed.get() || self.staying.borrow().contains(&cpu);
+        let handler = self.stormed.get() && self.in_handler.get() > 0;
+        if handler {
+            self.in_handler.set(self.in_handler.get() - 1);
+        }
+        let kernel = handler
+            || (self.script.in_kernel && self.stormed.get())
+            || self.staying.borrow().contains(&cpu);
         let (cpl, rip) = if kernel {
             (0, u64::MAX << 31)
         } else {

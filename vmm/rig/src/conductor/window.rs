@@ -87,6 +87,9 @@ impl Conductor<'_> {
         let opened = Instant::now();
         let open = self.mark_all()?;
         let storm = self.storm()?;
+        if self.plan.scenario.expect.delivered() {
+            self.back_where_they_were(&open)?;
+        }
         // Before the window closes: the first entry after it must not be missed.
         if recorded {
             self.arm_all(entry)?;
@@ -120,6 +123,18 @@ impl Conductor<'_> {
             records: BTreeMap::new(),
         };
         Ok((window, time))
+    }
+
+    /// Waits for vCPUs that are still in the handler of the last IPI, but not for ever: one that stays
+    /// there is for the verdict to name.
+    fn back_where_they_were(&mut self, open: &BTreeMap<usize, Mark>) -> Result<(), Ended> {
+        let patience = Instant::now() + self.plan.timeouts.timer;
+        for (&cpu, mark) in open {
+            while self.sample(cpu)?.cpl != mark.cpl && Instant::now() < patience {
+                self.pause()?;
+            }
+        }
+        Ok(())
     }
 
     /// Finds a place in entry text that may be poked while nobody executes it, and tells the guest

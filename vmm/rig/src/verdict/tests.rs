@@ -439,6 +439,20 @@ fn what_must_be_delivered_is_held_when_it_comes_and_violated_when_it_does_not() 
 }
 
 #[test]
+fn the_handler_of_the_last_ipi_may_take_its_time() {
+    let script = |in_handler| Script {
+        ipis_per_operation: 3,
+        in_handler,
+        ..Script::default()
+    };
+    // The first look is the window's opening, before the storm.
+    let held = check(USER_SPACE, "noinstr-key-flip", script(3));
+    assert_eq!(held.status, Held, "{held:?}");
+    let stuck = check(USER_SPACE, "noinstr-key-flip", script(u32::MAX));
+    assert_eq!(stuck.status, Error, "{stuck:?}");
+}
+
+#[test]
 fn ipis_that_must_come_have_to_interrupt_user_space_or_the_kernel_as_the_scenario_says() {
     let script = || Script {
         ipis_per_operation: 3,
