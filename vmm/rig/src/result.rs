@@ -12,6 +12,7 @@ use ipirig_entry::{Audit, KernelLayout, Record, listing};
 use ipirig_machine::HostFacts;
 use serde::Serialize;
 
+use crate::blame::Blame;
 use crate::conductor::Evidence;
 use crate::guest_text;
 use crate::ledger::Tally;
@@ -20,7 +21,7 @@ use crate::vectors::Kind;
 use crate::verdict::{Check, Verdict, overall};
 
 /// Version of the JSON's layout.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// All there is to say about a run.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +38,8 @@ pub struct RunResult {
     pub vcpus: Vec<Vcpu>,
     /// The first entry of each isolated vCPU after each window.
     pub entries: Vec<RecordedEntry>,
+    /// IPIs of the window by cause and call chain, most sends first.
+    pub blame: Vec<Blame>,
     /// How long it took.
     pub timing: Timing,
     /// What was booted; absent if it did not come to that.
@@ -215,6 +218,7 @@ impl RunResult {
             checks,
             vcpus: Vec::new(),
             entries: Vec::new(),
+            blame: Vec::new(),
             timing: Timing::default(),
             kernel: None,
             machine: None,
@@ -336,7 +340,7 @@ mod tests {
         ));
         let json = result.with_evidence(&plan, &evidence).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["schema_version"], 2);
+        assert_eq!(json["schema_version"], 3);
         assert_eq!(json["verdict"], "held");
         assert_eq!(json["checks"][0]["name"], "isolated-ipis");
         assert_eq!(json["checks"][0]["status"], "held");
@@ -379,7 +383,7 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({
-                "schema_version": 2,
+                "schema_version": 3,
                 "verdict": "skipped",
                 "scenario": {
                     "name": "vunmap-storm",
@@ -391,6 +395,7 @@ mod tests {
                 "checks": [{"name": "run", "status": "skipped", "evidence": "no /dev/kvm"}],
                 "vcpus": [],
                 "entries": [],
+                "blame": [],
                 "timing": {"boot_s": null, "window_s": null, "total_s": 0.0},
                 "kernel": null,
                 "machine": null,
