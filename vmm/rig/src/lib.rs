@@ -27,5 +27,6 @@ pub mod run;
 pub mod scenario;
 pub mod suggest;
 pub mod suite;
+pub mod timeline;
 pub mod vectors;
 pub mod verdict;

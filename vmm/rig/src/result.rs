@@ -17,6 +17,7 @@ use crate::conductor::Evidence;
 use crate::guest_text;
 use crate::ledger::Tally;
 use crate::plan::Plan;
+use crate::timeline::Timeline;
 use crate::vectors::Kind;
 use crate::verdict::{Check, Verdict, overall};
 
@@ -40,6 +41,9 @@ pub struct RunResult {
     pub entries: Vec<RecordedEntry>,
     /// IPIs of the window by cause and call chain, most sends first.
     pub blame: Vec<Blame>,
+    /// What happened when; for pictures, and too much for JSON.
+    #[serde(skip)]
+    pub timeline: Timeline,
     /// How long it took.
     pub timing: Timing,
     /// What was booted; absent if it did not come to that.
@@ -219,6 +223,7 @@ impl RunResult {
             vcpus: Vec::new(),
             entries: Vec::new(),
             blame: Vec::new(),
+            timeline: Timeline::default(),
             timing: Timing::default(),
             kernel: None,
             machine: None,

@@ -7,13 +7,16 @@ use std::time::Instant;
 
 use ipirig_entry::KernelLayout;
 use ipirig_image::Image;
-use ipirig_machine::{ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError};
+use ipirig_machine::{
+    ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError, clock,
+};
 
 use crate::cmdline::command_line;
 use crate::conductor::{self, Ended, Evidence, Phase};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::timeline::{Diary, Timeline};
 use crate::verdict::{Check, RUN, Verdict, judge};
 
 /// What a run needs besides a host.
@@ -98,11 +101,18 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
                 memory_mib: plan.memory_mib,
                 warnings: machine.placement().warnings.clone(),
             };
+            let diary = Diary::default();
+            let announce = |begun| {
+                diary.begin(begun, clock::now());
+                phase(begun);
+            };
             let outcome =
-                start_and_conduct(&mut machine, plan, &setup.kernel.kernel, &ledger, phase);
+                start_and_conduct(&mut machine, plan, &setup.kernel.kernel, &ledger, &announce);
+            let ended = clock::now();
             machine.stop();
             let mut result = conclude(plan, outcome, kernel)?;
             result.machine = Some(about);
+            result.timeline = Timeline::new(plan, &ledger, &diary, ended);
             result
         }
         Err(error) if error.is_usage() => return Err(RunError::Input(error)),

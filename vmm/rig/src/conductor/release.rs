@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use ipirig_abi::Command;
 use ipirig_entry::Record;
+use ipirig_machine::clock;
 
 use super::{Conductor, Ended, Entry, NoRecord};
+use crate::ledger::Doing;
 use crate::scenario::{EntryKind, Trigger};
 
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
@@ -43,6 +45,8 @@ impl Conductor<'_> {
         let mut released = Released::new();
         let mut records = Records::new();
         for cpu in self.isolated.clone() {
+            let doing = Doing::Entry { cpu };
+            self.ledger.journal().begin(doing, clock::now());
             let mut produced = true;
             // An order is over when it is acknowledged; anything else takes its time.
             let mut over = true;
@@ -66,6 +70,7 @@ impl Conductor<'_> {
                 (true, false) => Err(NoRecord::NotProduced),
                 (true, true) => self.fetch(cpu, over)?.ok_or(NoRecord::NotSeen),
             };
+            self.ledger.journal().end(doing, clock::now());
             if recorded {
                 self.machine(|guest| guest.disarm(cpu))?;
             }

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Order, Role};
 use ipirig_entry::KernelLayout;
+use ipirig_machine::clock;
 
 use super::quiet::USER;
 use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, Window};
+use crate::ledger::Doing;
 use crate::ledger::changes::{self, Changed};
 use crate::scenario::{EntryKind, Mode, Trigger};
 
@@ -184,12 +186,15 @@ impl Conductor<'_> {
 
     fn storm(&mut self) -> Result<Vec<StormReport>, Ended> {
         let mut reports = Vec::new();
-        for part in self.plan.scenario.storm.parts() {
+        for (number, part) in self.plan.scenario.storm.parts().into_iter().enumerate() {
             let mut args = part.args;
             if part.command == Command::Storm {
                 args[3] = self.poke_target;
             }
+            let doing = Doing::Storm { part: number };
+            self.ledger.journal().begin(doing, clock::now());
             let [done, value, ..] = self.command(part.command, args)?;
+            self.ledger.journal().end(doing, clock::now());
             reports.push(StormReport { done, value });
         }
         Ok(reports)

@@ -84,11 +84,39 @@ impl Changed {
     }
 }
 
+/// One change, as it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// When, in nanoseconds of the machine's clock.
+    pub time_ns: u64,
+    /// The vCPU that made it.
+    pub cpu: usize,
+    /// What was changed.
+    pub what: Sighted,
+    /// The first address.
+    pub start: u64,
+    /// The first address after it; of a flush of everything the highest there is.
+    pub end: u64,
+}
+
+/// What a [`Sighting`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sighted {
+    /// Text was patched.
+    Poke,
+    /// Mappings were flushed.
+    Flush,
+}
+
+/// Sightings kept of a run; what comes later is counted in [`Changed`] only.
+const SIGHTINGS: usize = 1 << 16;
+
 /// Collects the changes of a window.
 #[derive(Debug, Default)]
 pub struct Changes {
     points: OnceLock<Vec<Point>>,
     changed: Mutex<Changed>,
+    sightings: Mutex<Vec<Sighting>>,
 }
 
 impl Changes {
@@ -104,6 +132,32 @@ impl Changes {
         std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The changes of all windows, the first [`SIGHTINGS`] of them, in the order in which they were
+    /// seen.
+    #[must_use]
+    pub fn sightings(&self) -> Vec<Sighting> {
+        self.sightings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn sight(&self, event: &WatchEvent, what: Sighted, start: u64, end: u64) {
+        let mut sightings = self
+            .sightings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if sightings.len() < SIGHTINGS {
+            sightings.push(Sighting {
+                time_ns: event.time_ns,
+                cpu: event.cpu,
+                what,
+                start,
+                end,
+            });
+        }
+    }
+
     pub(super) fn note(&self, event: &WatchEvent) {
         let points = self.points.get().map(Vec::as_slice).unwrap_or_default();
         let Some(point) = points.iter().find(|point| point.address == event.address) else {
@@ -115,12 +169,16 @@ impl Changes {
             Change::Text(address, len) => {
                 let (address, len) = (argument(address), argument(len));
                 changed.pokes = changed.pokes.saturating_add(1);
-                changed.text.add(address..address.saturating_add(len));
+                let end = address.saturating_add(len);
+                changed.text.add(address..end);
+                self.sight(event, Sighted::Poke, address, end);
             }
             Change::Mappings(start, end) => {
                 changed.flushes = changed.flushes.saturating_add(1);
                 // The end of a flush of everything is TLB_FLUSH_ALL, which is the highest address.
-                changed.translations.add(argument(start)..argument(end));
+                let (start, end) = (argument(start), argument(end));
+                changed.translations.add(start..end);
+                self.sight(event, Sighted::Flush, start, end);
             }
         }
     }
@@ -166,6 +224,21 @@ mod tests {
         };
         assert_eq!(changes.take(), expected);
         assert_eq!(changes.take(), Changed::default());
+        let sighting = |what, start, end| Sighting {
+            time_ns: 0,
+            cpu: 0,
+            what,
+            start,
+            end,
+        };
+        assert_eq!(
+            changes.sightings(),
+            [
+                sighting(Sighted::Poke, 0x1000, 0x1005),
+                sighting(Sighted::Poke, 0x1000, 0x1001),
+                sighting(Sighted::Flush, 0x2000, 0x4000),
+            ]
+        );
     }
 
     #[test]

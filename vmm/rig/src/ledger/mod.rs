@@ -9,6 +9,7 @@
 
 pub mod changes;
 mod details;
+mod journal;
 mod observe;
 #[cfg(test)]
 mod tests;
@@ -17,9 +18,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use details::{Detail, Details};
+pub use journal::{Doing, Journal, Stretch};
 
 use changes::Changes;
-use ipirig_machine::WatchEvent;
+use ipirig_machine::{WatchEvent, clock};
 
 use crate::vectors::Kind;
 
@@ -69,6 +71,8 @@ pub struct Ledger {
     details: Details,
     /// What the kernel changed in the window.
     changes: Changes,
+    /// What the rig itself did.
+    journal: Journal,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
 }
@@ -198,18 +202,21 @@ impl Ledger {
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
             changes: Changes::default(),
+            journal: Journal::default(),
             strangers: AtomicU64::new(0),
         }
     }
 
     /// Opens the window: what is recorded from here on counts as inside.
     pub fn open_window(&self) {
+        self.journal.begin(Doing::Window, clock::now());
         self.phase.store(INSIDE, SeqCst);
     }
 
     /// Closes the window.
     pub fn close_window(&self) {
         self.phase.store(AFTER, SeqCst);
+        self.journal.end(Doing::Window, clock::now());
     }
 
     /// Records an ICR write.
@@ -276,6 +283,12 @@ impl Ledger {
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// What the rig did, and when.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Records that a vCPU reached a function that is watched.
