@@ -52,6 +52,7 @@ Examples:
   ipirig run all                             every scenario, in one table
   ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
+  ipirig run static-key-flip --deferral off --html report.html --trace trace.json
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
 
 The first run builds the reference kernel, which takes some minutes; later runs find it in the
@@ -151,6 +152,19 @@ pub(crate) struct RunArgs {
     pub(crate) group: Option<String>,
     #[command(flatten)]
     pub(crate) options: RunOptions,
+    #[command(flatten)]
+    pub(crate) pictures: PictureOptions,
+}
+
+/// Results for people, beside what is printed.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct PictureOptions {
+    /// Write a report of all runs as one web page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write a Chrome trace of all runs, for ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// How a scenario is run.

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod failure;
 mod output;
+mod pictures;
 mod progress;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! Where results go. A reader that has seen enough (`| head`) is no failure.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -41,22 +42,39 @@ pub(crate) fn check_writable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file in one piece: first beside it, then in its place, so that no half result is ever
-/// found there. What is no regular file (a pipe, /dev/stdout) is written to directly.
+/// Writes a text file in one piece, as [`write_file_by`].
 pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    write_file_by(path, &mut |out| out.write_all(text.as_bytes()))
+}
+
+/// Has `write` write a file in one piece: first beside it, then in its place, so that no half result is ever
+/// found there. What is no regular file (a pipe, /dev/stdout) is written to directly.
+pub(crate) fn write_file_by(
+    path: &Path,
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
     if path.exists() && !path.is_file() {
-        return std::fs::write(path, text).with_context(failed);
+        return buffered(path, write).with_context(failed);
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let beside = path.with_file_name(name);
-    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
+    let written = buffered(&beside, write).and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
         // Nothing is left behind; the first error is the one to report.
         let _ = std::fs::remove_file(&beside);
     }
     written.with_context(failed)
+}
+
+fn buffered(
+    path: &Path,
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    write(&mut out)?;
+    out.flush()
 }
 
 /// Colour for standard output.

@@ -4,3 +4,10 @@
 //! text for a terminal), decide when a report is written, or open files (`ipirig` does).
 
 #![forbid(unsafe_code)]
+
+mod cause;
+#[cfg(test)]
+mod specimen;
+mod trace;
+
+pub use trace::chrome_trace;

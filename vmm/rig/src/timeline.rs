@@ -44,6 +44,17 @@ pub struct Span<T> {
     pub what: T,
 }
 
+impl<T> Span<T> {
+    /// The same stretch, called something else.
+    pub fn with<U>(&self, what: U) -> Span<U> {
+        Span {
+            from_ns: self.from_ns,
+            to_ns: self.to_ns,
+            what,
+        }
+    }
+}
+
 /// Who entered the kernel, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entered {

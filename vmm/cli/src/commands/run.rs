@@ -27,13 +27,15 @@ const ALL: &str = "all";
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args)?;
-    let options = args.options;
+    let (options, pictures) = (args.options, args.pictures);
+    pictures.check()?;
     let json = options.json.clone();
     if scenarios.len() == 1
         && let Some(scenario) = scenarios.pop()
     {
         let outcome = perform(scenario, options)?;
         let code = publish(&outcome.result, json.as_deref())?;
+        pictures.write(std::slice::from_ref(&outcome.result))?;
         outcome.advise();
         return Ok(code);
     }
@@ -43,7 +45,11 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         say(&format!("ipirig: {name}\n"));
         results.push(perform(scenario, options.clone())?.result);
     }
-    publish_suite(&Suite::new(results), json.as_deref())
+    // Whatever becomes of the files, the results are shown.
+    let written = pictures.write(&results);
+    let code = publish_suite(&Suite::new(results), json.as_deref())?;
+    written?;
+    Ok(code)
 }
 
 /// The scenarios that are asked for, each once.

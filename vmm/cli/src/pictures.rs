@@ -1,0 +1,36 @@
+//! Results for people, in files: a report as a web page, a trace for a trace viewer.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use ipirig_report::chrome_trace;
+use ipirig_rig::result::RunResult;
+
+use crate::args::PictureOptions;
+use crate::failure::Failure;
+use crate::output::{check_writable, write_file_by};
+
+impl PictureOptions {
+    /// Checks, as far as can be told beforehand, that the files can be written when the runs are over.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        for (option, path) in [("--html", &self.html), ("--trace", &self.trace)] {
+            let Some(path) = path else { continue };
+            if path == Path::new("-") {
+                let error = anyhow!("{option} -: standard output has the result; give a file");
+                return Err(Failure::usage(error));
+            }
+            check_writable(path).map_err(Failure::usage)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is asked for.
+    pub(crate) fn write(&self, runs: &[RunResult]) -> Result<(), Failure> {
+        if let Some(path) = &self.trace {
+            let trace = &mut |out: &mut dyn io::Write| chrome_trace(runs, out);
+            write_file_by(path, trace).map_err(Failure::usage)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! A run to make reports of, for tests: two flips of a key, whose IPIs reach an isolated vCPU.
+
+use std::collections::BTreeMap;
+
+use ipirig_rig::blame::{Blame, Deferrable, Frame, Taken};
+use ipirig_rig::conductor::Phase;
+use ipirig_rig::ledger::changes::{Sighted, Sighting};
+use ipirig_rig::ledger::{Delivery, Write};
+use ipirig_rig::plan::{Options, Plan};
+use ipirig_rig::result::{KernelInfo, MachineInfo, RunResult, Timing, Vcpu, Window};
+use ipirig_rig::scenario::Scenario;
+use ipirig_rig::timeline::{Entered, Span, Timeline};
+use ipirig_rig::vectors::Kind;
+use ipirig_rig::verdict::{Check, Verdict};
+
+const CALL: Kind = Kind::Vector(0xfc);
+
+pub(crate) fn span<T>(from_ns: u64, to_ns: u64, what: T) -> Span<T> {
+    Span {
+        from_ns,
+        to_ns,
+        what,
+    }
+}
+
+fn window(targeted: &[(&str, u64)], sources: &[(usize, u64)], other: &[(&str, u64)]) -> Window {
+    let named = |counts: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        let owned = counts.iter().map(|(name, n)| ((*name).to_owned(), *n));
+        owned.collect()
+    };
+    Window {
+        ipis_targeted: targeted.iter().map(|(_, n)| n).sum(),
+        ipi_deliveries: targeted.iter().map(|(_, n)| n).sum(),
+        ipi_writes: 0,
+        coalesced: 0,
+        by_vector: named(targeted),
+        by_source: sources.iter().copied().collect(),
+        other_interrupts: named(other),
+    }
+}
+
+fn write(time_ns: u64, targets: u64) -> Write {
+    Write {
+        time_ns,
+        source: 0,
+        kind: CALL,
+        targets,
+        coalesced: 0,
+        undeliverable: false,
+        rip: 0xffff_ffff_8100_1234,
+    }
+}
+
+fn delivery(time_ns: u64, cpu: usize, kind: Kind, ipi: bool) -> Delivery {
+    Delivery {
+        time_ns,
+        cpu,
+        kind,
+        ipi,
+        user: cpu == 2,
+    }
+}
+
+/// The run's events. It began at 1 ms of the machine's clock; its window is from 5 to 9 ms.
+pub(crate) fn timeline() -> Timeline {
+    let ms = |ms: u64| ms * 1_000_000;
+    Timeline {
+        phases: vec![
+            span(ms(1), ms(4), Phase::Boot),
+            span(ms(4), ms(9), Phase::Storm),
+            span(ms(9), ms(12), Phase::Release),
+        ],
+        windows: vec![span(ms(5), ms(9), "syscall")],
+        storms: vec![span(ms(6), ms(8), 0)],
+        entries: vec![span(
+            ms(10),
+            ms(11),
+            Entered {
+                cpu: 2,
+                kind: "syscall",
+            },
+        )],
+        writes: vec![write(6_500_000, 0b110), write(7_500_000, 0b110)],
+        deliveries: vec![
+            delivery(6_500_400, 1, CALL, true),
+            delivery(6_500_700, 2, CALL, true),
+            delivery(6_600_000, 1, Kind::Vector(0xec), false),
+            delivery(7_500_900, 2, CALL, true),
+        ],
+        changes: vec![Sighting {
+            time_ns: 6_499_800,
+            cpu: 0,
+            what: Sighted::Poke,
+            start: 0x1000,
+            end: 0x1005,
+        }],
+        left_out: 0,
+    }
+}
+
+pub(crate) fn blame() -> Blame {
+    let frame = |address, function: &str| Frame {
+        address,
+        function: Some(function.to_owned()),
+        offset: 0x12,
+        inlined: Vec::new(),
+    };
+    Blame {
+        cause: "static key".into(),
+        deferrable: Deferrable::Yes,
+        kind: CALL.to_string(),
+        source: 0,
+        targets: BTreeMap::from([(1, 2), (2, 2)]),
+        taken: Taken {
+            user: 2,
+            kernel: 0,
+            idle: 1,
+        },
+        chain: vec![
+            frame(0x1000, "smp_call_function_many_cond"),
+            Frame {
+                inlined: vec!["text_poke_sync".into()],
+                ..frame(0x2000, "text_poke_bp_batch")
+            },
+            Frame {
+                function: None,
+                ..frame(0xffff_ffff_c000_0010, "")
+            },
+        ],
+        broken: Some("no unwind data for the module".into()),
+    }
+}
+
+/// A plan of the built-in scenario `static-key-flip`.
+pub(crate) fn plan() -> Plan {
+    let scenario = Scenario::find("static-key-flip").unwrap();
+    let options = Options {
+        no_deferral: true,
+        ..Options::default()
+    };
+    Plan::new(scenario, options).unwrap()
+}
+
+/// A violated run.
+pub(crate) fn violated() -> RunResult {
+    let check = |name, status, evidence: &str| Check {
+        name,
+        status,
+        evidence: evidence.to_owned(),
+    };
+    let mut run = RunResult::new(
+        &plan(),
+        vec![
+            check(
+                "isolated-ipis",
+                Verdict::Violated,
+                "vCPU 2: 2 IPIs (call-function 2) from vCPU 0, 1.00 per operation",
+            ),
+            check(
+                "nothing-lost",
+                Verdict::Held,
+                "all 6 events of the window recorded",
+            ),
+            check(
+                "kernel-counters",
+                Verdict::Skipped,
+                "the kernel has no counters",
+            ),
+        ],
+    );
+    let vcpu = |id, role, window, deferred| Vcpu {
+        id,
+        role,
+        window,
+        deferred,
+        caught_up: deferred,
+    };
+    let writes = Window {
+        ipi_writes: 2,
+        ..Window::default()
+    };
+    let name = "call-function";
+    run.vcpus = vec![
+        vcpu(0, "control", writes, None),
+        vcpu(
+            1,
+            "housekeeping",
+            window(&[(name, 2)], &[(0, 2)], &[("local-timer", 1)]),
+            Some(0),
+        ),
+        vcpu(2, "isolated", window(&[(name, 2)], &[(0, 2)], &[]), Some(7)),
+    ];
+    run.blame = vec![blame()];
+    run.timeline = timeline();
+    run.timing = Timing {
+        boot_s: Some(0.003),
+        window_s: Some(0.004),
+        total_s: 0.011,
+    };
+    run.kernel = Some(KernelInfo {
+        release: Some("6.12.1-specimen".into()),
+        package: Some("6.12.1-1".into()),
+        series: Some("1a2b".into()),
+        path: "/boot/vmlinux".into(),
+        initramfs: "/boot/initramfs".into(),
+        cmdline: "nohz_full=2 ipi_deferral=off".into(),
+        module: Some(true),
+    });
+    run.machine = Some(MachineInfo {
+        apic: "x2apic".into(),
+        cores: vec![0, 0, 1],
+        memory_mib: 128,
+        warnings: vec!["vCPUs 0 and 1 share a core".into()],
+    });
+    run
+}
