@@ -2,14 +2,15 @@
 
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
-use ipirig_report::chrome_trace;
+use ipirig_report::{Made, chrome_trace, html};
 use ipirig_rig::result::RunResult;
 
 use crate::args::PictureOptions;
 use crate::failure::Failure;
-use crate::output::{check_writable, write_file_by};
+use crate::output::{check_writable, write_file, write_file_by};
 
 impl PictureOptions {
     /// Checks, as far as can be told beforehand, that the files can be written when the runs are over.
@@ -31,6 +32,26 @@ impl PictureOptions {
             let trace = &mut |out: &mut dyn io::Write| chrome_trace(runs, out);
             write_file_by(path, trace).map_err(Failure::usage)?;
         }
+        if let Some(path) = &self.html {
+            let made = Made {
+                command: command_line(),
+                time: Some(SystemTime::now()),
+            };
+            let page = html(runs, &made).context("cannot show the results")?;
+            write_file(path, &page).map_err(Failure::usage)?;
+        }
         Ok(())
     }
+}
+
+/// The command line of this process, for a shell. `None` if it is no text, or has what no shell can
+/// be given.
+fn command_line() -> Option<String> {
+    let args: Result<Vec<String>, _> = std::env::args_os()
+        .skip(1)
+        .map(std::ffi::OsString::into_string)
+        .collect();
+    let args = args.ok()?;
+    let words = std::iter::once("ipirig").chain(args.iter().map(String::as_str));
+    shlex::try_join(words).ok()
 }

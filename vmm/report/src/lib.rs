@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod html;
 #[cfg(test)]
 mod specimen;
 mod trace;
 
+pub use html::{HtmlError, Made, html};
 pub use trace::chrome_trace;

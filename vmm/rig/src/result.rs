@@ -69,6 +69,9 @@ pub struct ScenarioInfo {
     pub operations: u64,
     /// Whether the kernel was told to defer.
     pub deferral: bool,
+    /// Whether IPIs to isolated vCPUs must be delivered: whether holding them back is a bug.
+    #[serde(skip)]
+    pub must_deliver: bool,
 }
 
 /// The first entry of an isolated vCPU after a window.
@@ -218,6 +221,7 @@ impl RunResult {
                 storm: scenario.storm.to_string(),
                 operations: scenario.storm.operations() * scenario.entries.len() as u64,
                 deferral: plan.deferral,
+                must_deliver: scenario.expect.delivered(),
             },
             checks,
             vcpus: Vec::new(),

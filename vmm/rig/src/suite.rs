@@ -101,7 +101,9 @@ fn isolated_ipis(run: &RunResult) -> String {
     }
 }
 
-fn overall(verdicts: &[Verdict]) -> Verdict {
+/// See [`Suite::verdict`].
+#[must_use]
+pub fn overall(verdicts: &[Verdict]) -> Verdict {
     let order = [
         Verdict::Violated,
         Verdict::Error,
