@@ -211,6 +211,23 @@ fn a_reader_that_leaves_early_is_no_failure() {
 }
 
 #[test]
+fn pictures_that_cannot_be_written_are_refused_before_the_run() {
+    fn run(option: &str, path: &str, words: &str) {
+        refused(&["run", "static-key-flip", option, path], words);
+    }
+    for option in ["--html", "--trace"] {
+        run(
+            option,
+            "/no/such/dir/picture",
+            "cannot write /no/such/dir/picture: no such directory",
+        );
+        run(option, "/", "cannot write /: it is a directory");
+        let words = format!("{option} -: standard output has the result; give a file");
+        run(option, "-", &words);
+    }
+}
+
+#[test]
 fn what_is_piped_has_no_colour() {
     let output = ipirig(&["list"]);
     assert!(!text(&output.stdout).contains('\x1b'));

@@ -3,9 +3,11 @@
 //! The way through: [`scenario`] (TOML, validated) → [`plan`] (roles, times) and [`cmdline`] →
 //! [`run`] (starts the machine) → [`conductor`] (the phases; writes on [`ledger`]) → evidence →
 //! [`verdict`] (named checks) → [`result`] (JSON) and [`render`] (terminal) → [`exit`] (the code).
+//! Beside the result, [`timeline`] has what happened when.
 //!
 //! What this crate does not do: issue KVM ioctls or know how a guest is loaded (`ipirig-machine`),
-//! model the APIC (`ipirig-apic`), build a kernel (`ipirig-guest`), or read the command line
+//! model the APIC (`ipirig-apic`), draw results or put them in other people's formats
+//! (`ipirig-report`), build a kernel (`ipirig-guest`), or read the command line
 //! (`ipirig`). The guest's side of the conversation is `ipirig-agent`.
 
 #![forbid(unsafe_code)]
