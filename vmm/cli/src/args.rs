@@ -53,6 +53,13 @@ Examples:
   ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
+  ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
+  ipirig run all --junit report.xml
+  git bisect run sh -c 'make -j8 vmlinux || exit 125;
+      ipirig run static-key-flip --bisect --kernel vmlinux --initramfs ~/initramfs.cpio'
+
+In a workflow on GitHub (GITHUB_ACTIONS=true) what is not held becomes an annotation, and the results
+a table in the summary.
 
 The first run builds the reference kernel, which takes some minutes; later runs find it in the
 cache. With --kernel and without --initramfs the guest gets the agent but no module, and what needs
@@ -65,6 +72,16 @@ the module is skipped.";
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// What the parsed arguments have as a field; where they cannot be parsed, its text is looked for.
+pub(crate) const BISECT: &str = "--bisect";
+
+impl Args {
+    /// Whether the exit code is for `git bisect run`.
+    pub(crate) fn bisect(&self) -> bool {
+        matches!(&self.command, Command::Run(args) if args.bisect)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,6 +168,23 @@ pub(crate) struct RunArgs {
     pub(crate) group: Option<String>,
     #[command(flatten)]
     pub(crate) options: RunOptions,
+    #[command(flatten)]
+    pub(crate) reports: ReportArgs,
+    /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
+    /// to go on
+    #[arg(long)]
+    pub(crate) bisect: bool,
+}
+
+/// Results in other people's formats.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct ReportArgs {
+    /// Write the results as KTAP, for kernel CI; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ktap: Option<PathBuf>,
+    /// Write the results as JUnit XML, for what shows test reports; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
 }
 
 /// How a scenario is run.

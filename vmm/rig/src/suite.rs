@@ -38,6 +38,12 @@ impl Suite {
         self.verdict
     }
 
+    /// Each run's result, in the order in which they were run.
+    #[must_use]
+    pub fn runs(&self) -> &[RunResult] {
+        &self.runs
+    }
+
     /// The suite as indented JSON with a newline at its end.
     ///
     /// # Errors
