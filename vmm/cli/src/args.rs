@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Mutants(MutantsArgs),
     /// List the scenarios
     List,
+    /// Print the JSON Schema of what --json writes
+    Schema,
     /// Say what this host offers and what to do about what is missing
     Doctor,
     /// Build the reference guest

@@ -2,7 +2,8 @@
 //!
 //! The way through: [`scenario`] (TOML, validated) → [`plan`] (roles, times) and [`cmdline`] →
 //! [`run`] (starts the machine) → [`conductor`] (the phases; writes on [`ledger`]) → evidence →
-//! [`verdict`] (named checks) → [`result`] (JSON) and [`render`] (terminal) → [`exit`] (the code).
+//! [`verdict`] (named checks) → [`result`] (JSON, [`schema`]) and [`render`] (terminal) → [`exit`]
+//! (the code). [`gate`] compares results with those of before.
 //!
 //! What this crate does not do: issue KVM ioctls or know how a guest is loaded (`ipirig-machine`),
 //! model the APIC (`ipirig-apic`), build a kernel (`ipirig-guest`), or read the command line
@@ -16,6 +17,7 @@ pub mod conductor;
 mod cpu_list;
 pub mod doctor;
 pub mod exit;
+pub mod gate;
 pub mod guest_text;
 pub mod ledger;
 pub mod mutants;
@@ -25,6 +27,7 @@ pub mod render;
 pub mod result;
 pub mod run;
 pub mod scenario;
+pub mod schema;
 pub mod suggest;
 pub mod suite;
 pub mod vectors;

@@ -6,6 +6,7 @@ mod guest;
 mod list;
 mod mutants;
 mod run;
+mod schema;
 
 use anyhow::Context;
 use ipirig_rig::exit::Code;
@@ -20,6 +21,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Entry(args) => entry::entry(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::List => list::list(),
+        Command::Schema => schema::schema(),
         Command::Doctor => doctor::doctor(),
         Command::Guest(GuestCommand::Build(args)) => guest::build(&args),
         Command::Guest(GuestCommand::Path(args)) => guest::path(&args),
