@@ -58,6 +58,11 @@ impl Reports {
         Ok(Self { wanted, sources })
     }
 
+    /// Whether one is to be standard output.
+    pub(crate) fn takes_stdout(&self) -> bool {
+        self.wanted.iter().any(|(path, _)| is_stdout(path))
+    }
+
     /// Each report with its place.
     pub(crate) fn texts(&self, runs: &[RunResult]) -> anyhow::Result<Vec<(PathBuf, String)>> {
         let text = |(path, format): &(PathBuf, Format)| Ok((path.clone(), format(runs)?));

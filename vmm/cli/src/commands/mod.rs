@@ -1,10 +1,13 @@
 //! One file a command.
 
+mod compare;
 mod doctor;
 mod entry;
+mod gate;
 mod guest;
 mod list;
 mod mutants;
+mod pages;
 mod run;
 mod schema;
 
@@ -20,6 +23,10 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
         Command::Mutants(args) => mutants::mutants(&args),
+        Command::Gate(args) => gate::gate(*args),
+        Command::Compare(args) => compare::compare(&args),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { dir } => pages::man(&dir),
         Command::List => list::list(),
         Command::Schema => schema::schema(),
         Command::Doctor => doctor::doctor(),

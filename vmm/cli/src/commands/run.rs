@@ -28,7 +28,7 @@ use crate::reports::{Reports, is_stdout};
 const ALL: &str = "all";
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
-    let mut scenarios = chosen(&args)?;
+    let mut scenarios = chosen(&args.group, &args.scenarios)?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let options = args.options;
     let json = options.json.clone();
@@ -40,13 +40,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         outcome.advise();
         return Ok(code);
     }
-    let mut results = Vec::with_capacity(scenarios.len());
-    for scenario in scenarios {
-        let name = scenario.name.clone();
-        say(&format!("ipirig: {name}\n"));
-        results.push(perform(scenario, options.clone())?.result);
-    }
-    let suite = Suite::new(results);
+    let suite = perform_all(scenarios, &options)?;
     let code = publish_suite(&suite, json.as_deref(), &reports)?;
     if args.bisect {
         let verdicts: Vec<Verdict> = suite.runs().iter().map(|run| run.verdict).collect();
@@ -55,30 +49,45 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     Ok(code)
 }
 
+/// Runs each of `scenarios`.
+pub(super) fn perform_all(
+    scenarios: Vec<Scenario>,
+    options: &RunOptions,
+) -> Result<Suite, Failure> {
+    let mut results = Vec::with_capacity(scenarios.len());
+    for scenario in scenarios {
+        let name = scenario.name.clone();
+        say(&format!("ipirig: {name}\n"));
+        results.push(perform(scenario, options.clone())?.result);
+    }
+    Ok(Suite::new(results))
+}
+
 /// The scenarios that are asked for, each once.
-fn chosen(args: &RunArgs) -> Result<Vec<Scenario>, Failure> {
+pub(super) fn chosen(groups: &[String], names: &[String]) -> Result<Vec<Scenario>, Failure> {
     let all = || Scenario::all().context("a built-in scenario is broken");
-    let mut chosen: Vec<Scenario> = Vec::new();
-    if let Some(group) = &args.group {
-        chosen = all()?;
-        let groups: BTreeSet<String> = chosen.iter().map(|s| s.group.clone()).collect();
-        chosen.retain(|scenario| scenario.group == *group);
-        if chosen.is_empty() {
-            let groups: Vec<String> = groups.into_iter().collect();
-            let error = anyhow!("no group `{group}`: there are {}", groups.join(", "));
+    let mut found: Vec<Scenario> = Vec::new();
+    for group in groups {
+        let all = all()?;
+        let known: BTreeSet<&str> = all.iter().map(|s| s.group.as_str()).collect();
+        if !known.contains(group.as_str()) {
+            let known: Vec<&str> = known.into_iter().collect();
+            let error = anyhow!("no group `{group}`: there are {}", known.join(", "));
             return Err(Failure::usage(error));
         }
+        found.extend(all.into_iter().filter(|s| s.group == *group));
     }
-    for name in &args.scenarios {
-        let found = if name == ALL {
-            all()?
+    for name in names {
+        if name == ALL {
+            found.extend(all()?);
         } else {
-            vec![Scenario::find(name).map_err(Failure::usage)?]
-        };
-        for scenario in found {
-            if !chosen.contains(&scenario) {
-                chosen.push(scenario);
-            }
+            found.push(Scenario::find(name).map_err(Failure::usage)?);
+        }
+    }
+    let mut chosen: Vec<Scenario> = Vec::new();
+    for scenario in found {
+        if !chosen.contains(&scenario) {
+            chosen.push(scenario);
         }
     }
     Ok(chosen)
@@ -226,7 +235,11 @@ fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result
 }
 
 /// The same for several results.
-fn publish_suite(suite: &Suite, json: Option<&Path>, reports: &Reports) -> Result<Code, Failure> {
+pub(super) fn publish_suite(
+    suite: &Suite,
+    json: Option<&Path>,
+    reports: &Reports,
+) -> Result<Code, Failure> {
     let mut files = reports.texts(suite.runs())?;
     if let Some(path) = json {
         let text = suite.to_json();
