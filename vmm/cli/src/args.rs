@@ -14,6 +14,7 @@ Examples:
   ipirig run vunmap-storm --json result.json
   ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
+  ipirig gate all                            is everything as it was?
   ipirig mutants                             break the kernel on purpose: is it noticed?
 
 Exit codes:
@@ -54,10 +55,84 @@ Examples:
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --deferral off --html report.html --trace trace.json
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
+  ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
+  ipirig run all --junit report.xml
+  git bisect run sh -c 'make -j8 vmlinux || exit 125;
+      ipirig run static-key-flip --bisect --kernel vmlinux --initramfs ~/initramfs.cpio'
+
+In a workflow on GitHub (GITHUB_ACTIONS=true) what is not held becomes an annotation, and the results
+a table in the summary.
 
 The first run builds the reference kernel, which takes some minutes; later runs find it in the
 cache. With --kernel and without --initramfs the guest gets the agent but no module, and what needs
 the module is skipped.";
+
+const AFTER_GATE: &str = "\
+Examples:
+  ipirig gate all                            run the catalogue: is everything as it was?
+  ipirig gate --group text --group tlb --junit report.xml
+  ipirig gate vunmap-storm --deferral off
+  ipirig gate all --from yesterday.json      compare what `run --json` wrote; nothing is run
+  ipirig gate all --accept                   what is now, is right: rewrite the baselines
+  ipirig gate all --kernel vmlinux --baseline my/baselines --accept
+
+A baseline is a file a scenario (and one more with --deferral off): results/baseline/README.md says
+what it has. It is of the scenario as it is, without --vcpus or --append.
+
+Exit codes:
+  0  all as it was
+  1  something changed
+  2  what was given is wrong, or a baseline is missing
+  3, 4  a run was `error` or `skipped`, so there is no telling";
+
+const AFTER_COMPARE: &str = "\
+Examples:
+  ipirig run all --json a.json
+  ipirig run all --json b.json --kernel ~/linux/vmlinux --initramfs initramfs.cpio
+  ipirig compare a.json b.json
+
+Counts that vary from run to run may differ by as much as in a new baseline.
+
+Exit codes:
+  0  the same
+  1  something differs, or only one file has a scenario
+  2  a file cannot be read
+  3, 4  a run was `error` or `skipped`, so there is no telling";
+
+const AFTER_SCHEMA: &str = "\
+Examples:
+  ipirig schema > schema.json
+  ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
+
+const AFTER_COMPLETIONS: &str = "\
+Examples:
+  ipirig completions bash > ~/.local/share/bash-completion/completions/ipirig
+  ipirig completions zsh > ~/.zfunc/_ipirig
+  ipirig completions fish > ~/.config/fish/completions/ipirig.fish";
+
+const AFTER_MAN: &str = "\
+Examples:
+  ipirig man ~/.local/share/man/man1";
+
+const AFTER_LIST: &str = "\
+Examples:
+  ipirig list";
+
+const AFTER_DOCTOR: &str = "\
+Examples:
+  ipirig doctor                              exit code 0: runs are possible, 4: they are not";
+
+const AFTER_BUILD: &str = "\
+Examples:
+  ipirig guest build
+  ipirig guest build --flavour tracing --jobs 4
+  ipirig guest build --update                with the newest linux-source package";
+
+const AFTER_PATH: &str = "\
+Examples:
+  ipirig guest path
+  ipirig guest path --patch guest/kernel/mutants/never-skips.patch
+  gdb \"$(ipirig guest path | sed -n 's/^kernel *//p')\"";
 
 /// Proves that isolated CPUs get no IPIs: boots a kernel in a VMM of its own, provokes the
 /// operations that send IPIs, and counts every one.
@@ -68,6 +143,16 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+/// What the parsed arguments have as a field; where they cannot be parsed, its text is looked for.
+pub(crate) const BISECT: &str = "--bisect";
+
+impl Args {
+    /// Whether the exit code is for `git bisect run`.
+    pub(crate) fn bisect(&self) -> bool {
+        matches!(&self.command, Command::Run(args) if args.bisect)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a scenario and print the verdict
@@ -76,10 +161,31 @@ pub(crate) enum Command {
     Entry(Box<EntryArgs>),
     /// Build kernels with known bugs and see whether the checks notice
     Mutants(MutantsArgs),
+    /// Run scenarios, or take results, and say what is not as it was
+    Gate(Box<GateArgs>),
+    /// Compare the results of two kernels or of two commits
+    Compare(CompareArgs),
     /// List the scenarios
+    #[command(after_help = AFTER_LIST)]
     List,
+    /// Print the JSON Schema of what --json writes
+    #[command(after_help = AFTER_SCHEMA)]
+    Schema,
     /// Say what this host offers and what to do about what is missing
+    #[command(after_help = AFTER_DOCTOR)]
     Doctor,
+    /// Print a shell's completions
+    #[command(after_help = AFTER_COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    #[command(after_help = AFTER_MAN)]
+    Man {
+        /// The directory that they go to; created when missing
+        dir: PathBuf,
+    },
     /// Build the reference guest
     #[command(subcommand)]
     Guest(GuestCommand),
@@ -94,6 +200,7 @@ pub(crate) enum GuestCommand {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_BUILD)]
 pub(crate) struct GuestBuildArgs {
     /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF
     #[arg(long, value_enum, default_value_t = Flavour::Fast)]
@@ -107,10 +214,14 @@ pub(crate) struct GuestBuildArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_PATH)]
 pub(crate) struct GuestPathArgs {
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Flavour::Fast)]
     pub(crate) flavour: Flavour,
+    /// A patch on top of the series; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) patch: Vec<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -147,13 +258,81 @@ pub(crate) struct RunArgs {
     /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
     #[arg(required_unless_present = "group")]
     pub(crate) scenarios: Vec<String>,
-    /// All scenarios of a group
+    /// All scenarios of a group; may be given several times
     #[arg(long, value_name = "GROUP")]
-    pub(crate) group: Option<String>,
+    pub(crate) group: Vec<String>,
     #[command(flatten)]
     pub(crate) options: RunOptions,
     #[command(flatten)]
+    pub(crate) reports: ReportArgs,
+    #[command(flatten)]
     pub(crate) pictures: PictureOptions,
+    /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
+    /// to go on
+    #[arg(long)]
+    pub(crate) bisect: bool,
+}
+
+/// What says how to run, or reports of runs: nothing to a gate that runs nothing.
+const NOT_WITH_FROM: [&str; 14] = [
+    "vcpus",
+    "apic",
+    "deferral",
+    "kernel",
+    "initramfs",
+    "pin",
+    "memory",
+    "json",
+    "console",
+    "log",
+    "append",
+    "timeout",
+    "ktap",
+    "junit",
+];
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_GATE)]
+pub(crate) struct GateArgs {
+    /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
+    #[arg(required_unless_present_any = ["group", "from"])]
+    pub(crate) scenarios: Vec<String>,
+    /// All scenarios of a group; may be given several times
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Vec<String>,
+    /// Run nothing; take the results in files that `run --json` wrote. Without scenarios: all there
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = NOT_WITH_FROM)]
+    pub(crate) from: Vec<PathBuf>,
+    /// Make what is now the baseline; tolerances in it stay
+    #[arg(long)]
+    pub(crate) accept: bool,
+    /// Where baselines are [default: results/baseline of the checkout]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) baseline: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+    #[command(flatten)]
+    pub(crate) reports: ReportArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_COMPARE)]
+pub(crate) struct CompareArgs {
+    /// What `run --json` wrote before
+    pub(crate) first: PathBuf,
+    /// And after
+    pub(crate) second: PathBuf,
+}
+
+/// Results in other people's formats.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct ReportArgs {
+    /// Write the results as KTAP, for kernel CI; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ktap: Option<PathBuf>,
+    /// Write the results as JUnit XML, for what shows test reports; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
 }
 
 /// Results for people, beside what is printed.

@@ -8,15 +8,44 @@ mod failure;
 mod output;
 mod pictures;
 mod progress;
+mod reports;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
+use ipirig_rig::exit::Code;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
-    match commands::dispatch(args) {
-        Ok(code) => code.into(),
-        Err(failure) => failure.report().into(),
+    let (code, bisect) = match args::Args::try_parse() {
+        Ok(args) => {
+            let bisect = args.bisect();
+            (dispatch(args), bisect)
+        }
+        Err(error) => {
+            // Nobody is left to tell if that fails.
+            let _ = error.print();
+            let code = if error.use_stderr() {
+                Code::Usage
+            } else {
+                Code::Ok
+            };
+            (code, std::env::args_os().any(|arg| arg == args::BISECT))
+        }
+    };
+    if bisect {
+        code.for_bisect().into()
+    } else {
+        code.into()
+    }
+}
+
+/// Carries the command out. A bug that panics is the rig's failure, whoever reads the code: Rust's
+/// own 101 would make a commit bad for `git bisect run`.
+fn dispatch(args: args::Args) -> Code {
+    match catch_unwind(AssertUnwindSafe(|| commands::dispatch(args))) {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => failure.report(),
+        Err(_panic) => Code::Error,
     }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
-use ipirig_report::{Made, chrome_trace, html};
+use ipirig_report::html::{Made, html};
+use ipirig_report::trace::chrome_trace;
 use ipirig_rig::result::RunResult;
 
 use crate::args::PictureOptions;

@@ -10,6 +10,7 @@ mod finding;
 mod flag;
 mod trace;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::layout::KernelLayout;
@@ -40,7 +41,7 @@ pub struct PendingInput {
 }
 
 /// What follows from a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Audit {
     /// The vCPU.
     pub cpu: usize,

@@ -1,5 +1,6 @@
 //! The record of one way into the kernel: each instruction with the CPU's state before it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Longest instruction, in bytes (SDM vol. 2, 2.3.11).
@@ -19,7 +20,7 @@ pub struct Record {
 }
 
 /// A way from user space into the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Began {
     /// SYSCALL.
@@ -29,7 +30,7 @@ pub enum Began {
 }
 
 /// Why a record ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// The CPU was back in user space: the record has the way out as well.

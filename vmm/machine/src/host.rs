@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm};
+use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
 use vmm_sys_util::errno;
@@ -103,7 +104,7 @@ impl HostError {
 }
 
 /// How this CPU virtualises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Virtualization {
     /// Intel's.
@@ -115,7 +116,7 @@ pub enum Virtualization {
 }
 
 /// What one probe found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[non_exhaustive]
 pub struct ProbeResult {
     /// Short name.
@@ -129,7 +130,7 @@ pub struct ProbeResult {
 }
 
 /// What this host is and does.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[non_exhaustive]
 pub struct HostFacts {
     /// `KVM_GET_API_VERSION`.

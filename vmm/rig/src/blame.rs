@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// IPIs of the window with one origin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Blame {
     /// The named cause, such as `static key` or `vunmap`; `unknown` if no rule knows the chain.
     pub cause: String,
@@ -29,7 +30,7 @@ pub struct Blame {
 }
 
 /// Whether the kernel could hold an IPI back from a CPU that is in user space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Deferrable {
     /// Yes: what it asks for can be done at the next kernel entry.
@@ -43,7 +44,7 @@ pub enum Deferrable {
 }
 
 /// What the targets were doing when they took the IPIs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Taken {
     /// Running user space.
     pub user: u64,
@@ -54,7 +55,7 @@ pub struct Taken {
 }
 
 /// One call of a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Frame {
     /// Where in the kernel, as the guest runs it.
     pub address: u64,

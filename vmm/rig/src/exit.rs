@@ -26,6 +26,35 @@ pub enum Code {
     Interrupted = 130,
 }
 
+impl Code {
+    /// The code as `git bisect run` wants it (git-bisect(1)): 0 for a good commit, 125 for one that
+    /// cannot be tested, 1 to 127 else for a bad one, and above that to give up. What the user gave
+    /// is wrong for every commit; 129 is what git itself says of that.
+    #[must_use]
+    pub fn for_bisect(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Violated => 1,
+            Self::Error | Self::Skipped => 125,
+            Self::Usage => 129,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The code for several runs of which none may be left out: unlike a suite, which one that holds
+    /// makes `held`, they hold only if each does.
+    #[must_use]
+    pub fn of_each(verdicts: &[Verdict]) -> Self {
+        let worst = [Verdict::Violated, Verdict::Error, Verdict::Skipped];
+        let worst = worst.into_iter().find(|verdict| verdicts.contains(verdict));
+        match worst {
+            Some(verdict) => verdict.into(),
+            None if verdicts.is_empty() => Self::Error,
+            None => Self::Ok,
+        }
+    }
+}
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code as u8)
@@ -80,5 +109,26 @@ mod tests {
         .map(|verdict| Code::from(verdict) as u8);
         assert_eq!(codes, [0, 1, 3, 4]);
         assert_eq!((Code::Usage as u8, Code::Interrupted as u8), (2, 130));
+    }
+
+    #[test]
+    fn a_bisection_calls_bad_only_what_is_violated() {
+        use Code::{Error, Interrupted, Ok, Skipped, Usage, Violated};
+        let codes = [Ok, Violated, Error, Skipped, Usage, Interrupted].map(Code::for_bisect);
+        assert_eq!(codes, [0, 1, 125, 125, 129, 130]);
+    }
+
+    #[test]
+    fn of_several_runs_none_may_be_left_out() {
+        use Verdict::{Error, Held, Skipped, Violated};
+        for (verdicts, code) in [
+            (&[][..], Code::Error),
+            (&[Held, Held], Code::Ok),
+            (&[Held, Skipped], Code::Skipped),
+            (&[Skipped, Error], Code::Error),
+            (&[Error, Violated, Held], Code::Violated),
+        ] {
+            assert_eq!(Code::of_each(verdicts), code, "{verdicts:?}");
+        }
     }
 }

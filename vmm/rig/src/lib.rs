@@ -2,8 +2,9 @@
 //!
 //! The way through: [`scenario`] (TOML, validated) → [`plan`] (roles, times) and [`cmdline`] →
 //! [`run`] (starts the machine) → [`conductor`] (the phases; writes on [`ledger`]) → evidence →
-//! [`verdict`] (named checks) → [`result`] (JSON) and [`render`] (terminal) → [`exit`] (the code).
-//! Beside the result, [`timeline`] has what happened when.
+//! [`verdict`] (named checks) → [`result`] (JSON, [`schema`]) and [`render`] (terminal) → [`exit`]
+//! (the code). [`gate`] compares results with those of before. Beside the result, [`timeline`] has what
+//! happened when.
 //!
 //! What this crate does not do: issue KVM ioctls or know how a guest is loaded (`ipirig-machine`),
 //! model the APIC (`ipirig-apic`), draw results or put them in other people's formats
@@ -18,6 +19,7 @@ pub mod conductor;
 mod cpu_list;
 pub mod doctor;
 pub mod exit;
+pub mod gate;
 pub mod guest_text;
 pub mod ledger;
 pub mod mutants;
@@ -27,6 +29,7 @@ pub mod render;
 pub mod result;
 pub mod run;
 pub mod scenario;
+pub mod schema;
 pub mod suggest;
 pub mod suite;
 pub mod timeline;

@@ -10,6 +10,7 @@ use ipirig_abi::Role;
 pub use ipirig_entry::Extent;
 use ipirig_entry::{Audit, KernelLayout, Record, listing};
 use ipirig_machine::HostFacts;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::blame::Blame;
@@ -25,9 +26,10 @@ use crate::verdict::{Check, Verdict, overall};
 pub const SCHEMA_VERSION: u32 = 3;
 
 /// All there is to say about a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct RunResult {
     /// [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
     /// The verdict on the checks.
     pub verdict: Verdict,
@@ -57,7 +59,7 @@ pub struct RunResult {
 }
 
 /// What was run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ScenarioInfo {
     /// Its name.
     pub name: String,
@@ -75,7 +77,7 @@ pub struct ScenarioInfo {
 }
 
 /// The first entry of an isolated vCPU after a window.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct RecordedEntry {
     /// The vCPU.
     pub cpu: usize,
@@ -106,7 +108,7 @@ impl RecordedEntry {
 }
 
 /// One vCPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Vcpu {
     /// Its number.
     pub id: usize,
@@ -122,7 +124,7 @@ pub struct Vcpu {
 }
 
 /// What a vCPU sent and got in the window.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Window {
     /// IPIs sent to it.
     pub ipis_targeted: u64,
@@ -141,7 +143,7 @@ pub struct Window {
 }
 
 /// How long it took, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub struct Timing {
     /// From the first instruction to the agent's readiness.
     pub boot_s: Option<f64>,
@@ -165,7 +167,7 @@ pub struct KernelFiles {
 }
 
 /// What was booted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct KernelInfo {
     /// `uname -r`, if the guest got as far.
     pub release: Option<String>,
@@ -184,7 +186,7 @@ pub struct KernelInfo {
 }
 
 /// The virtual machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct MachineInfo {
     /// `xapic` or `x2apic`.
     pub apic: String,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::paint::Paint;
@@ -9,11 +10,12 @@ use crate::result::{RunResult, SCHEMA_VERSION};
 use crate::verdict::Verdict;
 
 /// The results of several runs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct Suite {
     /// [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     schema_version: u32,
-    /// See [`Suite::verdict`].
+    /// `violated` if one run is, else `error` if one is, else `held` if one is, else `skipped`.
     verdict: Verdict,
     /// Each run's result, in the order in which they were run.
     runs: Vec<RunResult>,
@@ -36,6 +38,12 @@ impl Suite {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    /// Each run's result, in the order in which they were run.
+    #[must_use]
+    pub fn runs(&self) -> &[RunResult] {
+        &self.runs
     }
 
     /// The suite as indented JSON with a newline at its end.

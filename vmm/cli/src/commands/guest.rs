@@ -1,5 +1,6 @@
 //! `ipirig guest`.
 
+use anyhow::anyhow;
 use ipirig_guest::{Flavour, Guest, Request};
 use ipirig_rig::exit::Code;
 
@@ -33,8 +34,15 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
 }
 
 pub(crate) fn path(args: &GuestPathArgs) -> Result<Code, Failure> {
+    for patch in &args.patch {
+        if !patch.is_file() {
+            let error = anyhow!("--patch {}: no such file", patch.display());
+            return Err(Failure::usage(error));
+        }
+    }
     let request = Request {
         flavour: args.flavour.into(),
+        extra_patches: args.patch.clone(),
         ..Request::default()
     };
     let guest = ipirig_guest::build(&request, &Progress::new(false))?;

@@ -1,11 +1,15 @@
 //! One file a command.
 
+mod compare;
 mod doctor;
 mod entry;
+mod gate;
 mod guest;
 mod list;
 mod mutants;
+mod pages;
 mod run;
+mod schema;
 
 use anyhow::Context;
 use ipirig_rig::exit::Code;
@@ -19,7 +23,12 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
         Command::Mutants(args) => mutants::mutants(&args),
+        Command::Gate(args) => gate::gate(*args),
+        Command::Compare(args) => compare::compare(&args),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { dir } => pages::man(&dir),
         Command::List => list::list(),
+        Command::Schema => schema::schema(),
         Command::Doctor => doctor::doctor(),
         Command::Guest(GuestCommand::Build(args)) => guest::build(&args),
         Command::Guest(GuestCommand::Path(args)) => guest::path(&args),

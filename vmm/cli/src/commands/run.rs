@@ -2,7 +2,7 @@
 //! then the guest build, then the boot.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use ipirig_guest::{Flavour, Request};
@@ -15,18 +15,21 @@ use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
 use ipirig_rig::scenario::{Kernel, Scenario};
 use ipirig_rig::suite::Suite;
+use ipirig_rig::verdict::Verdict;
 
 use super::check_interrupt;
 use crate::args::{Apic, RunArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
 use crate::progress::Progress;
+use crate::reports::{Reports, is_stdout};
 
 /// Stands for every scenario.
 const ALL: &str = "all";
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
-    let mut scenarios = chosen(&args)?;
+    let mut scenarios = chosen(&args.group, &args.scenarios)?;
+    let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let (options, pictures) = (args.options, args.pictures);
     pictures.check()?;
     let json = options.json.clone();
@@ -34,48 +37,60 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         && let Some(scenario) = scenarios.pop()
     {
         let outcome = perform(scenario, options)?;
-        let code = publish(&outcome.result, json.as_deref())?;
+        let code = publish(&outcome.result, json.as_deref(), &reports)?;
         pictures.write(std::slice::from_ref(&outcome.result))?;
         outcome.advise();
         return Ok(code);
     }
+    let suite = perform_all(scenarios, &options)?;
+    let code = publish_suite(&suite, json.as_deref(), &reports)?;
+    pictures.write(suite.runs())?;
+    if args.bisect {
+        let verdicts: Vec<Verdict> = suite.runs().iter().map(|run| run.verdict).collect();
+        return Ok(Code::of_each(&verdicts));
+    }
+    Ok(code)
+}
+
+/// Runs each of `scenarios`.
+pub(super) fn perform_all(
+    scenarios: Vec<Scenario>,
+    options: &RunOptions,
+) -> Result<Suite, Failure> {
     let mut results = Vec::with_capacity(scenarios.len());
     for scenario in scenarios {
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
         results.push(perform(scenario, options.clone())?.result);
     }
-    // Whatever becomes of the files, the results are shown.
-    let written = pictures.write(&results);
-    let code = publish_suite(&Suite::new(results), json.as_deref())?;
-    written?;
-    Ok(code)
+    Ok(Suite::new(results))
 }
 
 /// The scenarios that are asked for, each once.
-fn chosen(args: &RunArgs) -> Result<Vec<Scenario>, Failure> {
+pub(super) fn chosen(groups: &[String], names: &[String]) -> Result<Vec<Scenario>, Failure> {
     let all = || Scenario::all().context("a built-in scenario is broken");
-    let mut chosen: Vec<Scenario> = Vec::new();
-    if let Some(group) = &args.group {
-        chosen = all()?;
-        let groups: BTreeSet<String> = chosen.iter().map(|s| s.group.clone()).collect();
-        chosen.retain(|scenario| scenario.group == *group);
-        if chosen.is_empty() {
-            let groups: Vec<String> = groups.into_iter().collect();
-            let error = anyhow!("no group `{group}`: there are {}", groups.join(", "));
+    let mut found: Vec<Scenario> = Vec::new();
+    for group in groups {
+        let all = all()?;
+        let known: BTreeSet<&str> = all.iter().map(|s| s.group.as_str()).collect();
+        if !known.contains(group.as_str()) {
+            let known: Vec<&str> = known.into_iter().collect();
+            let error = anyhow!("no group `{group}`: there are {}", known.join(", "));
             return Err(Failure::usage(error));
         }
+        found.extend(all.into_iter().filter(|s| s.group == *group));
     }
-    for name in &args.scenarios {
-        let found = if name == ALL {
-            all()?
+    for name in names {
+        if name == ALL {
+            found.extend(all()?);
         } else {
-            vec![Scenario::find(name).map_err(Failure::usage)?]
-        };
-        for scenario in found {
-            if !chosen.contains(&scenario) {
-                chosen.push(scenario);
-            }
+            found.push(Scenario::find(name).map_err(Failure::usage)?);
+        }
+    }
+    let mut chosen: Vec<Scenario> = Vec::new();
+    for scenario in found {
+        if !chosen.contains(&scenario) {
+            chosen.push(scenario);
         }
     }
     Ok(chosen)
@@ -161,7 +176,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
 
 /// The path, unless it stands for standard output.
 pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
-    path.filter(|path| *path != Path::new("-"))
+    path.filter(|path| !is_stdout(path))
 }
 
 /// The files to boot; built where the user gave none.
@@ -210,36 +225,61 @@ pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFile
 }
 
 /// Prints the result and says how to exit.
-fn publish(result: &RunResult, json: Option<&Path>) -> Result<Code, Failure> {
-    let text = || result.to_json().context("cannot put the result into JSON");
-    print_both(&|paint| render(result, paint), &text, json)?;
+fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result<Code, Failure> {
+    let runs = std::slice::from_ref(result);
+    let mut files = reports.texts(runs)?;
+    if let Some(path) = json {
+        let text = result.to_json();
+        files.push((path.to_owned(), text.context(NO_JSON)?));
+    }
+    print_all(&|paint| render(result, paint), &files)?;
+    reports.tell_github(runs);
     Ok(result.verdict.into())
 }
 
 /// The same for several results.
-fn publish_suite(suite: &Suite, json: Option<&Path>) -> Result<Code, Failure> {
-    let text = || suite.to_json().context("cannot put the results into JSON");
-    print_both(&|paint| suite.render(paint), &text, json)?;
+pub(super) fn publish_suite(
+    suite: &Suite,
+    json: Option<&Path>,
+    reports: &Reports,
+) -> Result<Code, Failure> {
+    let mut files = reports.texts(suite.runs())?;
+    if let Some(path) = json {
+        let text = suite.to_json();
+        files.push((path.to_owned(), text.context(NO_JSON)?));
+    }
+    print_all(&|paint| suite.render(paint), &files)?;
+    reports.tell_github(suite.runs());
     Ok(suite.verdict().into())
 }
 
-/// Prints what is for people, and writes what is for machines where `json` says: on standard output
-/// it takes the other's place.
+const NO_JSON: &str = "cannot put the results into JSON";
+
+/// Prints what is for people, and writes what is for machines where `json` says.
 pub(super) fn print_both(
     people: &dyn Fn(Paint) -> String,
     machines: &dyn Fn() -> anyhow::Result<String>,
     json: Option<&Path>,
 ) -> Result<(), Failure> {
-    match json {
-        Some(path) if path == Path::new("-") => {
+    let files: Vec<(PathBuf, String)> = match json {
+        Some(path) => vec![(path.to_owned(), machines()?)],
+        None => Vec::new(),
+    };
+    print_all(people, &files)
+}
+
+/// Prints what is for people, and writes each of `files`. One that is to be standard output takes
+/// the place of what is for people, which then goes to standard error.
+fn print_all(people: &dyn Fn(Paint) -> String, files: &[(PathBuf, String)]) -> Result<(), Failure> {
+    match files.iter().find(|(path, _)| is_stdout(path)) {
+        Some((_, text)) => {
             say(&people(stderr_paint()));
-            print(&machines()?)?;
-        }
-        Some(path) => {
-            print(&people(stdout_paint()))?;
-            write_file(path, &machines()?).map_err(Failure::usage)?;
+            print(text)?;
         }
         None => print(&people(stdout_paint()))?,
+    }
+    for (path, text) in files.iter().filter(|(path, _)| !is_stdout(path)) {
+        write_file(path, text).map_err(Failure::usage)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! So it has to be set before the catch-up, and cleared only when no more kernel code comes than
 //! what runs on the user page table.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::audit::trace::{FlagWrite, Seen, Trace, USER_TABLE};
@@ -12,7 +13,7 @@ use crate::layout::KernelLayout;
 use crate::record::Ended;
 
 /// What was seen of the flag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Flag {
     /// The kernel has none that is known.

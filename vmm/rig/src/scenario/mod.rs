@@ -18,6 +18,7 @@ use ipirig_abi::Role;
 pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, Trigger};
 pub use storm::{Changes, Completion, Kind, Part, Storm};
+pub(crate) use validate::is_name;
 
 use crate::suggest;
 

@@ -26,6 +26,12 @@ const FURTHER: [(&str, Role); 2] = [
 const KERNELS: [(&str, Kernel); 2] = [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
 const MODES: [(&str, Mode); 2] = [("user", Mode::User), ("kernel", Mode::Kernel)];
 
+/// Whether a scenario or a group may be called so.
+pub(crate) fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(plain)
+}
+
 pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
     let place = Place { file, text };
     let raw: RawScenario = toml::from_str(text).map_err(|error| place.syntax(&error))?;
@@ -73,12 +79,7 @@ impl Place<'_> {
 
     fn name(&self, name: &Spanned<String>) -> Result<String, Diagnostic> {
         let text = name.get_ref();
-        let fits = !text.is_empty()
-            && text.len() <= NAME_MAX
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if fits {
+        if is_name(text) {
             return Ok(text.clone());
         }
         Err(self.at(name.span(), "not a name").help(format!(

@@ -25,14 +25,15 @@ mod window;
 
 use std::fmt;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::conductor::Evidence;
 use crate::plan::Plan;
 use crate::result::RecordedEntry;
 
 /// What became of a check, and of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It was looked at, and it is so.
@@ -57,7 +58,7 @@ impl fmt::Display for Verdict {
 }
 
 /// One named question and its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Check {
     /// A stable name, for machines too.
     pub name: &'static str,

@@ -1,0 +1,20 @@
+//! `ipirig compare`.
+
+use ipirig_rig::exit::Code;
+use ipirig_rig::gate::{Recorded, code, render, side_by_side, table};
+
+use crate::args::CompareArgs;
+use crate::failure::Failure;
+use crate::output::{print, stdout_paint};
+
+pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Failure> {
+    let read = |path| Recorded::read(path).map_err(Failure::usage);
+    let (first, second) = (read(&args.first)?, read(&args.second)?);
+    let compared = side_by_side(&first, &second);
+    print(&format!(
+        "{}{}",
+        table(&first, &second),
+        render(&compared, stdout_paint())
+    ))?;
+    Ok(code(&compared))
+}

@@ -1,0 +1,152 @@
+//! `ipirig gate`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use ipirig_guest::Places;
+use ipirig_rig::exit::Code;
+use ipirig_rig::gate::{Baseline, Compared, Outcome, Recorded, code, no_telling, render};
+
+use super::run::{chosen, perform_all, publish_suite};
+use crate::args::{GateArgs, Switch};
+use crate::failure::Failure;
+use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
+use crate::reports::{Reports, is_stdout};
+
+pub(crate) fn gate(args: GateArgs) -> Result<Code, Failure> {
+    // Before runs that take minutes.
+    let dir = directory(args.baseline.as_ref())?;
+    let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
+    let taken = reports.takes_stdout() || args.options.json.as_deref().is_some_and(is_stdout);
+    let runs = if args.from.is_empty() {
+        run(&args, &dir, &reports)?
+    } else {
+        read(&args)?
+    };
+    if args.accept {
+        return accept(&dir, &runs);
+    }
+    let compared: Vec<Compared> = runs
+        .iter()
+        .map(|run| Ok(Compared::new(&baseline(&dir, run)?, run)))
+        .collect::<Result<_, Failure>>()?;
+    if taken {
+        say(&render(&compared, stderr_paint()));
+    } else {
+        print(&render(&compared, stdout_paint()))?;
+    }
+    let changed = compared
+        .iter()
+        .any(|one| matches!(one.outcome, Outcome::Changed(_)));
+    if changed {
+        say("hint: if that is as it should be, `ipirig gate --accept` makes it the baseline\n");
+    }
+    Ok(code(&compared))
+}
+
+fn directory(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(dir) = given {
+        return Ok(dir.clone());
+    }
+    let guest = Places::find()?.guest;
+    let checkout = guest.parent().unwrap_or(&guest);
+    Ok(checkout.join("results/baseline"))
+}
+
+/// Runs what is asked for. All baselines must be there: to miss one after minutes would be late.
+fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, Failure> {
+    let scenarios = chosen(&args.group, &args.scenarios)?;
+    let deferral = args.options.deferral == Switch::On;
+    if !args.accept {
+        for scenario in &scenarios {
+            find(dir, &scenario.name, deferral)?;
+        }
+    }
+    let suite = perform_all(scenarios, &args.options)?;
+    publish_suite(&suite, args.options.json.as_deref(), reports)?;
+    let recorded = |run| Recorded::of(run).context("cannot read a result back");
+    let runs: anyhow::Result<Vec<Recorded>> = suite.runs().iter().map(recorded).collect();
+    Ok(runs?)
+}
+
+/// The runs in files, of the scenarios that are asked for.
+fn read(args: &GateArgs) -> Result<Vec<Recorded>, Failure> {
+    let mut runs: Vec<Recorded> = Vec::new();
+    for path in &args.from {
+        for run in Recorded::read(path).map_err(Failure::usage)? {
+            let (name, deferral) = (&run.scenario.name, run.scenario.deferral);
+            let same = |other: &Recorded| {
+                other.scenario.name == *name && other.scenario.deferral == deferral
+            };
+            if runs.iter().any(same) {
+                let error = anyhow!("--from: {name} is there twice");
+                return Err(Failure::usage(error));
+            }
+            runs.push(run);
+        }
+    }
+    let wanted = chosen(&args.group, &args.scenarios)?;
+    if wanted.is_empty() {
+        return Ok(runs);
+    }
+    for scenario in &wanted {
+        if !runs.iter().any(|run| run.scenario.name == scenario.name) {
+            let error = anyhow!("--from: no result of {}", scenario.name);
+            return Err(Failure::usage(error));
+        }
+    }
+    runs.retain(|run| wanted.iter().any(|s| s.name == run.scenario.name));
+    Ok(runs)
+}
+
+fn baseline(dir: &Path, run: &Recorded) -> Result<Baseline, Failure> {
+    find(dir, &run.scenario.name, run.scenario.deferral)
+}
+
+/// The baseline of a scenario.
+fn find(dir: &Path, scenario: &str, deferral: bool) -> Result<Baseline, Failure> {
+    let found = Baseline::read(dir, scenario, deferral).map_err(Failure::usage)?;
+    found.ok_or_else(|| {
+        let path = Baseline::path(dir, scenario, deferral);
+        let off = if deferral { "" } else { " --deferral off" };
+        Failure::usage(anyhow!(
+            "no baseline {}: make it with `ipirig gate {scenario}{off} --accept`",
+            path.display()
+        ))
+    })
+}
+
+/// Writes the baselines of `runs`: all, or none if one of them says nothing.
+fn accept(dir: &Path, runs: &[Recorded]) -> Result<Code, Failure> {
+    let mut files = Vec::with_capacity(runs.len());
+    for run in runs {
+        let scenario = &run.scenario;
+        if let Some(outcome) = no_telling(run) {
+            let compared = Compared {
+                scenario: scenario.name.clone(),
+                deferral: scenario.deferral,
+                outcome,
+            };
+            let compared = [compared];
+            say(&render(&compared, stderr_paint()));
+            say("ipirig: no baseline was written: that run says nothing\n");
+            return Ok(code(&compared));
+        }
+        let mut new = Baseline::of(run);
+        // An old one that cannot be read any more has no tolerances to keep.
+        if let Ok(Some(old)) = Baseline::read(dir, &scenario.name, scenario.deferral) {
+            new = new.in_place_of(&old);
+        }
+        let text = new.to_json().context("cannot put a baseline into JSON")?;
+        files.push((Baseline::path(dir, &scenario.name, scenario.deferral), text));
+    }
+    fs::create_dir_all(dir)
+        .with_context(|| format!("cannot create {}", dir.display()))
+        .map_err(Failure::usage)?;
+    for (path, text) in files {
+        write_file(&path, &text).map_err(Failure::usage)?;
+        say(&format!("ipirig: wrote {}\n", path.display()));
+    }
+    Ok(Code::Ok)
+}
