@@ -14,15 +14,15 @@ use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
 use crate::reports::{Reports, is_stdout};
 
-pub(crate) fn gate(args: GateArgs) -> Result<Code, Failure> {
+pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.
     let dir = directory(args.baseline.as_ref())?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let taken = reports.takes_stdout() || args.options.json.as_deref().is_some_and(is_stdout);
     let runs = if args.from.is_empty() {
-        run(&args, &dir, &reports)?
+        run(args, &dir, &reports)?
     } else {
-        read(&args)?
+        read(args)?
     };
     if args.accept {
         return accept(&dir, &runs);
