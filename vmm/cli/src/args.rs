@@ -189,6 +189,9 @@ pub(crate) struct RunOptions {
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,
+    /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
+    #[arg(long)]
+    pub(crate) no_stacks: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

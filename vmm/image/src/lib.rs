@@ -19,7 +19,9 @@ mod sites;
 mod symbols;
 
 pub use image::{Image, ImageError};
-pub use module::{LoadedModule, ModuleError, ModuleFile, SectionAddresses};
+pub use module::{
+    LoadedModule, ModuleError, ModuleFile, STRUCT_MODULE_LIST, STRUCT_MODULE_NAME, SectionAddresses,
+};
 pub use orc::{OrcBase, OrcEntry, OrcError, OrcKind, OrcLayout, OrcTable};
 pub use sites::{Site, SiteKind, Sites, SitesError, Table};
 pub use symbols::{KERNEL_HALF, Resolved, Symbols, SymbolsError};

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+pub use ipirig_blame::Deferrable;
+use serde::{Deserialize, Serialize};
 
 /// IPIs of the window with one origin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blame {
     /// The named cause, such as `static key` or `vunmap`; `unknown` if no rule knows the chain.
     pub cause: String,
@@ -28,22 +29,8 @@ pub struct Blame {
     pub broken: Option<String>,
 }
 
-/// Whether the kernel could hold an IPI back from a CPU that is in user space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Deferrable {
-    /// Yes: what it asks for can be done at the next kernel entry.
-    Yes,
-    /// No: it must arrive.
-    No,
-    /// A CPU in user space need not do anything at all, then or later.
-    Omit,
-    /// The cause is not known.
-    Unknown,
-}
-
 /// What the targets were doing when they took the IPIs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// Running user space.
     pub user: u64,
@@ -54,14 +41,23 @@ pub struct Taken {
 }
 
 /// One call of a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Where in the kernel, as the guest runs it.
     pub address: u64,
-    /// The function that the symbol table names for it.
+    /// The function that the symbol table names for it; `name [module]` for a module's.
     pub function: Option<String>,
     /// Bytes from the function's begin.
     pub offset: u64,
     /// Functions that the compiler inlined there, innermost first, where debug information tells.
     pub inlined: Vec<String>,
+}
+
+impl Frame {
+    /// The function's name without the module that it is in.
+    #[must_use]
+    pub fn symbol(&self) -> Option<&str> {
+        let name = self.function.as_deref()?;
+        Some(name.split_once(" [").map_or(name, |(symbol, _)| symbol))
+    }
 }

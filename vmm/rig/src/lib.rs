@@ -25,6 +25,7 @@ pub mod render;
 pub mod result;
 pub mod run;
 pub mod scenario;
+pub mod stacks;
 pub mod suggest;
 pub mod suite;
 pub mod vectors;

@@ -14,6 +14,7 @@ use crate::conductor::{self, Ended, Evidence, Phase};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::stacks::Code;
 use crate::verdict::{Check, RUN, Verdict, judge};
 
 /// What a run needs besides a host.
@@ -98,8 +99,7 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
                 memory_mib: plan.memory_mib,
                 warnings: machine.placement().warnings.clone(),
             };
-            let outcome =
-                start_and_conduct(&mut machine, plan, &setup.kernel.kernel, &ledger, phase);
+            let outcome = start_and_conduct(&mut machine, plan, &setup.kernel, &ledger, phase);
             machine.stop();
             let mut result = conclude(plan, outcome, kernel)?;
             result.machine = Some(about);
@@ -117,7 +117,7 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
 fn start_and_conduct(
     machine: &mut Machine,
     plan: &Plan,
-    kernel: &Path,
+    files: &KernelFiles,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
@@ -126,7 +126,12 @@ fn start_and_conduct(
         source: error.into(),
     })?;
     // While the guest boots, on a core that it may not need.
-    let image = Image::open(kernel);
+    let image = Image::open(&files.kernel);
+    if plan.stacks {
+        ledger
+            .stacks()
+            .of(Code::read(&files.kernel, &files.initramfs));
+    }
     let layout = Box::new(move |lstar| {
         let image = image.map_err(|error| chain(&error))?;
         KernelLayout::new(image, lstar).map_err(|error| chain(&error))
@@ -163,7 +168,7 @@ fn conclude(
 }
 
 /// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

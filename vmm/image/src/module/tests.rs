@@ -143,7 +143,7 @@ proptest! {
             file[index] = byte;
         }
         if let Ok(module) = ModuleFile::parse(&file) {
-            module.load(&[(".text".to_owned(), u64::MAX)].into());
+            let _ = module.load(&[(".text".to_owned(), u64::MAX)].into());
         }
     }
 }
