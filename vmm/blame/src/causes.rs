@@ -1,9 +1,8 @@
 //! From the functions of a chain to a named cause. The table is data: `causes.toml`.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use thiserror::Error;
 
 const BUILT_IN: &str = include_str!("causes.toml");
@@ -11,7 +10,7 @@ const BUILT_IN: &str = include_str!("causes.toml");
 const UNKNOWN: &str = "unknown";
 
 /// Whether the kernel could hold an IPI back from a CPU that is in user space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Deferrable {
     /// Yes: what it asks for can be done at the next kernel entry.
@@ -22,17 +21,6 @@ pub enum Deferrable {
     Omit,
     /// The cause is not known, or nobody has argued it.
     Unknown,
-}
-
-impl fmt::Display for Deferrable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Yes => "deferrable",
-            Self::No => "not deferrable",
-            Self::Omit => "could be omitted",
-            Self::Unknown => "deferrable or not, unknown",
-        })
-    }
 }
 
 /// Why an IPI was sent.

@@ -4,8 +4,8 @@
 //! call chain. It is what a person needs to go and change a kernel.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-pub use ipirig_blame::Deferrable;
 use serde::{Deserialize, Serialize};
 
 /// IPIs of the window with one origin.
@@ -27,6 +27,42 @@ pub struct Blame {
     pub chain: Vec<Frame>,
     /// Why the chain ends where it does, if that is not its natural end.
     pub broken: Option<String>,
+}
+
+/// Whether the kernel could hold an IPI back from a CPU that is in user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deferrable {
+    /// Yes: what it asks for can be done at the next kernel entry.
+    Yes,
+    /// No: it must arrive.
+    No,
+    /// A CPU in user space need not do anything at all, then or later.
+    Omit,
+    /// The cause is not known.
+    Unknown,
+}
+
+impl fmt::Display for Deferrable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Yes => "deferrable",
+            Self::No => "not deferrable",
+            Self::Omit => "could be omitted",
+            Self::Unknown => "deferrable or not, unknown",
+        })
+    }
+}
+
+impl From<ipirig_blame::Deferrable> for Deferrable {
+    fn from(deferrable: ipirig_blame::Deferrable) -> Self {
+        match deferrable {
+            ipirig_blame::Deferrable::Yes => Self::Yes,
+            ipirig_blame::Deferrable::No => Self::No,
+            ipirig_blame::Deferrable::Omit => Self::Omit,
+            ipirig_blame::Deferrable::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// What the targets were doing when they took the IPIs.

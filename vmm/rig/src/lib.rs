@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod blame;
 pub mod cmdline;
 pub mod conductor;

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod blame;
 mod doctor;
 mod entry;
 mod guest;
@@ -18,6 +19,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
     match args.command {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
+        Command::Blame(args) => blame::blame(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::List => list::list(),
         Command::Doctor => doctor::doctor(),

@@ -168,7 +168,7 @@ fn blame(
             .as_ref()
             .map_or("unknown", |cause| cause.name)
             .to_owned(),
-        deferrable: cause.map_or(Deferrable::Unknown, |cause| cause.deferrable),
+        deferrable: cause.map_or(Deferrable::Unknown, |cause| cause.deferrable.into()),
         kind: kind.to_string(),
         source,
         targets: count.targets,
