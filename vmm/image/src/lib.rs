@@ -13,12 +13,14 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod inlined;
 mod module;
 mod orc;
 mod sites;
 mod symbols;
 
 pub use image::{Image, ImageError};
+pub use inlined::Inlined;
 pub use module::{
     LoadedModule, ModuleError, ModuleFile, STRUCT_MODULE_LIST, STRUCT_MODULE_NAME, SectionAddresses,
 };

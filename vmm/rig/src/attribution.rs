@@ -240,7 +240,10 @@ impl Origin {
         let calls = self.calls.get(sends..end).unwrap_or_default();
         // If nothing is left, all of it is better than nothing.
         let calls = if calls.is_empty() { &self.calls } else { calls };
-        let mut text = calls.join(" <- ");
+        let mut text = match calls {
+            [] => "?".to_owned(),
+            calls => calls.join(" <- "),
+        };
         if let Some(broken) = &self.broken {
             let _ = write!(text, " <- ? ({broken})");
         }

@@ -147,3 +147,71 @@ proptest! {
         }
     }
 }
+
+/// A module with an exit function 8 bytes into `.exit.text`, after 100 bytes of `.text` and an
+/// `.init.text` that the kernel puts elsewhere.
+fn with_exit_function(pointer: u64) -> Vec<u8> {
+    let mut file = Writer::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let code = |file: &mut Writer<'_>, name: &str, bytes: u64, align| {
+        let id = file.add_section(Vec::new(), name.into(), SectionKind::Text);
+        file.append_section_data(id, &vec![0x90; bytes as usize], align);
+        id
+    };
+    code(&mut file, ".text", 100, 16);
+    code(&mut file, ".init.text", 4096, 16);
+    let exit = code(&mut file, ".exit.text", 16, 32);
+    let mut this = vec![0; 256];
+    this[24..30].copy_from_slice(b"ipirig");
+    let this = section(
+        &mut file,
+        ".gnu.linkonce.this_module",
+        SectionKind::Data,
+        &this,
+    );
+    let symbol = file.add_symbol(Symbol {
+        name: b"cleanup_module".to_vec(),
+        value: 8,
+        size: 8,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Linkage,
+        weak: false,
+        section: SymbolSection::Section(exit),
+        flags: SymbolFlags::None,
+    });
+    let relocation = Relocation {
+        offset: pointer,
+        symbol,
+        addend: 0,
+        flags: RelocationFlags::Elf {
+            r_type: elf::R_X86_64_64,
+        },
+    };
+    file.add_relocation(this, relocation).unwrap();
+    file.write().unwrap()
+}
+
+#[test]
+fn a_module_is_found_by_its_name_and_its_code_by_its_exit_function() {
+    let module = ModuleFile::parse(&with_exit_function(0x98)).unwrap();
+    assert_eq!(
+        (module.name(), module.exit_pointer()),
+        (Some("ipirig"), Some(0x98))
+    );
+    let begin = 0xffff_ffff_c012_3000;
+    let expected = [(".text", begin), (".exit.text", begin + 128)];
+    let expected = expected.map(|(name, at)| (name.to_owned(), at));
+    assert_eq!(module.code_at(begin + 128 + 8), Some(expected.into()));
+    // Not from the begin of a page, not the kernel's, beyond the end.
+    for wrong in [begin + 129, 0x40_0088, 8, u64::MAX] {
+        assert_eq!(module.code_at(wrong), None, "{wrong:#x}");
+    }
+}
+
+#[test]
+fn a_module_without_an_exit_function_cannot_be_found() {
+    let module = ModuleFile::parse(&module(None)).unwrap();
+    assert_eq!(
+        (module.name(), module.code_at(0xffff_ffff_c012_3088)),
+        (None, None)
+    );
+}

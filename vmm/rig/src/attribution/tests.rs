@@ -112,7 +112,7 @@ s: 26 IPIs to vCPUs, by cause
      16    call-function from vCPU 0: text_poke_sync <- text_poke_bp_batch <- ipirig_flip [ipirig]
 
       9  GUP sync, could be omitted
-      9    call-function from vCPU 0:
+      9    call-function from vCPU 0: ?
 
       1  unknown, deferrable or not, unknown
       1    reschedule from vCPU 1: 0xabc <- ? (the stack cannot be read)

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
 
-use super::inlined::Inlined;
+use ipirig_image::Inlined;
+
 use crate::blame::{Blame, Deferrable, Frame, Taken};
 use crate::ledger::{Delivery, Detail, Details, Write, bits};
 use crate::vectors::Kind;
@@ -25,13 +26,13 @@ type Pending = VecDeque<Vec<Key>>;
 /// See [`super::Stacks::account`].
 pub(super) fn account(
     kernel: &Kernel,
+    inlined: &Inlined,
     chain: &dyn Fn(usize, u32) -> Option<Chain>,
     details: &Details,
     opened: &[u64],
 ) -> Vec<Blame> {
     let counts = count(details, opened);
     let causes = Causes::built_in().ok();
-    let mut inlined = Inlined::default();
     let mut all: Vec<Blame> = counts
         .into_iter()
         .filter_map(|((source, kind, number), count)| {
@@ -39,7 +40,7 @@ pub(super) fn account(
             Some(blame(
                 kernel,
                 causes.as_ref(),
-                &mut inlined,
+                inlined,
                 source,
                 kind,
                 &chain,
@@ -135,7 +136,7 @@ fn taken(
 fn blame(
     kernel: &Kernel,
     causes: Option<&Causes>,
-    inlined: &mut Inlined,
+    inlined: &Inlined,
     source: usize,
     kind: Kind,
     chain: &Chain,
@@ -178,7 +179,7 @@ fn blame(
     }
 }
 
-fn frame(kernel: &Kernel, inlined: &mut Inlined, address: u64, at: u64) -> Frame {
+fn frame(kernel: &Kernel, inlined: &Inlined, address: u64, at: u64) -> Frame {
     let name = kernel.name(at);
     let function = name.map(|name| match name.module {
         Some(module) => format!("{} [{module}]", name.function.name),
@@ -190,6 +191,6 @@ fn frame(kernel: &Kernel, inlined: &mut Inlined, address: u64, at: u64) -> Frame
         offset: name.map_or(0, |name| {
             name.function.offset.wrapping_add(address.wrapping_sub(at))
         }),
-        inlined: inlined.at(kernel, at),
+        inlined: inlined.at(at.wrapping_sub(kernel.slide())),
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cpio::NewcReader;
 use ipirig_blame::{Frames, Kernel, Memory};
@@ -24,6 +24,7 @@ pub struct Code {
     symbols: Symbols,
     frames: Frames,
     modules: Vec<ModuleFile>,
+    file: Option<PathBuf>,
 }
 
 impl Code {
@@ -36,6 +37,7 @@ impl Code {
             symbols: Symbols::default(),
             frames: Frames::Unknown(why),
             modules: Vec::new(),
+            file: None,
         };
         let image = match Image::open(kernel) {
             Ok(image) => image,
@@ -50,7 +52,23 @@ impl Code {
             symbols: image.into_symbols(),
             frames,
             modules,
+            file: Some(kernel.to_path_buf()),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(symbols: Symbols, frames: Frames) -> Self {
+        Self {
+            symbols,
+            frames,
+            modules: Vec::new(),
+            file: None,
+        }
+    }
+
+    /// The kernel's file, if it could be read.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// What KASLR adds to each address of the kernel, whose SYSCALL goes to `lstar`. If that cannot

@@ -6,15 +6,15 @@
 
 mod account;
 mod code;
-mod inlined;
 mod modules;
 #[cfg(test)]
 mod tests;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ipirig_blame::{Chain, Frames, Interner, Kernel, Memory, Prologues, Registers};
-use ipirig_image::Symbols;
+use ipirig_image::{Inlined, Symbols};
 use ipirig_machine::{Sender, SenderRegisters};
 
 pub use code::Code;
@@ -29,6 +29,8 @@ const CHAINS: usize = 4096;
 #[derive(Debug)]
 pub struct Stacks {
     code: Mutex<Option<Code>>,
+    /// The kernel's file, for its debug information.
+    file: Mutex<Option<PathBuf>>,
     /// The code and where KASLR put it: what the first sender needs to begin.
     begun: Mutex<Option<(Code, u64)>>,
     kernel: OnceLock<Kernel>,
@@ -52,6 +54,7 @@ impl Stacks {
         };
         Self {
             code: Mutex::new(None),
+            file: Mutex::new(None),
             begun: Mutex::new(None),
             kernel: OnceLock::new(),
             senders: (0..cpus).map(|_| Mutex::new(local())).collect(),
@@ -61,6 +64,7 @@ impl Stacks {
 
     /// Says what the guest boots. Without it no stacks are taken.
     pub fn of(&self, code: Code) {
+        *lock(&self.file) = code.file().map(Path::to_path_buf);
         *lock(&self.code) = Some(code);
     }
 
@@ -111,12 +115,9 @@ impl Stacks {
         let Some(kernel) = self.kernel.get() else {
             return Vec::new();
         };
-        account::account(
-            kernel,
-            &|cpu, number| self.chain(cpu, number),
-            details,
-            opened,
-        )
+        let file = lock(&self.file).clone().unwrap_or_default();
+        let chain = |cpu, number| self.chain(cpu, number);
+        account::account(kernel, &Inlined::open(&file), &chain, details, opened)
     }
 
     fn chain(&self, cpu: usize, number: u32) -> Option<Chain> {
