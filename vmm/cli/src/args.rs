@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use ipirig_rig::attribution::To;
 
 const AFTER: &str = "\
 Examples:
@@ -15,6 +16,7 @@ Examples:
   ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
   ipirig gate all                            is everything as it was?
+  ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig mutants                             break the kernel on purpose: is it noticed?
 
 Exit codes:
@@ -34,6 +36,17 @@ Examples:
 An instruction is a line: number, address, disassembly, the memory it touches, and marks (flag set,
 catch-up, first instrumentable code, user page table, flag cleared). What should not be there is on
 a line of its own that begins with an exclamation mark. The run's checks go to standard error.";
+
+const AFTER_BLAME: &str = "\
+Examples:
+  ipirig blame static-key-flip --deferral off
+  ipirig blame vunmap-storm --deferral off --to all --folded ipis.folded
+  ipirig blame result.json                   a result that `ipirig run --json` wrote
+  flamegraph.pl ipis.folded > ipis.svg
+
+For each IPI in the window, the calls that led the sender to it, innermost first, by the kernel's
+ORC tables or frame pointers; and the cause that they stand for. Deferrable: a CPU in user space
+could do the work at its next kernel entry. Exit code 0 if there is an account, whatever it says.";
 
 const AFTER_MUTANTS: &str = "\
 Examples:
@@ -159,6 +172,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run a scenario and list what each first entry into the kernel executed
     Entry(Box<EntryArgs>),
+    /// Run a scenario, or read a result, and say who sent IPIs to whom, and why
+    Blame(Box<BlameArgs>),
     /// Build kernels with known bugs and see whether the checks notice
     Mutants(MutantsArgs),
     /// Run scenarios, or take results, and say what is not as it was
@@ -237,6 +252,32 @@ pub(crate) struct EntryArgs {
     /// Every instruction, not only the way in and the way out
     #[arg(long)]
     pub(crate) whole: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_BLAME)]
+pub(crate) struct BlameArgs {
+    /// A scenario's name, the path of its .toml file, or the path of a result's .json file
+    pub(crate) what: String,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+    /// The IPIs to which vCPUs: isolated, all, or the number of one
+    #[arg(long, value_name = "VCPUS", default_value = "isolated", value_parser = targets)]
+    pub(crate) to: To,
+    /// Write the chains as folded stacks, which flame-graph tools read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) folded: Option<PathBuf>,
+}
+
+fn targets(word: &str) -> Result<To, &'static str> {
+    match word {
+        "isolated" => Ok(To::Isolated),
+        "all" => Ok(To::All),
+        number => {
+            let cpu = number.parse().map(To::One);
+            cpu.map_err(|_| "give `isolated`, `all` or the number of a vCPU")
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -382,6 +423,9 @@ pub(crate) struct RunOptions {
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,
+    /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
+    #[arg(long)]
+    pub(crate) no_stacks: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

@@ -48,6 +48,7 @@ fn write(time_ns: u64, targets: u64) -> Write {
         coalesced: 0,
         undeliverable: false,
         rip: 0xffff_ffff_8100_1234,
+        chain: None,
     }
 }
 
@@ -58,6 +59,7 @@ fn delivery(time_ns: u64, cpu: usize, kind: Kind, ipi: bool) -> Delivery {
         kind,
         ipi,
         user: cpu == 2,
+        idle: false,
     }
 }
 

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod blame;
 pub mod cmdline;
 pub mod conductor;
@@ -30,6 +31,7 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schema;
+pub mod stacks;
 pub mod suggest;
 pub mod suite;
 pub mod timeline;

@@ -16,6 +16,7 @@ use crate::conductor::{self, Ended, Evidence, Phase};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::stacks::Code;
 use crate::timeline::{Diary, Timeline};
 use crate::verdict::{Check, RUN, Verdict, judge};
 
@@ -106,8 +107,7 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
                 diary.begin(begun, clock::now());
                 phase(begun);
             };
-            let outcome =
-                start_and_conduct(&mut machine, plan, &setup.kernel.kernel, &ledger, &announce);
+            let outcome = start_and_conduct(&mut machine, plan, &setup.kernel, &ledger, &announce);
             let ended = clock::now();
             machine.stop();
             let mut result = conclude(plan, outcome, kernel)?;
@@ -127,7 +127,7 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
 fn start_and_conduct(
     machine: &mut Machine,
     plan: &Plan,
-    kernel: &Path,
+    files: &KernelFiles,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
@@ -136,7 +136,12 @@ fn start_and_conduct(
         source: error.into(),
     })?;
     // While the guest boots, on a core that it may not need.
-    let image = Image::open(kernel);
+    let image = Image::open(&files.kernel);
+    if plan.stacks {
+        ledger
+            .stacks()
+            .of(Code::read(&files.kernel, &files.initramfs));
+    }
     let layout = Box::new(move |lstar| {
         let image = image.map_err(|error| chain(&error))?;
         KernelLayout::new(image, lstar).map_err(|error| chain(&error))
@@ -173,7 +178,7 @@ fn conclude(
 }
 
 /// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

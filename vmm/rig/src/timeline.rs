@@ -212,6 +212,7 @@ mod tests {
             coalesced: 0,
             undeliverable: false,
             rip: 0,
+            chain: None,
         }
     }
 
@@ -222,6 +223,7 @@ mod tests {
             kind,
             ipi,
             user: true,
+            idle: false,
         }
     }
 

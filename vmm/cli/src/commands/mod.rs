@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod blame;
 mod compare;
 mod doctor;
 mod entry;
@@ -22,6 +23,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
     match args.command {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
+        Command::Blame(args) => blame::blame(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::Gate(args) => gate::gate(&args),
         Command::Compare(args) => compare::compare(&args),

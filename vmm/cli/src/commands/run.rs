@@ -122,6 +122,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
         own_kernel: args.kernel.is_some(),
         append: args.append,
         timeout_s: args.timeout,
+        no_stacks: args.no_stacks,
     };
     let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
     if let Some(kernel) = &args.kernel {

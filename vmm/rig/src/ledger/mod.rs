@@ -23,6 +23,8 @@ pub use journal::{Doing, Journal, Stretch};
 use changes::Changes;
 use ipirig_machine::{WatchEvent, clock};
 
+use crate::blame::Blame;
+use crate::stacks::Stacks;
 use crate::vectors::Kind;
 
 /// Details kept of one window. A storm of ten thousand operations on three vCPUs fits several
@@ -46,6 +48,8 @@ pub struct Write {
     pub undeliverable: bool,
     /// The instruction that wrote.
     pub rip: u64,
+    /// The number of the calls that led to it, among those of its sender; see [`Stacks`].
+    pub chain: Option<u32>,
 }
 
 /// One interrupt that a vCPU took.
@@ -61,6 +65,8 @@ pub struct Delivery {
     pub ipi: bool,
     /// Whether it interrupted user space.
     pub user: bool,
+    /// Whether it ended a HLT.
+    pub idle: bool,
 }
 
 /// The record of one run.
@@ -73,6 +79,8 @@ pub struct Ledger {
     changes: Changes,
     /// What the rig itself did.
     journal: Journal,
+    /// The calls that led to IPIs of the window.
+    stacks: Stacks,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
 }
@@ -170,7 +178,7 @@ impl CpuRecord {
 pub struct Snapshot {
     /// By vCPU number.
     pub cpus: Vec<CpuRecord>,
-    /// Details that did not fit.
+    /// Details and call chains that did not fit.
     pub dropped: u64,
     /// Events that named a vCPU which does not exist.
     pub strangers: u64,
@@ -191,18 +199,20 @@ impl Ledger {
             delivered: zeroes(Kind::COUNT),
             other: zeroes(Kind::COUNT),
         };
+        let cpus: Box<[Cpu]> = (0..cpus)
+            .map(|_| Cpu {
+                outside: cells(),
+                window: cells(),
+                activity: AtomicU64::new(0),
+            })
+            .collect();
         Self {
-            cpus: (0..cpus)
-                .map(|_| Cpu {
-                    outside: cells(),
-                    window: cells(),
-                    activity: AtomicU64::new(0),
-                })
-                .collect(),
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
             changes: Changes::default(),
             journal: Journal::default(),
+            stacks: Stacks::new(cpus.len()),
+            cpus,
             strangers: AtomicU64::new(0),
         }
     }
@@ -217,6 +227,27 @@ impl Ledger {
     pub fn close_window(&self) {
         self.phase.store(AFTER, SeqCst);
         self.journal.end(Doing::Window, clock::now());
+    }
+
+    /// Whether the window is open.
+    #[must_use]
+    pub fn inside(&self) -> bool {
+        self.phase.load(SeqCst) == INSIDE
+    }
+
+    /// The calls that led to the IPIs of the window.
+    #[must_use]
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
+    }
+
+    /// Who sent the IPIs of all windows, and why, most sends first. Empty if no stacks were taken.
+    #[must_use]
+    pub fn blame(&self) -> Vec<Blame> {
+        let stretches = self.journal.stretches();
+        let windows = stretches.iter().filter(|s| s.doing == Doing::Window);
+        let opened: Vec<u64> = windows.map(|window| window.from_ns).collect();
+        self.stacks.account(&self.details, &opened)
     }
 
     /// Records an ICR write.
@@ -310,7 +341,7 @@ impl Ledger {
                     window: cpu.window.tally(),
                 })
                 .collect(),
-            dropped: self.details.dropped(),
+            dropped: self.details.dropped() + self.stacks.dropped(),
             strangers: self.strangers.load(Relaxed),
         }
     }
@@ -375,6 +406,6 @@ fn bump(cells: &[AtomicU64], index: usize) {
 }
 
 /// The numbers of the bits that are set.
-fn bits(mask: u64) -> impl Iterator<Item = usize> {
+pub(crate) fn bits(mask: u64) -> impl Iterator<Item = usize> {
     (0..64).filter(move |bit| mask & (1 << bit) != 0)
 }
