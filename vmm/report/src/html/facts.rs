@@ -7,6 +7,8 @@ use ipirig_rig::result::{KernelInfo, MachineInfo, RunResult};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) about: &'static str,
+    /// The names are sentences.
+    pub(super) wide: bool,
     pub(super) facts: Vec<Fact>,
 }
 
@@ -36,14 +38,17 @@ fn code(name: impl Into<String>, value: impl Into<String>) -> Fact {
 pub(super) fn facts(run: &RunResult) -> Vec<Facts> {
     let kernel = run.kernel.as_ref().map(|kernel| Facts {
         about: "Kernel",
+        wide: false,
         facts: of_kernel(kernel),
     });
     let machine = run.machine.as_ref().map(|machine| Facts {
         about: "Machine",
+        wide: false,
         facts: of_machine(machine),
     });
     let host = run.host.as_ref().map(|host| Facts {
         about: "Host",
+        wide: true,
         facts: of_host(host),
     });
     kernel.into_iter().chain(machine).chain(host).collect()
