@@ -87,7 +87,7 @@ impl Conductor<'_> {
         let opened = Instant::now();
         let open = self.mark_all()?;
         let storm = self.storm()?;
-        if self.plan.scenario.expect.delivered() {
+        if self.plan.scenario.expect.interrupted() {
             self.back_where_they_were(&open)?;
         }
         // Before the window closes: the first entry after it must not be missed.
