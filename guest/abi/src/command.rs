@@ -103,8 +103,7 @@ codes! {
         Signal = 7,
         /// Run the storm of [`StormKind`] `args[0]`: `args[1]` operations (1 to
         /// [`MAX_REPEAT`](crate::module::MAX_REPEAT)) of size `args[2]`, which the kind explains and
-        /// which is 0 where it does not. `args[3]` is an address for
-        /// [`EntryTextPoke`](StormKind::EntryTextPoke). `results[0]`: operations done, also when not
+        /// which is 0 where it does not, as is `args[3]`. `results[0]`: operations done, also when not
         /// all were. `results[1]`: the value that the kind explains, else 0.
         Storm = 8,
         /// Tell the agent where the kernel has what it does not export, for the storms from now on;
@@ -114,6 +113,11 @@ codes! {
         /// Let the isolated tasks that obey [`Order::Stay`] leave the kernel. `results[0]`: how many
         /// stayed. Each acknowledges its order by itself, which may be after the answer.
         LetGo = 10,
+        /// Make ready for the storm that the same arguments ask [`Command::Storm`] for: mount, set
+        /// buffers and filters up, and do one whole operation, so that what the kernel does only the
+        /// first time is done. To be sent before anything is watched or counted; most kinds need
+        /// nothing. `results[0]`: operations done.
+        Prepare = 11,
     }
 }
 
@@ -150,14 +154,20 @@ codes! {
         ModuleLoad = 8,
         /// A load like hackbench's on all CPUs that are not isolated: on each a process that sends
         /// as many messages through a pipe as there are operations, to one on the next. Meanwhile,
-        /// for every 64 messages begun, 8 processes come and go on the control CPU, and if there is
-        /// a module it does one round of [`Command::Vunmap`]. Value: pairs of processes.
+        /// for every 8 messages begun, 4 processes come and go on the control CPU, and if there is
+        /// a module it does one round of [`Command::Vunmap`] and flips the static key of
+        /// [`Command::Flip`] once. Value: pairs of processes.
         HousekeepingLoad = 9,
         /// Enable and disable the trace event `sched:sched_waking`.
         Tracepoint = 10,
-        /// Add, enable, disable and remove a kprobe on a function that does not run meanwhile.
+        /// Add, enable, disable and remove a kprobe `args[3]` bytes into
+        /// [`TRACED_FUNCTION`](crate::TRACED_FUNCTION), where an instruction must begin. At the call
+        /// of ftrace, which may be the first, a kprobe is ftrace's; elsewhere it is an INT3.
         Kprobe = 11,
-        /// Trace a few functions that do not run meanwhile: the tracer `function`, then `nop`.
+        /// Trace one function, which does not run meanwhile: the tracer `function`, then `nop`.
+        /// `args[3]`: the number of [`TRACED_FUNCTION`](crate::TRACED_FUNCTION) among the functions
+        /// that can be traced, counted from 1 by rising address; 0 is unknown. A number spares the
+        /// kernel looking at all names.
         Ftrace = 12,
         /// Attach a classic BPF program, which the kernel compiles, to a socket; the one before it
         /// is freed.

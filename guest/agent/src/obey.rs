@@ -98,7 +98,8 @@ impl Request {
             Ok(Command::ReadInterrupts) => text(guest.interrupts()),
             Ok(Command::ReadVersion) => text(guest.version()),
             Ok(Command::Signal) => self.signal(guest),
-            Ok(Command::Storm) => self.storm(guest),
+            Ok(Command::Storm) => self.storm(guest, storms::run),
+            Ok(Command::Prepare) => self.storm(guest, storms::prepare),
             Ok(Command::Symbols) => self.symbols(guest),
             Ok(Command::LetGo) => self.with_triggers(guest, Self::let_go),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
@@ -122,7 +123,11 @@ impl Request {
         }
     }
 
-    fn storm(&self, guest: &impl Guest) -> Answer {
+    fn storm(
+        &self,
+        guest: &impl Guest,
+        run: fn(&Ground<'_>, &Asked, &mut Progress) -> Result<(), Stopped>,
+    ) -> Answer {
         let [code, operations, size, target] = self.args;
         let kind = u32::try_from(code).ok();
         let Some(kind) = kind.and_then(|code| StormKind::try_from(code).ok()) else {
@@ -136,7 +141,7 @@ impl Request {
             target,
         };
         let mut progress = Progress::default();
-        let outcome = storms::run(&guest.ground(), &asked, &mut progress);
+        let outcome = run(&guest.ground(), &asked, &mut progress);
         let results = [progress.done, progress.value, 0, 0];
         match outcome {
             Ok(()) => Answer::new(results, Ok(())),

@@ -1,6 +1,6 @@
 //! Storms: bursts of one kind of operation, each of which makes a stock kernel interrupt every CPU.
 //!
-//! A new one is a file here, a [`StormKind`] and a line in [`run_of`].
+//! A new one is a file here, a [`StormKind`] and a line in [`steps_of`].
 
 mod bpf_jit;
 mod by_module;
@@ -24,6 +24,14 @@ use crate::obey::Triggers;
 
 /// Runs a kind of storm. What was done counts also when it stops half way.
 type Run = fn(&Ground<'_>, &Asked, &mut Progress) -> Result<(), Stopped>;
+
+/// A kind of storm.
+struct Steps {
+    /// What is to be done once before, where there is something: the kernel may do more, and take
+    /// longer, the first time. It ends with one whole operation.
+    prepare: Option<Run>,
+    run: Run,
+}
 
 /// What a storm acts on: the real guest, or a test's.
 pub(crate) struct Ground<'a> {
@@ -88,21 +96,26 @@ impl From<Failure> for Stopped {
 }
 
 /// Each kind's storm.
-fn run_of(kind: StormKind) -> Run {
+fn steps_of(kind: StormKind) -> Steps {
+    let plain = |run| Steps { prepare: None, run };
+    let prepared = |prepare: Run, run| Steps {
+        prepare: Some(prepare),
+        run,
+    };
     match kind {
-        StormKind::StaticKeyMany => by_module::run,
-        StormKind::StaticCall => by_module::run,
-        StormKind::SetMemory => by_module::run,
-        StormKind::PageTableFree => by_module::run,
-        StormKind::NoinstrKey => by_module::run,
-        StormKind::EntryTextPoke => by_module::run,
-        StormKind::VmapStack => vmap_stack::run,
-        StormKind::ModuleLoad => module_load::run,
-        StormKind::HousekeepingLoad => housekeeping_load::run,
-        StormKind::Tracepoint => tracepoint::run,
-        StormKind::Kprobe => kprobe::run,
-        StormKind::Ftrace => ftrace::run,
-        StormKind::BpfJit => bpf_jit::run,
+        StormKind::StaticKeyMany => plain(by_module::run),
+        StormKind::StaticCall => plain(by_module::run),
+        StormKind::SetMemory => plain(by_module::run),
+        StormKind::PageTableFree => plain(by_module::run),
+        StormKind::NoinstrKey => plain(by_module::run),
+        StormKind::EntryTextPoke => plain(by_module::run),
+        StormKind::VmapStack => plain(vmap_stack::run),
+        StormKind::ModuleLoad => plain(module_load::run),
+        StormKind::HousekeepingLoad => plain(housekeeping_load::run),
+        StormKind::Tracepoint => prepared(tracepoint::prepare, tracepoint::run),
+        StormKind::Kprobe => prepared(kprobe::prepare, kprobe::run),
+        StormKind::Ftrace => prepared(ftrace::prepare, ftrace::run),
+        StormKind::BpfJit => prepared(bpf_jit::run, bpf_jit::run),
     }
 }
 
@@ -112,10 +125,33 @@ pub(crate) fn run(
     asked: &Asked,
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
-    if !(1..=MAX_REPEAT).contains(&asked.operations) {
-        return Err(refused(asked));
+    check(asked)?;
+    (steps_of(asked.kind).run)(ground, asked, progress)
+}
+
+/// Makes ready for a storm.
+pub(crate) fn prepare(
+    ground: &Ground<'_>,
+    asked: &Asked,
+    progress: &mut Progress,
+) -> Result<(), Stopped> {
+    check(asked)?;
+    let Some(prepare) = steps_of(asked.kind).prepare else {
+        return Ok(());
+    };
+    let once = Asked {
+        operations: 1,
+        ..*asked
+    };
+    prepare(ground, &once, progress)
+}
+
+fn check(asked: &Asked) -> Result<(), Stopped> {
+    if (1..=MAX_REPEAT).contains(&asked.operations) {
+        Ok(())
+    } else {
+        Err(refused(asked))
     }
-    run_of(asked.kind)(ground, asked, progress)
 }
 
 impl Asked {

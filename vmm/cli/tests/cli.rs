@@ -83,7 +83,7 @@ fn unknown_scenarios_get_suggestions() {
     );
     refused(
         &["run", "--group", "txt"],
-        "no group `txt`: there are entry, load, must-deliver, text, tlb",
+        "no group `txt`: there are entry, load, must-deliver, text, tlb, tracing",
     );
     refused(
         &["entry", "entry-matrix", "--kind", "nmj"],

@@ -66,6 +66,8 @@ pub struct Plan {
 pub struct Timeouts {
     /// From the first instruction to the agent's readiness.
     pub boot: Duration,
+    /// What the storm needs done once before, which may take a slow kernel long.
+    pub prepare: Duration,
     /// Any other phase.
     pub phase: Duration,
     /// How long no isolated vCPU may be interrupted before the window opens.
@@ -81,6 +83,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             boot: Duration::from_secs(120),
+            prepare: Duration::from_secs(120),
             phase: Duration::from_secs(60),
             quiet: Duration::from_millis(300),
             timer: Duration::from_secs(5),
@@ -177,6 +180,7 @@ impl Plan {
                 return Err(PlanError::Timeout { asked });
             }
             timeouts.boot = Duration::from_secs(asked);
+            timeouts.prepare = timeouts.boot;
             timeouts.phase = timeouts.boot;
         }
         Ok(Self {
@@ -365,6 +369,10 @@ mod tests {
         })
         .unwrap();
         let seven = Duration::from_secs(7);
-        assert_eq!((plan.timeouts.boot, plan.timeouts.phase), (seven, seven));
+        let timeouts = plan.timeouts;
+        assert_eq!(
+            [timeouts.boot, timeouts.prepare, timeouts.phase],
+            [seven; 3]
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
-use ipirig_abi::module::Storm;
+use ipirig_abi::module::{Flip, Storm};
 
 use super::children::{self, Children};
 use super::{Asked, Ground, Progress, Stopped};
@@ -13,9 +13,10 @@ use crate::sys;
 /// Bytes of a message: hackbench's.
 const MESSAGE: usize = 100;
 /// Messages for which one round of the rest of the load is done.
-const ROUND: u64 = 64;
-/// Processes that come and go in a round.
-const FORKS: u64 = 8;
+const ROUND: u64 = 8;
+/// Processes that come and go in a round: more than the stacks that a CPU keeps for the next ones
+/// (NR_CACHED_STACKS of kernel/fork.c).
+const FORKS: u64 = 4;
 /// Pages that are mapped and unmapped in a round.
 const PAGES: u32 = 8;
 
@@ -55,7 +56,14 @@ fn round(ground: &Ground<'_>) -> Result<(), Failure> {
     };
     triggers
         .storm(&mut storm)
-        .during(|| format!("vmalloc and vfree {PAGES} pages"))
+        .during(|| format!("vmalloc and vfree {PAGES} pages"))?;
+    let mut flip = Flip {
+        count: 1,
+        ..Flip::default()
+    };
+    triggers
+        .flip(&mut flip)
+        .during(|| "flip the static key once")
 }
 
 /// Starts a sender on one CPU and a receiver on another.

@@ -1,10 +1,21 @@
 //! A kprobe that is added, enabled, disabled and removed.
 
-use super::tracefs::{QUIET_FUNCTION, Tracefs};
+use ipirig_abi::TRACED_FUNCTION;
+
+use super::tracefs::Tracefs;
 use super::{Asked, Ground, Progress, Stopped};
 
 const EVENTS: &str = "kprobe_events";
 const ENABLE: &str = "events/ipirig/quiet/enable";
+
+pub(super) fn prepare(
+    ground: &Ground<'_>,
+    asked: &Asked,
+    progress: &mut Progress,
+) -> Result<(), Stopped> {
+    open(ground)?.set_buffers_up()?;
+    run(ground, asked, progress)
+}
 
 pub(super) fn run(
     ground: &Ground<'_>,
@@ -12,12 +23,18 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
     asked.size(0, 0)?;
-    let tracefs = Tracefs::open(ground)?;
-    tracefs.file(EVENTS, "CONFIG_KPROBE_EVENTS")?;
+    let tracefs = open(ground)?;
+    let probe = format!("p:ipirig/quiet {TRACED_FUNCTION}+{}", asked.target);
     asked.each(progress, || {
-        tracefs.write(EVENTS, &format!("p:ipirig/quiet {QUIET_FUNCTION}"))?;
+        tracefs.write(EVENTS, &probe)?;
         tracefs.write(ENABLE, "1")?;
         tracefs.write(ENABLE, "0")?;
         tracefs.write(EVENTS, "-:ipirig/quiet")
     })
+}
+
+fn open(ground: &Ground<'_>) -> Result<Tracefs, Stopped> {
+    let tracefs = Tracefs::open(ground)?;
+    tracefs.file(EVENTS, "CONFIG_KPROBE_EVENTS")?;
+    Ok(tracefs)
 }

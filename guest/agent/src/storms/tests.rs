@@ -11,8 +11,9 @@ use super::*;
 struct FakeModule(RefCell<Vec<String>>);
 
 impl Triggers for FakeModule {
-    fn flip(&self, _: &mut Flip) -> Result<(), Errno> {
-        Err(Errno(libc::ENOTTY))
+    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
+        self.0.borrow_mut().push(format!("flip {}", request.count));
+        Ok(())
     }
 
     fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
@@ -50,14 +51,28 @@ fn ground<'a>(root: &'a Path, module: Option<&'a FakeModule>) -> Ground<'a> {
 }
 
 fn ask(ground: &Ground<'_>, kind: StormKind, operations: u64, size: u64) -> (Progress, String) {
+    outcome(run, ground, kind, [operations, size, 0])
+}
+
+/// What comes of making ready for a storm of three operations.
+fn ready(ground: &Ground<'_>, kind: StormKind, target: u64) -> (Progress, String) {
+    outcome(prepare, ground, kind, [3, 0, target])
+}
+
+fn outcome(
+    step: Run,
+    ground: &Ground<'_>,
+    kind: StormKind,
+    [operations, size, target]: [u64; 3],
+) -> (Progress, String) {
     let asked = Asked {
         kind,
         operations,
         size,
-        target: 0,
+        target,
     };
     let mut progress = Progress::default();
-    let said = match run(ground, &asked, &mut progress) {
+    let said = match step(ground, &asked, &mut progress) {
         Ok(()) => "done".to_owned(),
         Err(Stopped::NoModule) => "no module".to_owned(),
         Err(Stopped::Lacking(what)) => format!("lacking: {what}"),
@@ -148,21 +163,29 @@ fn a_tracefs_without_the_file_that_a_storm_needs_names_the_option() {
         ),
     ] {
         let text = format!("lacking: no {option}: /sys/kernel/tracing/{file} is missing");
-        assert_eq!(ask(&ground, kind, 1, 0), said(&text));
+        assert_eq!(ready(&ground, kind, 0), said(&text));
     }
 }
 
-#[test]
-fn tracing_storms_undo_what_they_do() {
+/// Root with what the tracing storms need.
+fn with_all_of_tracefs() -> TempDir {
     let root = with_tracefs(&[
         "trace",
+        "buffer_size_kb",
         "events/sched/sched_waking/enable",
         "kprobe_events",
         "events/ipirig/quiet/enable",
         "set_ftrace_filter",
         "current_tracer",
-        "available_tracers",
     ]);
+    let tracers = root.path().join("sys/kernel/tracing/available_tracers");
+    fs::write(tracers, "function nop\n").unwrap();
+    root
+}
+
+#[test]
+fn tracing_storms_undo_what_they_do() {
+    let root = with_all_of_tracefs();
     let ground = ground(root.path(), None);
 
     assert_eq!(ask(&ground, StormKind::Tracepoint, 2, 0), done(2, 0));
@@ -171,22 +194,72 @@ fn tracing_storms_undo_what_they_do() {
     assert_eq!(ask(&ground, StormKind::Kprobe, 1, 0), done(1, 0));
     assert_eq!(
         written(&root, "kprobe_events"),
-        "p:ipirig/quiet kernel_power_off-:ipirig/quiet"
+        "p:ipirig/quiet kernel_power_off+0-:ipirig/quiet"
     );
     assert_eq!(written(&root, "events/ipirig/quiet/enable"), "10");
 
+    assert_eq!(ask(&ground, StormKind::Ftrace, 2, 0), done(2, 0));
+    assert_eq!(written(&root, "current_tracer"), "functionnopfunctionnop");
+    assert_eq!(written(&root, "set_ftrace_filter"), "");
+    assert_eq!(written(&root, "buffer_size_kb"), "");
+}
+
+#[test]
+fn making_ready_sets_the_buffers_up_and_does_one_operation() {
+    for (kind, file, content) in [
+        (
+            StormKind::Tracepoint,
+            "events/sched/sched_waking/enable",
+            "10",
+        ),
+        (StormKind::Kprobe, "events/ipirig/quiet/enable", "10"),
+        (StormKind::Ftrace, "current_tracer", "functionnop"),
+    ] {
+        let root = with_all_of_tracefs();
+        assert_eq!(ready(&ground(root.path(), None), kind, 0), done(1, 0));
+        assert_eq!(written(&root, "buffer_size_kb"), "64", "{kind:?}");
+        assert_eq!(written(&root, file), content);
+    }
+}
+
+#[test]
+fn a_storm_that_needs_nothing_is_ready_at_once() {
+    let ground = ground(Path::new("/nonexistent"), None);
+    assert_eq!(ready(&ground, StormKind::StaticKeyMany, 0), done(0, 0));
+}
+
+#[test]
+fn a_function_is_filtered_by_number_and_by_name_where_that_is_another() {
+    for (before, target, after) in [
+        // What the kernel shows of the filter; here, the number remains too.
+        ("kernel_power_off\n", 7, "kernel_power_off\n7"),
+        ("another\n", 7, "kernel_power_off"),
+        ("", 0, "kernel_power_off"),
+    ] {
+        let root = with_all_of_tracefs();
+        let filter = root.path().join("sys/kernel/tracing/set_ftrace_filter");
+        fs::write(&filter, before).unwrap();
+        let ground = ground(root.path(), None);
+        assert_eq!(ready(&ground, StormKind::Ftrace, target), done(1, 0));
+        assert_eq!(fs::read_to_string(filter).unwrap(), after);
+    }
+}
+
+#[test]
+fn a_kernel_without_the_function_tracer_is_told_so() {
+    let root = with_all_of_tracefs();
+    fs::write(
+        root.path().join("sys/kernel/tracing/available_tracers"),
+        "nop\n",
+    )
+    .unwrap();
     assert_eq!(
-        ask(&ground, StormKind::Ftrace, 1, 0),
+        ready(&ground(root.path(), None), StormKind::Ftrace, 0),
         said(
             "lacking: no CONFIG_FUNCTION_TRACER: /sys/kernel/tracing/available_tracers has no \
              function"
         )
     );
-    let tracers = root.path().join("sys/kernel/tracing/available_tracers");
-    fs::write(tracers, "function nop\n").unwrap();
-    assert_eq!(ask(&ground, StormKind::Ftrace, 2, 0), done(2, 0));
-    assert_eq!(written(&root, "set_ftrace_filter"), "kernel_power_off");
-    assert_eq!(written(&root, "current_tracer"), "functionnopfunctionnop");
 }
 
 #[test]
@@ -202,16 +275,23 @@ fn a_write_that_fails_half_way_leaves_what_was_done() {
 }
 
 #[test]
-fn filters_are_attached_where_the_kernel_compiles_them() {
+fn filters_are_attached_where_the_kernel_compiles_them_until_their_memory_is_back() {
     let root = tempfile::tempdir().unwrap();
     let enable = root.path().join("proc/sys/net/core/bpf_jit_enable");
     fs::create_dir_all(enable.parent().unwrap()).unwrap();
     fs::write(&enable, "").unwrap();
+    let ground = ground(root.path(), None);
+    let bpf = |operations| ask(&ground, StormKind::BpfJit, operations, 0);
     assert_eq!(
-        ask(&ground(root.path(), None), StormKind::BpfJit, 3, 0),
-        done(3, 0)
+        bpf(3),
+        said("failed: read /proc/meminfo: ENOENT (No such file or directory)")
     );
-    assert_eq!(fs::read_to_string(enable).unwrap(), "1");
+    let memory = root.path().join("proc/meminfo");
+    fs::write(&memory, "VmallocChunk: 0 kB\n").unwrap();
+    assert_eq!(bpf(3), said("failed: /proc/meminfo has no VmallocUsed"));
+    fs::write(&memory, "Slab:  1 kB\nVmallocUsed:        1234 kB\n").unwrap();
+    assert_eq!(bpf(3), done(3, 0));
+    assert_eq!(fs::read_to_string(enable).unwrap(), "111");
 }
 
 #[test]
@@ -240,7 +320,9 @@ fn the_load_pairs_each_cpu_with_the_next_and_counts_its_messages() {
         ask(&ground, StormKind::HousekeepingLoad, 50, 0),
         done(50, 2)
     );
-    assert_eq!(*module.0.borrow(), ["storm 1x8", "storm 1x8"]);
+    // A round for each 8 messages begun.
+    let round = ["storm 1x8", "flip 1"];
+    assert_eq!(*module.0.borrow(), round.repeat(2 * 7));
     ground.triggers = None;
     assert_eq!(
         ask(&ground, StormKind::HousekeepingLoad, 65, 0),

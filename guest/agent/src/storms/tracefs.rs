@@ -1,13 +1,15 @@
 //! The kernel's tracing files.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Ground, Stopped, write};
 use crate::errno::Errno;
 use crate::failure::During;
 
-/// A function that does not run while a storm does, and that every kernel has.
-pub(super) const QUIET_FUNCTION: &str = "kernel_power_off";
+/// KiB of each CPU's buffer: a storm's events are nobody's interest, and a large buffer takes a slow
+/// kernel long to allocate.
+const BUFFER_KB: &str = "64";
 
 /// The mounted tracefs.
 #[derive(Debug)]
@@ -34,6 +36,13 @@ impl Tracefs {
         }
     }
 
+    /// Sets the buffers up: the kernel would do it when the first event is enabled, with a work on
+    /// each CPU, isolated ones too (ring_buffer_resize).
+    pub(super) fn set_buffers_up(&self) -> Result<(), Stopped> {
+        self.file("buffer_size_kb", "CONFIG_TRACING")?;
+        self.write("buffer_size_kb", BUFFER_KB)
+    }
+
     /// The path of a file that only exists with `option`.
     pub(super) fn file(&self, name: &str, option: &str) -> Result<PathBuf, Stopped> {
         let path = self.0.join(name);
@@ -45,6 +54,18 @@ impl Tracefs {
                 path.display()
             )))
         }
+    }
+
+    /// Reads a file that exists if the storm came this far.
+    pub(super) fn read(&self, name: impl AsRef<Path>) -> Result<String, Stopped> {
+        let path = self.0.join(name);
+        Ok(fs::read_to_string(&path).during(|| format!("read {}", path.display()))?)
+    }
+
+    /// Writes to a file that exists if the storm came this far, in place of what is there.
+    pub(super) fn replace(&self, name: impl AsRef<Path>, value: &str) -> Result<(), Stopped> {
+        let path = self.0.join(name);
+        Ok(fs::write(&path, value).during(|| format!("write {value} to {}", path.display()))?)
     }
 
     /// Writes to a file that exists if the storm came this far.

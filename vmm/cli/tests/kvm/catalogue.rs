@@ -48,12 +48,13 @@ fn run_all(
 
 pub(crate) fn held() -> Result<(), Failed> {
     let runs = run_all("catalogue.json", &[], 0)?;
-    ensure(runs.len() >= 14, || format!("{} runs", runs.len()))?;
+    ensure(runs.len() >= 17, || format!("{} runs", runs.len()))?;
     for (name, verdict, group, ipis) in &runs {
-        let right = if group == "must-deliver" {
-            *ipis > 0
-        } else {
-            *ipis == 0
+        let right = match (group.as_str(), name.as_str()) {
+            ("must-deliver", _) => *ipis > 0,
+            // One flush for each program may not be held back.
+            (_, "bpf-jit") => *ipis >= 3,
+            _ => *ipis == 0,
         };
         ensure(verdict == "held" && right, || {
             format!("{name} is {verdict}, with {ipis} IPIs")

@@ -93,6 +93,10 @@ const ON_KVM: &[(&str, Test)] = &[
         "without_a_module_the_storm_is_skipped",
         skipped_without_module,
     ),
+    (
+        "on_a_kernel_without_tracing_its_scenarios_are_skipped",
+        skipped_without_tracing,
+    ),
     ("ctrl_c_during_the_boot_ends_a_run_with_130", || {
         interrupted("boot")
     }),
@@ -296,6 +300,15 @@ fn skipped_without_module() -> Result<(), Failed> {
     let (result, _) = run("static-key-flip", &["--kernel", &kernel], 4)?;
     let (evidence, _) = ended(&result, "skipped")?;
     ensure(evidence.contains("needs the module ipirig.ko"), || {
+        evidence.to_owned()
+    })
+}
+
+fn skipped_without_tracing() -> Result<(), Failed> {
+    let kernel = reference_kernel();
+    let (result, _) = run("tracepoint-toggle", &["--kernel", &kernel], 4)?;
+    let (evidence, _) = ended(&result, "skipped")?;
+    ensure(evidence.starts_with("no CONFIG_TRACING"), || {
         evidence.to_owned()
     })
 }

@@ -79,8 +79,8 @@ pub(crate) struct Script {
     pub(crate) armed_timers: u32,
     /// So many looks after the storm find the isolated vCPU in the last IPI's handler.
     pub(crate) in_handler: u32,
-    /// What the kernel lacks for the storm.
-    pub(crate) lacks: Option<&'static str>,
+    /// What the kernel lacks for a command.
+    pub(crate) lacks: Option<(Command, &'static str)>,
 }
 
 /// How the fake kernel counts.
@@ -143,6 +143,7 @@ pub(crate) fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
     .unwrap();
     plan.timeouts = Timeouts {
         boot: Duration::from_millis(300),
+        prepare: Duration::from_millis(300),
         phase: Duration::from_millis(300),
         quiet: Duration::from_millis(5),
         timer: Duration::from_millis(100),
@@ -306,16 +307,16 @@ impl<'a> Fake<'a> {
                 self.storm(operations);
                 self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
                 results = [operations - self.script.lazy, 0, 0, 0];
-                if let Some(lacks) = self.script.lacks {
-                    status = Status::Lacking;
-                    self.mailbox.text.set(lacks.as_bytes());
-                }
             }
             Command::LetGo => {
                 self.staying.borrow_mut().clear();
                 self.let_go.set(true);
             }
-            Command::PowerOff | Command::Symbols => {}
+            Command::PowerOff | Command::Symbols | Command::Prepare => {}
+        }
+        if let Some((_, what)) = self.script.lacks.filter(|(during, _)| *during == command) {
+            status = Status::Lacking;
+            self.mailbox.text.set(what.as_bytes());
         }
         let storm = matches!(command, Command::Flip | Command::Vunmap);
         if storm && self.script.storm_errno != 0 {

@@ -39,6 +39,8 @@ pub(crate) const UNMAPPED: u64 = 0xffff_c900_0020_0000;
 /// Functions that are watched.
 pub(crate) const TEXT_POKE: u64 = 0xffff_ffff_8100_2000;
 pub(crate) const FLUSH: u64 = 0xffff_ffff_8100_3000;
+/// The function that storms trace: the third of those that can be traced.
+const TRACED: u64 = 0xffff_ffff_8100_5000;
 
 const MAP: &str = "\
 0000000000015000 D kernel_cr3
@@ -48,6 +50,7 @@ ffffffff81001000 T do_work
 ffffffff81002000 T __text_poke
 ffffffff81003000 T flush_tlb_kernel_range
 ffffffff81004000 T text_poke_bp
+ffffffff81005000 T kernel_power_off
 ffffffff81200000 T __noinstr_text_start
 ffffffff81201000 T __noinstr_text_end
 ffffffff81400000 T __entry_text_start
@@ -65,14 +68,19 @@ pub(crate) fn layout(lstar: u64) -> Result<KernelLayout, String> {
     let map = dir.path().join("System.map");
     std::fs::write(&map, MAP).unwrap();
     let symbols = Symbols::from_system_map(&map).unwrap();
-    let site = Site {
-        address: PATCHABLE,
+    let site = |address, kind| Site {
+        address,
         len: 5,
-        kind: SiteKind::StaticKey {
-            key: 0xffff_ffff_8180_0000,
-        },
+        kind,
     };
-    let sites: Sites = [site].into_iter().collect();
+    let key = SiteKind::StaticKey {
+        key: 0xffff_ffff_8180_0000,
+    };
+    let traced = [WORK, WORK + 0x80, TRACED + 4, TRACED + 0x100];
+    let sites: Sites = [site(PATCHABLE, key), site(TRACED, key)]
+        .into_iter()
+        .chain(traced.map(|address| site(address, SiteKind::Ftrace)))
+        .collect();
     KernelLayout::from_parts(symbols, sites, lstar).map_err(|error| error.to_string())
 }
 

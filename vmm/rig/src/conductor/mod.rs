@@ -1,6 +1,6 @@
 //! The conductor: takes a started guest through the phases of a run and gathers the evidence.
 //!
-//! boot → what the kernel says before → for each way into the kernel: baseline entries → quiet →
+//! boot → what the storm needs done once → what the kernel says before → for each way into the kernel: baseline entries → quiet →
 //! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
 //! ends the run with the phase's name. It does not judge; [`crate::verdict`] does.
 
@@ -11,6 +11,7 @@ pub(crate) mod fake;
 pub(crate) mod fake_kernel;
 mod guest;
 mod mailbox;
+mod prepare;
 pub(crate) mod quiet;
 mod release;
 #[cfg(test)]
@@ -39,6 +40,8 @@ use mailbox::agent_state;
 pub enum Phase {
     /// From the first instruction to the agent's readiness.
     Boot,
+    /// What the storm needs done once, before anything is looked at.
+    Prepare,
     /// Reading what the kernel counts, before.
     Before,
     /// One entry of each isolated vCPU, to know where it starts from.
@@ -57,6 +60,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Boot => "boot",
+            Self::Prepare => "making ready for the storm",
             Self::Before => "reading counters before the window",
             Self::Baseline => "baseline entry",
             Self::Quiet => "waiting for quiet",
@@ -207,8 +211,8 @@ struct Conductor<'a> {
     seq: u32,
     /// The kernel's functions that change text and mappings are watched.
     watching: bool,
-    /// A place in entry text that may be poked.
-    poke_target: u64,
+    /// What the storm's kind is told of this kernel.
+    target: u64,
 }
 
 impl<'a> Conductor<'a> {
@@ -230,7 +234,7 @@ impl<'a> Conductor<'a> {
             deadline,
             seq: 0,
             watching: false,
-            poke_target: 0,
+            target: 0,
         }
     }
 
@@ -247,9 +251,9 @@ impl<'a> Conductor<'a> {
             self.ledger.stacks().begin(lstar);
         }
         let layout = self.layout(layout)?;
-        if self.plan.scenario.storm.pokes_entry_text() {
-            self.prepare_entry_text_poke(&layout)?;
-        }
+
+        self.enter(Phase::Prepare);
+        self.prepare(&layout)?;
 
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use ipirig_abi::{Command, Order};
@@ -28,7 +29,7 @@ fn ending(script: Script) -> String {
 fn a_healthy_guest_is_taken_through_every_phase_in_order() {
     let plan = plan("static-key-flip", None);
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
-    let phases = std::cell::RefCell::new(Vec::new());
+    let phases = RefCell::new(Vec::new());
     let mut guest = Fake::new(&plan, &ledger, Script::default());
     let evidence = super::conduct(
         &mut guest,
@@ -44,6 +45,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
         phases.into_inner(),
         [
             Phase::Boot,
+            Phase::Prepare,
             Phase::Before,
             Phase::Baseline,
             Phase::Quiet,
@@ -261,19 +263,27 @@ fn each_way_into_the_kernel_has_a_window_and_is_recorded() {
 
 #[test]
 fn a_kernel_that_lacks_what_a_storm_needs_is_skipped_in_its_words() {
-    let plan = plan("noinstr-key-flip", None);
-    let ledger = Ledger::new(plan.roles.len(), DETAILS);
-    let script = Script {
-        lacks: Some("no CONFIG_KPROBES"),
-        ..Script::default()
-    };
-    let mut guest = Fake::new(&plan, &ledger, script);
-    let layout = Box::new(fake_kernel::layout);
-    let ended = super::conduct(&mut guest, &plan, layout, &ledger, &|_| {}).unwrap_err();
-    assert!(
-        matches!(&ended, Ended::Lacking { what } if what == "no CONFIG_KPROBES"),
-        "{ended:?}"
-    );
+    for (command, phase) in [
+        (Command::Prepare, Phase::Prepare),
+        (Command::Storm, Phase::Storm),
+    ] {
+        let plan = plan("noinstr-key-flip", None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let script = Script {
+            lacks: Some((command, "no CONFIG_KPROBES")),
+            ..Script::default()
+        };
+        let mut guest = Fake::new(&plan, &ledger, script);
+        let layout = Box::new(fake_kernel::layout);
+        let phases = RefCell::new(Vec::new());
+        let announce = |phase| phases.borrow_mut().push(phase);
+        let ended = super::conduct(&mut guest, &plan, layout, &ledger, &announce).unwrap_err();
+        assert!(
+            matches!(&ended, Ended::Lacking { what } if what == "no CONFIG_KPROBES"),
+            "{ended:?}"
+        );
+        assert_eq!(phases.borrow().last(), Some(&phase));
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! One window: what is looked at before, the storm, and what is looked at afterwards.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Order, Role};
@@ -13,9 +12,6 @@ use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, Window}
 use crate::ledger::Doing;
 use crate::ledger::changes::{self, Changed};
 use crate::scenario::{EntryKind, Mode, Trigger};
-
-/// Bytes of the SYSCALL entry that are searched for a NOP: less than to the switch of stacks.
-const ENTRY_CODE: usize = 64;
 
 impl Conductor<'_> {
     /// Opens a window, has the storm run in it, and lets each isolated vCPU enter the kernel by
@@ -89,7 +85,7 @@ impl Conductor<'_> {
         let opened = Instant::now();
         let open = self.mark_all()?;
         let storm = self.storm()?;
-        if self.plan.scenario.expect.delivered() {
+        if self.plan.scenario.expect.interrupted() {
             self.back_where_they_were(&open)?;
         }
         // Before the window closes: the first entry after it must not be missed.
@@ -139,34 +135,6 @@ impl Conductor<'_> {
         Ok(())
     }
 
-    /// Finds a place in entry text that may be poked while nobody executes it, and tells the guest
-    /// where its kernel has what it does not export.
-    pub(super) fn prepare_entry_text_poke(
-        &mut self,
-        layout: &Result<Arc<KernelLayout>, String>,
-    ) -> Result<(), Ended> {
-        let lacking = |what: String| Err(Ended::Lacking { what });
-        let layout = match layout {
-            Ok(layout) => layout,
-            Err(why) => return lacking(format!("entry text cannot be poked: {why}")),
-        };
-        let symbol = |name: &str| layout.symbols().address(name);
-        let poke = symbol("text_poke_bp").or_else(|| symbol("smp_text_poke_single"));
-        let (Some(poke), Some(mutex)) = (poke, symbol("text_mutex")) else {
-            return lacking("the kernel has no text_poke_bp or no text_mutex".to_owned());
-        };
-        let cpu = self.isolated.first().copied().unwrap_or_default();
-        let entry = self.machine(|guest| guest.lstar(cpu))?;
-        let code = self.machine(|guest| guest.read(cpu, entry, ENTRY_CODE))?;
-        let target = code.and_then(|code| ipirig_entry::first_nop(entry, &code));
-        let Some(target) = target else {
-            return lacking("the kernel's SYSCALL entry has no NOP that could be poked".to_owned());
-        };
-        self.poke_target = target;
-        self.command(Command::Symbols, [poke, mutex, 0, 0])?;
-        Ok(())
-    }
-
     /// Has the functions that change text and mappings watched, where the storm may run.
     pub(super) fn watch(&mut self, layout: &KernelLayout) -> Result<(), Ended> {
         let points = changes::points(|name| layout.symbols().address(name));
@@ -187,13 +155,9 @@ impl Conductor<'_> {
     fn storm(&mut self) -> Result<Vec<StormReport>, Ended> {
         let mut reports = Vec::new();
         for (number, part) in self.plan.scenario.storm.parts().into_iter().enumerate() {
-            let mut args = part.args;
-            if part.command == Command::Storm {
-                args[3] = self.poke_target;
-            }
             let doing = Doing::Storm { part: number };
             self.ledger.journal().begin(doing, clock::now());
-            let [done, value, ..] = self.command(part.command, args)?;
+            let [done, value, ..] = self.command(part.command, self.args(&part))?;
             self.ledger.journal().end(doing, clock::now());
             reports.push(StormReport { done, value });
         }

@@ -1,7 +1,11 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 14] = [
+pub(super) const FILES: [(&str, &str); 17] = [
+    (
+        "bpf-jit",
+        include_str!("../../../../scenarios/bpf-jit.toml"),
+    ),
     (
         "entry-matrix",
         include_str!("../../../../scenarios/entry-matrix.toml"),
@@ -13,6 +17,10 @@ pub(super) const FILES: [(&str, &str); 14] = [
     (
         "housekeeping-load",
         include_str!("../../../../scenarios/housekeeping-load.toml"),
+    ),
+    (
+        "kprobe-toggle",
+        include_str!("../../../../scenarios/kprobe-toggle.toml"),
     ),
     (
         "module-load-unload",
@@ -45,6 +53,10 @@ pub(super) const FILES: [(&str, &str); 14] = [
     (
         "target-in-kernel",
         include_str!("../../../../scenarios/target-in-kernel.toml"),
+    ),
+    (
+        "tracepoint-toggle",
+        include_str!("../../../../scenarios/tracepoint-toggle.toml"),
     ),
     (
         "vmap-stack",

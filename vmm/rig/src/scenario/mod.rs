@@ -103,6 +103,12 @@ impl Expectations {
     pub fn delivered(&self) -> bool {
         matches!(self.isolated, IsolatedIpis::AtLeast(_))
     }
+
+    /// Whether IPIs take isolated vCPUs out of user space, though the scenario holds.
+    #[must_use]
+    pub fn interrupted(&self) -> bool {
+        self.isolated != IsolatedIpis::AtMost(0)
+    }
 }
 
 /// Why there is no such scenario.

@@ -266,11 +266,11 @@ impl Storm {
         })
     }
 
-    /// Whether it pokes entry text, whose place the guest must be told.
+    /// Whether `kind` is what it has the agent do, or part of it.
     #[must_use]
-    pub fn pokes_entry_text(self) -> bool {
-        let pokes = |call: &Call| call.what == What::Storm(StormKind::EntryTextPoke);
-        self.kind.calls.iter().any(pokes)
+    pub fn consists_of(self, kind: StormKind) -> bool {
+        let is = |call: &Call| call.what == What::Storm(kind);
+        self.kind.calls.iter().any(is)
     }
 }
 

@@ -484,6 +484,32 @@ fn ipis_that_must_come_have_to_interrupt_user_space_or_the_kernel_as_the_scenari
 }
 
 #[test]
+fn as_many_ipis_as_are_allowed_interrupt_user_space_and_nothing_else_may() {
+    let judged = |allowed, timers| {
+        let script = Script {
+            ipis_per_operation: 1,
+            timers,
+            ..Script::default()
+        };
+        let (mut plan, evidence) = evidence("static-key-flip", None, script);
+        plan.scenario.expect.isolated = IsolatedIpis::AtMost(allowed);
+        let user_space = named(USER_SPACE, &plan, &evidence);
+        let ipis = named(ISOLATED_IPIS, &plan, &evidence);
+        (ipis.status, user_space.status, user_space.evidence)
+    };
+    let (ipis, user_space, words) = judged(101, 0);
+    assert_eq!((ipis, user_space), (Held, Held), "{words}");
+    assert!(
+        words.ends_with("interrupted there by 101 of 101 IPIs"),
+        "{words}"
+    );
+    let (ipis, user_space, _) = judged(100, 0);
+    assert_eq!((ipis, user_space), (Violated, Violated));
+    let (ipis, user_space, words) = judged(101, 1);
+    assert_eq!((ipis, user_space), (Held, Error), "{words}");
+}
+
+#[test]
 fn without_a_housekeeping_vcpu_the_guests_count_must_do_and_the_check_says_so() {
     let (plan, evidence) = evidence("static-key-flip", Some(2), Script::default());
     let check = soundness::storm_ran(&plan, &evidence);

@@ -7,7 +7,7 @@ use super::{Check, KERNEL, USER_SPACE, Verdict, worst};
 use crate::conductor::quiet::USER;
 use crate::conductor::{Evidence, Window};
 use crate::plan::Plan;
-use crate::scenario::Mode;
+use crate::scenario::{Expectations, Mode};
 
 /// Three signs: privilege level 3 when the window opens and when it closes, a heart that beat in
 /// between, and no interrupt taken. An isolated task makes no system calls in its loop, so with no
@@ -15,13 +15,14 @@ use crate::scenario::Mode;
 ///
 /// Other interrupts are `error`, because the rig cannot blame the storm for them. Where IPIs are a
 /// violation (`ipis`), being taken out of user space is one as well: the one follows from the other.
+/// Where some are allowed, they must have interrupted user space.
 pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verdict) -> Check {
     if plan.scenario.vcpus.isolated_in == Mode::Kernel {
         return kernel_throughout(plan, evidence);
     }
-    let delivered = plan.scenario.expect.delivered();
+    let expect = &plan.scenario.expect;
     let isolated = plan.cpus(Role::Isolated);
-    let one = |window: &Window, cpu| throughout(evidence, window, cpu, ipis, delivered);
+    let one = |window: &Window, cpu| throughout(evidence, window, cpu, ipis, expect);
     let mut findings: Vec<(Verdict, String)> = Vec::new();
     for window in &evidence.windows {
         for &cpu in &isolated {
@@ -44,7 +45,7 @@ fn throughout(
     window: &Window,
     cpu: usize,
     ipis: Verdict,
-    delivered: bool,
+    expect: &Expectations,
 ) -> (Verdict, String) {
     let (Some(&(open, close)), Some(record)) =
         (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
@@ -64,14 +65,15 @@ fn throughout(
         return (Verdict::Violated, words);
     }
     // One that comes while the CPU is still on its way out of the one before interrupts the kernel.
-    if delivered && tally.ipis_at_user.saturating_mul(2) < taken {
+    if expect.interrupted() && tally.ipis_at_user.saturating_mul(2) < taken {
         let words = format!(
             "vCPU {cpu}: only {} of {taken} IPIs interrupted user space",
             tally.ipis_at_user
         );
         return (Verdict::Error, words);
     }
-    if !delivered && (taken > 0 || tally.other_interrupts() > 0) {
+    let others = tally.other_interrupts();
+    if (!expect.interrupted() && taken > 0) || (!expect.delivered() && others > 0) {
         let all = [&tally.delivered, &tally.other];
         let all: Vec<String> = all
             .into_iter()
@@ -91,13 +93,13 @@ fn throughout(
         }
     }
     let beats = close.heartbeat.wrapping_sub(open.heartbeat);
-    let words = match (delivered, tally.other_interrupts()) {
-        (false, _) => "no interrupt taken".to_owned(),
-        (true, 0) => format!(
+    let words = match (taken, others) {
+        (0, 0) => "no interrupt taken".to_owned(),
+        (_, 0) => format!(
             "interrupted there by {} of {taken} IPIs",
             tally.ipis_at_user
         ),
-        (true, _) => format!(
+        (_, _) => format!(
             "interrupted there by {} of {taken} IPIs and by {}",
             tally.ipis_at_user,
             list(&tally.other)

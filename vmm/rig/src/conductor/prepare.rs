@@ -1,0 +1,108 @@
+//! What a storm needs done once, before anything is looked at.
+
+use std::sync::Arc;
+
+use ipirig_abi::{Command, StormKind, TRACED_FUNCTION};
+use ipirig_entry::KernelLayout;
+use ipirig_image::{Site, SiteKind};
+
+use super::{Conductor, Ended};
+use crate::scenario::Part;
+
+/// Where things are in the kernel that runs, or why that is not known.
+type Layout = Result<Arc<KernelLayout>, String>;
+
+/// Bytes of the SYSCALL entry that are searched for a NOP: less than to the switch of stacks.
+const ENTRY_CODE: usize = 64;
+
+/// Bytes from a function's first to its call of ftrace: at most an ENDBR64 (kernel/trace/ftrace.c).
+const BEFORE_FENTRY: u64 = 4;
+
+impl Conductor<'_> {
+    /// Finds what the storm's kind must be told of this kernel, and has the guest make ready.
+    pub(super) fn prepare(&mut self, layout: &Layout) -> Result<(), Ended> {
+        let storm = self.plan.scenario.storm;
+        let traced = || layout.as_ref().ok().and_then(|it| traced_function(it));
+        if storm.consists_of(StormKind::EntryTextPoke) {
+            self.target = self.entry_text_poke(layout)?;
+        } else if storm.consists_of(StormKind::Ftrace) {
+            self.target = traced().map_or(0, |function| function.number);
+        } else if storm.consists_of(StormKind::Kprobe) {
+            self.target = traced().map_or(0, |function| function.after_call);
+        }
+        for part in storm.parts() {
+            if part.command == Command::Storm {
+                self.command(Command::Prepare, self.args(&part))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The arguments of the command that a part consists of.
+    pub(super) fn args(&self, part: &Part) -> [u64; 4] {
+        let mut args = part.args;
+        if part.command == Command::Storm {
+            args[3] = self.target;
+        }
+        args
+    }
+
+    /// Finds a place in entry text that may be poked while nobody executes it, and tells the guest
+    /// where its kernel has what it does not export.
+    fn entry_text_poke(&mut self, layout: &Layout) -> Result<u64, Ended> {
+        let lacking = |what: String| Err(Ended::Lacking { what });
+        let layout = match layout {
+            Ok(layout) => layout,
+            Err(why) => return lacking(format!("entry text cannot be poked: {why}")),
+        };
+        let symbol = |name: &str| layout.symbols().address(name);
+        let poke = symbol("text_poke_bp").or_else(|| symbol("smp_text_poke_single"));
+        let (Some(poke), Some(mutex)) = (poke, symbol("text_mutex")) else {
+            return lacking("the kernel has no text_poke_bp or no text_mutex".to_owned());
+        };
+        let cpu = self.isolated.first().copied().unwrap_or_default();
+        let entry = self.machine(|guest| guest.lstar(cpu))?;
+        let code = self.machine(|guest| guest.read(cpu, entry, ENTRY_CODE))?;
+        let target = code.and_then(|code| ipirig_entry::first_nop(entry, &code));
+        let Some(target) = target else {
+            return lacking("the kernel's SYSCALL entry has no NOP that could be poked".to_owned());
+        };
+        self.command(Command::Symbols, [poke, mutex, 0, 0])?;
+        Ok(target)
+    }
+}
+
+/// The function that storms trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Traced {
+    /// Its number among all that can be traced, counted from 1 by rising address
+    /// (`ftrace_process_locs` sorts them so).
+    number: u64,
+    /// Bytes from its begin to what follows its call of ftrace.
+    after_call: u64,
+}
+
+/// `None` if the kernel cannot trace it.
+fn traced_function(layout: &KernelLayout) -> Option<Traced> {
+    let begin = layout.symbols().address(TRACED_FUNCTION)?;
+    let (before, here) = (layout.slide()..begin, begin..begin + BEFORE_FENTRY + 1);
+    let is_call = |site: &&Site| site.kind == SiteKind::Ftrace;
+    let call = layout.sites_at(&here).find(is_call)?;
+    Some(Traced {
+        number: layout.sites_at(&before).filter(is_call).count() as u64 + 1,
+        after_call: call.address + u64::from(call.len) + layout.slide() - begin,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake_kernel;
+    use super::*;
+
+    #[test]
+    fn the_traced_function_is_found_among_those_that_can_be_traced() {
+        let layout = fake_kernel::layout(fake_kernel::lstar()).unwrap();
+        let traced = traced_function(&layout).unwrap();
+        assert_eq!((traced.number, traced.after_call), (3, 4 + 5));
+    }
+}
