@@ -52,6 +52,7 @@ Examples:
   ipirig run all                             every scenario, in one table
   ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
+  ipirig run static-key-flip --deferral off --cross-check
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
 
 The first run builds the reference kernel, which takes some minutes; later runs find it in the
@@ -189,6 +190,11 @@ pub(crate) struct RunOptions {
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,
+    /// Have the guest's kernel trace its IPIs as well, and compare its record with ours, IPI by IPI.
+    /// Boots the kernel with tracing, unless --kernel gives one; adds the check cross-check, and
+    /// how long IPIs took. On an emulated guest a minute more
+    #[arg(long)]
+    pub(crate) cross_check: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

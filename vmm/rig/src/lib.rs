@@ -14,6 +14,7 @@ pub mod blame;
 pub mod cmdline;
 pub mod conductor;
 mod cpu_list;
+pub mod cross_check;
 pub mod doctor;
 pub mod exit;
 pub mod guest_text;

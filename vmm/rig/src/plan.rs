@@ -36,6 +36,8 @@ pub struct Options {
     pub append: Option<String>,
     /// Deadline of each phase in seconds.
     pub timeout_s: Option<u64>,
+    /// The guest's kernel records its IPIs too, and the two records are compared.
+    pub cross_check: bool,
 }
 
 /// What one run does.
@@ -55,6 +57,8 @@ pub struct Plan {
     pub append: Option<String>,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// The guest's kernel records its IPIs too, and the two records are compared.
+    pub cross_check: bool,
 }
 
 /// How long each phase may take before the rig gives up and reports.
@@ -141,7 +145,10 @@ impl Plan {
     /// # Errors
     ///
     /// See [`PlanError`].
-    pub fn new(scenario: Scenario, options: Options) -> Result<Self, PlanError> {
+    pub fn new(mut scenario: Scenario, options: Options) -> Result<Self, PlanError> {
+        if options.cross_check {
+            scenario.kernel = Kernel::Tracing;
+        }
         let roles = roles(&scenario, options.vcpus)?;
         if let Some(pin) = &options.pin
             && pin.len() != roles.len()
@@ -183,6 +190,7 @@ impl Plan {
             memory_mib,
             append: options.append,
             timeouts,
+            cross_check: options.cross_check,
         })
     }
 

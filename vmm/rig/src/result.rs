@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::blame::Blame;
 use crate::conductor::Evidence;
+use crate::cross_check::{self, CrossCheck};
 use crate::guest_text;
 use crate::ledger::Tally;
 use crate::plan::Plan;
@@ -40,6 +41,9 @@ pub struct RunResult {
     pub entries: Vec<RecordedEntry>,
     /// IPIs of the window by cause and call chain, most sends first.
     pub blame: Vec<Blame>,
+    /// The ledger beside the guest's own trace; absent if nobody asked or there is no such trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_check: Option<CrossCheck>,
     /// How long it took.
     pub timing: Timing,
     /// What was booted; absent if it did not come to that.
@@ -219,6 +223,7 @@ impl RunResult {
             vcpus: Vec::new(),
             entries: Vec::new(),
             blame: Vec::new(),
+            cross_check: None,
             timing: Timing::default(),
             kernel: None,
             machine: None,
@@ -231,6 +236,7 @@ impl RunResult {
     #[must_use]
     pub(crate) fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
         self.vcpus = vcpus(plan, evidence);
+        self.cross_check = cross_check::compare(plan, evidence).and_then(Result::ok);
         self.timing.boot_s = Some(seconds(evidence.boot));
         self.timing.window_s = Some(seconds(evidence.window));
         if let Some(kernel) = &mut self.kernel {

@@ -101,6 +101,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
         own_kernel: args.kernel.is_some(),
         append: args.append,
         timeout_s: args.timeout,
+        cross_check: args.cross_check,
     };
     let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
     if let Some(kernel) = &args.kernel {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipirig_abi::Order;
 use ipirig_entry::{KernelLayout, Record};
 
+use super::Tracing;
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::Snapshot;
 use crate::ledger::changes::Changed;
@@ -36,6 +37,8 @@ pub struct Evidence {
     pub layout: Result<Arc<KernelLayout>, String>,
     /// The windows, one for each way into the kernel.
     pub windows: Vec<Window>,
+    /// What the kernel itself recorded of its IPIs.
+    pub tracing: Tracing,
 }
 
 /// One window, and the entries after it.

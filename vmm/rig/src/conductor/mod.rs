@@ -9,12 +9,15 @@ mod evidence;
 pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod fake_kernel;
+#[cfg(test)]
+mod fake_trace;
 mod guest;
 mod mailbox;
 pub(crate) mod quiet;
 mod release;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod window;
 
 use std::fmt;
@@ -28,6 +31,7 @@ use ipirig_machine::StopReason;
 pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
 pub use release::NOT_PRODUCED;
+pub use trace::{Edge, Recorded, Tracing};
 
 use crate::guest_text;
 use crate::ledger::Ledger;
@@ -39,6 +43,8 @@ use mailbox::agent_state;
 pub enum Phase {
     /// From the first instruction to the agent's readiness.
     Boot,
+    /// Having the kernel trace its IPIs.
+    StartTrace,
     /// Reading what the kernel counts, before.
     Before,
     /// One entry of each isolated vCPU, to know where it starts from.
@@ -51,18 +57,22 @@ pub enum Phase {
     Release,
     /// Reading what the kernel counts, after.
     After,
+    /// Reading what the kernel traced.
+    ReadTrace,
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Boot => "boot",
+            Self::StartTrace => "switching the guest's tracing on",
             Self::Before => "reading counters before the window",
             Self::Baseline => "baseline entry",
             Self::Quiet => "waiting for quiet",
             Self::Storm => "storm",
             Self::Release => "first entry",
             Self::After => "reading counters after the window",
+            Self::ReadTrace => "reading the guest's trace",
         })
     }
 }
@@ -209,6 +219,12 @@ struct Conductor<'a> {
     watching: bool,
     /// A place in entry text that may be poked.
     poke_target: u64,
+    /// The guest's kernel traces its IPIs.
+    tracing: Tracing,
+    /// Handlers of IPIs, to be watched on isolated vCPUs.
+    handlers: Vec<u64>,
+    /// The windows' beginnings and ends, while the kernel traces.
+    edges: Vec<(Edge, Edge)>,
 }
 
 impl<'a> Conductor<'a> {
@@ -231,6 +247,9 @@ impl<'a> Conductor<'a> {
             seq: 0,
             watching: false,
             poke_target: 0,
+            tracing: Tracing::NotAsked,
+            handlers: Vec::new(),
+            edges: Vec::new(),
         }
     }
 
@@ -246,6 +265,7 @@ impl<'a> Conductor<'a> {
             self.prepare_entry_text_poke(&layout)?;
         }
 
+        self.start_trace(&layout)?;
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;
         let ledger_before = self.ledger.snapshot();
@@ -265,6 +285,7 @@ impl<'a> Conductor<'a> {
         self.enter(Phase::After);
         let after = self.kernel_view()?;
         let ledger = self.ledger.snapshot();
+        let tracing = self.read_trace()?;
 
         Ok(Evidence {
             module,
@@ -277,6 +298,7 @@ impl<'a> Conductor<'a> {
             ledger,
             layout,
             windows,
+            tracing,
         })
     }
 

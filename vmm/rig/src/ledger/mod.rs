@@ -9,6 +9,7 @@
 
 pub mod changes;
 mod details;
+pub mod handlers;
 mod observe;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst
 pub use details::{Detail, Details};
 
 use changes::Changes;
+use handlers::Handlers;
 use ipirig_machine::WatchEvent;
 
 use crate::vectors::Kind;
@@ -69,6 +71,8 @@ pub struct Ledger {
     details: Details,
     /// What the kernel changed in the window.
     changes: Changes,
+    /// When handlers of IPIs began, as far as they are watched.
+    handlers: Handlers,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
 }
@@ -198,6 +202,7 @@ impl Ledger {
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
             changes: Changes::default(),
+            handlers: Handlers::default(),
             strangers: AtomicU64::new(0),
         }
     }
@@ -278,10 +283,17 @@ impl Ledger {
         &self.changes
     }
 
+    /// When handlers of IPIs began in the window, as far as they are watched.
+    #[must_use]
+    pub fn handlers(&self) -> &Handlers {
+        &self.handlers
+    }
+
     /// Records that a vCPU reached a function that is watched.
     pub fn reached(&self, event: &WatchEvent) {
         if self.phase.load(SeqCst) == INSIDE {
             self.changes.note(event);
+            self.handlers.note(event);
         }
     }
 
