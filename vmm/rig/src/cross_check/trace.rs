@@ -115,8 +115,12 @@ fn lost(line: &str) -> Option<usize> {
 
 /// `    <...>-1   [000]   123456: csd_queue_cpu: cpu=2 callsite=... func=... csd=...`
 fn event(line: &str) -> Option<Event> {
-    // No name of a task is recorded, so the first bracket is the CPU's.
-    let (_, rest) = line.split_once(" [")?;
+    // A task may be named like a CPU, but its name is too short for a whole event.
+    let mut brackets = line.match_indices(" [");
+    brackets.find_map(|(at, bracket)| after_task(line.get(at + bracket.len()..)?))
+}
+
+fn after_task(rest: &str) -> Option<Event> {
     let (cpu, rest) = rest.split_once("] ")?;
     let (tsc, rest) = rest.split_once(": ")?;
     let (name, fields) = rest.split_once(": ")?;
@@ -216,7 +220,7 @@ mod tests {
 #           TASK-PID     CPU#     TIMESTAMP  FUNCTION
 #              | |         |         |         |
            <...>-1       [000]   36029171482: csd_queue_cpu: cpu=2 callsite=on_each_cpu_cond_mask+0x20/0x40 func=do_sync_core csd=000000006b1f5f5f
-           <...>-1       [000]   36029171999: ipi_send_cpumask: cpumask=1-2 callsite=on_each_cpu_cond_mask+0x20/0x40 callback=generic_smp_call_function_single_interrupt+0x0/0x10
+      a [002] 7-3        [000]   36029171999: ipi_send_cpumask: cpumask=1-2 callsite=on_each_cpu_cond_mask+0x20/0x40 callback=generic_smp_call_function_single_interrupt+0x0/0x10
            <...>-1       [000]   36029172000: ipi_send_cpu: cpu=1 callsite=x+0x2/0x4 [ipirig] callback=0x0
            <...>-1       [001]   36029172100: ipi_send_cpu: cpu=1 callsite=x+0x2/0x4 [ipirig] callback=work_func+0x0/0x4 [ipirig]
 CPU:2 [LOST 5 EVENTS]

@@ -105,7 +105,7 @@ fn an_interrupt_between_an_event_and_its_write_may_send_one_itself() {
 #[test]
 fn only_the_first_write_of_a_window_may_have_been_traced_before_it() {
     let early = sends(9_990_000, 0b100);
-    let first = pair(&[early.clone()], &[write(10_005_000, CALL)], 0);
+    let first = pair(std::slice::from_ref(&early), &[write(10_005_000, CALL)], 0);
     assert_eq!(
         rules(&first.differences),
         [(Some(Rule::OpeningEdge), Side::Rig, 6.0)]
