@@ -118,6 +118,29 @@ codes! {
         /// first time is done. To be sent before anything is watched or counted; most kinds need
         /// nothing. `results[0]`: operations done.
         Prepare = 11,
+        /// Take a [`TraceStep`] `args[0]`, with `args[1]` and `args[2]` as the step explains. What the
+        /// kernel traces is its own record of the IPIs that it sends, in a trace instance of its own
+        /// that no storm touches.
+        Trace = 12,
+    }
+}
+
+codes! {
+    /// What a [`Command::Trace`] does.
+    TraceStep {
+        /// Record from now on, by the clock `x86-tsc`: `ipi:ipi_send_cpu`, `ipi:ipi_send_cpumask`,
+        /// `csd:csd_queue_cpu`, `csd:csd_function_entry` and `csd:csd_function_exit`, as far as they
+        /// concern a CPU whose bit is set in `args[1]`. `args[2]`: KiB of buffer for each CPU. What
+        /// comes when it is full is lost, and counted. Text: one line for each event, its name and
+        /// its filter.
+        Start = 1,
+        /// Record no more. Text: none.
+        Stop = 2,
+        /// Text: the next part of the record, of whole or broken lines; empty at its end. Only after
+        /// a stop.
+        Read = 3,
+        /// Text: `per_cpu/cpuN/stats`, with N as `args[1]`.
+        Stats = 4,
     }
 }
 
@@ -275,6 +298,7 @@ mod tests {
         check(AgentState::ALL, 0);
         check(TaskState::ALL, 0);
         check(Status::ALL, 0);
+        check(TraceStep::ALL, 1);
         check(Command::ALL, 1);
         check(StormKind::ALL, 1);
         check(Order::ALL, 1);

@@ -18,7 +18,9 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 mod command;
 pub mod module;
 
-pub use command::{AgentState, Command, Order, Role, Status, StormKind, TaskState, UnknownCode};
+pub use command::{
+    AgentState, Command, Order, Role, Status, StormKind, TaskState, TraceStep, UnknownCode,
+};
 
 /// Guest-physical address of the mailbox. Above any RAM the rig gives a guest (at most 3 GiB) and
 /// below the APIC's page at 0xfee0_0000.

@@ -13,9 +13,10 @@ use crate::errno::Errno;
 use crate::failure::{During, Failure};
 use crate::mounts;
 use crate::obey::{Guest, Triggers};
-use crate::storms::{Ground, Symbols};
+use crate::storms::{Ground, Stopped, Symbols};
 use crate::sys;
 use crate::tasks::Tasks;
+use crate::tracing::{Recording, Step};
 
 const COUNTERS: &str = "/sys/kernel/debug/ipi_deferral";
 const INTERRUPTS: &str = "/proc/interrupts";
@@ -31,6 +32,8 @@ pub(crate) struct ThisGuest {
     pub(crate) housekeeping: Vec<usize>,
     /// What the rig said that the kernel does not export.
     pub(crate) symbols: Cell<Symbols>,
+    /// The kernel's own record of IPIs.
+    pub(crate) recording: Recording,
 }
 
 impl Guest for ThisGuest {
@@ -67,6 +70,10 @@ impl Guest for ThisGuest {
 
     fn signal(&self, cpu: u64) -> Result<(), Failure> {
         self.tasks.signal(cpu)
+    }
+
+    fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {
+        self.recording.take(&self.ground(), step)
     }
 }
 

@@ -27,6 +27,7 @@ mod spinner;
 mod storms;
 mod sys;
 mod tasks;
+mod tracing;
 
 #[cfg(not(test))]
 mod entry;
@@ -44,6 +45,7 @@ use guest::ThisGuest;
 use mailbox::Doorbell;
 use obey::{Request, Then};
 use tasks::Tasks;
+use tracing::Recording;
 
 /// The way to the rig, once there is one. Static for the panic hook.
 static RIG: OnceLock<Rig> = OnceLock::new();
@@ -121,6 +123,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         device,
         housekeeping: roles.housekeeping,
         symbols: Cell::default(),
+        recording: Recording::default(),
     };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
     // take its bandwidth off twice, and warn (dl_server_stop).

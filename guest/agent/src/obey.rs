@@ -8,6 +8,7 @@ use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
 use crate::storms::{self, Asked, Ground, Progress, Stopped, Symbols};
+use crate::tracing::Step;
 
 /// What commands act on: the real guest, or a test's.
 pub(crate) trait Guest {
@@ -25,6 +26,8 @@ pub(crate) trait Guest {
     fn version(&self) -> Result<Vec<u8>, Failure>;
     /// Signals the isolated task of `cpu`.
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
+    /// Takes a step of recording what the kernel itself says of IPIs.
+    fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped>;
 }
 
 /// The calls of `/dev/ipirig` that the control task makes.
@@ -102,6 +105,7 @@ impl Request {
             Ok(Command::Prepare) => self.storm(guest, storms::prepare),
             Ok(Command::Symbols) => self.symbols(guest),
             Ok(Command::LetGo) => self.with_triggers(guest, Self::let_go),
+            Ok(Command::Trace) => self.trace(guest),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
@@ -147,6 +151,19 @@ impl Request {
             Ok(()) => Answer::new(results, Ok(())),
             Err(Stopped::Failed(failure)) => Answer::failed(results, &failure),
             Err(Stopped::Lacking(what)) => Answer::lacking(results, what),
+            Err(Stopped::NoModule) => Answer::no_module(),
+        }
+    }
+
+    fn trace(&self, guest: &impl Guest) -> Answer {
+        let Some(step) = Step::new(self.args) else {
+            let text = format!("this agent knows no trace step {}", self.args[0]);
+            return Answer::lacking([0; 4], text);
+        };
+        match guest.trace(step) {
+            Ok(text) => Answer::text(text),
+            Err(Stopped::Failed(failure)) => Answer::failed([0; 4], &failure),
+            Err(Stopped::Lacking(what)) => Answer::lacking([0; 4], what),
             Err(Stopped::NoModule) => Answer::no_module(),
         }
     }

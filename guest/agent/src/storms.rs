@@ -9,7 +9,7 @@ mod ftrace;
 mod housekeeping_load;
 mod kprobe;
 mod module_load;
-mod tracefs;
+pub(crate) mod tracefs;
 mod tracepoint;
 mod vmap_stack;
 

@@ -67,6 +67,7 @@ Examples:
   ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --deferral off --html report.html --trace trace.json
+  ipirig run static-key-flip --deferral off --cross-check
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
   ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
   ipirig run all --junit report.xml
@@ -426,6 +427,11 @@ pub(crate) struct RunOptions {
     /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
     #[arg(long)]
     pub(crate) no_stacks: bool,
+    /// Have the guest's kernel trace its IPIs as well, and compare its record with ours, IPI by IPI.
+    /// Boots the kernel with tracing, unless --kernel gives one; adds the check cross-check, and
+    /// how long IPIs took. On an emulated guest a minute more
+    #[arg(long)]
+    pub(crate) cross_check: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

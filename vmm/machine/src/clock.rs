@@ -3,6 +3,15 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
+/// One moment by two clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The time-stamp counter as the guest reads it on one of its vCPUs.
+    pub tsc: u64,
+    /// Nanoseconds of [`now`]; not exactly then, but within the time that it takes to read both.
+    pub time_ns: u64,
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC` since the process first asked. Never decreases.
 #[must_use]
 pub fn now() -> u64 {

@@ -6,6 +6,7 @@ use ipirig_entry::Record;
 use vmm_sys_util::errno;
 
 use crate::Line;
+use crate::clock::Moment;
 use crate::fleet::Sample;
 use crate::machine::{Machine, MachineError, failed};
 use crate::vcpu::Vcpu;
@@ -81,6 +82,15 @@ impl Machine {
     /// The vCPU does not answer, or an ioctl failed.
     pub fn lstar(&self, cpu: usize) -> Result<u64, MachineError> {
         self.on(cpu, |vcpu| vcpu.lstar())?
+            .map_err(failed("KVM_GET_MSRS"))
+    }
+
+    /// The time that it is on `cpu`, by the guest's clock and by the machine's.
+    ///
+    /// # Errors
+    /// The vCPU does not answer, or an ioctl failed.
+    pub fn moment(&self, cpu: usize) -> Result<Moment, MachineError> {
+        self.on(cpu, |vcpu| vcpu.moment())?
             .map_err(failed("KVM_GET_MSRS"))
     }
 

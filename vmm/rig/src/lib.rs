@@ -18,6 +18,7 @@ pub mod blame;
 pub mod cmdline;
 pub mod conductor;
 mod cpu_list;
+pub mod cross_check;
 pub mod doctor;
 pub mod exit;
 pub mod gate;

@@ -38,6 +38,8 @@ pub struct Options {
     pub timeout_s: Option<u64>,
     /// Do not take the stacks of who sends IPIs.
     pub no_stacks: bool,
+    /// The guest's kernel records its IPIs too, and the two records are compared.
+    pub cross_check: bool,
 }
 
 /// What one run does.
@@ -59,6 +61,8 @@ pub struct Plan {
     pub timeouts: Timeouts,
     /// Whether the stack of each sender of an IPI is taken.
     pub stacks: bool,
+    /// The guest's kernel records its IPIs too, and the two records are compared.
+    pub cross_check: bool,
 }
 
 /// How long each phase may take before the rig gives up and reports.
@@ -148,7 +152,10 @@ impl Plan {
     /// # Errors
     ///
     /// See [`PlanError`].
-    pub fn new(scenario: Scenario, options: Options) -> Result<Self, PlanError> {
+    pub fn new(mut scenario: Scenario, options: Options) -> Result<Self, PlanError> {
+        if options.cross_check {
+            scenario.kernel = Kernel::Tracing;
+        }
         let roles = roles(&scenario, options.vcpus)?;
         if let Some(pin) = &options.pin
             && pin.len() != roles.len()
@@ -192,6 +199,7 @@ impl Plan {
             append: options.append,
             timeouts,
             stacks: !options.no_stacks,
+            cross_check: options.cross_check,
         })
     }
 

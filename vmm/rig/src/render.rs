@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::attribution::Account;
+use crate::cross_check;
 use crate::paint::Paint;
 use crate::result::{KernelInfo, RunResult, Vcpu};
 use crate::scenario::Scenario;
@@ -60,6 +61,10 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
             &mut out,
             format!("{status}  {:<width$}  {}", check.name, check.evidence),
         );
+    }
+    if let Some(compared) = &result.cross_check {
+        line(&mut out, "");
+        out += &cross_check::render(compared);
     }
     line(&mut out, "");
     line(&mut out, verdict_line(result, paint));

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::blame::Blame;
 use crate::conductor::Evidence;
+use crate::cross_check::{self, CrossCheck};
 use crate::guest_text;
 use crate::ledger::Tally;
 use crate::plan::Plan;
@@ -46,6 +47,9 @@ pub struct RunResult {
     /// What happened when; for pictures, and too much for JSON.
     #[serde(skip)]
     pub timeline: Timeline,
+    /// The ledger beside the guest's own trace; absent if nobody asked or there is no such trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_check: Option<CrossCheck>,
     /// How long it took.
     pub timing: Timing,
     /// What was booted; absent if it did not come to that.
@@ -230,6 +234,7 @@ impl RunResult {
             entries: Vec::new(),
             blame: Vec::new(),
             timeline: Timeline::default(),
+            cross_check: None,
             timing: Timing::default(),
             kernel: None,
             machine: None,
@@ -243,6 +248,7 @@ impl RunResult {
     pub(crate) fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
         self.vcpus = vcpus(plan, evidence);
         self.blame.clone_from(&evidence.blame);
+        self.cross_check = cross_check::compare(plan, evidence).and_then(Result::ok);
         self.timing.boot_s = Some(seconds(evidence.boot));
         self.timing.window_s = Some(seconds(evidence.window));
         if let Some(kernel) = &mut self.kernel {

@@ -1,6 +1,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 
+use ipirig_abi::TraceStep;
 use ipirig_abi::module::MAX_PAGES;
 
 use super::*;
@@ -125,6 +126,14 @@ impl Guest for FakeGuest {
             format!("signal the isolated task of CPU {cpu}"),
             Errno(libc::ESRCH),
         ))
+    }
+
+    fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {
+        match step.kind {
+            TraceStep::Stats => Ok(format!("stats of {}", step.args[0]).into()),
+            TraceStep::Read => Err(Failure::of("read trace", Errno(libc::EBUSY)).into()),
+            _ => Err(Stopped::Lacking("no CONFIG_TRACING".to_owned())),
+        }
     }
 }
 
@@ -408,4 +417,41 @@ fn power_off_is_answered_before_it_happens() {
         obey(&FakeGuest::default(), Command::PowerOff, [0; 4]),
         (ok([0; 4]), Then::PowerOff)
     );
+}
+
+#[test]
+fn a_step_of_tracing_gives_its_text_or_what_stopped_it_and_a_strange_one_is_lacking() {
+    let guest = FakeGuest::default();
+    let step = |code, argument| obey(&guest, Command::Trace, [code, argument, 0, 0]).0;
+    let said = |answer: Answer| {
+        let text = String::from_utf8(answer.text).unwrap();
+        (answer.status, answer.errno, text)
+    };
+    let expected = |status, errno, text: &str| (status, errno, text.to_owned());
+    assert_eq!(
+        said(step(TraceStep::Stats as u64, 2)),
+        expected(Status::Ok, 0, "stats of 2")
+    );
+    assert_eq!(
+        said(step(TraceStep::Read as u64, 0)),
+        expected(
+            Status::Failed,
+            16,
+            "read trace: EBUSY (Device or resource busy)"
+        )
+    );
+    assert_eq!(
+        said(step(TraceStep::Start as u64, 4)),
+        expected(Status::Lacking, 0, "no CONFIG_TRACING")
+    );
+    for strange in [0, 99, u64::MAX] {
+        assert_eq!(
+            said(step(strange, 0)),
+            expected(
+                Status::Lacking,
+                0,
+                &format!("this agent knows no trace step {strange}")
+            )
+        );
+    }
 }

@@ -13,12 +13,12 @@ const BUFFER_KB: &str = "64";
 
 /// The mounted tracefs.
 #[derive(Debug)]
-pub(super) struct Tracefs(PathBuf);
+pub(crate) struct Tracefs(PathBuf);
 
 impl Tracefs {
     /// Mounts tracefs where it is not mounted yet. At boot it would cost each guest the time to set
     /// up its files.
-    pub(super) fn open(ground: &Ground<'_>) -> Result<Self, Stopped> {
+    pub(crate) fn open(ground: &Ground<'_>) -> Result<Self, Stopped> {
         let dir = ground.root.join("sys/kernel/tracing");
         if dir.join("trace").exists() {
             return Ok(Self(dir));
@@ -43,8 +43,19 @@ impl Tracefs {
         self.write("buffer_size_kb", BUFFER_KB)
     }
 
+    /// A trace instance, made if need be: a buffer and switches of its own.
+    pub(crate) fn instance(&self, name: &str) -> Result<Self, Stopped> {
+        let instances = self.file("instances", "CONFIG_TRACING")?;
+        let dir = instances.join(name);
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            result => result.during(|| format!("create {}", dir.display()))?,
+        }
+        Ok(Self(dir))
+    }
+
     /// The path of a file that only exists with `option`.
-    pub(super) fn file(&self, name: &str, option: &str) -> Result<PathBuf, Stopped> {
+    pub(crate) fn file(&self, name: &str, option: &str) -> Result<PathBuf, Stopped> {
         let path = self.0.join(name);
         if path.exists() {
             Ok(path)
@@ -69,7 +80,7 @@ impl Tracefs {
     }
 
     /// Writes to a file that exists if the storm came this far.
-    pub(super) fn write(&self, name: impl AsRef<Path>, value: &str) -> Result<(), Stopped> {
+    pub(crate) fn write(&self, name: impl AsRef<Path>, value: &str) -> Result<(), Stopped> {
         Ok(write(&self.0.join(name), value)?)
     }
 }

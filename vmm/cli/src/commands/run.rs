@@ -123,6 +123,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
         append: args.append,
         timeout_s: args.timeout,
         no_stacks: args.no_stacks,
+        cross_check: args.cross_check,
     };
     let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
     if let Some(kernel) = &args.kernel {

@@ -144,7 +144,7 @@ pub(crate) fn unknown_mutant() -> Result<(), Failed> {
     ensure(stderr(&output).contains(help), || stderr(&output))
 }
 
-fn reference_initramfs() -> String {
+pub(crate) fn reference_initramfs() -> String {
     let guest = ipirig(&["guest", "path"]);
     let paths = String::from_utf8_lossy(&guest.stdout);
     let path = paths

@@ -2,6 +2,7 @@
 //! reason; none passes unrun. Needs the reference guest, which the first run builds.
 
 mod catalogue;
+mod cross_check;
 mod entries;
 mod machines;
 
@@ -114,6 +115,18 @@ const ON_KVM: &[(&str, Test)] = &[
             // ud2, without an IDT
             tiny_kernel(&[0x0f, 0x0b], "triple fault on vCPU 0")
         },
+    ),
+    (
+        "the_guests_own_trace_agrees_with_deferral",
+        cross_check::with_deferral,
+    ),
+    (
+        "the_guests_own_trace_agrees_without_deferral",
+        cross_check::without_deferral,
+    ),
+    (
+        "a_kernel_without_tracing_skips_the_cross_check_alone",
+        cross_check::without_tracing,
     ),
     ("doctor_says_that_runs_are_possible", doctor),
     (

@@ -21,7 +21,7 @@ use vmm_sys_util::errno;
 
 use crate::assist::{Assist, Cpu};
 use crate::boot;
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::fleet::{Fleet, Sample, Slot};
 use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
 use crate::report::{Counters, VcpuState};
@@ -412,6 +412,14 @@ impl Vcpu {
     /// Where SYSCALL goes.
     pub(crate) fn lstar(&self) -> Result<u64, errno::Error> {
         recorder::lstar(&self.fd)
+    }
+
+    /// Now, by the guest's IA32_TIME_STAMP_COUNTER (SDM vol. 4, table 2-2) and by the machine's clock.
+    pub(crate) fn moment(&self) -> Result<Moment, errno::Error> {
+        let before = clock::now();
+        let tsc = read_msr(&self.fd, 0x10)?;
+        let time_ns = before + clock::now().saturating_sub(before) / 2;
+        Ok(Moment { tsc, time_ns })
     }
 
     /// Reads at a guest-virtual address; `false` where nothing is mapped there.

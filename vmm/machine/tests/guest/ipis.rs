@@ -5,7 +5,7 @@ use ipirig_apic::{Accepted, AcceptedKind, CpuSet, DeliveryMode, Ipi, Origin, Sen
 use ipirig_machine::ApicMode;
 
 use crate::Suite;
-use crate::harness::{Guest, ipi};
+use crate::harness::{Guest, Seen, ipi};
 use crate::image::{guest, icr_write};
 
 pub(crate) fn list(suite: &mut Suite) {
@@ -379,7 +379,8 @@ guest!(
     "
 );
 
-fn ping_pong(apic: ApicMode, halting: bool, rounds: u32) {
+/// Has both CPUs send `rounds` IPIs each, one after the other; what was seen of it.
+pub(crate) fn ping_pong(apic: ApicMode, halting: bool, rounds: u32) -> Seen {
     let mut guest = Guest::new(&PING_PONG).cpus(2).apic(apic).start();
     if halting {
         guest.order(0, 1);
@@ -399,6 +400,7 @@ fn ping_pong(apic: ApicMode, halting: bool, rounds: u32) {
     assert_eq!(fixed.clone().count(), 2 * rounds as usize);
     let coalesced = fixed.filter(|event| !event.sent.coalesced.is_empty());
     assert_eq!(coalesced.count(), 0);
+    seen
 }
 
 // On a core that others use, too, each of these costs its sender the rest of a time slice.

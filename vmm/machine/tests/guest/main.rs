@@ -19,6 +19,7 @@ mod image;
 mod injection;
 mod ipis;
 mod looking;
+mod oracle;
 mod priority;
 mod recording;
 mod senders;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
     injection::list(&mut suite);
     ipis::list(&mut suite);
     looking::list(&mut suite);
+    oracle::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
     senders::list(&mut suite);

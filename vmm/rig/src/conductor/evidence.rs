@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipirig_abi::Order;
 use ipirig_entry::{KernelLayout, Record};
 
+use super::Tracing;
 use crate::blame::Blame;
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::Snapshot;
@@ -39,6 +40,8 @@ pub struct Evidence {
     pub layout: Result<Arc<KernelLayout>, String>,
     /// The windows, one for each way into the kernel.
     pub windows: Vec<Window>,
+    /// What the kernel itself recorded of its IPIs.
+    pub tracing: Tracing,
 }
 
 /// One window, and the entries after it.

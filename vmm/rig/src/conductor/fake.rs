@@ -11,9 +11,11 @@ use ipirig_abi::{
     TEXT_LEN, TaskSlot, TaskState, Text,
 };
 use ipirig_entry::Record;
-use ipirig_machine::{Line, StopReason, Wakeup, WatchEvent};
+
+use ipirig_machine::{Line, StopReason, Wakeup, WatchEvent, clock};
 
 use super::fake_kernel::{self, Path};
+use super::fake_trace::{self, FakeClock, FakeTrace};
 use super::{Failure, Guest, NOT_PRODUCED, Place};
 use crate::ledger::{Delivery, Ledger, Write};
 use crate::plan::{Options, Plan, Timeouts};
@@ -81,6 +83,12 @@ pub(crate) struct Script {
     pub(crate) in_handler: u32,
     /// What the kernel lacks for a command.
     pub(crate) lacks: Option<(Command, &'static str)>,
+    /// What the kernel lacks for tracing.
+    pub(crate) no_tracing: Option<&'static str>,
+    /// What happens to the lines of the trace.
+    pub(crate) doctored: Option<fn(&mut Vec<String>)>,
+    /// Events that the buffer of the control vCPU loses, by its stats.
+    pub(crate) trace_lost: u64,
 }
 
 /// How the fake kernel counts.
@@ -128,6 +136,8 @@ pub(crate) struct Fake<'a> {
     let_go: Cell<bool>,
     armed_timers: Cell<u32>,
     in_handler: Cell<u32>,
+    clock: FakeClock,
+    trace: FakeTrace,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -172,6 +182,8 @@ impl<'a> Fake<'a> {
             let_go: Cell::new(false),
             armed_timers: Cell::new(armed_timers),
             in_handler: Cell::new(in_handler),
+            clock: FakeClock::default(),
+            trace: FakeTrace::default(),
         }
     }
 
@@ -225,7 +237,7 @@ impl<'a> Fake<'a> {
     fn deliver(&self, cpu: usize, vector: u8, ipi: bool, user: bool) {
         let kind = Kind::Vector(vector);
         self.ledger.delivery(&Delivery {
-            time_ns: 0,
+            time_ns: self.clock.tick(1000),
             cpu,
             kind,
             ipi,
@@ -236,8 +248,9 @@ impl<'a> Fake<'a> {
 
     /// One call-function IPI from the control vCPU to each of `cpus`.
     fn call(&mut self, cpus: &[usize], user: bool) {
+        self.trace.send(&self.clock, cpus);
         self.ledger.write(&Write {
-            time_ns: 0,
+            time_ns: self.clock.tick(4000),
             source: 0,
             kind: Kind::Vector(0xfc),
             targets: cpus.iter().fold(0, |mask, cpu| mask | 1 << cpu),
@@ -249,7 +262,21 @@ impl<'a> Fake<'a> {
         for &cpu in cpus {
             let user = user && !self.staying.borrow().contains(&cpu);
             self.deliver(cpu, 0xfc, true, user && self.isolated().contains(&cpu));
+            self.handle(cpu);
+            self.trace.begin(&self.clock, cpu);
             *self.calls.entry(cpu).or_default() += 1;
+        }
+    }
+
+    /// The handler's first instruction, where it is watched.
+    fn handle(&self, cpu: usize) {
+        if self.plan.cross_check && self.isolated().contains(&cpu) {
+            self.ledger.reached(&WatchEvent {
+                time_ns: self.clock.tick(1000),
+                cpu,
+                address: fake_kernel::CALL_HANDLER,
+                arguments: [0; 6],
+            });
         }
     }
 
@@ -311,6 +338,20 @@ impl<'a> Fake<'a> {
             Command::LetGo => {
                 self.staying.borrow_mut().clear();
                 self.let_go.set(true);
+            }
+            Command::Trace => {
+                let [step, first] =
+                    [0, 1].map(|at: usize| self.mailbox.control.args[at].load(SeqCst));
+                match self.script.no_tracing {
+                    Some(lacks) => {
+                        status = Status::Lacking;
+                        self.mailbox.text.set(lacks.as_bytes());
+                    }
+                    None => {
+                        let text = self.trace.step(step, first, &self.script);
+                        self.mailbox.text.set(text.as_bytes());
+                    }
+                }
             }
             Command::PowerOff | Command::Symbols | Command::Prepare => {}
         }
@@ -540,6 +581,14 @@ impl Guest for Fake<'_> {
         })
     }
 
+    fn moment(&self, cpu: usize) -> Result<clock::Moment, Failure> {
+        let time_ns = self.clock.tick(500);
+        Ok(clock::Moment {
+            tsc: fake_trace::tsc(cpu, time_ns),
+            time_ns,
+        })
+    }
+
     fn can_step(&self) -> bool {
         !self.script.no_stepping
     }
@@ -555,7 +604,11 @@ impl Guest for Fake<'_> {
     }
 
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
-        assert!(!self.isolated().contains(&cpu), "left alone");
+        if self.isolated().contains(&cpu) {
+            assert!(self.plan.cross_check, "left alone");
+            assert!(addresses.is_empty() || addresses == [fake_kernel::CALL_HANDLER]);
+            return Ok(());
+        }
         assert_eq!(addresses, [fake_kernel::TEXT_POKE, fake_kernel::FLUSH]);
         Ok(())
     }

@@ -41,6 +41,8 @@ pub(crate) const TEXT_POKE: u64 = 0xffff_ffff_8100_2000;
 pub(crate) const FLUSH: u64 = 0xffff_ffff_8100_3000;
 /// The function that storms trace: the third of those that can be traced.
 const TRACED: u64 = 0xffff_ffff_8100_5000;
+/// The handler of call-function IPIs.
+pub(crate) const CALL_HANDLER: u64 = 0xffff_ffff_8140_1000;
 
 const MAP: &str = "\
 0000000000015000 D kernel_cr3
@@ -55,6 +57,7 @@ ffffffff81200000 T __noinstr_text_start
 ffffffff81201000 T __noinstr_text_end
 ffffffff81400000 T __entry_text_start
 ffffffff81400040 T entry_SYSCALL_64
+ffffffff81401000 T asm_sysvec_call_function
 ffffffff81402000 T __entry_text_end
 ffffffff81600000 T _etext
 ffffffff81800000 D a_key

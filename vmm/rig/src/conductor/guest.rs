@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
 use ipirig_entry::Record;
-use ipirig_machine::{Line, Machine, StopReason, Wakeup, clock};
+use ipirig_machine::clock::{self, Moment};
+use ipirig_machine::{Line, Machine, StopReason, Wakeup};
 
 /// What went wrong inside the machine; the conductor can only pass it on.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -44,6 +45,13 @@ pub trait Guest {
     /// Looks at where a vCPU is, without the guest noticing. `None`: it does not answer, because
     /// the guest stopped.
     fn sample(&self, cpu: usize) -> Option<Place>;
+
+    /// The time that it is on a vCPU, by the guest's time-stamp counter and by the clock of events.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn moment(&self, cpu: usize) -> Result<Moment, Failure>;
 
     /// Whether the guest's kernel can be stepped: the rest of this trait needs it.
     fn can_step(&self) -> bool;
@@ -125,6 +133,10 @@ impl Guest for Machine {
                 .timer
                 .map(|at| Duration::from_nanos(at.saturating_sub(clock::now()))),
         })
+    }
+
+    fn moment(&self, cpu: usize) -> Result<Moment, Failure> {
+        Ok(Machine::moment(self, cpu)?)
     }
 
     fn can_step(&self) -> bool {

@@ -152,8 +152,13 @@ impl Conductor<'_> {
     /// A command whose result is a text.
     pub(super) fn read(&mut self, command: Command) -> Result<String, Ended> {
         self.command(command, [0; 4])?;
+        Ok(self.whole_text())
+    }
+
+    /// The guest's text as it is.
+    pub(super) fn whole_text(&self) -> String {
         let bytes: Vec<u8> = self.guest.mailbox().text.iter().collect();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Has the task on an isolated vCPU enter the kernel once.

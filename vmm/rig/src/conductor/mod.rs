@@ -9,6 +9,8 @@ mod evidence;
 pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod fake_kernel;
+#[cfg(test)]
+mod fake_trace;
 mod guest;
 mod mailbox;
 mod prepare;
@@ -16,6 +18,7 @@ pub(crate) mod quiet;
 mod release;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod window;
 
 use std::fmt;
@@ -29,6 +32,7 @@ use ipirig_machine::StopReason;
 pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
 pub use release::NOT_PRODUCED;
+pub use trace::{Edge, Recorded, Tracing};
 
 use crate::guest_text;
 use crate::ledger::Ledger;
@@ -42,6 +46,8 @@ pub enum Phase {
     Boot,
     /// What the storm needs done once, before anything is looked at.
     Prepare,
+    /// Having the kernel trace its IPIs.
+    StartTrace,
     /// Reading what the kernel counts, before.
     Before,
     /// One entry of each isolated vCPU, to know where it starts from.
@@ -54,6 +60,8 @@ pub enum Phase {
     Release,
     /// Reading what the kernel counts, after.
     After,
+    /// Reading what the kernel traced.
+    ReadTrace,
 }
 
 impl fmt::Display for Phase {
@@ -61,12 +69,14 @@ impl fmt::Display for Phase {
         f.pad(match self {
             Self::Boot => "boot",
             Self::Prepare => "making ready for the storm",
+            Self::StartTrace => "switching the guest's tracing on",
             Self::Before => "reading counters before the window",
             Self::Baseline => "baseline entry",
             Self::Quiet => "waiting for quiet",
             Self::Storm => "storm",
             Self::Release => "first entry",
             Self::After => "reading counters after the window",
+            Self::ReadTrace => "reading the guest's trace",
         })
     }
 }
@@ -213,6 +223,12 @@ struct Conductor<'a> {
     watching: bool,
     /// What the storm's kind is told of this kernel.
     target: u64,
+    /// The guest's kernel traces its IPIs.
+    tracing: Tracing,
+    /// Handlers of IPIs, to be watched on isolated vCPUs.
+    handlers: Vec<u64>,
+    /// The windows' beginnings and ends, while the kernel traces.
+    edges: Vec<(Edge, Edge)>,
 }
 
 impl<'a> Conductor<'a> {
@@ -235,6 +251,9 @@ impl<'a> Conductor<'a> {
             seq: 0,
             watching: false,
             target: 0,
+            tracing: Tracing::NotAsked,
+            handlers: Vec::new(),
+            edges: Vec::new(),
         }
     }
 
@@ -255,6 +274,7 @@ impl<'a> Conductor<'a> {
         self.enter(Phase::Prepare);
         self.prepare(&layout)?;
 
+        self.start_trace(&layout)?;
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;
         let ledger_before = self.ledger.snapshot();
@@ -274,6 +294,7 @@ impl<'a> Conductor<'a> {
         self.enter(Phase::After);
         let after = self.kernel_view()?;
         let ledger = self.ledger.snapshot();
+        let tracing = self.read_trace()?;
 
         Ok(Evidence {
             module,
@@ -287,6 +308,7 @@ impl<'a> Conductor<'a> {
             blame: self.ledger.blame(),
             layout,
             windows,
+            tracing,
         })
     }
 

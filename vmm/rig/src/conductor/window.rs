@@ -10,6 +10,7 @@ use ipirig_machine::clock;
 use super::quiet::USER;
 use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, Window};
 use crate::ledger::Doing;
+use crate::ledger::Ledger;
 use crate::ledger::changes::{self, Changed};
 use crate::scenario::{EntryKind, Mode, Trigger};
 
@@ -81,20 +82,24 @@ impl Conductor<'_> {
         let before = self.targeted();
         // What was changed outside of windows has been caught up with since.
         let _ = self.ledger.changes().take();
-        self.ledger.open_window();
+        self.watch_handlers(true)?;
+        let opening = self.edge(Ledger::open_window)?;
         let opened = Instant::now();
         let open = self.mark_all()?;
         let storm = self.storm()?;
         if self.plan.scenario.expect.interrupted() {
             self.back_where_they_were(&open)?;
         }
+        // There are four debug registers, and an entry may need as many.
+        self.watch_handlers(false)?;
         // Before the window closes: the first entry after it must not be missed.
         if recorded {
             self.arm_all(entry)?;
         }
         let close = self.mark_all()?;
         let time = opened.elapsed();
-        self.ledger.close_window();
+        let closing = self.edge(Ledger::close_window)?;
+        self.edges.push((opening, closing));
         let changed = if self.watching {
             self.ledger.changes().take()
         } else {

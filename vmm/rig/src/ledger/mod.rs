@@ -9,6 +9,7 @@
 
 pub mod changes;
 mod details;
+pub mod handlers;
 mod journal;
 mod observe;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use details::{Detail, Details};
 pub use journal::{Doing, Journal, Stretch};
 
 use changes::Changes;
+use handlers::Handlers;
 use ipirig_machine::{WatchEvent, clock};
 
 use crate::blame::Blame;
@@ -81,6 +83,8 @@ pub struct Ledger {
     journal: Journal,
     /// The calls that led to IPIs of the window.
     stacks: Stacks,
+    /// When handlers of IPIs began, as far as they are watched.
+    handlers: Handlers,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
 }
@@ -213,6 +217,7 @@ impl Ledger {
             journal: Journal::default(),
             stacks: Stacks::new(cpus.len()),
             cpus,
+            handlers: Handlers::default(),
             strangers: AtomicU64::new(0),
         }
     }
@@ -322,10 +327,17 @@ impl Ledger {
         &self.journal
     }
 
+    /// When handlers of IPIs began in the window, as far as they are watched.
+    #[must_use]
+    pub fn handlers(&self) -> &Handlers {
+        &self.handlers
+    }
+
     /// Records that a vCPU reached a function that is watched.
     pub fn reached(&self, event: &WatchEvent) {
         if self.phase.load(SeqCst) == INSIDE {
             self.changes.note(event);
+            self.handlers.note(event);
         }
     }
 

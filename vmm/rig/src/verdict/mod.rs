@@ -29,6 +29,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::conductor::Evidence;
+use crate::cross_check;
 use crate::plan::Plan;
 use crate::result::RecordedEntry;
 
@@ -89,6 +90,8 @@ pub const COUNTERS: &str = "kernel-counters";
 pub const NOTHING_LOST: &str = "nothing-lost";
 /// No interrupt reached the guest behind the rig's back.
 pub const NO_WAY_ROUND: &str = "no-way-round";
+/// The guest's own trace of its IPIs agrees with the ledger. Only made where that was asked for.
+pub const CROSS_CHECK: &str = "cross-check";
 /// Every check of a run that came to its end, in the order of [`judge`].
 pub const CHECKS: [&str; 9] = [
     ISOLATED_IPIS,
@@ -129,7 +132,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
     let isolated_ipis = ipis::isolated_ipis(plan, evidence);
     let entries = entry::judge(plan, evidence);
     let user_space = window::user_space_throughout(plan, evidence, isolated_ipis.status);
-    let checks = vec![
+    let mut checks = vec![
         isolated_ipis,
         user_space,
         soundness::storm_ran(plan, evidence),
@@ -140,6 +143,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         soundness::nothing_lost(evidence),
         soundness::no_way_round(evidence),
     ];
+    checks.extend(cross_check::check(plan, evidence));
     (checks, entry::recorded(evidence, entries))
 }
 

@@ -1,0 +1,183 @@
+//! Has the guest's kernel trace its own IPIs, and fetches what it traced.
+//!
+//! Tracing is on from before the first window to after the last: to enable an event flips a static
+//! key, which sends the very IPIs that are looked at.
+
+use std::collections::BTreeMap;
+
+use ipirig_abi::{Command, Role, TraceStep};
+use ipirig_entry::KernelLayout;
+use ipirig_machine::clock::Moment;
+
+use super::{Conductor, Ended, Phase};
+use crate::ledger::handlers::Handled;
+use crate::ledger::{Detail, Ledger};
+
+/// KiB of the guest's buffer for each CPU. An operation sends three IPIs to each of three CPUs in the
+/// storms that there are, and each leaves 150 bytes or so.
+const BUFFER_KIB: std::ops::RangeInclusive<u64> = 128..=8192;
+const KIB_AN_OPERATION: u64 = 4;
+/// Most parts of a trace that are fetched, of [`ipirig_abi::TEXT_LEN`] bytes each.
+const PARTS: usize = 1024;
+
+/// What became of the wish that the kernel trace its IPIs.
+#[derive(Clone, Debug, Default)]
+pub enum Tracing {
+    /// There was none.
+    #[default]
+    NotAsked,
+    /// The guest lacks this.
+    Lacking(String),
+    /// It did not work, because of this.
+    Failed(String),
+    /// Tracing is on: the events and their filters, a line each.
+    On(String),
+    /// It was traced.
+    Recorded(Box<Recorded>),
+}
+
+/// What the kernel traced, and what the ledger has to compare it with.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// The events and their filters, a line each.
+    pub filters: String,
+    /// The guest's `trace`.
+    pub trace: String,
+    /// The trace has more than was fetched.
+    pub cut: bool,
+    /// The guest's `per_cpu/cpuN/stats`, by N.
+    pub stats: BTreeMap<usize, String>,
+    /// When each window opened and closed.
+    pub edges: Vec<(Edge, Edge)>,
+    /// The windows' ICR writes and deliveries.
+    pub details: Vec<Detail>,
+    /// When handlers of call-function IPIs began on isolated vCPUs.
+    pub handled: Vec<Handled>,
+}
+
+/// A moment that was just then, on every vCPU: between two looks at the clocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edge {
+    /// Just before, by vCPU.
+    pub before: Vec<Moment>,
+    /// Just after, by vCPU.
+    pub after: Vec<Moment>,
+}
+
+impl Conductor<'_> {
+    /// If the plan wants it: switches tracing on, for all CPUs but the control one.
+    pub(super) fn start_trace(
+        &mut self,
+        layout: &Result<std::sync::Arc<KernelLayout>, String>,
+    ) -> Result<(), Ended> {
+        if !self.plan.cross_check {
+            return Ok(());
+        }
+        self.enter(Phase::StartTrace);
+        let roles = self.plan.roles.iter().enumerate();
+        let cpus = roles.filter(|(_, role)| **role != Role::Control);
+        let mask = cpus.fold(0_u64, |mask, (cpu, _)| mask | 1 << cpu);
+        self.tracing = match self.trace_step(TraceStep::Start, [mask, self.buffer_kib()]) {
+            Ok(filters) => Tracing::On(filters),
+            Err(Ended::Lacking { what }) => Tracing::Lacking(what),
+            Err(ended @ Ended::Command { .. }) => Tracing::Failed(ended.to_string()),
+            Err(ended) => return Err(ended),
+        };
+        if let (Tracing::On(_), Ok(layout)) = (&self.tracing, layout) {
+            let symbols = layout.symbols();
+            let handlers = self.ledger.handlers();
+            self.handlers = handlers.find(|name| symbols.address(name));
+        }
+        Ok(())
+    }
+
+    /// Switches tracing off and fetches what it left.
+    pub(super) fn read_trace(&mut self) -> Result<Tracing, Ended> {
+        let filters = match std::mem::take(&mut self.tracing) {
+            Tracing::On(filters) => filters,
+            other => return Ok(other),
+        };
+        match self.fetch_trace(filters) {
+            Ok(recorded) => Ok(Tracing::Recorded(Box::new(recorded))),
+            Err(ended @ (Ended::Lacking { .. } | Ended::Command { .. })) => {
+                Ok(Tracing::Failed(ended.to_string()))
+            }
+            Err(ended) => Err(ended),
+        }
+    }
+
+    fn fetch_trace(&mut self, filters: String) -> Result<Recorded, Ended> {
+        self.enter(Phase::ReadTrace);
+        self.trace_step(TraceStep::Stop, [0; 2])?;
+        let mut recorded = Recorded {
+            filters,
+            cut: true,
+            edges: std::mem::take(&mut self.edges),
+            details: self.ledger.details().iter().copied().collect(),
+            handled: self.ledger.handlers().seen(),
+            ..Recorded::default()
+        };
+        for _ in 0..PARTS {
+            // Each part is progress.
+            self.enter(Phase::ReadTrace);
+            let part = self.trace_step(TraceStep::Read, [0; 2])?;
+            if part.is_empty() {
+                recorded.cut = false;
+                break;
+            }
+            recorded.trace += &part;
+        }
+        for cpu in 0..self.plan.roles.len() {
+            let stats = self.trace_step(TraceStep::Stats, [cpu as u64, 0])?;
+            recorded.stats.insert(cpu, stats);
+        }
+        Ok(recorded)
+    }
+
+    fn trace_step(&mut self, step: TraceStep, [first, second]: [u64; 2]) -> Result<String, Ended> {
+        let args = [u32::from(step).into(), first, second, 0];
+        self.command(Command::Trace, args)?;
+        Ok(self.whole_text())
+    }
+
+    fn buffer_kib(&self) -> u64 {
+        let plan = self.plan;
+        let windows = plan.scenario.entries.len() as u64;
+        let operations = plan.scenario.storm.operations().saturating_mul(windows);
+        // All buffers together at most a quarter of the guest's memory.
+        let most = plan.memory_mib * 1024 / 4 / plan.roles.len().max(1) as u64;
+        let wanted = operations.saturating_mul(KIB_AN_OPERATION);
+        wanted
+            .clamp(*BUFFER_KIB.start(), *BUFFER_KIB.end())
+            .min(most)
+    }
+
+    /// Opens or closes a window, between two looks at the clocks if the kernel traces.
+    pub(super) fn edge(&mut self, step: impl FnOnce(&Ledger)) -> Result<Edge, Ended> {
+        let before = self.moments()?;
+        step(self.ledger);
+        let after = self.moments()?;
+        Ok(Edge { before, after })
+    }
+
+    fn moments(&mut self) -> Result<Vec<Moment>, Ended> {
+        if !matches!(self.tracing, Tracing::On(_)) {
+            return Ok(Vec::new());
+        }
+        let cpus = 0..self.plan.roles.len();
+        cpus.map(|cpu| self.machine(|guest| guest.moment(cpu)))
+            .collect()
+    }
+
+    /// Has the handlers of call-function IPIs watched on isolated vCPUs, or no more.
+    pub(super) fn watch_handlers(&mut self, watch: bool) -> Result<(), Ended> {
+        if self.handlers.is_empty() {
+            return Ok(());
+        }
+        let addresses = if watch { self.handlers.clone() } else { vec![] };
+        for cpu in self.isolated.clone() {
+            self.machine(|guest| guest.watch(cpu, &addresses))?;
+        }
+        Ok(())
+    }
+}
