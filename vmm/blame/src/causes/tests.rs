@@ -35,7 +35,7 @@ fn chains_as_kernels_have_them_get_their_cause() {
             Yes,
         ),
         (
-            "on_each_cpu_cond_mask smp_text_poke_sync_each_cpu int3_update swbp_optimize \
+            "on_each_cpu_cond_mask smp_text_poke_sync_each_cpu int3_update_optimize swbp_optimize \
              arch_uprobe_optimize",
             "uprobe",
             No,

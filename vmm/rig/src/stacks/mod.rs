@@ -153,6 +153,7 @@ fn registers(sender: SenderRegisters) -> Registers {
         rip: sender.rip,
         rsp: sender.rsp,
         rbp: sender.rbp,
+        rax: sender.rax,
         rdx: sender.rdx,
         rdi: sender.rdi,
         r10: sender.r10,
