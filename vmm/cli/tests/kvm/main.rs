@@ -87,7 +87,7 @@ const ON_KVM: &[(&str, Test)] = &[
         || violated("vunmap-storm", 1),
     ),
     ("every_ipi_of_a_stock_static_key_flip_has_its_cause", || {
-        blame::every_ipi_has_its_cause("static-key-flip", "static key", "ipirig_flip [ipirig]")
+        blame::every_ipi_has_its_cause("static-key-flip", "static key", "jump_label_update")
     }),
     ("every_ipi_of_a_stock_vunmap_storm_has_its_cause", || {
         blame::every_ipi_has_its_cause("vunmap-storm", "vunmap", "vm_unmap_aliases")
