@@ -49,6 +49,7 @@ pub enum CausesError {
 pub struct Causes {
     plumbing: BTreeSet<String>,
     entry: BTreeSet<String>,
+    interrupts: BTreeSet<String>,
     cause: Vec<Rule>,
 }
 
@@ -111,9 +112,12 @@ impl Causes {
     }
 
     /// The cause of an IPI whose chain has these functions, innermost first. The first rule that fits
-    /// counts.
+    /// counts. What an interrupt's handler sends has its cause there, not in what was interrupted.
     pub fn of<'f>(&self, functions: impl IntoIterator<Item = &'f str>) -> Cause<'_> {
-        let functions: Vec<&str> = functions.into_iter().map(base_name).collect();
+        let functions = functions.into_iter().map(base_name);
+        let functions: Vec<&str> = functions
+            .take_while(|function| !self.is_interrupt(function))
+            .collect();
         let found = self.cause.iter().find(|rule| rule.fits(&functions));
         found.map_or(
             Cause {
@@ -131,6 +135,14 @@ impl Causes {
     #[must_use]
     pub fn is_plumbing(&self, function: &str) -> bool {
         self.plumbing.contains(base_name(function))
+    }
+
+    /// Whether the kernel is entered by `function` for an interrupt that has nothing to do with what it
+    /// interrupts.
+    #[must_use]
+    pub fn is_interrupt(&self, function: &str) -> bool {
+        let mut begins = self.interrupts.iter();
+        begins.any(|begin| function.starts_with(begin.as_str()))
     }
 
     /// Whether `function` only brings a CPU from user space to the system call or exception.

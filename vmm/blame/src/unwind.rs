@@ -21,6 +21,7 @@ const MAX_SWITCHES: u32 = 6;
 const R13: usize = 2 * 8;
 const RBP: usize = 4 * 8;
 const R10: usize = 7 * 8;
+const RAX: usize = 10 * 8;
 const RDX: usize = 12 * 8;
 const RDI: usize = 14 * 8;
 const RIP: usize = 16 * 8;
@@ -48,6 +49,8 @@ pub struct Registers {
     pub rsp: u64,
     /// RBP.
     pub rbp: u64,
+    /// RAX.
+    pub rax: u64,
     /// RDX.
     pub rdx: u64,
     /// RDI.
@@ -62,8 +65,8 @@ impl fmt::Debug for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "rip {:#x} rsp {:#x} rbp {:#x} rdx {:#x} rdi {:#x} r10 {:#x} r13 {:#x}",
-            self.rip, self.rsp, self.rbp, self.rdx, self.rdi, self.r10, self.r13
+            "rip {:#x} rsp {:#x} rbp {:#x} rax {:#x} rdx {:#x} rdi {:#x} r10 {:#x} r13 {:#x}",
+            self.rip, self.rsp, self.rbp, self.rax, self.rdx, self.rdi, self.r10, self.r13
         )
     }
 }
@@ -193,6 +196,7 @@ impl Walk<'_> {
             OrcBase::R13 => Ok(known?.r13),
             OrcBase::Di => Ok(known?.rdi),
             OrcBase::Dx => Ok(known?.rdx),
+            OrcBase::Ax => Ok(known?.rax),
             OrcBase::Undefined | OrcBase::PreviousSp | OrcBase::Unknown(_) => Err(Broken::BadEntry),
         }
     }
@@ -293,6 +297,7 @@ impl Walk<'_> {
             rip: at(RIP),
             rsp: at(RIP + RSP),
             rbp: at(RBP),
+            rax: at(RAX),
             rdx: at(RDX),
             rdi: at(RDI),
             r10: at(R10),

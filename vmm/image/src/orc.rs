@@ -1,7 +1,8 @@
 //! ORC tables: how to get from one frame of the kernel's stack to the next, in a kernel that is
 //! built without frame pointers (Documentation/arch/x86/orc-unwinder.rst).
 //!
-//! The layout of an entry changed with Linux 6.3 and again with 6.4. Since then a kernel carries a
+//! The layout of an entry changed with Linux 6.3 and again with 6.4, and 7.2 numbers registers in
+//! another way. Since 6.4 a kernel carries a
 //! hash of the layout in `.orc_header`; before, its version has to tell. An unknown layout is refused:
 //! a table that is misread makes up callers.
 
@@ -14,6 +15,11 @@ use crate::image::{Image, ImageError};
 const HASH_6_4: [u8; 20] = [
     0xfe, 0x5d, 0x32, 0xbf, 0x58, 0x1b, 0xd6, 0x3b, 0x2c, 0xa9, 0xa5, 0xc6, 0x5b, 0xa5, 0xa6, 0x25,
     0xea, 0xb3, 0xfe, 0x24,
+];
+/// The same of 7.2.
+const HASH_7_2: [u8; 20] = [
+    0x13, 0x7c, 0x36, 0xad, 0x76, 0x27, 0xc4, 0xdd, 0x55, 0x93, 0x21, 0x76, 0xbb, 0x0e, 0xcd, 0xbd,
+    0x50, 0x41, 0xfc, 0x82,
 ];
 /// Bytes of `struct orc_entry`, in every layout.
 const ENTRY: usize = 6;
@@ -50,6 +56,8 @@ pub enum OrcLayout {
     Before63,
     /// Since 6.4: type in three bits, then `signal`.
     Since64,
+    /// As 7.2 has it: the bits of 6.4 and other numbers of registers.
+    Since72,
 }
 
 /// What an offset is relative to: the `ORC_REG_*` of orc_types.h.
@@ -59,6 +67,8 @@ pub enum OrcBase {
     Undefined,
     /// The caller's stack pointer.
     PreviousSp,
+    /// RAX.
+    Ax,
     /// RDX.
     Dx,
     /// RDI.
@@ -127,9 +137,9 @@ impl OrcEntry {
 
     fn parse(layout: OrcLayout, bytes: [u8; ENTRY]) -> Self {
         let [s0, s1, b0, b1, bases, flags] = bytes;
-        let sp = base(bases & 0xf);
+        let sp = base(layout, bases & 0xf);
         let (kind, signal) = match layout {
-            OrcLayout::Since64 => {
+            OrcLayout::Since64 | OrcLayout::Since72 => {
                 let kind = match flags & 7 {
                     0 => OrcKind::Undefined,
                     1 => OrcKind::EndOfStack,
@@ -158,7 +168,7 @@ impl OrcEntry {
             sp_offset: i16::from_le_bytes([s0, s1]),
             bp_offset: i16::from_le_bytes([b0, b1]),
             sp,
-            bp: base(bases >> 4),
+            bp: base(layout, bases >> 4),
             kind,
             signal,
         }
@@ -169,19 +179,24 @@ impl OrcEntry {
     }
 }
 
-fn base(number: u8) -> OrcBase {
-    match number {
-        0 => OrcBase::Undefined,
-        1 => OrcBase::PreviousSp,
-        2 => OrcBase::Dx,
-        3 => OrcBase::Di,
-        4 => OrcBase::Bp,
-        5 => OrcBase::Sp,
-        6 => OrcBase::R10,
-        7 => OrcBase::R13,
-        8 => OrcBase::BpIndirect,
-        9 => OrcBase::SpIndirect,
-        other => OrcBase::Unknown(other),
+fn base(layout: OrcLayout, number: u8) -> OrcBase {
+    match (layout, number) {
+        (_, 0) => OrcBase::Undefined,
+        (_, 2) => OrcBase::Dx,
+        (_, 4) => OrcBase::Bp,
+        (_, 6) => OrcBase::R10,
+        (_, 7) => OrcBase::R13,
+        (_, 9) => OrcBase::SpIndirect,
+        (OrcLayout::Since72, 1) => OrcBase::Ax,
+        (OrcLayout::Since72, 3) => OrcBase::Sp,
+        (OrcLayout::Since72, 5) => OrcBase::Di,
+        (OrcLayout::Since72, 8) => OrcBase::PreviousSp,
+        (OrcLayout::Since72, 10) => OrcBase::BpIndirect,
+        (OrcLayout::Before63 | OrcLayout::Since64, 1) => OrcBase::PreviousSp,
+        (OrcLayout::Before63 | OrcLayout::Since64, 3) => OrcBase::Di,
+        (OrcLayout::Before63 | OrcLayout::Since64, 5) => OrcBase::Sp,
+        (OrcLayout::Before63 | OrcLayout::Since64, 8) => OrcBase::BpIndirect,
+        (_, other) => OrcBase::Unknown(other),
     }
 }
 
@@ -282,8 +297,13 @@ pub(crate) fn parse_entries(layout: OrcLayout, bytes: &[u8]) -> Result<Vec<OrcEn
 
 /// The layout that a hash in `.orc_header` stands for.
 pub(crate) fn by_hash(hash: &[u8]) -> Result<OrcLayout, OrcError> {
-    if hash == HASH_6_4 {
-        return Ok(OrcLayout::Since64);
+    for (known, layout) in [
+        (HASH_6_4, OrcLayout::Since64),
+        (HASH_7_2, OrcLayout::Since72),
+    ] {
+        if hash == known {
+            return Ok(layout);
+        }
     }
     let hash = hash.iter().take(20).map(|byte| format!("{byte:02x}"));
     Err(OrcError::UnknownLayout {

@@ -26,6 +26,8 @@ pub struct SenderRegisters {
     pub rsp: u64,
     /// RBP.
     pub rbp: u64,
+    /// RAX.
+    pub rax: u64,
     /// RDX.
     pub rdx: u64,
     /// RDI.

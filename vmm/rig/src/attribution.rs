@@ -91,8 +91,9 @@ impl Account {
         }
     }
 
-    /// The origins of IPIs to those vCPUs, by how many they sent, most first.
-    fn origins(&self, to: To) -> Vec<(Origin, u64)> {
+    /// The origins of IPIs to those vCPUs, by how many they sent, most first. `causes`: leave out what
+    /// interrupts interrupted.
+    fn origins(&self, to: To, causes: Option<&Causes>) -> Vec<(Origin, u64)> {
         let mut sends: BTreeMap<Origin, u64> = BTreeMap::new();
         for blame in &self.blame {
             let counts = blame.targets.iter();
@@ -106,7 +107,7 @@ impl Account {
                     deferrable: blame.deferrable,
                     kind: blame.kind.clone(),
                     source: blame.source,
-                    calls: calls(&blame.chain),
+                    calls: calls(&blame.chain, causes),
                     broken: blame.broken.clone(),
                 };
                 let sum = sends.entry(origin).or_default();
@@ -122,7 +123,7 @@ impl Account {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let causes = Causes::built_in().ok();
-        let origins = self.origins(To::Isolated);
+        let origins = self.origins(To::Isolated, causes.as_ref());
         let mut lines: Vec<String> = origins
             .iter()
             .take(SHOWN)
@@ -151,7 +152,7 @@ impl Account {
     #[must_use]
     pub fn table(&self, to: To, paint: Paint) -> String {
         let causes = Causes::built_in().ok();
-        let origins = self.origins(to);
+        let origins = self.origins(to, causes.as_ref());
         let whom = match to {
             To::Isolated => "isolated vCPUs".to_owned(),
             To::All => "vCPUs".to_owned(),
@@ -191,7 +192,7 @@ impl Account {
     #[must_use]
     pub fn folded(&self, to: To) -> String {
         let mut lines: BTreeMap<String, u64> = BTreeMap::new();
-        for (origin, count) in self.origins(to) {
+        for (origin, count) in self.origins(to, None) {
             let mut calls: Vec<String> =
                 origin.calls.iter().rev().map(|call| folded(call)).collect();
             if calls.is_empty() {
@@ -251,13 +252,19 @@ impl Origin {
     }
 }
 
-/// The functions of a chain, innermost first, inlined ones too.
-fn calls(chain: &[Frame]) -> Vec<String> {
+/// The functions of a chain, innermost first, inlined ones too; if there are `causes`, up to the
+/// first interrupt.
+fn calls(chain: &[Frame], causes: Option<&Causes>) -> Vec<String> {
     let mut calls = Vec::new();
     for frame in chain {
         calls.extend(frame.inlined.iter().cloned());
         let address = || format!("{:#x}", frame.address);
-        calls.push(frame.function.clone().unwrap_or_else(address));
+        let call = frame.function.clone().unwrap_or_else(address);
+        let interrupt = causes.is_some_and(|causes| causes.is_interrupt(&call));
+        calls.push(call);
+        if interrupt {
+            break;
+        }
     }
     calls
 }

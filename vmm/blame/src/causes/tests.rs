@@ -35,7 +35,7 @@ fn chains_as_kernels_have_them_get_their_cause() {
             Yes,
         ),
         (
-            "on_each_cpu_cond_mask smp_text_poke_sync_each_cpu int3_update swbp_optimize \
+            "on_each_cpu_cond_mask smp_text_poke_sync_each_cpu int3_update_optimize swbp_optimize \
              arch_uprobe_optimize",
             "uprobe",
             No,
@@ -120,6 +120,23 @@ fn what_a_compiler_adds_to_a_name_makes_no_difference() {
 }
 
 #[test]
+fn what_was_interrupted_is_not_the_cause_but_what_an_exception_came_of_may_be() {
+    let timer = [
+        "native_send_call_func_single_ipi",
+        "sched_balance_trigger",
+        "sched_tick",
+        "asm_sysvec_apic_timer_interrupt",
+        "text_poke_bp_batch",
+        "jump_label_update",
+    ];
+    assert_eq!(cause(&timer), ("load balancing".to_owned(), Deferrable::No));
+    let unknown = ["f", "asm_common_interrupt", "text_poke_bp_batch"];
+    assert_eq!(cause(&unknown).0, "unknown");
+    let fault = ["f", "asm_exc_page_fault", "text_poke_bp_batch"];
+    assert_eq!(cause(&fault).0, "text patching");
+}
+
+#[test]
 fn under_is_further_out_only() {
     let inside_out = ["jump_label_update", "text_poke_bp_batch"];
     assert_eq!(
@@ -146,7 +163,7 @@ fn plumbing_and_entry_say_nothing_of_the_reason() {
 #[test]
 fn tables_that_contradict_themselves_are_refused() {
     let table = |rules: &str| {
-        let text = format!("plumbing = []\nentry = []\n{rules}");
+        let text = format!("plumbing = []\nentry = []\ninterrupts = []\n{rules}");
         Causes::parse(&text).unwrap_err().to_string()
     };
     let rule = |name: &str, deferrable: &str, rest: &str| {

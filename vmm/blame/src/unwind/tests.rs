@@ -45,6 +45,7 @@ fn pt_regs(registers: &Registers, cs: u64) -> [u64; PT_REGS / 8] {
         (R13, registers.r13),
         (RBP, registers.rbp),
         (R10, registers.r10),
+        (RAX, registers.rax),
         (RDX, registers.rdx),
         (RDI, registers.rdi),
         (RIP, registers.rip),
@@ -341,6 +342,7 @@ fn any_entry() -> impl Strategy<Value = OrcEntry> {
     let base = prop::sample::select(vec![
         OrcBase::Undefined,
         OrcBase::PreviousSp,
+        OrcBase::Ax,
         OrcBase::Dx,
         OrcBase::Di,
         OrcBase::Bp,
@@ -386,7 +388,7 @@ proptest! {
         rsp in prop_oneof![(0_u64..0x1000).prop_map(|x| STACK - 8 * x), any::<u64>()],
         rbp in prop_oneof![(0_u64..0x1000).prop_map(|x| STACK - x), any::<u64>()],
     ) {
-        let first = Registers { rdx: rsp, rdi: rbp, r10: rsp, r13: rbp, ..registers(rip, rsp, rbp) };
+        let first = Registers { rax: rsp, rdx: rsp, rdi: rbp, r10: rsp, r13: rbp, ..registers(rip, rsp, rbp) };
         for kernel in [with_orc(&entries), with_frame_pointers()] {
             let chain = kernel.unwind(&first, &Anything(seed), &mut Prologues::default());
             prop_assert!(chain.addresses().len() <= MAX_FRAMES);

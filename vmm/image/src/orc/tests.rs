@@ -66,6 +66,22 @@ fn entries_of_today_are_found_by_the_address_they_begin_at() {
 }
 
 #[test]
+fn registers_of_7_2_have_other_numbers() {
+    // From RSP, as 3, and the caller's RSP, as 8.
+    let call = [0x18, 0, 0xf0, 0xff, 0x83, 2];
+    let by_ax = [0, 0, 0, 0, 0x01, 2];
+    let entries = [(TEXT, call), (TEXT + 1, by_ax)];
+    let table = read(&kernel(&entries, Some(&HASH_7_2), "")).unwrap();
+    let table = table.unwrap();
+    let call = entry(OrcBase::Sp, 0x18, OrcKind::Call, false);
+    assert_eq!(table.find(TEXT), Some(&call));
+    assert_eq!(
+        table.find(TEXT + 1).map(|entry| entry.sp),
+        Some(OrcBase::Ax)
+    );
+}
+
+#[test]
 fn entries_of_old_kernels_have_their_end_and_signal_by_other_bits() {
     let end = [0, 0, 0, 0, 0, 4];
     let call = [0x18, 0, 0xf0, 0xff, 0x15, 0];

@@ -62,6 +62,7 @@ impl Sender for SendingVcpu<'_> {
             rip: regs.rip,
             rsp: regs.rsp,
             rbp: regs.rbp,
+            rax: regs.rax,
             rdx: regs.rdx,
             rdi: regs.rdi,
             r10: regs.r10,

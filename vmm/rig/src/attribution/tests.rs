@@ -139,6 +139,31 @@ do_syscall_64;ipirig_flip_[ipirig];text_poke_bp_batch;text_poke_sync;on_each_cpu
 }
 
 #[test]
+fn what_an_interrupt_interrupted_is_in_folded_stacks_only() {
+    let mut account = account();
+    account.blame = ["vfree", "vmalloc"]
+        .map(|interrupted| {
+            let chain = [
+                "x2apic_send_IPI",
+                "sched_tick",
+                "asm_sysvec_apic_timer_interrupt",
+                interrupted,
+            ];
+            let chain = chain.map(|name| frame(1, Some(name), &[])).to_vec();
+            blame("load balancing", Deferrable::No, &[(2, 3)], chain)
+        })
+        .into();
+    assert_eq!(
+        account.lines(),
+        [
+            "6 x call-function from vCPU 0: sched_tick <- asm_sysvec_apic_timer_interrupt; \
+          load balancing, not deferrable"
+        ]
+    );
+    assert_eq!(account.folded(To::All).lines().count(), 2);
+}
+
+#[test]
 fn evidence_has_the_causes_only() {
     let account = account();
     assert_eq!(

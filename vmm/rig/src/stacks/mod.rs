@@ -2,7 +2,7 @@
 //!
 //! A chain is taken on the sender's vCPU thread while the guest waits, from its memory, and becomes a
 //! number; equal chains are kept once, each vCPU by itself, so that no vCPU waits for another. What
-//! the numbers stand for is worked out once the window is closed ([`account`]).
+//! the numbers stand for is worked out once the window is closed ([`Stacks::account`]).
 
 mod account;
 mod code;
@@ -153,6 +153,7 @@ fn registers(sender: SenderRegisters) -> Registers {
         rip: sender.rip,
         rsp: sender.rsp,
         rbp: sender.rbp,
+        rax: sender.rax,
         rdx: sender.rdx,
         rdi: sender.rdi,
         r10: sender.r10,

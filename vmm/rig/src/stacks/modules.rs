@@ -44,3 +44,54 @@ fn word(memory: &dyn Memory, address: u64) -> Option<u64> {
         .read(address, &mut bytes)
         .then(|| u64::from_le_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const LIST: u64 = 0xffff_ffff_8200_0000;
+
+    /// Every link leads on to another one, and none back to the head.
+    #[derive(Default)]
+    struct Endless {
+        reads: Cell<usize>,
+    }
+
+    impl Memory for Endless {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+            self.reads.set(self.reads.get() + 1);
+            let word = address.wrapping_add(0x40).to_le_bytes();
+            for (byte, value) in buffer.iter_mut().zip(word.into_iter().cycle()) {
+                *byte = value;
+            }
+            true
+        }
+    }
+
+    /// One word everywhere.
+    struct Same(u64);
+
+    impl Memory for Same {
+        fn read(&self, _address: u64, buffer: &mut [u8]) -> bool {
+            buffer.copy_from_slice(&self.0.to_le_bytes().repeat(10)[..buffer.len()]);
+            true
+        }
+    }
+
+    #[test]
+    fn a_list_without_end_is_left_after_a_while() {
+        let memory = Endless::default();
+        assert!(loaded(LIST, &[], &memory).is_empty());
+        // The head, then a name and a link each.
+        assert_eq!(memory.reads.get(), 1 + 2 * MODULES);
+    }
+
+    #[test]
+    fn a_list_that_is_empty_or_leads_out_of_the_kernel_has_no_modules() {
+        for link in [LIST, 0, 0x40_0000] {
+            assert!(loaded(LIST, &[], &Same(link)).is_empty());
+        }
+    }
+}
