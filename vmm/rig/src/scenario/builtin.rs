@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 17] = [
+pub(super) const FILES: [(&str, &str); 18] = [
     (
         "bpf-jit",
         include_str!("../../../../scenarios/bpf-jit.toml"),
@@ -13,6 +13,10 @@ pub(super) const FILES: [(&str, &str); 17] = [
     (
         "entry-text-poke",
         include_str!("../../../../scenarios/entry-text-poke.toml"),
+    ),
+    (
+        "ftrace-toggle",
+        include_str!("../../../../scenarios/ftrace-toggle.toml"),
     ),
     (
         "housekeeping-load",
