@@ -114,6 +114,25 @@ codes! {
         /// Let the isolated tasks that obey [`Order::Stay`] leave the kernel. `results[0]`: how many
         /// stayed. Each acknowledges its order by itself, which may be after the answer.
         LetGo = 10,
+        /// Run the command of [`COMMAND_FILE`](crate::observe::COMMAND_FILE) on the CPUs that are not
+        /// isolated, until it ends, but no longer than `args[0]` milliseconds of the guest: then it and
+        /// all that it started are killed. `results[0]`: an [`Ending`]. `results[1]`: its exit code or
+        /// the signal's number. `results[2]`: bytes that it printed.
+        Execute = 11,
+        /// Text: what the last [`Command::Execute`] printed, from byte `args[0]` on.
+        ReadOutput = 12,
+    }
+}
+
+codes! {
+    /// How the command of a [`Command::Execute`] ended.
+    Ending {
+        /// By itself, with an exit code.
+        Exited = 1,
+        /// Killed by a signal that the agent did not send.
+        Signalled = 2,
+        /// Killed by the agent, because its time was over.
+        TimeUp = 3,
     }
 }
 
@@ -265,6 +284,7 @@ mod tests {
         check(AgentState::ALL, 0);
         check(TaskState::ALL, 0);
         check(Status::ALL, 0);
+        check(Ending::ALL, 1);
         check(Command::ALL, 1);
         check(StormKind::ALL, 1);
         check(Order::ALL, 1);

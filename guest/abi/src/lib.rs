@@ -17,8 +17,11 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 mod command;
 pub mod module;
+pub mod observe;
 
-pub use command::{AgentState, Command, Order, Role, Status, StormKind, TaskState, UnknownCode};
+pub use command::{
+    AgentState, Command, Ending, Order, Role, Status, StormKind, TaskState, UnknownCode,
+};
 
 /// Guest-physical address of the mailbox. Above any RAM the rig gives a guest (at most 3 GiB) and
 /// below the APIC's page at 0xfee0_0000.

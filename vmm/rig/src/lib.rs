@@ -19,6 +19,7 @@ pub mod exit;
 pub mod guest_text;
 pub mod ledger;
 pub mod mutants;
+pub mod observe;
 pub mod paint;
 pub mod plan;
 pub mod render;

@@ -10,7 +10,7 @@ use ipirig_image::Image;
 use ipirig_machine::{ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError};
 
 use crate::cmdline::command_line;
-use crate::conductor::{self, Ended, Evidence, Phase};
+use crate::conductor::{self, Ended, Evidence, LayoutOf, Phase};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
@@ -76,9 +76,28 @@ pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
 ///
 /// See [`RunError`].
 pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResult, RunError> {
+    let plan = &setup.plan;
+    on_machine(
+        host,
+        setup,
+        DETAILS,
+        |guest, layout, ledger| conductor::conduct(guest, plan, layout, ledger, phase),
+        |outcome, kernel, _| conclude(plan, outcome, kernel),
+    )
+}
+
+/// Makes the machine, has `conduct` take the started guest through, and `conclude` make a result of
+/// how that ended. The ledger has room for `details` events.
+pub(crate) fn on_machine<E>(
+    host: &Host,
+    setup: &Setup,
+    details: usize,
+    conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger) -> Result<E, Ended>,
+    conclude: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> Result<RunResult, RunError>,
+) -> Result<RunResult, RunError> {
     let started = Instant::now();
     let plan = &setup.plan;
-    let ledger = Arc::new(Ledger::new(plan.roles.len(), DETAILS));
+    let ledger = Arc::new(Ledger::new(plan.roles.len(), details));
     let config = Config {
         roles: plan.roles.clone(),
         memory_mib: plan.memory_mib,
@@ -98,10 +117,9 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
                 memory_mib: plan.memory_mib,
                 warnings: machine.placement().warnings.clone(),
             };
-            let outcome =
-                start_and_conduct(&mut machine, plan, &setup.kernel.kernel, &ledger, phase);
+            let outcome = start_and(&mut machine, &setup.kernel.kernel, &ledger, conduct);
             machine.stop();
-            let mut result = conclude(plan, outcome, kernel)?;
+            let mut result = conclude(outcome, kernel, &ledger)?;
             result.machine = Some(about);
             result
         }
@@ -114,13 +132,12 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
     Ok(result)
 }
 
-fn start_and_conduct(
+fn start_and<E>(
     machine: &mut Machine,
-    plan: &Plan,
     kernel: &Path,
     ledger: &Ledger,
-    phase: &dyn Fn(Phase),
-) -> Result<Evidence, Ended> {
+    conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger) -> Result<E, Ended>,
+) -> Result<E, Ended> {
     machine.start().map_err(|error| Ended::Machine {
         phase: Phase::Boot,
         source: error.into(),
@@ -131,7 +148,7 @@ fn start_and_conduct(
         let image = image.map_err(|error| chain(&error))?;
         KernelLayout::new(image, lstar).map_err(|error| chain(&error))
     });
-    conductor::conduct(machine, plan, layout, ledger, phase)
+    conduct(machine, layout, ledger)
 }
 
 /// From how the conductor's work ended to a result.
@@ -163,7 +180,7 @@ fn conclude(
 }
 
 /// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

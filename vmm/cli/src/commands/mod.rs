@@ -5,6 +5,7 @@ mod entry;
 mod guest;
 mod list;
 mod mutants;
+mod observe;
 mod run;
 
 use anyhow::Context;
@@ -18,6 +19,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
     match args.command {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
+        Command::Observe(args) => observe::observe(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::List => list::list(),
         Command::Doctor => doctor::doctor(),

@@ -31,10 +31,10 @@ impl Conductor<'_> {
 
     pub(super) fn time_for(&self, phase: Phase) -> std::time::Duration {
         let timeouts = &self.plan.timeouts;
-        if phase == Phase::Boot {
-            timeouts.boot
-        } else {
-            timeouts.phase
+        match phase {
+            Phase::Boot => timeouts.boot,
+            Phase::Observe => timeouts.phase + self.limit,
+            _ => timeouts.phase,
         }
     }
 
