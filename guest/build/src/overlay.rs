@@ -60,32 +60,40 @@ pub enum OverlayError {
     Write(#[source] io::Error),
 }
 
-/// A copy of `initramfs` that also has `command` and `extra`. It is removed when the result is
-/// dropped.
-///
-/// # Errors
-///
-/// See [`OverlayError`].
-pub fn with_command(
-    initramfs: &Path,
-    command: &[String],
-    extra: &[Extra],
-) -> Result<NamedTempFile, OverlayError> {
-    let overlay = overlay(command, extra)?;
-    let mut base = File::open(initramfs).map_err(|source| OverlayError::Read {
-        path: initramfs.to_owned(),
-        source,
-    })?;
-    let mut whole = NamedTempFile::with_prefix("ipirig-").map_err(OverlayError::Write)?;
-    let size = io::copy(&mut base, &mut whole).map_err(OverlayError::Write)?;
-    // Zeroes between archives are skipped.
-    let padding = size.next_multiple_of(4) - size;
-    whole
-        .write_all(&[0; 4][..usize::try_from(padding).unwrap_or(0)])
-        .and_then(|()| whole.write_all(&overlay))
-        .and_then(|()| whole.flush())
-        .map_err(OverlayError::Write)?;
-    Ok(whole)
+/// What is to be added to an initramfs.
+#[derive(Debug)]
+pub struct Overlay(Vec<u8>);
+
+impl Overlay {
+    /// One with `command` and `extra`.
+    ///
+    /// # Errors
+    ///
+    /// See [`OverlayError`].
+    pub fn new(command: &[String], extra: &[Extra]) -> Result<Self, OverlayError> {
+        overlay(command, extra).map(Self)
+    }
+
+    /// A copy of `initramfs` with this behind it. It is removed when the result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`OverlayError::Read`] and [`OverlayError::Write`].
+    pub fn on(&self, initramfs: &Path) -> Result<NamedTempFile, OverlayError> {
+        let mut base = File::open(initramfs).map_err(|source| OverlayError::Read {
+            path: initramfs.to_owned(),
+            source,
+        })?;
+        let mut whole = NamedTempFile::with_prefix("ipirig-").map_err(OverlayError::Write)?;
+        let size = io::copy(&mut base, &mut whole).map_err(OverlayError::Write)?;
+        // Zeroes between archives are skipped.
+        let padding = size.next_multiple_of(4) - size;
+        io::copy(&mut io::repeat(0).take(padding), &mut whole)
+            .and_then(|_| whole.write_all(&self.0))
+            .and_then(|()| whole.flush())
+            .map_err(OverlayError::Write)?;
+        Ok(whole)
+    }
 }
 
 fn overlay(command: &[String], extra: &[Extra]) -> Result<Vec<u8>, OverlayError> {
@@ -215,7 +223,8 @@ mod tests {
             extra(&program, None),
             extra(&program, Some("usr/share/data")),
         ];
-        let whole = with_command(&base, &command, &files).expect("written");
+        let overlay = Overlay::new(&command, &files).expect("made");
+        let whole = overlay.on(&base).expect("written");
         let bytes = fs::read(whole.path()).expect("read");
         assert_eq!(&bytes[..8], b"12345\0\0\0");
         assert_eq!(

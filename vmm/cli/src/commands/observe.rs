@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use ipirig_guest::overlay::{self, Extra};
+use ipirig_guest::overlay::{Extra, Overlay};
 use ipirig_guest::stock::StockRequest;
 use ipirig_machine::Host;
 use ipirig_rig::exit::{Code, host_verdict};
@@ -33,6 +33,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         check_writable(path).map_err(Failure::usage)?;
     }
     let extra: Vec<Extra> = args.file.iter().map(|file| extra(file)).collect();
+    let overlay = Overlay::new(&args.command, &extra).map_err(Failure::usage)?;
     let wishes = Wishes {
         command: args.command,
         limit: Duration::from_secs(args.limit),
@@ -61,8 +62,9 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
             &progress,
         )?,
     };
-    let initramfs = overlay::with_command(&kernel.initramfs, &wishes.command, &extra)
-        .map_err(Failure::usage)?;
+    let initramfs = overlay
+        .on(&kernel.initramfs)
+        .context("cannot extend the initramfs")?;
     let kernel = KernelFiles {
         initramfs: initramfs.path().to_owned(),
         ..kernel
