@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use ipirig_rig::attribution::To;
 
 const AFTER: &str = "\
 Examples:
@@ -14,6 +15,7 @@ Examples:
   ipirig run vunmap-storm --json result.json
   ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
+  ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig mutants                             break the kernel on purpose: is it noticed?
   ipirig observe -- load fork bpf net        who interrupts an isolated CPU meanwhile?
 
@@ -46,6 +48,17 @@ The command runs in the guest, on the vCPUs that are not isolated. It is a progr
 your own initramfs) brings along, linked statically, or `load` and the names of loads; `load` alone
 says which ones the kernel offers. Nothing is judged unless --max-ipis is given. Exit code 0: the
 observation is complete; 1: --max-ipis was exceeded; 3: something was lost, or the guest failed.";
+
+const AFTER_BLAME: &str = "\
+Examples:
+  ipirig blame static-key-flip --deferral off
+  ipirig blame vunmap-storm --deferral off --to all --folded ipis.folded
+  ipirig blame result.json                   a result that `ipirig run --json` wrote
+  flamegraph.pl ipis.folded > ipis.svg
+
+For each IPI in the window, the calls that led the sender to it, innermost first, by the kernel's
+ORC tables or frame pointers; and the cause that they stand for. Deferrable: a CPU in user space
+could do the work at its next kernel entry. Exit code 0 if there is an account, whatever it says.";
 
 const AFTER_MUTANTS: &str = "\
 Examples:
@@ -88,6 +101,8 @@ pub(crate) enum Command {
     Entry(Box<EntryArgs>),
     /// Run a command on the other vCPUs and say who interrupts the isolated ones
     Observe(Box<ObserveArgs>),
+    /// Run a scenario, or read a result, and say who sent IPIs to whom, and why
+    Blame(Box<BlameArgs>),
     /// Build kernels with known bugs and see whether the checks notice
     Mutants(MutantsArgs),
     /// List the scenarios
@@ -180,6 +195,32 @@ pub(crate) struct ObserveArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_BLAME)]
+pub(crate) struct BlameArgs {
+    /// A scenario's name, the path of its .toml file, or the path of a result's .json file
+    pub(crate) what: String,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+    /// The IPIs to which vCPUs: isolated, all, or the number of one
+    #[arg(long, value_name = "VCPUS", default_value = "isolated", value_parser = targets)]
+    pub(crate) to: To,
+    /// Write the chains as folded stacks, which flame-graph tools read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) folded: Option<PathBuf>,
+}
+
+fn targets(word: &str) -> Result<To, &'static str> {
+    match word {
+        "isolated" => Ok(To::Isolated),
+        "all" => Ok(To::All),
+        number => {
+            let cpu = number.parse().map(To::One);
+            cpu.map_err(|_| "give `isolated`, `all` or the number of a vCPU")
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_MUTANTS)]
 pub(crate) struct MutantsArgs {
     /// Only these [default: all]
@@ -241,6 +282,9 @@ pub(crate) struct RunOptions {
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,
+    /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
+    #[arg(long)]
+    pub(crate) no_stacks: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

@@ -85,6 +85,19 @@ pub struct KnownFlag {
     pub offset: u64,
 }
 
+/// What KASLR adds to each address of the kernel with these symbols, whose IA32_LSTAR is `lstar`.
+///
+/// # Errors
+/// When the symbols are another kernel's, or there are none.
+pub fn slide(symbols: &Symbols, lstar: u64) -> Result<u64, LayoutError> {
+    let linked = address(symbols, "entry_SYSCALL_64")?;
+    let slide = lstar.wrapping_sub(linked);
+    if slide % SLIDE_ALIGN != 0 || slide >= SLIDE_MAX {
+        return Err(LayoutError::OtherKernel { lstar, linked });
+    }
+    Ok(slide)
+}
+
 /// Where things are in the kernel that runs. All addresses are those at run time.
 #[derive(Debug)]
 pub struct KernelLayout {
@@ -118,11 +131,7 @@ impl KernelLayout {
     /// # Errors
     /// When symbols are missing or another kernel's.
     pub fn from_parts(symbols: Symbols, sites: Sites, lstar: u64) -> Result<Self, LayoutError> {
-        let linked = address(&symbols, "entry_SYSCALL_64")?;
-        let slide = lstar.wrapping_sub(linked);
-        if slide % SLIDE_ALIGN != 0 || slide >= SLIDE_MAX {
-            return Err(LayoutError::OtherKernel { lstar, linked });
-        }
+        let slide = slide(&symbols, lstar)?;
         let symbols = symbols.with_slide(slide);
         let range = |start, end| -> Result<Range<u64>, LayoutError> {
             Ok(address(&symbols, start)?..address(&symbols, end)?)

@@ -26,7 +26,7 @@ pub mod shadow;
 
 pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
 pub use disassemble::{disassemble, length};
-pub use layout::{KernelLayout, LayoutError};
+pub use layout::{KernelLayout, LayoutError, slide};
 pub use listing::{Extent, listing};
 pub use nop::first_nop;
 pub use pending::Pending;

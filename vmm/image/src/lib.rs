@@ -1,7 +1,8 @@
 //! What a vmlinux says about the kernel that is running.
 //!
-//! What it does: gives names to addresses ([`Symbols`]), the bytes at a link address ([`Image`]) and
-//! the places that the kernel patches while it runs ([`Sites`]).
+//! What it does: gives names to addresses ([`Symbols`]), the bytes at a link address ([`Image`]), the
+//! places that the kernel patches while it runs ([`Sites`]) and how its stack frames are laid out
+//! ([`OrcTable`]); names and frames of a module, too ([`ModuleFile`]).
 //!
 //! What it does not do: load a kernel into a guest (`ipirig-machine` does), know where KASLR put it
 //! beyond adding what it is told, disassemble, or judge (`ipirig-entry` does).
@@ -12,10 +13,18 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod inlined;
+mod module;
+mod orc;
 mod sites;
 mod symbols;
 
 pub use image::{Image, ImageError};
+pub use inlined::Inlined;
+pub use module::{
+    LoadedModule, ModuleError, ModuleFile, STRUCT_MODULE_LIST, STRUCT_MODULE_NAME, SectionAddresses,
+};
+pub use orc::{OrcBase, OrcEntry, OrcError, OrcKind, OrcLayout, OrcTable};
 pub use sites::{Site, SiteKind, Sites, SitesError, Table};
 pub use symbols::{KERNEL_HALF, Resolved, Symbols, SymbolsError};
 

@@ -166,6 +166,22 @@ impl Symbols {
         Ok(table.finish())
     }
 
+    /// Functions known in another way than from a kernel's file: address, end of the section that
+    /// holds it, and name.
+    #[must_use]
+    pub fn from_functions<'a>(functions: impl IntoIterator<Item = (u64, u64, &'a str)>) -> Self {
+        let mut table = Table::default();
+        for (address, end, name) in functions {
+            let rank = Rank {
+                in_section: end > address,
+                typed: true,
+                global: false,
+            };
+            table.push(name, address, end.max(address), rank);
+        }
+        table.finish()
+    }
+
     /// The same symbols for a kernel that KASLR moved: each address grows by `slide`, modulo 2^64.
     #[must_use]
     pub fn with_slide(self, slide: u64) -> Self {

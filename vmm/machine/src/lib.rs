@@ -51,7 +51,7 @@ pub use host::{Host, HostError, HostFacts, ProbeResult, Virtualization};
 pub use ipirig_apic::Line;
 pub use machine::{Machine, MachineError, Wakeup};
 pub use memory::MemoryError;
-pub use observer::{AcceptedEvent, IpiEvent, Observer, WatchEvent};
+pub use observer::{AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, WatchEvent};
 pub use placement::{Placement, PlacementError};
 pub use probe::ProbeError;
 pub use report::{Counters, CrashReport, VcpuState};

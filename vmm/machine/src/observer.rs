@@ -4,10 +4,44 @@ use std::fmt;
 
 use ipirig_apic::{Accepted, Sent};
 
+/// The vCPU that sends an IPI, for as long as the event lasts. Each call costs at most a few ioctls;
+/// who asks nothing pays nothing.
+pub trait Sender: fmt::Debug {
+    /// The registers that say where it is and how it came there.
+    fn registers(&self) -> SenderRegisters;
+    /// Its page-table base, if KVM gives it.
+    fn cr3(&self) -> Option<u64>;
+    /// Reads memory at a virtual address, by its page tables; `false`, and anything in `buffer`, where
+    /// not all of it is mapped to RAM.
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
+}
+
+/// Those registers of a sender on which the layout of a kernel's stack may depend
+/// (arch/x86/include/asm/orc_types.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SenderRegisters {
+    /// RIP, as in [`IpiEvent::rip`].
+    pub rip: u64,
+    /// RSP.
+    pub rsp: u64,
+    /// RBP.
+    pub rbp: u64,
+    /// RAX.
+    pub rax: u64,
+    /// RDX.
+    pub rdx: u64,
+    /// RDI.
+    pub rdi: u64,
+    /// R10.
+    pub r10: u64,
+    /// R13.
+    pub r13: u64,
+}
+
 /// One ICR write that meant an IPI.
 #[derive(Clone, Debug)]
 pub struct IpiEvent {
-    /// When, in nanoseconds of [`crate::clock::now`].
+    /// When it was written, before anyone could take the IPI, in nanoseconds of [`crate::clock::now`].
     pub time_ns: u64,
     /// What it meant: vector, mode, source, targets, and what became of each.
     pub sent: Sent,
@@ -27,6 +61,8 @@ pub struct AcceptedEvent {
     pub accepted: Accepted,
     /// The privilege level it interrupted: 0 or 3. `None` where that was not asked (INIT, SIPI).
     pub cpl: Option<u8>,
+    /// Whether it was in HLT.
+    pub idle: bool,
 }
 
 /// A vCPU is about to execute an instruction that [`crate::Machine::watch`] named.
@@ -48,6 +84,10 @@ pub struct WatchEvent {
 pub trait Observer: Send + Sync + fmt::Debug {
     /// A vCPU wrote its ICR.
     fn ipi(&self, _event: &IpiEvent) {}
+    /// The same, with the vCPU that wrote it, to ask for more.
+    fn ipi_from(&self, event: &IpiEvent, _sender: &dyn Sender) {
+        self.ipi(event);
+    }
     /// A vCPU is about to take an interrupt.
     fn accepted(&self, _event: &AcceptedEvent) {}
     /// A vCPU reached an address that is watched.

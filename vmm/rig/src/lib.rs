@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod blame;
 pub mod cmdline;
 pub mod conductor;
@@ -26,6 +27,7 @@ pub mod render;
 pub mod result;
 pub mod run;
 pub mod scenario;
+pub mod stacks;
 pub mod suggest;
 pub mod suite;
 pub mod vectors;

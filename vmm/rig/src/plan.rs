@@ -36,6 +36,8 @@ pub struct Options {
     pub append: Option<String>,
     /// Deadline of each phase in seconds.
     pub timeout_s: Option<u64>,
+    /// Do not take the stacks of who sends IPIs.
+    pub no_stacks: bool,
 }
 
 /// What one run does.
@@ -55,6 +57,8 @@ pub struct Plan {
     pub append: Option<String>,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// Whether the stack of each sender of an IPI is taken.
+    pub stacks: bool,
 }
 
 /// How long each phase may take before the rig gives up and reports.
@@ -183,6 +187,7 @@ impl Plan {
             memory_mib,
             append: options.append,
             timeouts,
+            stacks: !options.no_stacks,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::attribution::Account;
 use crate::paint::Paint;
 use crate::result::{KernelInfo, RunResult, Vcpu};
 use crate::scenario::Scenario;
@@ -33,6 +34,14 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
     if !result.vcpus.is_empty() {
         line(&mut out, "");
         out += &table(&result.vcpus, paint);
+    }
+    let senders = Account::from(result).lines();
+    if !senders.is_empty() {
+        line(&mut out, "");
+        line(&mut out, paint.dim("IPIs to isolated vCPUs"));
+        for sender in senders {
+            line(&mut out, format!("  {sender}"));
+        }
     }
     if let Some(report) = &result.report {
         line(&mut out, "");

@@ -231,6 +231,7 @@ impl RunResult {
     #[must_use]
     pub(crate) fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
         self.vcpus = vcpus(plan, evidence);
+        self.blame.clone_from(&evidence.blame);
         self.timing.boot_s = Some(seconds(evidence.boot));
         self.timing.window_s = Some(seconds(evidence.window));
         if let Some(kernel) = &mut self.kernel {

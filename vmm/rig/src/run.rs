@@ -14,6 +14,7 @@ use crate::conductor::{self, Ended, Evidence, LayoutOf, Phase};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::stacks::Code;
 use crate::verdict::{Check, RUN, Verdict, judge};
 
 /// What a run needs besides a host.
@@ -117,7 +118,7 @@ pub(crate) fn on_machine<E>(
                 memory_mib: plan.memory_mib,
                 warnings: machine.placement().warnings.clone(),
             };
-            let outcome = start_and(&mut machine, &setup.kernel.kernel, &ledger, conduct);
+            let outcome = start_and(&mut machine, setup, &ledger, conduct);
             machine.stop();
             let mut result = conclude(outcome, kernel, &ledger)?;
             result.machine = Some(about);
@@ -134,7 +135,7 @@ pub(crate) fn on_machine<E>(
 
 fn start_and<E>(
     machine: &mut Machine,
-    kernel: &Path,
+    setup: &Setup,
     ledger: &Ledger,
     conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger) -> Result<E, Ended>,
 ) -> Result<E, Ended> {
@@ -143,7 +144,13 @@ fn start_and<E>(
         source: error.into(),
     })?;
     // While the guest boots, on a core that it may not need.
-    let image = Image::open(kernel);
+    let files = &setup.kernel;
+    let image = Image::open(&files.kernel);
+    if setup.plan.stacks {
+        ledger
+            .stacks()
+            .of(Code::read(&files.kernel, &files.initramfs));
+    }
     let layout = Box::new(move |lstar| {
         let image = image.map_err(|error| chain(&error))?;
         KernelLayout::new(image, lstar).map_err(|error| chain(&error))

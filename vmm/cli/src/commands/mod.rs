@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod blame;
 mod doctor;
 mod entry;
 mod guest;
@@ -20,6 +21,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
         Command::Observe(args) => observe::observe(*args),
+        Command::Blame(args) => blame::blame(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::List => list::list(),
         Command::Doctor => doctor::doctor(),

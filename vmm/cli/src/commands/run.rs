@@ -131,6 +131,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         own_kernel: args.kernel.is_some(),
         append: args.append.clone(),
         timeout_s: args.timeout,
+        no_stacks: args.no_stacks,
     }
 }
 

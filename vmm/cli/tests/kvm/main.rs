@@ -1,6 +1,7 @@
 //! Whole runs on real KVM. Where a machine cannot run, each test is listed as ignored with the
 //! reason; none passes unrun. Needs the reference guest, which the first run builds.
 
+mod blame;
 mod catalogue;
 mod entries;
 mod observe;
@@ -87,6 +88,20 @@ const ON_KVM: &[(&str, Test)] = &[
     (
         "a_stock_vunmap_storm_is_violated_with_an_ipi_a_round",
         || violated("vunmap-storm", 1),
+    ),
+    ("every_ipi_of_a_stock_static_key_flip_has_its_cause", || {
+        blame::every_ipi_has_its_cause("static-key-flip", "static key", "ipirig_flip [ipirig]")
+    }),
+    ("every_ipi_of_a_stock_vunmap_storm_has_its_cause", || {
+        blame::every_ipi_has_its_cause("vunmap-storm", "vunmap", "vm_unmap_aliases")
+    }),
+    (
+        "blame_tells_who_and_why_live_or_later",
+        blame::by_the_command,
+    ),
+    (
+        "without_stacks_nobody_is_blamed",
+        blame::nobody_without_stacks,
     ),
     ("a_kernel_that_panics_is_an_error_with_a_report", panics),
     ("an_initramfs_that_is_none_is_a_usage_error", bad_initramfs),

@@ -4,6 +4,7 @@ use ipirig_apic::{Action, Icr, Mode};
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
+use super::sender::SendingVcpu;
 use super::{ASSIST_FAILED, Annotate, Break, Vcpu, read_msr};
 use crate::assist::{Assist, Cpu, Handled};
 use crate::clock;
@@ -172,8 +173,9 @@ impl Vcpu {
     }
 
     fn send(&mut self, icr: Icr) -> Result<(), Break> {
-        let rip = self.regs()?.rip;
-        let observer = Annotate::new(self.fleet.observer.as_ref(), rip, None);
+        let regs = self.regs()?;
+        let sender = SendingVcpu::new(self.access(), regs);
+        let observer = Annotate::sending(self.fleet.observer.as_ref(), regs.rip, &sender);
         let sent = self.fleet.bus.send(self.cpu, icr, &observer);
         self.fleet.kick(sent.wake.without(self.cpu));
         Ok(())

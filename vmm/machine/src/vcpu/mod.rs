@@ -3,6 +3,7 @@
 mod debug;
 mod exits;
 mod recorder;
+mod sender;
 mod stops;
 
 use std::cell::Cell;
@@ -22,7 +23,7 @@ use crate::assist::{Assist, Cpu};
 use crate::boot;
 use crate::clock;
 use crate::fleet::{Fleet, Sample, Slot};
-use crate::observer::{AcceptedEvent, IpiEvent, Observer};
+use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
 use crate::report::{Counters, VcpuState};
 use crate::stop::StopReason;
 use crate::sys;
@@ -90,31 +91,46 @@ enum Break {
 #[derive(Debug)]
 struct Annotate<'a> {
     observer: &'a dyn Observer,
-    rip: u64,
+    /// When an IPI is sent, from where and by whom.
+    sending: Option<(u64, u64, &'a dyn Sender)>,
     cpl: Option<u8>,
+    idle: bool,
     /// Set when the timer's interrupt is accepted.
     tick: Cell<bool>,
 }
 
 impl<'a> Annotate<'a> {
-    fn new(observer: &'a dyn Observer, rip: u64, cpl: Option<u8>) -> Self {
+    /// For what a vCPU takes: the privilege level that it interrupts, and whether the vCPU is idle.
+    fn taking(observer: &'a dyn Observer, cpl: Option<u8>, idle: bool) -> Self {
         Self {
             observer,
-            rip,
+            sending: None,
             cpl,
+            idle,
             tick: Cell::new(false),
+        }
+    }
+
+    /// For what a vCPU sends now, at the instruction `rip`.
+    fn sending(observer: &'a dyn Observer, rip: u64, sender: &'a dyn Sender) -> Self {
+        Self {
+            sending: Some((clock::now(), rip, sender)),
+            ..Self::taking(observer, None, false)
         }
     }
 }
 
 impl ApicObserver for Annotate<'_> {
     fn ipi_sent(&self, sent: &Sent) {
-        let event = IpiEvent {
-            time_ns: clock::now(),
-            sent: *sent,
-            rip: self.rip,
+        let Some((time_ns, rip, sender)) = self.sending else {
+            return;
         };
-        self.observer.ipi(&event);
+        let event = IpiEvent {
+            time_ns,
+            sent: *sent,
+            rip,
+        };
+        self.observer.ipi_from(&event, sender);
     }
 
     fn interrupt_accepted(&self, cpu: usize, accepted: Accepted) {
@@ -125,6 +141,7 @@ impl ApicObserver for Annotate<'_> {
             cpu,
             accepted,
             cpl: self.cpl,
+            idle: self.idle,
         };
         self.observer.accepted(&event);
     }
@@ -212,6 +229,7 @@ impl Vcpu {
             });
             return Ok(());
         }
+        let idle = self.halted;
         if self.halted {
             let open = self.fd.get_kvm_run().if_flag != 0;
             let wakes = |work: Work| work.nmi || work.init || (open && work.interrupt.is_some());
@@ -225,9 +243,9 @@ impl Vcpu {
             self.fd.get_kvm_run().request_interrupt_window = 0;
         } else {
             if work.nmi {
-                self.inject_nmi()?;
+                self.inject_nmi(idle)?;
             }
-            self.inject(work.interrupt, now)?;
+            self.inject(work.interrupt, now, idle && !work.nmi)?;
         }
         // Once it has passed and must wait, the next look is when it need not any more. By the true
         // time: `now` is before every deadline that waits.
@@ -276,7 +294,7 @@ impl Vcpu {
     /// INIT and SIPI (SDM vol. 3, 9.4 and 11.6.1).
     fn take_reset(&mut self, work: Work) -> Result<(), Break> {
         let fleet = Arc::clone(&self.fleet);
-        let observer = Annotate::new(fleet.observer.as_ref(), 0, None);
+        let observer = Annotate::taking(fleet.observer.as_ref(), None, false);
         if work.init {
             if self.cpu == 0 {
                 // The boot CPU would start at the firmware's reset vector; there is no firmware.
@@ -309,19 +327,19 @@ impl Vcpu {
         self.fd.set_kvm_immediate_exit(0);
     }
 
-    fn inject_nmi(&mut self) -> Result<(), Break> {
+    fn inject_nmi(&mut self, idle: bool) -> Result<(), Break> {
         let cpl = self.cpl()?;
         self.expect_nmi()?;
         self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
         self.counters.nmis += 1;
-        let observer = Annotate::new(self.fleet.observer.as_ref(), 0, Some(cpl));
+        let observer = Annotate::taking(self.fleet.observer.as_ref(), Some(cpl), idle);
         self.apic.accept_nmi(&observer);
         Ok(())
     }
 
     /// Injects `interrupt` if the guest can take one now, and asks for an exit at the moment it
-    /// can if there is more to come.
-    fn inject(&mut self, interrupt: Option<u8>, now: u64) -> Result<(), Break> {
+    /// can if there is more to come. `idle`: it comes out of HLT for this.
+    fn inject(&mut self, interrupt: Option<u8>, now: u64, idle: bool) -> Result<(), Break> {
         let run = self.fd.get_kvm_run();
         let Some(vector) = interrupt else {
             run.request_interrupt_window = 0;
@@ -335,7 +353,7 @@ impl Vcpu {
         self.expect_vector(vector)?;
         sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
         self.counters.injected += 1;
-        let observer = Annotate::new(self.fleet.observer.as_ref(), 0, Some(cpl));
+        let observer = Annotate::taking(self.fleet.observer.as_ref(), Some(cpl), idle);
         self.apic.accept_interrupt(vector, &observer);
         if observer.tick.get() {
             self.last_tick = clock::now();

@@ -67,6 +67,12 @@ impl Guest {
     }
 
     pub(crate) fn start(self) -> Running {
+        let seen = Arc::new(Recorder::default());
+        self.start_with(Arc::clone(&seen) as _).seen_by(seen)
+    }
+
+    /// The same with an observer of the test's own; nothing else is kept of what happens.
+    pub(crate) fn start_with(self, observer: Arc<dyn Observer>) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, bytes: &[u8]| -> PathBuf {
             let path = dir.path().join(name);
@@ -91,14 +97,13 @@ impl Guest {
             pin: None,
             console: ConsoleSinks::default(),
         };
-        let seen = Arc::new(Recorder::default());
         let host = Host::probe().unwrap();
-        let mut machine = Machine::new(&host, &config, Arc::clone(&seen) as _).unwrap();
+        let mut machine = Machine::new(&host, &config, observer).unwrap();
         assert_eq!(machine.x2apic(), self.apic != ApicMode::Xapic);
         machine.start().unwrap();
         Running {
             machine,
-            seen,
+            seen: Arc::default(),
             _dir: dir,
         }
     }
@@ -112,6 +117,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    fn seen_by(self, seen: Arc<Recorder>) -> Self {
+        Self { seen, ..self }
+    }
+
     /// What the guest does next: rings, or ends.
     pub(crate) fn next(&mut self) -> Wakeup {
         match self.machine.wait(Instant::now() + PATIENCE).unwrap() {

@@ -21,6 +21,7 @@ mod ipis;
 mod looking;
 mod priority;
 mod recording;
+mod senders;
 mod startup;
 mod timer;
 
@@ -58,6 +59,13 @@ impl Suite {
     fn x2apic(&mut self, name: &str, test: fn()) {
         let reason = self.no_kvm.clone().or_else(|| self.no_x2apic.clone());
         self.add(format!("x2apic::{name}"), reason, test);
+    }
+
+    /// A measurement of x2APIC: run only when asked for, by `--ignored` and its name.
+    fn measurement(&mut self, name: &str, test: fn()) {
+        let reason = self.no_kvm.clone().or_else(|| self.no_x2apic.clone());
+        let reason = reason.unwrap_or_else(|| "measures, judges nothing".to_owned());
+        self.add(name.to_owned(), Some(reason), test);
     }
 
     /// A test that steps the guest's kernel.
@@ -115,6 +123,7 @@ fn main() -> ExitCode {
     looking::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
+    senders::list(&mut suite);
     startup::list(&mut suite);
     timer::list(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit_code()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipirig_abi::Order;
 use ipirig_entry::{KernelLayout, Record};
 
+use crate::blame::Blame;
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::Snapshot;
 use crate::ledger::changes::Changed;
@@ -32,6 +33,8 @@ pub struct Evidence {
     pub ledger_before: Snapshot,
     /// The ledger just after the second one.
     pub ledger: Snapshot,
+    /// Who sent the IPIs of the windows, and why; empty if no stacks were taken.
+    pub blame: Vec<Blame>,
     /// Where things are in the kernel, or why that is not known and no entry can be judged.
     pub layout: Result<Arc<KernelLayout>, String>,
     /// The windows, one for each way into the kernel.

@@ -239,6 +239,7 @@ impl<'a> Fake<'a> {
             kind,
             ipi,
             user,
+            idle: false,
         });
     }
 
@@ -252,6 +253,7 @@ impl<'a> Fake<'a> {
             coalesced: 0,
             undeliverable: cpus.is_empty(),
             rip: 0xffff_ffff_8100_0000,
+            chain: None,
         });
         for &cpu in cpus {
             let user = user && !self.staying.borrow().contains(&cpu);

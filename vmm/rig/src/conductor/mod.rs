@@ -276,6 +276,11 @@ impl<'a> Conductor<'a> {
         let boot = started.elapsed();
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
+        if self.ledger.stacks().wanted() {
+            let cpu = self.isolated.first().copied().unwrap_or_default();
+            let lstar = self.machine(|guest| guest.lstar(cpu))?;
+            self.ledger.stacks().begin(lstar);
+        }
         let layout = self.layout(layout)?;
         if self.plan.scenario.storm.pokes_entry_text() {
             self.prepare_entry_text_poke(&layout)?;
@@ -314,6 +319,7 @@ impl<'a> Conductor<'a> {
             after,
             ledger_before: booted.ledger_before,
             ledger,
+            blame: self.ledger.blame(),
             layout: booted.layout,
             windows,
         })

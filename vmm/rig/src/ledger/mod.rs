@@ -15,12 +15,15 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
 
 pub use details::{Detail, Details};
 
 use changes::Changes;
-use ipirig_machine::WatchEvent;
+use ipirig_machine::{WatchEvent, clock};
 
+use crate::blame::Blame;
+use crate::stacks::Stacks;
 use crate::vectors::Kind;
 
 /// Details kept of one window. A storm of ten thousand operations on three vCPUs fits several
@@ -44,6 +47,8 @@ pub struct Write {
     pub undeliverable: bool,
     /// The instruction that wrote.
     pub rip: u64,
+    /// The number of the calls that led to it, among those of its sender; see [`Stacks`].
+    pub chain: Option<u32>,
 }
 
 /// One interrupt that a vCPU took.
@@ -59,6 +64,8 @@ pub struct Delivery {
     pub ipi: bool,
     /// Whether it interrupted user space.
     pub user: bool,
+    /// Whether it ended a HLT.
+    pub idle: bool,
 }
 
 /// The record of one run.
@@ -69,6 +76,10 @@ pub struct Ledger {
     details: Details,
     /// What the kernel changed in the window.
     changes: Changes,
+    /// The calls that led to IPIs of the window.
+    stacks: Stacks,
+    /// When each window opened, in nanoseconds of the machine's clock.
+    opened: Mutex<Vec<u64>>,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
 }
@@ -166,7 +177,7 @@ impl CpuRecord {
 pub struct Snapshot {
     /// By vCPU number.
     pub cpus: Vec<CpuRecord>,
-    /// Details that did not fit.
+    /// Details and call chains that did not fit.
     pub dropped: u64,
     /// Events that named a vCPU which does not exist.
     pub strangers: u64,
@@ -187,29 +198,53 @@ impl Ledger {
             delivered: zeroes(Kind::COUNT),
             other: zeroes(Kind::COUNT),
         };
+        let cpus: Box<[Cpu]> = (0..cpus)
+            .map(|_| Cpu {
+                outside: cells(),
+                window: cells(),
+                activity: AtomicU64::new(0),
+            })
+            .collect();
         Self {
-            cpus: (0..cpus)
-                .map(|_| Cpu {
-                    outside: cells(),
-                    window: cells(),
-                    activity: AtomicU64::new(0),
-                })
-                .collect(),
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
             changes: Changes::default(),
+            stacks: Stacks::new(cpus.len()),
+            cpus,
+            opened: Mutex::default(),
             strangers: AtomicU64::new(0),
         }
     }
 
     /// Opens the window: what is recorded from here on counts as inside.
     pub fn open_window(&self) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.push(clock::now());
         self.phase.store(INSIDE, SeqCst);
     }
 
     /// Closes the window.
     pub fn close_window(&self) {
         self.phase.store(AFTER, SeqCst);
+    }
+
+    /// Whether the window is open.
+    #[must_use]
+    pub fn inside(&self) -> bool {
+        self.phase.load(SeqCst) == INSIDE
+    }
+
+    /// The calls that led to the IPIs of the window.
+    #[must_use]
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
+    }
+
+    /// Who sent the IPIs of all windows, and why, most sends first. Empty if no stacks were taken.
+    #[must_use]
+    pub fn blame(&self) -> Vec<Blame> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stacks.account(&self.details, &opened)
     }
 
     /// Records an ICR write.
@@ -297,7 +332,7 @@ impl Ledger {
                     window: cpu.window.tally(),
                 })
                 .collect(),
-            dropped: self.details.dropped(),
+            dropped: self.details.dropped() + self.stacks.dropped(),
             strangers: self.strangers.load(Relaxed),
         }
     }
@@ -362,6 +397,6 @@ fn bump(cells: &[AtomicU64], index: usize) {
 }
 
 /// The numbers of the bits that are set.
-fn bits(mask: u64) -> impl Iterator<Item = usize> {
+pub(crate) fn bits(mask: u64) -> impl Iterator<Item = usize> {
     (0..64).filter(move |bit| mask & (1 << bit) != 0)
 }

@@ -1,13 +1,49 @@
 //! The ledger as the machine's observer: from the APIC's words to the ledger's.
 
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
-use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, WatchEvent};
+use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, Sender, WatchEvent};
 
 use super::{Delivery, Ledger, Write};
 use crate::vectors::Kind;
 
 impl Observer for Ledger {
     fn ipi(&self, event: &IpiEvent) {
+        self.ipi_with(event, None);
+    }
+
+    fn ipi_from(&self, event: &IpiEvent, sender: &dyn Sender) {
+        let cpu = event.sent.ipi.source;
+        let chain = if self.inside() {
+            self.stacks().number(cpu, sender)
+        } else {
+            None
+        };
+        self.ipi_with(event, chain);
+    }
+
+    fn accepted(&self, event: &AcceptedEvent) {
+        self.delivery(&Delivery {
+            time_ns: event.time_ns,
+            cpu: event.cpu,
+            kind: match event.accepted.kind {
+                AcceptedKind::Fixed(vector) => Kind::Vector(vector),
+                AcceptedKind::Nmi => Kind::Nmi,
+                AcceptedKind::Init => Kind::Init,
+                AcceptedKind::Startup(_) => Kind::Startup,
+            },
+            ipi: event.accepted.origin == Origin::Ipi,
+            user: event.cpl == Some(3),
+            idle: event.idle,
+        });
+    }
+
+    fn watched(&self, event: &WatchEvent) {
+        self.reached(event);
+    }
+}
+
+impl Ledger {
+    fn ipi_with(&self, event: &IpiEvent, chain: Option<u32>) {
         let ipi = &event.sent.ipi;
         let kind = match ipi.mode {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => Kind::Vector(ipi.vector),
@@ -25,26 +61,8 @@ impl Observer for Ledger {
             coalesced: mask(event.sent.coalesced.iter()),
             undeliverable: ipi.undeliverable,
             rip: event.rip,
+            chain,
         });
-    }
-
-    fn accepted(&self, event: &AcceptedEvent) {
-        self.delivery(&Delivery {
-            time_ns: event.time_ns,
-            cpu: event.cpu,
-            kind: match event.accepted.kind {
-                AcceptedKind::Fixed(vector) => Kind::Vector(vector),
-                AcceptedKind::Nmi => Kind::Nmi,
-                AcceptedKind::Init => Kind::Init,
-                AcceptedKind::Startup(_) => Kind::Startup,
-            },
-            ipi: event.accepted.origin == Origin::Ipi,
-            user: event.cpl == Some(3),
-        });
-    }
-
-    fn watched(&self, event: &WatchEvent) {
-        self.reached(event);
     }
 }
 
@@ -94,6 +112,7 @@ mod tests {
             cpu: 2,
             accepted,
             cpl: Some(3),
+            idle: false,
         });
         let timer = Accepted {
             kind: AcceptedKind::Fixed(0xec),
@@ -105,6 +124,7 @@ mod tests {
             cpu: 2,
             accepted: timer,
             cpl: Some(0),
+            idle: false,
         });
 
         let call = BTreeMap::from([(Kind::Vector(0xfc), 1)]);

@@ -13,6 +13,7 @@ fn write(source: usize, targets: u64) -> Write {
         coalesced: 0,
         undeliverable: targets == 0,
         rip: 0,
+        chain: None,
     }
 }
 
@@ -52,6 +53,7 @@ fn vcpus_that_do_not_exist_are_strangers() {
         kind: Kind::Nmi,
         ipi: true,
         user: false,
+        idle: false,
     });
     assert_eq!(ledger.snapshot().strangers, 3);
 }
@@ -108,6 +110,7 @@ fn step() -> impl Strategy<Value = Step> {
                 coalesced,
                 undeliverable,
                 rip: 2,
+                chain: None,
             })
         },
     );
@@ -119,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
                 kind,
                 ipi,
                 user,
+                idle: false,
             })
         });
     prop_oneof![1 => Just(Step::Open), 1 => Just(Step::Close), 6 => write, 6 => delivery]

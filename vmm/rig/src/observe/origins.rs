@@ -7,7 +7,7 @@ use ipirig_image::Symbols;
 use serde::Serialize;
 
 use crate::blame::Taken;
-use crate::ledger::{Detail, Write};
+use crate::ledger::{Delivery, Detail, Write, bits};
 use crate::vectors::Kind;
 
 /// IPIs that were sent to isolated vCPUs by one vCPU, of one kind, at one instruction.
@@ -70,11 +70,7 @@ pub(super) fn origins<'a>(
             Detail::Delivery(delivery) if delivery.ipi => {
                 let place = pending.remove(&(delivery.cpu, delivery.kind));
                 if let Some((_, _, taken)) = place.and_then(|place| found.get_mut(place)) {
-                    if delivery.user {
-                        taken.user += 1;
-                    } else {
-                        taken.kernel += 1;
-                    }
+                    count(taken, delivery);
                 }
             }
             Detail::Delivery(_) => {}
@@ -100,6 +96,16 @@ pub(super) fn origins<'a>(
     origins
 }
 
+/// Counts a delivery by what it interrupted.
+pub(super) fn count(taken: &mut Taken, delivery: &Delivery) {
+    let counter = match (delivery.user, delivery.idle) {
+        (true, _) => &mut taken.user,
+        (false, true) => &mut taken.idle,
+        (false, false) => &mut taken.kernel,
+    };
+    *counter += 1;
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     kind: Kind,
@@ -108,16 +114,12 @@ struct Key {
 }
 
 fn targets(write: &Write, cpu: usize) -> bool {
-    let bit = u32::try_from(cpu)
-        .ok()
-        .and_then(|cpu| 1_u64.checked_shl(cpu));
-    bit.is_some_and(|bit| write.targets & bit != 0)
+    bits(write.targets).any(|target| target == cpu)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Delivery;
 
     fn write(source: usize, vector: u8, targets: u64, rip: u64) -> Detail {
         Detail::Write(Write {
@@ -128,6 +130,7 @@ mod tests {
             coalesced: 0,
             undeliverable: false,
             rip,
+            chain: None,
         })
     }
 
@@ -138,6 +141,7 @@ mod tests {
             kind: Kind::Vector(vector),
             ipi,
             user,
+            idle: false,
         })
     }
 

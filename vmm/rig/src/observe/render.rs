@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::origins::Origin;
 use super::report::{CommandReport, Observation, Report, Visited};
-use crate::blame::{Blame, Deferrable, Frame, Taken};
+use crate::attribution::{Account, To};
+use crate::blame::Taken;
 use crate::paint::Paint;
 use crate::render::{counts, describe, line};
 use crate::result::RunResult;
@@ -12,10 +14,8 @@ use crate::verdict::{ISOLATED_IPIS, Verdict};
 
 /// Lines of the command's output that are shown: the first ones.
 const OUTPUT_LINES: usize = 40;
-/// Rows of a table of causes that are shown: the first ones.
+/// Rows of the table of senders that are shown: the first ones.
 const ROWS: usize = 30;
-/// Functions of a call chain that are shown: the innermost ones.
-const FRAMES: usize = 12;
 
 /// The whole report, with a newline at its end.
 #[must_use]
@@ -74,33 +74,10 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
     table(out, paint, head, rows, &[0]);
 
     line(out, "");
-    let (head, rows): (_, Vec<Row>) = if run.blame.is_empty() {
-        let head = ["sends", "kind", "from", "at", "", "taken in"];
-        (
-            head,
-            observation
-                .origins
-                .iter()
-                .map(|it| Row::of_origin(run, it))
-                .collect(),
-        )
+    if run.blame.is_empty() {
+        origins(out, run, observation, paint);
     } else {
-        let isolated: Vec<usize> = observation.isolated.iter().map(|it| it.id).collect();
-        let mut rows: Vec<Row> = run
-            .blame
-            .iter()
-            .filter_map(|it| Row::of_blame(run, it, &isolated))
-            .collect();
-        rows.sort_by_key(|row| std::cmp::Reverse(row.sends));
-        (
-            ["sends", "kind", "from", "cause", "deferrable", "taken in"],
-            rows,
-        )
-    };
-    if rows.is_empty() {
-        line(out, "no IPI was sent to an isolated vCPU");
-    } else {
-        causes(out, paint, head, &rows);
+        *out += &Account::from(run).table(To::Isolated, paint);
     }
     printed(out, &observation.command, paint);
 }
@@ -115,88 +92,32 @@ fn visited(visited: &Visited) -> [String; 5] {
     ]
 }
 
-/// A line of the table of causes, and what is said below it.
-struct Row {
-    sends: u64,
-    cells: [String; 6],
-    chain: String,
-}
-
-impl Row {
-    fn new(run: &RunResult, of: (&str, usize), sends: u64, why: [String; 2], taken: Taken) -> Self {
-        let (kind, source) = of;
-        let role = run.vcpus.get(source).map_or("", |vcpu| vcpu.role);
-        let [cause, deferrable] = why;
-        Self {
-            sends,
-            cells: [
-                sends.to_string(),
-                kind.to_owned(),
-                format!("vCPU {source} {role}"),
-                cause,
-                deferrable,
-                places(taken),
-            ],
-            chain: String::new(),
-        }
+/// What the ledger alone tells of the senders: call chains were not taken.
+fn origins(out: &mut String, run: &RunResult, observation: &Observation, paint: Paint) {
+    if observation.origins.is_empty() {
+        line(out, "no IPI was sent to an isolated vCPU");
+        return;
     }
-
-    fn of_origin(run: &RunResult, origin: &super::Origin) -> Self {
-        let sends = origin.targets.values().sum();
+    let row = |origin: &Origin| {
+        let sends: u64 = origin.targets.values().sum();
+        let role = run.vcpus.get(origin.source).map_or("", |vcpu| vcpu.role);
         let place = origin.function.clone();
-        let place = place.unwrap_or_else(|| format!("{:#x}", origin.address));
-        let of = (&origin.kind[..], origin.source);
-        Self::new(run, of, sends, [place, String::new()], origin.taken)
-    }
-
-    /// `None`: it is about housekeeping vCPUs only.
-    fn of_blame(run: &RunResult, blame: &Blame, isolated: &[usize]) -> Option<Self> {
-        let sends: u64 = isolated
-            .iter()
-            .filter_map(|cpu| blame.targets.get(cpu))
-            .sum();
-        let deferrable = match blame.deferrable {
-            Deferrable::Yes => "yes",
-            Deferrable::No => "no",
-            Deferrable::Omit => "omit",
-            Deferrable::Unknown => "unknown",
-        };
-        let of = (&blame.kind[..], blame.source);
-        let why = [blame.cause.clone(), deferrable.to_owned()];
-        let row = Self {
-            chain: chain(&blame.chain),
-            ..Self::new(run, of, sends, why, blame.taken)
-        };
-        (sends > 0).then_some(row)
-    }
-}
-
-/// `smp_call_function_many_cond < on_each_cpu_cond_mask < text_poke_sync`, innermost first.
-fn chain(frames: &[Frame]) -> String {
-    let names: Vec<String> = frames
-        .iter()
-        .take(FRAMES)
-        .map(|frame| {
-            let name = frame.function.clone();
-            name.unwrap_or_else(|| format!("{:#x}", frame.address))
-        })
-        .collect();
-    let more = if frames.len() > FRAMES { " < ..." } else { "" };
-    format!("{}{more}", names.join(" < "))
-}
-
-fn causes(out: &mut String, paint: Paint, head: [&str; 6], rows: &[Row]) {
-    let cells = rows.iter().take(ROWS).map(|row| row.cells.clone());
-    let lines = columns(head, cells.collect(), &[0]);
-    let mut lines = lines.into_iter();
+        [
+            sends.to_string(),
+            origin.kind.clone(),
+            format!("vCPU {} {role}", origin.source),
+            place.unwrap_or_else(|| format!("{:#x}", origin.address)),
+            places(origin.taken),
+        ]
+    };
+    let rows = observation.origins.iter().take(ROWS).map(row).collect();
+    let mut lines = columns(["sends", "kind", "from", "at", "taken in"], rows, &[0]).into_iter();
     line(out, paint.dim(lines.next().unwrap_or_default()));
-    for (text, row) in lines.zip(rows) {
+    for text in lines {
         line(out, text);
-        if !row.chain.is_empty() {
-            line(out, paint.dim(format!("       {}", row.chain)));
-        }
     }
-    if let Some(more) = rows.len().checked_sub(ROWS).filter(|more| *more > 0) {
+    let more = observation.origins.len().saturating_sub(ROWS);
+    if more > 0 {
         line(out, format!("       and {more} more"));
     }
 }

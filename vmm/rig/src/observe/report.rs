@@ -6,7 +6,7 @@ use ipirig_abi::{Ending, Role};
 use ipirig_machine::StopReason;
 use serde::Serialize;
 
-use super::origins::{Origin, origins};
+use super::origins::{Origin, count, origins};
 use super::{Wishes, judge};
 use crate::blame::Taken;
 use crate::conductor::{Ended, Observed};
@@ -176,11 +176,7 @@ fn visited(cpu: usize, observed: &Observed, ledger: &Ledger) -> Visited {
         if delivery.cpu != cpu {
             continue;
         }
-        if delivery.user {
-            taken.user += 1;
-        } else {
-            taken.kernel += 1;
-        }
+        count(&mut taken, delivery);
         longest = longest.max(delivery.time_ns.saturating_sub(last));
         last = last.max(delivery.time_ns);
     }

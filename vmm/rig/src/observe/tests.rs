@@ -253,8 +253,8 @@ Linux 6.12.1-fake (k), x2apic
 vCPU  IPIs             other interrupts  taken in  longest time alone
    2  3 call-function  1 local-timer     user 4    0.250 s
 
-sends  kind           from            at                   taken in
-    3  call-function  vCPU 0 control  _stext+0x0/0x1000    user 3
+sends  kind           from            at                 taken in
+    3  call-function  vCPU 0 control  _stext+0x0/0x1000  user 3
 
 the command printed
   | hello
@@ -300,9 +300,10 @@ fn what_is_known_of_causes_takes_the_place_of_addresses() {
     ];
     let text = render(&report, Paint::PLAIN);
     let table = "\
-sends  kind           from            cause       deferrable  taken in
-    3  call-function  vCPU 0 control  static key  yes         user 3, kernel 1
-       smp_call_function_many_cond < text_poke_sync
+observe: 3 IPIs to isolated vCPUs, by cause
+
+      3  static key, deferrable
+      3    call-function from vCPU 0: text_poke_sync
 ";
     assert!(text.contains(table), "{text}");
     assert!(!text.contains("housekeeping only"));

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use ipirig_abi::Role;
 
 use super::{Check, ISOLATED_IPIS, Verdict, worst};
+use crate::attribution::Account;
 use crate::conductor::Evidence;
 use crate::ledger::Tally;
 use crate::plan::Plan;
@@ -26,7 +27,7 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
         let window = &record.window;
         let words = match window.ipis_targeted() {
             0 => "no IPI".to_owned(),
-            _ => describe(plan, evidence, window),
+            _ => describe(plan, evidence, cpu, window),
         };
         let (status, words) = match plan.scenario.expect.isolated {
             IsolatedIpis::AtMost(most) => at_most(most, window, words),
@@ -71,17 +72,20 @@ fn at_least(least: u64, window: &Tally, words: &str) -> (Verdict, String) {
     )
 }
 
-/// `303 IPIs (call-function 303) from vCPU 0, 3.00 per operation`
-fn describe(plan: &Plan, evidence: &Evidence, window: &Tally) -> String {
+/// `303 IPIs (call-function 303) from vCPU 0, 3.00 per operation`, and their causes where stacks
+/// were taken.
+fn describe(plan: &Plan, evidence: &Evidence, cpu: usize, window: &Tally) -> String {
     let sent = window.ipis_targeted();
     let operations = plan.scenario.storm.operations() * evidence.windows.len().max(1) as u64;
     let sources: Vec<String> = window.targeted_by.keys().map(ToString::to_string).collect();
     // Counts of IPIs stay far below 2^53.
     let rate = sent as f64 / operations.max(1) as f64;
+    let why = Account::summary(&evidence.blame, cpu).map(|causes| format!(": {causes}"));
     format!(
-        "{sent} IPIs ({}) from vCPU {}, {rate:.2} per operation",
+        "{sent} IPIs ({}) from vCPU {}, {rate:.2} per operation{}",
         list(&window.targeted),
-        sources.join(", ")
+        sources.join(", "),
+        why.unwrap_or_default()
     )
 }
 

@@ -1,0 +1,185 @@
+//! The table that comes with the crate, and tables that are wrong.
+
+use super::*;
+
+fn cause(functions: &[&str]) -> (String, Deferrable) {
+    let causes = Causes::built_in().unwrap();
+    let cause = causes.of(functions.iter().copied());
+    (cause.name.to_owned(), cause.deferrable)
+}
+
+#[test]
+fn chains_as_kernels_have_them_get_their_cause() {
+    use Deferrable::{No, Omit, Unknown, Yes};
+    for (chain, name, deferrable) in [
+        (
+            // 6.12, one flip.
+            "x2apic_send_IPI_allbutself native_send_call_func_ipi smp_call_function_many_cond \
+             on_each_cpu_cond_mask text_poke_bp_batch text_poke_finish \
+             arch_jump_label_transform_apply __jump_label_update jump_label_update \
+             static_key_enable_cpuslocked static_key_enable ipirig_flip",
+            "static key",
+            Yes,
+        ),
+        (
+            // 7.2, which has other names.
+            "smp_call_function_many_cond on_each_cpu_cond_mask smp_text_poke_batch_finish \
+             arch_jump_label_transform_apply jump_label_update",
+            "static key",
+            Yes,
+        ),
+        (
+            "on_each_cpu_cond_mask text_poke_bp_batch text_poke_bp __static_call_transform \
+             arch_static_call_transform __static_call_update",
+            "static call",
+            Yes,
+        ),
+        (
+            "on_each_cpu_cond_mask smp_text_poke_sync_each_cpu int3_update_optimize swbp_optimize \
+             arch_uprobe_optimize",
+            "uprobe",
+            No,
+        ),
+        (
+            "on_each_cpu_cond_mask text_poke_bp_batch text_poke_finish \
+             arch_jump_label_transform_apply ipirig_flip_noinstr",
+            "text patching in noinstr or entry text",
+            No,
+        ),
+        (
+            "on_each_cpu_cond_mask text_poke_bp_batch something_new",
+            "text patching",
+            Yes,
+        ),
+        (
+            "on_each_cpu_cond_mask flush_tlb_kernel_range __purge_vmap_area_lazy _vm_unmap_aliases",
+            "vunmap",
+            Yes,
+        ),
+        (
+            // Changing page attributes purges what is lazily unmapped: that part may wait.
+            "on_each_cpu_cond_mask flush_tlb_kernel_range __purge_vmap_area_lazy \
+             _vm_unmap_aliases vm_unmap_aliases change_page_attr_set_clr set_memory_ro",
+            "vunmap",
+            Yes,
+        ),
+        (
+            "on_each_cpu_cond_mask flush_tlb_all __change_page_attr_set_clr \
+             change_page_attr_set_clr set_memory_uc",
+            "page attributes",
+            No,
+        ),
+        (
+            "on_each_cpu_cond_mask flush_tlb_kernel_range pmd_free_pte_page vmap_range_noflush",
+            "page-table free",
+            No,
+        ),
+        (
+            "on_each_cpu_cond_mask tlb_remove_table_sync_one collapse_huge_page",
+            "GUP sync",
+            Omit,
+        ),
+        (
+            "native_smp_send_reschedule try_to_wake_up swake_up_one rcu_gp_fqs_loop",
+            "RCU",
+            No,
+        ),
+        (
+            "native_smp_send_reschedule ttwu_queue_wakelist try_to_wake_up",
+            "wake-up",
+            No,
+        ),
+        (
+            "irq_work_queue_on tick_nohz_full_kick_cpu wake_up_nohz_cpu",
+            "tick kick",
+            No,
+        ),
+        (
+            "native_smp_send_reschedule kick_process signal_wake_up_state",
+            "signal",
+            No,
+        ),
+        ("x2apic_send_IPI", "unknown", Unknown),
+        ("", "unknown", Unknown),
+    ] {
+        let functions: Vec<&str> = chain.split_whitespace().collect();
+        assert_eq!(cause(&functions), (name.to_owned(), deferrable), "{chain}");
+    }
+}
+
+#[test]
+fn what_a_compiler_adds_to_a_name_makes_no_difference() {
+    let chain = [
+        "text_poke_bp_batch.isra.0",
+        "__jump_label_update.part.0.cold",
+    ];
+    assert_eq!(cause(&chain), ("static key".to_owned(), Deferrable::Yes));
+    for (name, base) in [("a.cold", "a"), ("a", "a"), (".a", ".a"), ("", "")] {
+        assert_eq!(base_name(name), base);
+    }
+}
+
+#[test]
+fn under_is_further_out_only() {
+    let inside_out = ["jump_label_update", "text_poke_bp_batch"];
+    assert_eq!(
+        cause(&inside_out),
+        ("text patching".to_owned(), Deferrable::Yes)
+    );
+}
+
+#[test]
+fn plumbing_and_entry_say_nothing_of_the_reason() {
+    let causes = Causes::built_in().unwrap();
+    for name in causes.plumbing.iter().chain(&causes.entry) {
+        let (cause, _) = cause(&[name.as_str()]);
+        // Scheduling and irq_work have nothing further in.
+        assert!(
+            ["unknown", "reschedule", "irq_work"].contains(&cause.as_str()),
+            "{name}: {cause}"
+        );
+    }
+    assert!(causes.is_plumbing("x2apic_send_IPI") && !causes.is_plumbing("vfree"));
+    assert!(causes.is_entry("do_syscall_64") && !causes.is_entry("vfree"));
+}
+
+#[test]
+fn tables_that_contradict_themselves_are_refused() {
+    let table = |rules: &str| {
+        let text = format!("plumbing = []\nentry = []\n{rules}");
+        Causes::parse(&text).unwrap_err().to_string()
+    };
+    let rule = |name: &str, deferrable: &str, rest: &str| {
+        format!("[[cause]]\nname = \"{name}\"\ndeferrable = \"{deferrable}\"\n{rest}\n")
+    };
+    let wrong = |what: &str| format!("the table of causes is wrong: {what}");
+    assert_eq!(
+        table(&rule("a", "yes", "at = []")),
+        wrong("`a` has no function")
+    );
+    assert_eq!(
+        table(&rule("unknown", "yes", "at = [\"f\"]")),
+        wrong("`unknown` is no name of a cause")
+    );
+    assert_eq!(
+        table(&rule("a", "yes", "at = [\"f.isra.0\"]")),
+        wrong("`a` names f.isra.0, which has a compiler's suffix")
+    );
+    let (yes, no) = (
+        rule("a", "yes", "at = [\"f\"]"),
+        rule("a", "no", "at = [\"g\"]"),
+    );
+    assert_eq!(
+        table(&format!("{yes}{no}")),
+        wrong("`a` is deferrable in one rule and not in another")
+    );
+    let other = rule("b", "no", "at = [\"f\"]\nunder = [\"g\"]");
+    assert_eq!(
+        table(&format!("{yes}{other}")),
+        wrong("`b` is never reached, after `a`")
+    );
+    assert_eq!(
+        table(&rule("a", "perhaps", "at = [\"f\"]")),
+        "the table of causes is damaged"
+    );
+}

@@ -1,0 +1,90 @@
+//! `ipirig blame`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, ensure};
+use ipirig_rig::attribution::Account;
+use ipirig_rig::exit::Code;
+use ipirig_rig::render::render;
+use ipirig_rig::result::{RunResult, SCHEMA_VERSION};
+use ipirig_rig::scenario::Scenario;
+use ipirig_rig::verdict::Verdict;
+
+use super::run::perform;
+use crate::args::{BlameArgs, RunOptions};
+use crate::failure::Failure;
+use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+
+/// Most bytes of a result that is read.
+const MAX_RESULT: u64 = 256 << 20;
+
+pub(crate) fn blame(args: BlameArgs) -> Result<Code, Failure> {
+    if let Some(path) = &args.folded {
+        check_writable(path).map_err(Failure::usage)?;
+    }
+    let (account, code) = if args.what.ends_with(".json") {
+        let account = read(Path::new(&args.what)).map_err(Failure::usage)?;
+        (account, Code::Ok)
+    } else {
+        run(&args.what, args.options)?
+    };
+    print(&account.table(args.to, stdout_paint()))?;
+    if let Some(path) = &args.folded {
+        write_file(path, &account.folded(args.to)).map_err(Failure::usage)?;
+    }
+    Ok(code)
+}
+
+/// The account of a run. What the verdict on it is, is not asked here: any that rests on evidence is
+/// well.
+fn run(scenario: &str, options: RunOptions) -> Result<(Account, Code), Failure> {
+    if options.no_stacks {
+        let error = anyhow!("--no-stacks: without stacks there is nothing to account for");
+        return Err(Failure::usage(error));
+    }
+    let json = options.json.clone();
+    if json.as_deref() == Some(Path::new("-")) {
+        let error = anyhow!("--json -: standard output has the table; give a file");
+        return Err(Failure::usage(error));
+    }
+    let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
+    let outcome = perform(scenario, options)?;
+    let result = &outcome.result;
+    let code = code(result);
+    if code != Code::Ok {
+        say(&render(result, stderr_paint()));
+    }
+    if let Some(path) = json {
+        let text = result
+            .to_json()
+            .context("cannot put the result into JSON")?;
+        write_file(&path, &text).map_err(Failure::usage)?;
+    }
+    outcome.advise();
+    Ok((Account::from(result), code))
+}
+
+fn code(result: &RunResult) -> Code {
+    match result.verdict {
+        Verdict::Held | Verdict::Violated => Code::Ok,
+        other => other.into(),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Account> {
+    let shown = path.display();
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_RESULT).read_to_string(&mut text))
+        .with_context(|| format!("cannot read {shown}"))?;
+    let account: Account = serde_json::from_str(&text)
+        .with_context(|| format!("{shown} is not the result of one run"))?;
+    let version = account.schema_version;
+    ensure!(
+        version == SCHEMA_VERSION,
+        "{shown} has schema version {version}, this ipirig reads {SCHEMA_VERSION}"
+    );
+    Ok(account)
+}

@@ -1,0 +1,196 @@
+//! From a window's events to who sent what to whom, and what the targets were doing.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
+
+use ipirig_image::Inlined;
+
+use crate::blame::{Blame, Deferrable, Frame, Taken};
+use crate::ledger::{Delivery, Detail, Details, Write, bits};
+use crate::vectors::Kind;
+
+/// What makes IPIs alike: sender, kind, chain.
+type Key = (usize, Kind, u32);
+
+#[derive(Debug, Default)]
+struct Count {
+    targets: BTreeMap<usize, u64>,
+    taken: Taken,
+}
+
+/// Sends of one kind to one vCPU that it has not taken yet. Those that the APIC merged are one group:
+/// one delivery is for all of them.
+type Pending = VecDeque<Vec<Key>>;
+
+/// See [`super::Stacks::account`].
+pub(super) fn account(
+    kernel: &Kernel,
+    inlined: &Inlined,
+    chain: &dyn Fn(usize, u32) -> Option<Chain>,
+    details: &Details,
+    opened: &[u64],
+) -> Vec<Blame> {
+    let counts = count(details, opened);
+    let causes = Causes::built_in().ok();
+    let mut all: Vec<Blame> = counts
+        .into_iter()
+        .filter_map(|((source, kind, number), count)| {
+            let chain = chain(source, number)?;
+            Some(blame(
+                kernel,
+                causes.as_ref(),
+                inlined,
+                source,
+                kind,
+                &chain,
+                count,
+            ))
+        })
+        .collect();
+    all.sort_by_key(|blame| {
+        let sends: u64 = blame.targets.values().sum();
+        let first = blame.chain.first().map(|frame| frame.address);
+        (
+            std::cmp::Reverse(sends),
+            blame.source,
+            blame.kind.clone(),
+            first,
+        )
+    });
+    all
+}
+
+/// Counts sends by their origin, and puts each delivery down to the sends that it was for.
+fn count(details: &Details, opened: &[u64]) -> HashMap<Key, Count> {
+    // By time, and not as recorded: a target may take an IPI before its sender has put it down.
+    let mut events: Vec<&Detail> = details.iter().collect();
+    events.sort_by_key(|event| match event {
+        Detail::Write(write) => (write.time_ns, 0),
+        Detail::Delivery(delivery) => (delivery.time_ns, 1),
+    });
+    let mut windows = opened.iter().copied().peekable();
+    let mut counts: HashMap<Key, Count> = HashMap::new();
+    let mut pending: HashMap<(usize, Kind), Pending> = HashMap::new();
+    for event in events {
+        let time = match event {
+            Detail::Write(write) => write.time_ns,
+            Detail::Delivery(delivery) => delivery.time_ns,
+        };
+        // What was taken between two windows was not recorded.
+        while windows.next_if(|opened| *opened <= time).is_some() {
+            pending.clear();
+        }
+        match event {
+            Detail::Write(write) => sent(write, &mut counts, &mut pending),
+            Detail::Delivery(delivery) => taken(delivery, &mut counts, &mut pending),
+        }
+    }
+    counts
+}
+
+fn sent(
+    write: &Write,
+    counts: &mut HashMap<Key, Count>,
+    pending: &mut HashMap<(usize, Kind), Pending>,
+) {
+    let key = write.chain.map(|chain| (write.source, write.kind, chain));
+    for cpu in bits(write.targets) {
+        if let Some(key) = key {
+            let count = counts.entry(key).or_default();
+            *count.targets.entry(cpu).or_default() += 1;
+        }
+        let groups = pending.entry((cpu, write.kind)).or_default();
+        let merged = write.coalesced & (1 << cpu) != 0;
+        match groups.back_mut() {
+            Some(group) if merged => group.extend(key),
+            _ => groups.push_back(key.into_iter().collect()),
+        }
+    }
+}
+
+fn taken(
+    delivery: &Delivery,
+    counts: &mut HashMap<Key, Count>,
+    pending: &mut HashMap<(usize, Kind), Pending>,
+) {
+    if !delivery.ipi {
+        return;
+    }
+    let groups = pending.get_mut(&(delivery.cpu, delivery.kind));
+    let group = groups.and_then(VecDeque::pop_front);
+    for key in group.unwrap_or_default() {
+        let Some(Count { taken, .. }) = counts.get_mut(&key) else {
+            continue;
+        };
+        if delivery.idle {
+            taken.idle += 1;
+        } else if delivery.user {
+            taken.user += 1;
+        } else {
+            taken.kernel += 1;
+        }
+    }
+}
+
+fn blame(
+    kernel: &Kernel,
+    causes: Option<&Causes>,
+    inlined: &Inlined,
+    source: usize,
+    kind: Kind,
+    chain: &Chain,
+    count: Count,
+) -> Blame {
+    let frames: Vec<Frame> = (0..)
+        .zip(chain.addresses())
+        .map(|(index, &address)| {
+            // A return address may be the next function's first.
+            let at = if chain.is_exact(index) {
+                address
+            } else {
+                address.wrapping_sub(1)
+            };
+            frame(kernel, inlined, address, at)
+        })
+        .collect();
+    let names = frames.iter().flat_map(|frame| {
+        let inlined = frame.inlined.iter().map(String::as_str);
+        inlined.chain(frame.symbol())
+    });
+    let cause = causes.map(|causes| causes.of(names));
+    let broken = match (chain.end, kernel.frames()) {
+        (End::User | End::Start, _) => None,
+        (End::Cut(Broken::NoMethod), Frames::Unknown(why)) => Some(why.clone()),
+        (End::Cut(broken), _) => Some(broken.to_string()),
+    };
+    Blame {
+        cause: cause
+            .as_ref()
+            .map_or("unknown", |cause| cause.name)
+            .to_owned(),
+        deferrable: cause.map_or(Deferrable::Unknown, |cause| cause.deferrable.into()),
+        kind: kind.to_string(),
+        source,
+        targets: count.targets,
+        taken: count.taken,
+        chain: frames,
+        broken,
+    }
+}
+
+fn frame(kernel: &Kernel, inlined: &Inlined, address: u64, at: u64) -> Frame {
+    let name = kernel.name(at);
+    let function = name.map(|name| match name.module {
+        Some(module) => format!("{} [{module}]", name.function.name),
+        None => name.function.name.to_owned(),
+    });
+    Frame {
+        address,
+        function,
+        offset: name.map_or(0, |name| {
+            name.function.offset.wrapping_add(address.wrapping_sub(at))
+        }),
+        inlined: inlined.at(at.wrapping_sub(kernel.slide())),
+    }
+}

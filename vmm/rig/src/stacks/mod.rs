@@ -1,0 +1,166 @@
+//! The senders' stacks: for each IPI of the window the call chain that led to it.
+//!
+//! A chain is taken on the sender's vCPU thread while the guest waits, from its memory, and becomes a
+//! number; equal chains are kept once, each vCPU by itself, so that no vCPU waits for another. What
+//! the numbers stand for is worked out once the window is closed ([`account`]).
+
+mod account;
+mod code;
+mod modules;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ipirig_blame::{Chain, Frames, Interner, Kernel, Memory, Prologues, Registers};
+use ipirig_image::{Inlined, Symbols};
+use ipirig_machine::{Sender, SenderRegisters};
+
+pub use code::Code;
+
+use crate::blame::Blame;
+use crate::ledger::Details;
+
+/// Chains kept of each vCPU.
+const CHAINS: usize = 4096;
+
+/// The stacks of one run's senders.
+#[derive(Debug)]
+pub struct Stacks {
+    code: Mutex<Option<Code>>,
+    /// The kernel's file, for its debug information.
+    file: Mutex<Option<PathBuf>>,
+    /// The code and where KASLR put it: what the first sender needs to begin.
+    begun: Mutex<Option<(Code, u64)>>,
+    kernel: OnceLock<Kernel>,
+    senders: Box<[Mutex<Local>]>,
+    active: OnceLock<()>,
+}
+
+/// What one vCPU keeps. Only its own thread takes the lock while the guest runs.
+#[derive(Debug)]
+struct Local {
+    chains: Interner,
+    prologues: Prologues,
+}
+
+impl Stacks {
+    /// None are taken until [`Stacks::begin`].
+    pub(crate) fn new(cpus: usize) -> Self {
+        let local = || Local {
+            chains: Interner::new(CHAINS),
+            prologues: Prologues::default(),
+        };
+        Self {
+            code: Mutex::new(None),
+            file: Mutex::new(None),
+            begun: Mutex::new(None),
+            kernel: OnceLock::new(),
+            senders: (0..cpus).map(|_| Mutex::new(local())).collect(),
+            active: OnceLock::new(),
+        }
+    }
+
+    /// Says what the guest boots. Without it no stacks are taken.
+    pub fn of(&self, code: Code) {
+        *lock(&self.file) = code.file().map(Path::to_path_buf);
+        *lock(&self.code) = Some(code);
+    }
+
+    /// Whether [`Stacks::begin`] has something to do.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        lock(&self.code).is_some()
+    }
+
+    /// Takes the stacks of senders from now on. `lstar`: where SYSCALL goes in the kernel that runs.
+    pub fn begin(&self, lstar: u64) {
+        let Some(mut code) = lock(&self.code).take() else {
+            return;
+        };
+        let slide = code.slide(lstar);
+        *lock(&self.begun) = Some((code, slide));
+        let _ = self.active.set(());
+    }
+
+    /// The number of the chain that led `cpu` to send an IPI. None if stacks are not taken, or there
+    /// was no place for one more chain.
+    #[must_use]
+    pub fn number(&self, cpu: usize, sender: &dyn Sender) -> Option<u32> {
+        self.active.get()?;
+        let registers = registers(sender.registers());
+        let memory = View(sender);
+        let kernel = self.kernel.get_or_init(|| self.learn(&memory));
+        let mut local = lock(self.senders.get(cpu)?);
+        let Local { chains, prologues } = &mut *local;
+        let chain = kernel.unwind(&registers, &memory, prologues);
+        chains.number(&chain)
+    }
+
+    /// How often there was no place for one more chain.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        let dropped = self
+            .senders
+            .iter()
+            .map(|local| lock(local).chains.dropped());
+        dropped.sum()
+    }
+
+    /// Who sent the IPIs among `details`, and why, most sends first. `opened`: when each window
+    /// opened.
+    #[must_use]
+    pub fn account(&self, details: &Details, opened: &[u64]) -> Vec<Blame> {
+        let Some(kernel) = self.kernel.get() else {
+            return Vec::new();
+        };
+        let file = lock(&self.file).clone().unwrap_or_default();
+        let chain = |cpu, number| self.chain(cpu, number);
+        account::account(kernel, &Inlined::open(&file), &chain, details, opened)
+    }
+
+    fn chain(&self, cpu: usize, number: u32) -> Option<Chain> {
+        lock(self.senders.get(cpu)?).chains.get(number).cloned()
+    }
+
+    /// The kernel with the modules that it has by now.
+    fn learn(&self, memory: &dyn Memory) -> Kernel {
+        match lock(&self.begun).take() {
+            Some((code, slide)) => code.kernel(slide, memory),
+            // It is there whenever stacks are taken.
+            None => Kernel::new(
+                Symbols::default(),
+                Frames::Unknown("nothing is known of the kernel".to_owned()),
+                0,
+                Vec::new(),
+            ),
+        }
+    }
+}
+
+/// A sender's memory.
+struct View<'a>(&'a dyn Sender);
+
+impl Memory for View<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.0.read(address, buffer)
+    }
+}
+
+fn registers(sender: SenderRegisters) -> Registers {
+    Registers {
+        rip: sender.rip,
+        rsp: sender.rsp,
+        rbp: sender.rbp,
+        rax: sender.rax,
+        rdx: sender.rdx,
+        rdi: sender.rdi,
+        r10: sender.r10,
+        r13: sender.r13,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
