@@ -13,7 +13,7 @@ pub const LOAD: &str = "load";
 /// Where a program is looked for whose name has no slash, in this order.
 pub const SEARCH: [&str; 5] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/"];
 /// Exit code of [`LOAD`] when the kernel offers none of the loads that it is asked for.
-pub const NO_LOAD: i32 = 77;
+pub const NO_LOAD: u8 = 77;
 
 /// The words of [`COMMAND_FILE`]. What follows the last NUL is no word.
 pub fn words(file: &[u8]) -> impl Iterator<Item = &[u8]> {

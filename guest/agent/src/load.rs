@@ -63,7 +63,7 @@ const LOADS: &[Load] = &[
     },
     Load {
         name: "net",
-        what: "the loopback interface goes up and down; sockets ask for packets and time stamps",
+        what: "the loopback goes up and down; sockets ask for packets and time stamps",
         run: Run::Own(net::run),
     },
     Load {
@@ -132,7 +132,7 @@ pub(crate) fn main(names: &[CString], ground: &Ground<'_>) -> i32 {
         }
     });
     if chosen.is_empty() {
-        return NO_LOAD;
+        return NO_LOAD.into();
     }
     let mut children = Children::default();
     for load in chosen {
@@ -217,7 +217,7 @@ mod tests {
     fn a_load_that_nobody_knows_or_that_nothing_can_carry_ends_at_once() {
         assert_eq!(run(&["fork", "nonesuch"]), USAGE);
         // The module is not in this root.
-        assert_eq!(run(&["module"]), NO_LOAD);
+        assert_eq!(run(&["module"]), i32::from(NO_LOAD));
     }
 
     #[test]

@@ -201,6 +201,21 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
 }
 
 #[test]
+fn loads_that_the_kernel_does_not_offer_are_skipped() {
+    let script = || Script {
+        command_results: Some([1, 77, 6, 0]),
+        ..Script::default()
+    };
+    assert_eq!(observe(&wishes(), script()).run.verdict, Verdict::Skipped);
+    // Any other program's exit code is its own.
+    let wishes = Wishes {
+        command: vec!["prog".to_owned()],
+        ..wishes()
+    };
+    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Held);
+}
+
+#[test]
 fn a_guest_that_lies_about_the_command_or_its_output_is_not_believed() {
     let lie = |results| Script {
         command_results: Some(results),
