@@ -6,6 +6,8 @@
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use crate::errno::Errno;
 use crate::failure::During;
@@ -13,6 +15,10 @@ use crate::storms::Stopped;
 
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h, in network byte order.
 const ALL_PACKETS: i32 = (libc::ETH_P_ALL as u16).to_be() as i32;
+
+/// How long a socket wants time stamps. The kernel turns the key over from a work queue: one that is
+/// gone before the work runs makes no difference (`netstamp_clear` of net/core/dev.c).
+const HOLD: Duration = Duration::from_millis(50);
 
 pub(super) fn run() -> Result<(), Stopped> {
     let internet = socket(libc::AF_INET, libc::SOCK_DGRAM, 0, "CONFIG_INET")?;
@@ -24,6 +30,7 @@ pub(super) fn run() -> Result<(), Stopped> {
         "CONFIG_PACKET",
     )?;
     ask_for_time_stamps(&internet).during(|| "ask for time stamps")?;
+    thread::sleep(HOLD);
     drop(packets);
     set_up(&internet, false).during(|| "bring lo down")?;
     Ok(())
