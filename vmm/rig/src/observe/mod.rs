@@ -34,7 +34,7 @@ pub use report::{CommandReport, Observation, Report, Visited};
 pub const NAME: &str = "observe";
 
 /// Events kept of one observation, with who sent them and when: an observation is longer than a
-/// scenario. 64 MiB of the host's memory, which it uses as events come.
+/// scenario. Some 80 MB of the host's memory.
 const DETAILS: usize = 1 << 20;
 
 /// What is to be observed.
