@@ -122,6 +122,13 @@ codes! {
         /// kernel traces is its own record of the IPIs that it sends, in a trace instance of its own
         /// that no storm touches.
         Trace = 12,
+        /// Run the command of [`COMMAND_FILE`](crate::observe::COMMAND_FILE) on the CPUs that are not
+        /// isolated, until it ends, but no longer than `args[0]` milliseconds of the guest: then it and
+        /// all that it started are killed. `results[0]`: an [`Ending`]. `results[1]`: its exit code or
+        /// the signal's number. `results[2]`: bytes that it printed.
+        Execute = 13,
+        /// Text: what the last [`Command::Execute`] printed, from byte `args[0]` on.
+        ReadOutput = 14,
     }
 }
 
@@ -141,6 +148,18 @@ codes! {
         Read = 3,
         /// Text: `per_cpu/cpuN/stats`, with N as `args[1]`.
         Stats = 4,
+    }
+}
+
+codes! {
+    /// How the command of a [`Command::Execute`] ended.
+    Ending {
+        /// By itself, with an exit code.
+        Exited = 1,
+        /// Killed by a signal that the agent did not send.
+        Signalled = 2,
+        /// Killed by the agent, because its time was over.
+        TimeUp = 3,
     }
 }
 
@@ -299,6 +318,7 @@ mod tests {
         check(TaskState::ALL, 0);
         check(Status::ALL, 0);
         check(TraceStep::ALL, 1);
+        check(Ending::ALL, 1);
         check(Command::ALL, 1);
         check(StormKind::ALL, 1);
         check(Order::ALL, 1);

@@ -17,9 +17,10 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 mod command;
 pub mod module;
+pub mod observe;
 
 pub use command::{
-    AgentState, Command, Order, Role, Status, StormKind, TaskState, TraceStep, UnknownCode,
+    AgentState, Command, Ending, Order, Role, Status, StormKind, TaskState, TraceStep, UnknownCode,
 };
 
 /// Guest-physical address of the mailbox. Above any RAM the rig gives a guest (at most 3 GiB) and

@@ -4,12 +4,14 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use ipirig_abi::TEXT_LEN;
 use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
 
 use crate::device::Device;
 use crate::errno::Errno;
+use crate::execute::{self, Executed};
 use crate::failure::{During, Failure};
 use crate::mounts;
 use crate::obey::{Guest, Triggers};
@@ -74,6 +76,14 @@ impl Guest for ThisGuest {
 
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {
         self.recording.take(&self.ground(), step)
+    }
+
+    fn execute(&self, limit: Duration) -> Result<Executed, Failure> {
+        execute::execute(&self.ground(), limit)
+    }
+
+    fn output(&self, from: u64) -> Result<Vec<u8>, Failure> {
+        execute::output(self.ground().root, from)
     }
 }
 

@@ -1,11 +1,13 @@
 //! The rig's commands: decoded, carried out, answered.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
 use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
 
 use crate::errno::Errno;
+use crate::execute::Executed;
 use crate::failure::{During, Failure};
 use crate::storms::{self, Asked, Ground, Progress, Stopped, Symbols};
 use crate::tracing::Step;
@@ -28,6 +30,10 @@ pub(crate) trait Guest {
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
     /// Takes a step of recording what the kernel itself says of IPIs.
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped>;
+    /// Runs the command of the initramfs for no longer than `limit`.
+    fn execute(&self, limit: Duration) -> Result<Executed, Failure>;
+    /// What it printed, from byte `from` on.
+    fn output(&self, from: u64) -> Result<Vec<u8>, Failure>;
 }
 
 /// The calls of `/dev/ipirig` that the control task makes.
@@ -106,6 +112,8 @@ impl Request {
             Ok(Command::Symbols) => self.symbols(guest),
             Ok(Command::LetGo) => self.with_triggers(guest, Self::let_go),
             Ok(Command::Trace) => self.trace(guest),
+            Ok(Command::Execute) => self.execute(guest),
+            Ok(Command::ReadOutput) => text(guest.output(self.args[0])),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
@@ -175,6 +183,18 @@ impl Request {
             text_mutex,
         });
         Answer::text(Vec::new())
+    }
+
+    fn execute(&self, guest: &impl Guest) -> Answer {
+        let [limit_ms, ..] = self.args;
+        match guest.execute(Duration::from_millis(limit_ms)) {
+            Ok(Executed {
+                ending,
+                code,
+                printed,
+            }) => Answer::new([u32::from(ending).into(), code, printed, 0], Ok(())),
+            Err(failure) => Answer::failed([0; 4], &failure),
+        }
     }
 
     fn let_go(&self, triggers: &dyn Triggers) -> Answer {

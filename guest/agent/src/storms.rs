@@ -4,7 +4,7 @@
 
 mod bpf_jit;
 mod by_module;
-mod children;
+pub(crate) mod children;
 mod ftrace;
 mod housekeeping_load;
 mod kprobe;

@@ -15,6 +15,8 @@ pub(crate) struct Fragments {
     pub(crate) dir: PathBuf,
     pub(crate) flavour: Flavour,
     text: String,
+    /// What the finished configuration must have.
+    required: String,
 }
 
 impl Fragments {
@@ -32,6 +34,9 @@ impl Fragments {
                 .extension()
                 .is_some_and(|extension| extension == "config")
                 && !somebodys_own(&path)
+                && flavour
+                    .left_out()
+                    .is_none_or(|name| path.file_name().is_none_or(|file| file != name))
             {
                 files.push(path);
             }
@@ -43,10 +48,19 @@ impl Fragments {
             text.push_str(&fs::read_to_string(&file).map_err(GuestError::io("read", &file))?);
             text.push('\n');
         }
+        let required = match (flavour, flavour.own_fragment()) {
+            // Of many versions: options came and went. What its own fragment asks for, it is for.
+            (Flavour::Stock, Some(own)) => {
+                let own = dir.join(own);
+                fs::read_to_string(&own).map_err(GuestError::io("read", own))?
+            }
+            _ => text.clone(),
+        };
         Ok(Self {
             dir: dir.to_owned(),
             flavour,
             text,
+            required,
         })
     }
 
@@ -59,11 +73,23 @@ impl Fragments {
         &self.text
     }
 
-    /// The options that `finished`, a `.config`, does not have as asked.
+    /// The options that `finished`, a `.config`, does not have as it must.
     pub(crate) fn lost(&self, finished: &str) -> Vec<LostOption> {
+        Self::missed(&self.required, finished)
+    }
+
+    /// The options that it does not have as asked, although nothing depends on them.
+    pub(crate) fn passed_over(&self, finished: &str) -> Vec<LostOption> {
+        let required = options(&self.required);
+        let mut missed = Self::missed(&self.text, finished);
+        missed.retain(|option| !required.contains_key(&option.name[..]));
+        missed
+    }
+
+    fn missed(asked: &str, finished: &str) -> Vec<LostOption> {
         let got = options(finished);
         let mut lost = Vec::new();
-        for (name, wanted) in options(&self.text) {
+        for (name, wanted) in options(asked) {
             // Not set and not visible are the same.
             let got = got.get(name).copied().flatten();
             if got != wanted {
@@ -217,6 +243,32 @@ mod tests {
                 "CONFIG_OFF (wanted not set, is y)",
             ]
         );
+    }
+
+    #[test]
+    fn stock_source_need_not_have_more_than_its_own_fragment_asks_for() {
+        let dir = directory(&[
+            ("base.config", "CONFIG_A=y\nCONFIG_B=y\n"),
+            ("deferral.config", "CONFIG_D=y"),
+        ]);
+        fs::create_dir(dir.path().join("stock")).expect("created");
+        fs::write(
+            dir.path().join("stock/stock.config"),
+            "# CONFIG_B is not set\nCONFIG_N=y\n",
+        )
+        .expect("written");
+        let stock = Fragments::read(dir.path(), Flavour::Stock).expect("read");
+        assert_eq!(
+            stock.text(),
+            "CONFIG_A=y\nCONFIG_B=y\n\n# CONFIG_B is not set\nCONFIG_N=y\n\n"
+        );
+        let names = |lost: Vec<LostOption>| {
+            let names = lost.into_iter().map(|option| option.name);
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(stock.lost("CONFIG_B=y\n")), ["CONFIG_B", "CONFIG_N"]);
+        assert_eq!(names(stock.passed_over("CONFIG_B=y\n")), ["CONFIG_A"]);
+        assert_eq!(names(stock.lost("CONFIG_N=y\n")), Vec::<String>::new());
     }
 
     #[test]

@@ -59,9 +59,29 @@ pub enum GuestError {
     #[error("no {package} package to download: {advice}")]
     NoSource {
         /// The package asked for.
-        package: &'static str,
+        package: String,
         /// What to do about it.
         advice: String,
+    },
+
+    /// A line of the list of kernels in Debian's pool does not make sense.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadPool {
+        /// The list.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// What the user gave as the kernel's source is none.
+    #[error("{}: {reason}", path.display())]
+    BadSource {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
     },
 
     /// A program could not be started.
@@ -184,6 +204,8 @@ impl GuestError {
             | Self::NoCacheDir
             | Self::AwkwardCacheDir { .. }
             | Self::BadSeries { .. }
+            | Self::BadPool { .. }
+            | Self::BadSource { .. }
             | Self::NoMutants { .. }
             | Self::BadMutant { .. }
             | Self::Patch(_)

@@ -29,11 +29,11 @@ vmlinux: main.sh
 	cp main.sh vmlinux
 	echo symbols $$(cat .version 2>/dev/null) > System.map
 	echo built again > .version
+	mkdir -p include/config
+	echo '6.12.0' > include/config/kernel.release
 modules: vmlinux
 	@echo '  LD      vmlinux'
 	echo 'versions' > Module.symvers
-	mkdir -p include/config
-	echo '6.12.0' > include/config/kernel.release
 run-command:
 	$(KBUILD_RUN_COMMAND)
 endif

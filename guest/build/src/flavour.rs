@@ -15,10 +15,12 @@ pub enum Flavour {
     /// Has tracepoints, kprobes, the function tracer, BPF and sockets, for scenarios that toggle
     /// them. Takes longer to build and to boot.
     Tracing,
+    /// Not the reference kernel, but source as Debian ships it ([`crate::stock`]).
+    Stock,
 }
 
 impl Flavour {
-    /// Every flavour.
+    /// Every flavour of the reference kernel.
     pub const ALL: [Self; 2] = [Self::Fast, Self::Tracing];
 
     /// As typed and printed.
@@ -27,6 +29,7 @@ impl Flavour {
         match self {
             Self::Fast => "fast",
             Self::Tracing => "tracing",
+            Self::Stock => "stock",
         }
     }
 
@@ -35,6 +38,16 @@ impl Flavour {
         match self {
             Self::Fast => None,
             Self::Tracing => Some("tracing.config"),
+            // In a directory of its own: the reference kernel knows nothing of it.
+            Self::Stock => Some("stock/stock.config"),
+        }
+    }
+
+    /// The fragment for the switch of the series, which stock source does not have.
+    pub(crate) const fn left_out(self) -> Option<&'static str> {
+        match self {
+            Self::Fast | Self::Tracing => None,
+            Self::Stock => Some("deferral.config"),
         }
     }
 
@@ -44,6 +57,7 @@ impl Flavour {
         match self {
             Self::Fast => 1130,
             Self::Tracing => 1300,
+            Self::Stock => 1600,
         }
     }
 }

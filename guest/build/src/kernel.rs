@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Fragments};
 use crate::patches::Patches;
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, Recipe, TARGETS};
 use crate::source::Source;
 use crate::store::{self, Store, Work};
 use crate::tree;
@@ -32,7 +32,7 @@ const FILES: [&str; 6] = [
 pub(crate) struct Manifest {
     /// Kernels from before there were flavours do not have it.
     #[serde(default)]
-    flavour: Flavour,
+    pub(crate) flavour: Flavour,
     /// What `uname -r` says.
     pub(crate) release: String,
     /// The Debian version of the source.
@@ -42,7 +42,7 @@ pub(crate) struct Manifest {
     /// gcc's own first line.
     pub(crate) compiler: String,
     /// How many lines of progress `make` printed.
-    steps: u64,
+    pub(crate) steps: u64,
 }
 
 /// A finished kernel.
@@ -126,7 +126,7 @@ pub(crate) fn build(
                 if !touched.is_empty() {
                     recipe.patch(&extra, &names, linux, work)?;
                 }
-                let steps = recipe.compile(&names, None, linux, work)?;
+                let steps = recipe.compile(&names, &TARGETS, None, linux, work)?;
                 keep(linux, work, Keep::Copy, |release, compiler| {
                     manifest(release, compiler, steps)
                 })
@@ -141,14 +141,14 @@ pub(crate) fn build(
     })
 }
 
-fn read_manifest(dir: &Path) -> Result<Manifest, GuestError> {
+pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest, GuestError> {
     let path = dir.join("manifest.json");
     let text = fs::read(&path).map_err(GuestError::io("read", &path))?;
     serde_json::from_slice(&text).map_err(|error| GuestError::io("read", &path)(error.into()))
 }
 
 /// How many steps some kernel of this flavour in the cache took.
-fn earlier_steps(dir: &Path, flavour: Flavour) -> Option<u64> {
+pub(crate) fn earlier_steps(dir: &Path, flavour: Flavour) -> Option<u64> {
     let slots = fs::read_dir(dir).ok()?.flatten();
     slots
         .filter_map(|slot| read_manifest(&slot.path()).ok())
@@ -159,7 +159,7 @@ fn earlier_steps(dir: &Path, flavour: Flavour) -> Option<u64> {
 
 /// What to do with the results in a tree.
 #[derive(Debug, Clone, Copy)]
-enum Keep {
+pub(crate) enum Keep {
     /// The tree is not needed any more.
     Move,
     /// `make` is to go on from them.
@@ -182,6 +182,16 @@ fn keep(
             work.out.join("tree").display()
         ))
         .run("keeping what modules need", &work.log, |_| {})?;
+    keep_kernel(tree, work, how, manifest)
+}
+
+/// The part of it that is needed to boot.
+pub(crate) fn keep_kernel(
+    tree: &Path,
+    work: &Work,
+    how: Keep,
+    manifest: impl FnOnce(String, String) -> Manifest,
+) -> Result<(), GuestError> {
     for (from, to) in [
         ("vmlinux", "vmlinux"),
         ("System.map", "System.map"),

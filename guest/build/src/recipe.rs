@@ -21,6 +21,10 @@ const RECIPE: u32 = 1;
 /// As [`RECIPE`], for the tree that is kept for builds with extra patches.
 const TREE_RECIPE: u32 = 1;
 
+/// What is made. `vmlinux` alone leaves no Module.symvers, which modules need: scripts/Makefile.modpost
+/// writes it for `modules`, though the configuration has none.
+pub(crate) const TARGETS: [&str; 2] = ["vmlinux", "modules"];
+
 /// What kernels are made from, and how.
 pub(crate) struct Recipe<'a> {
     pub(crate) store: &'a Store,
@@ -70,7 +74,12 @@ impl Recipe<'_> {
         self.unpack(linux, work)?;
         self.patch(patches, "", linux, work)?;
         self.configure(linux, work)?;
-        self.compile("", Some(estimate), linux, work)
+        let targets: &[&str] = match self.fragments.flavour {
+            // No module is built for it.
+            Flavour::Stock => &["vmlinux"],
+            _ => &TARGETS,
+        };
+        self.compile("", targets, Some(estimate), linux, work)
     }
 
     /// Announces what is being done to which kernel. `with` names what is special about it.
@@ -86,42 +95,44 @@ impl Recipe<'_> {
 
     fn unpack(&self, linux: &Path, work: &Work) -> Result<(), GuestError> {
         let what = "unpacking the kernel source";
-        let deb = self.source.deb(self.store, &work.log, self.progress)?;
+        let file = self.source.deb(self.store, &work.log, self.progress)?;
         self.stage("unpacking", "");
         let package = work.scratch.join("package");
-        Program::new("dpkg-deb")
-            .arg("--extract")
-            .arg(deb)
-            .arg(&package)
-            .run(what, &work.log, |_| {})?;
-
-        let dir = package.join("usr/src");
-        let tarball = fs::read_dir(&dir)
-            .map_err(GuestError::io("list", &dir))?
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.to_string_lossy().ends_with(".tar.xz"));
-        let Some(tarball) = tarball else {
-            return Err(GuestError::Product {
+        let tarball = if file.extension().is_some_and(|extension| extension == "deb") {
+            Program::new("dpkg-deb")
+                .arg("--extract")
+                .arg(file)
+                .arg(&package)
+                .run(what, &work.log, |_| {})?;
+            let dir = package.join("usr/src");
+            let tarball = fs::read_dir(&dir)
+                .map_err(GuestError::io("list", &dir))?
+                .flatten()
+                .map(|entry| entry.path())
+                .find(|path| path.to_string_lossy().ends_with(".tar.xz"));
+            tarball.ok_or_else(|| GuestError::Product {
                 path: dir,
                 reason: format!("linux-source {} has no .tar.xz in it", self.source.package),
                 log: work.log.clone(),
-            });
+            })?
+        } else {
+            file
         };
         store::make_dir(linux)?;
         // Debian compresses in blocks, which xz can unpack side by side.
-        Program::new("tar")
-            .args([
-                "--use-compress-program=xz -T0",
-                "--strip-components=1",
-                "--extract",
-                "--file",
-            ])
+        let mut tar = Program::new("tar");
+        if tarball
+            .extension()
+            .is_some_and(|extension| extension == "xz")
+        {
+            tar = tar.arg("--use-compress-program=xz -T0");
+        }
+        tar.args(["--strip-components=1", "--extract", "--file"])
             .arg(tarball)
             .arg("--directory")
             .arg(linux)
             .run(what, &work.log, |_| {})?;
-        fs::remove_dir_all(&package).map_err(GuestError::io("remove", package))
+        store::remove_dir(&package)
     }
 
     pub(crate) fn patch(
@@ -151,6 +162,15 @@ impl Recipe<'_> {
         let finished = fs::read_to_string(&path).map_err(GuestError::io("read", &path))?;
         let lost = self.fragments.lost(&finished);
         if lost.is_empty() {
+            let missed = self.fragments.passed_over(&finished);
+            if !missed.is_empty() {
+                let names: Vec<_> = missed.iter().map(ToString::to_string).collect();
+                let package = &self.source.package;
+                self.progress.note(&format!(
+                    "linux {package} goes without {}",
+                    names.join(", ")
+                ));
+            }
             return Ok(());
         }
         Err(GuestError::Config {
@@ -164,6 +184,7 @@ impl Recipe<'_> {
     pub(crate) fn compile(
         &self,
         with: &str,
+        targets: &[&str],
         estimate: Option<u64>,
         linux: &Path,
         work: &Work,
@@ -177,18 +198,17 @@ impl Recipe<'_> {
         // KBUILD_BUILD_VERSION instead, init/version.o would not be what it is in a fresh tree.
         store::remove_file(&linux.join(".version"))?;
         let mut steps = 0;
-        // `vmlinux` alone leaves no Module.symvers, which modules need: scripts/Makefile.modpost
-        // writes it for `modules`, though the configuration has none.
-        make(linux)
-            .arg(format!("-j{jobs}"))
-            .args(["vmlinux", "modules"])
-            .run("building the kernel", &work.log, |line| {
+        make(linux).arg(format!("-j{jobs}")).args(targets).run(
+            "building the kernel",
+            &work.log,
+            |line| {
                 if run::is_step(line) {
                     steps += 1;
                     self.progress
                         .step(steps, estimate.map(|all| all.max(steps)));
                 }
-            })?;
+            },
+        )?;
         Ok(steps)
     }
 }

@@ -15,20 +15,36 @@ use crate::{GuestError, Progress, tools};
 /// The package. Its last part is the stable series that `guest/kernel/patches` is for.
 const PACKAGE: &str = "linux-source-6.12";
 
+/// apt's own way to fetch a file and compare its hash. Not in the PATH.
+const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
+
 /// How often the size of a growing download is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
 /// What has been downloaded, or could be again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
+    /// The package's name. Records from before there were others do not have it.
+    #[serde(default = "reference")]
+    pub(crate) name: String,
+    /// Where it is in the archive, if apt does not know.
+    #[serde(default)]
+    pub(crate) uri: Option<String>,
+    /// A file of the user's instead of a package.
+    #[serde(skip)]
+    pub(crate) own: Option<PathBuf>,
     /// The file's name in the source directory.
-    file: String,
+    pub(crate) file: String,
     /// The Debian version, for example `6.12.117-1~deb12u1`.
     pub(crate) package: String,
     /// The file's SHA-256 as the signed archive gives it; apt has compared it.
     pub(crate) sha256: String,
     /// The file's size in bytes.
-    size: u64,
+    pub(crate) size: u64,
+}
+
+fn reference() -> String {
+    PACKAGE.to_owned()
 }
 
 /// The source that was downloaded last. Goes to the network when there is none, or to `update`.
@@ -47,7 +63,7 @@ pub(crate) fn find(
     }
     let log = store.log("source");
     let fetch = |renew| {
-        let source = newest(store, &log, renew, progress)?;
+        let source = newest(PACKAGE, store, &log, renew, progress)?;
         source.download(store, &log, progress).map(|_| source)
     };
     let source = match fetch(update) {
@@ -64,7 +80,8 @@ pub(crate) fn find(
 }
 
 /// Asks apt which version it would download.
-fn newest(
+pub(crate) fn newest(
+    name: &str,
     store: &Store,
     log: &Path,
     renew: bool,
@@ -72,25 +89,27 @@ fn newest(
 ) -> Result<Source, GuestError> {
     if !tools::is_debian() {
         let advice = "this needs Debian's apt-get; elsewhere, bring a kernel with --kernel";
-        return Err(no_source(advice));
+        return Err(no_source(name, advice));
     }
     tools::refresh_lists(log, progress, renew)?;
     let mut uris = None;
     let asked = Program::new("apt-get")
-        .args(["--quiet", "--print-uris", "download", PACKAGE])
+        .args(["--quiet", "--print-uris", "download", name])
         // apt says nothing about a package that is in the current directory already.
         .dir(&empty_partial(store)?)
         .run("asking for the kernel source", log, |line| {
-            uris = uris.take().or_else(|| parse_uri(line));
+            uris = uris.take().or_else(|| parse_uri(name, line));
         });
     match (asked, uris) {
         (Ok(()), Some(source)) => Ok(source),
         (Err(error @ (GuestError::Interrupted { .. } | GuestError::Spawn { .. })), _) => Err(error),
         _ if tools::have_lists(Path::new("/var/lib/apt/lists")) => Err(no_source(
+            name,
             "apt does not know it; run `apt-get update` as root, and see that \
              /etc/apt/sources.list has the security archive",
         )),
         _ => Err(no_source(
+            name,
             "apt has no package lists; run `apt-get update` as root",
         )),
     }
@@ -104,27 +123,30 @@ fn empty_partial(store: &Store) -> Result<PathBuf, GuestError> {
     Ok(dir)
 }
 
-fn no_source(advice: &str) -> GuestError {
+pub(crate) fn no_source(package: &str, advice: &str) -> GuestError {
     GuestError::NoSource {
-        package: PACKAGE,
+        package: package.to_owned(),
         advice: advice.to_owned(),
     }
 }
 
 /// Reads a line of `apt-get --print-uris`: `'URI' FILE SIZE SHA256:HEX`.
-fn parse_uri(line: &str) -> Option<Source> {
+fn parse_uri(name: &str, line: &str) -> Option<Source> {
     let mut words = line.strip_prefix('\'')?.split_whitespace().skip(1);
     let file = words.next()?;
     let size = words.next()?.parse().ok()?;
     let sha256 = words.next()?.strip_prefix("SHA256:")?;
     let version = file
-        .strip_prefix(PACKAGE)?
+        .strip_prefix(name)?
         .strip_prefix('_')?
         .strip_suffix("_all.deb")?;
     // apt escapes the colon of an epoch.
     let package = version.replace("%3a", ":");
     let plain = !file.contains('/') && !sha256.is_empty();
     plain.then(|| Source {
+        name: name.to_owned(),
+        uri: None,
+        own: None,
         file: file.to_owned(),
         package,
         sha256: sha256.to_owned(),
@@ -149,12 +171,15 @@ impl Source {
         log: &Path,
         progress: &dyn Progress,
     ) -> Result<PathBuf, GuestError> {
+        if let Some(own) = &self.own {
+            return Ok(own.clone());
+        }
         let _lock = store.lock("source", "kernel source", progress)?;
         self.download(store, log, progress)
     }
 
     /// Needs the lock `source`.
-    fn download(
+    pub(crate) fn download(
         &self,
         store: &Store,
         log: &Path,
@@ -164,17 +189,27 @@ impl Source {
         if fs::metadata(&deb).is_ok_and(|meta| meta.len() == self.size) {
             return Ok(deb);
         }
-        progress.stage(&format!("downloading {PACKAGE} {}", self.package));
+        progress.stage(&format!("downloading {} {}", self.name, self.package));
         let dir = empty_partial(store)?;
-        let mut apt = Program::new("apt-get").dir(&dir);
+        let part = dir.join(&self.file);
+        let program = match self.uri {
+            None => "apt-get",
+            Some(_) => APT_HELPER,
+        };
+        let mut apt = Program::new(program).dir(&dir);
         if tools::is_root() {
             // Its own user may not write into our directory; apt would warn and go on as root.
             apt = apt.args(["--option", "APT::Sandbox::User=root"]);
         }
-        let apt = apt
-            .args(["--quiet", "download"])
-            .arg(format!("{PACKAGE}={}", self.package));
-        let part = dir.join(&self.file);
+        let apt = match &self.uri {
+            None => apt
+                .args(["--quiet", "download"])
+                .arg(format!("{}={}", self.name, self.package)),
+            Some(uri) => apt
+                .args(["download-file", uri])
+                .arg(&part)
+                .arg(format!("SHA256:{}", self.sha256)),
+        };
         let done = AtomicBool::new(false);
         let got = thread::scope(|scope| {
             scope.spawn(|| {
@@ -210,6 +245,9 @@ impl Source {
         fs::copy(deb, store.source().join(&file)).expect("copied");
         let size = fs::metadata(deb).expect("there").len();
         let source = Self {
+            name: reference(),
+            uri: None,
+            own: None,
             file,
             package: package.to_owned(),
             sha256: "0".repeat(64),
@@ -231,12 +269,15 @@ mod tests {
     #[test]
     fn answer_of_apt_is_read() {
         let expected = Source {
+            name: PACKAGE.to_owned(),
+            uri: None,
+            own: None,
             file: "linux-source-6.12_6.12.117-1~deb12u1_all.deb".to_owned(),
             package: "6.12.117-1~deb12u1".to_owned(),
             sha256: "e849faf3".to_owned(),
             size: 153_476_148,
         };
-        assert_eq!(parse_uri(LINE), Some(expected));
+        assert_eq!(parse_uri(PACKAGE, LINE), Some(expected));
     }
 
     #[test]
@@ -250,7 +291,7 @@ mod tests {
             "'http://x/y' linux-source-6.12_1_all.deb 1 MD5Sum:a",
         ];
         for line in others {
-            assert_eq!(parse_uri(line), None, "{line}");
+            assert_eq!(parse_uri(PACKAGE, line), None, "{line}");
         }
     }
 

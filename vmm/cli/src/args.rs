@@ -18,6 +18,7 @@ Examples:
   ipirig gate all                            is everything as it was?
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig mutants                             break the kernel on purpose: is it noticed?
+  ipirig observe -- load fork bpf net        who interrupts an isolated CPU meanwhile?
 
 Exit codes:
   0  held: isolated CPUs were left alone (or the command did its work)
@@ -36,6 +37,18 @@ Examples:
 An instruction is a line: number, address, disassembly, the memory it touches, and marks (flag set,
 catch-up, first instrumentable code, user page table, flag cleared). What should not be there is on
 a line of its own that begins with an exclamation mark. The run's checks go to standard error.";
+
+const AFTER_OBSERVE: &str = "\
+Examples:
+  ipirig observe --kernel ~/linux/vmlinux -- load fork bpf net
+  ipirig observe --stock 7.2 --for 20 -- load
+  ipirig observe --kernel bzImage --file ./bench:/bin/bench -- bench --fast
+  ipirig observe --kernel vmlinux --isolated 2 --max-ipis 0 -- load idle
+
+The command runs in the guest, on the vCPUs that are not isolated. It is a program that --file (or
+your own initramfs) brings along, linked statically, or `load` and the names of loads; `load` alone
+says which ones the kernel offers. Nothing is judged unless --max-ipis is given. Exit code 0: the
+observation is complete; 1: --max-ipis was exceeded; 3: something was lost, or the guest failed.";
 
 const AFTER_BLAME: &str = "\
 Examples:
@@ -173,6 +186,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run a scenario and list what each first entry into the kernel executed
     Entry(Box<EntryArgs>),
+    /// Run a command on the other vCPUs and say who interrupts the isolated ones
+    Observe(Box<ObserveArgs>),
     /// Run a scenario, or read a result, and say who sent IPIs to whom, and why
     Blame(Box<BlameArgs>),
     /// Build kernels with known bugs and see whether the checks notice
@@ -221,6 +236,12 @@ pub(crate) struct GuestBuildArgs {
     /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF
     #[arg(long, value_enum, default_value_t = Flavour::Fast)]
     pub(crate) flavour: Flavour,
+    /// Instead of it, a kernel as Debian ships its source: 7.2, 6.12, 6.1 and what else apt offers
+    #[arg(long, value_name = "VERSION", conflicts_with = "flavour")]
+    pub(crate) stock: Option<String>,
+    /// The source of the stock kernel: a linux-source package or a tarball of a kernel
+    #[arg(long, value_name = "FILE", requires = "stock")]
+    pub(crate) source: Option<PathBuf>,
     /// Look for a newer kernel source
     #[arg(long)]
     pub(crate) update: bool,
@@ -253,6 +274,37 @@ pub(crate) struct EntryArgs {
     /// Every instruction, not only the way in and the way out
     #[arg(long)]
     pub(crate) whole: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_OBSERVE)]
+pub(crate) struct ObserveArgs {
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+    /// Seconds after which the command is killed, if it has not ended by then
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) limit: u64,
+    /// Isolated vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=63))]
+    pub(crate) isolated: u8,
+    /// A kernel as Debian ships its source, built here; without this and --kernel, the reference
+    /// kernel
+    #[arg(long, value_name = "VERSION", conflicts_with = "kernel")]
+    pub(crate) stock: Option<String>,
+    /// A file that the guest is to have [default for GUEST: /bin/NAME]
+    #[arg(long, value_name = "HOST[:GUEST]")]
+    pub(crate) file: Vec<String>,
+    /// Write what the command prints to a file, up to a MiB
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Fail if an isolated vCPU gets more IPIs than this
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ipis: Option<u64>,
+    /// The command, after `--`
+    #[arg(last = true, value_name = "COMMAND", default_values = ["load", "idle"])]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

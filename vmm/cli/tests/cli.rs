@@ -325,3 +325,36 @@ fn each_command_has_a_man_page_and_shells_get_completions() {
     }
     refused(&["completions", "dos"], "invalid value 'dos' for '<SHELL>'");
 }
+
+#[test]
+fn observations_that_cannot_be_are_refused_before_anything_is_built() {
+    refused(&["observe", "--for", "0"], "0 is not in 1..=86400");
+    refused(&["observe", "--isolated", "0"], "0 is not in 1..=63");
+    refused(
+        &["observe", "--isolated", "3", "--vcpus", "3"],
+        "--vcpus 3: observe needs at least 4, one control and 3 isolated",
+    );
+    refused(
+        &["observe", "--stock", "7.2", "--kernel", "vmlinux"],
+        "cannot be used with",
+    );
+    refused(
+        &["observe", "--file", "/nonexistent/prog", "--", "prog"],
+        "cannot read /nonexistent/prog: No such file or directory",
+    );
+    refused(
+        &["observe", "--file", "/etc/hostname:/init", "--", "x"],
+        "/init is no place for a file in the guest: ipirig has its own there",
+    );
+    refused(
+        &[
+            "guest",
+            "build",
+            "--stock",
+            "7.2",
+            "--source",
+            "/nonexistent.deb",
+        ],
+        "/nonexistent.deb: there is no such file",
+    );
+}

@@ -16,6 +16,7 @@
 
 pub mod audit;
 pub mod decode;
+mod disassemble;
 pub mod layout;
 pub mod listing;
 mod nop;
@@ -24,6 +25,7 @@ pub mod record;
 pub mod shadow;
 
 pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
+pub use disassemble::{disassemble, length};
 pub use layout::{KernelLayout, LayoutError, slide};
 pub use listing::{Extent, listing};
 pub use nop::first_nop;

@@ -25,6 +25,7 @@ pub mod gate;
 pub mod guest_text;
 pub mod ledger;
 pub mod mutants;
+pub mod observe;
 pub mod paint;
 pub mod plan;
 pub mod render;

@@ -96,12 +96,12 @@ pub fn list(scenarios: &[Scenario], paint: Paint) -> String {
     out
 }
 
-fn line(out: &mut String, text: impl AsRef<str>) {
+pub(crate) fn line(out: &mut String, text: impl AsRef<str>) {
     out.push_str(text.as_ref().trim_end());
     out.push('\n');
 }
 
-fn describe(kernel: &KernelInfo) -> String {
+pub(crate) fn describe(kernel: &KernelInfo) -> String {
     let mut text = match &kernel.release {
         Some(release) => format!("Linux {release}"),
         None => kernel.path.clone(),
@@ -184,7 +184,7 @@ fn table(vcpus: &[Vcpu], paint: Paint) -> String {
 }
 
 /// `0`, `303 call-function`, or `306: call-function 303, reschedule 3`.
-fn counts(counts: &BTreeMap<String, u64>) -> String {
+pub(crate) fn counts(counts: &BTreeMap<String, u64>) -> String {
     let mut each = counts.iter();
     match (each.next(), counts.len()) {
         (None, _) => "0".to_owned(),

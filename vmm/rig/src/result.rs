@@ -288,6 +288,11 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e6
 }
 
+/// The same of nanoseconds.
+pub(crate) fn seconds_of_ns(nanoseconds: u64) -> f64 {
+    seconds(Duration::from_nanos(nanoseconds))
+}
+
 fn vcpus(plan: &Plan, evidence: &Evidence) -> Vec<Vcpu> {
     let counters = match (&evidence.before.counters, &evidence.after.counters) {
         (Ok(Some(before)), Ok(Some(after))) => Some((before, after)),

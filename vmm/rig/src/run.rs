@@ -12,7 +12,7 @@ use ipirig_machine::{
 };
 
 use crate::cmdline::command_line;
-use crate::conductor::{self, Ended, Evidence, Phase};
+use crate::conductor::{self, Ended, Evidence, LayoutOf, Phase};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
@@ -80,9 +80,30 @@ pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
 ///
 /// See [`RunError`].
 pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResult, RunError> {
+    let plan = &setup.plan;
+    on_machine(
+        host,
+        setup,
+        DETAILS,
+        phase,
+        |guest, layout, ledger, phase| conductor::conduct(guest, plan, layout, ledger, phase),
+        |outcome, kernel, _| conclude(plan, outcome, kernel),
+    )
+}
+
+/// Makes the machine, has `conduct` take the started guest through, and `conclude` make a result of
+/// how that ended. The ledger has room for `details` events.
+pub(crate) fn on_machine<E>(
+    host: &Host,
+    setup: &Setup,
+    details: usize,
+    phase: &dyn Fn(Phase),
+    conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger, &dyn Fn(Phase)) -> Result<E, Ended>,
+    conclude: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> Result<RunResult, RunError>,
+) -> Result<RunResult, RunError> {
     let started = Instant::now();
     let plan = &setup.plan;
-    let ledger = Arc::new(Ledger::new(plan.roles.len(), DETAILS));
+    let ledger = Arc::new(Ledger::new(plan.roles.len(), details));
     let config = Config {
         roles: plan.roles.clone(),
         memory_mib: plan.memory_mib,
@@ -107,10 +128,12 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
                 diary.begin(begun, clock::now());
                 phase(begun);
             };
-            let outcome = start_and_conduct(&mut machine, plan, &setup.kernel, &ledger, &announce);
+            let outcome = start_and(&mut machine, setup, &ledger, |machine, layout, ledger| {
+                conduct(machine, layout, ledger, &announce)
+            });
             let ended = clock::now();
             machine.stop();
-            let mut result = conclude(plan, outcome, kernel)?;
+            let mut result = conclude(outcome, kernel, &ledger)?;
             result.machine = Some(about);
             result.timeline = Timeline::new(plan, &ledger, &diary, ended);
             result
@@ -124,20 +147,20 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
     Ok(result)
 }
 
-fn start_and_conduct(
+fn start_and<E>(
     machine: &mut Machine,
-    plan: &Plan,
-    files: &KernelFiles,
+    setup: &Setup,
     ledger: &Ledger,
-    phase: &dyn Fn(Phase),
-) -> Result<Evidence, Ended> {
+    conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger) -> Result<E, Ended>,
+) -> Result<E, Ended> {
     machine.start().map_err(|error| Ended::Machine {
         phase: Phase::Boot,
         source: error.into(),
     })?;
     // While the guest boots, on a core that it may not need.
+    let files = &setup.kernel;
     let image = Image::open(&files.kernel);
-    if plan.stacks {
+    if setup.plan.stacks {
         ledger
             .stacks()
             .of(Code::read(&files.kernel, &files.initramfs));
@@ -146,7 +169,7 @@ fn start_and_conduct(
         let image = image.map_err(|error| chain(&error))?;
         KernelLayout::new(image, lstar).map_err(|error| chain(&error))
     });
-    conductor::conduct(machine, plan, layout, ledger, phase)
+    conduct(machine, layout, ledger)
 }
 
 /// From how the conductor's work ended to a result.

@@ -118,6 +118,21 @@ impl Guest for FakeGuest {
         Ok(b"Linux 6.12 #1 x86_64".into())
     }
 
+    fn execute(&self, limit: Duration) -> Result<Executed, Failure> {
+        if limit.is_zero() {
+            return Err(Failure::of("find nonesuch", Errno(libc::ENOENT)));
+        }
+        Ok(Executed {
+            ending: ipirig_abi::Ending::Exited,
+            code: 3,
+            printed: limit.as_millis() as u64,
+        })
+    }
+
+    fn output(&self, from: u64) -> Result<Vec<u8>, Failure> {
+        Ok(format!("from {from}").into())
+    }
+
     fn signal(&self, cpu: u64) -> Result<(), Failure> {
         if cpu == 1 {
             return Ok(());
@@ -454,4 +469,24 @@ fn a_step_of_tracing_gives_its_text_or_what_stopped_it_and_a_strange_one_is_lack
             )
         );
     }
+}
+
+#[test]
+fn the_command_s_end_comes_back_in_words_and_its_output_as_text() {
+    let guest = FakeGuest::default();
+    assert_eq!(
+        obey(&guest, Command::Execute, [1500, 0, 0, 0]),
+        (ok([1, 3, 1500, 0]), Then::Wait)
+    );
+    let (answer, _) = obey(&guest, Command::Execute, [0; 4]);
+    assert_eq!(
+        (answer.status, answer.errno, answer.text),
+        (
+            Status::Failed,
+            2,
+            b"find nonesuch: ENOENT (No such file or directory)".into()
+        )
+    );
+    let (answer, _) = obey(&guest, Command::ReadOutput, [32, 0, 0, 0]);
+    assert_eq!(answer.text, b"from 32");
 }

@@ -9,10 +9,10 @@ use crate::sys::{self, Fork, SleeperStack};
 
 /// Children that were not waited for yet. Those left are killed in the end.
 #[derive(Debug, Default)]
-pub(super) struct Children(Vec<i32>);
+pub(crate) struct Children(Vec<i32>);
 
 /// Has `count` processes live at once, and kills them before they do anything.
-pub(super) fn come_and_go(count: u64) -> Result<(), Errno> {
+pub(crate) fn come_and_go(count: u64) -> Result<(), Errno> {
     let mut stacks = Vec::new();
     stacks.resize_with(count as usize, || SleeperStack::NEW);
     // Dropped before the stacks are, also when one cannot be started.
@@ -27,7 +27,7 @@ pub(super) fn come_and_go(count: u64) -> Result<(), Errno> {
 impl Children {
     /// Forks a child that does `job` and exits: with 0 if that went well, else with the error's
     /// number.
-    pub(super) fn add(&mut self, job: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    pub(crate) fn add(&mut self, job: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         match sys::fork()? {
             Fork::Child => sys::exit(job().err().map_or(0, |errno| errno.0)),
             Fork::Parent(pid) => {
@@ -38,7 +38,7 @@ impl Children {
     }
 
     /// Waits for each in turn. ECHILD if one was killed, else the number that it exited with.
-    pub(super) fn join(&mut self) -> Result<(), Errno> {
+    pub(crate) fn join(&mut self) -> Result<(), Errno> {
         while let Some(pid) = self.0.first().copied() {
             let status = sys::wait(pid)?;
             self.0.remove(0);
@@ -54,7 +54,7 @@ impl Children {
     }
 
     /// Kills all of them, and waits until they are gone.
-    pub(super) fn kill(&mut self) -> Result<(), Errno> {
+    pub(crate) fn kill(&mut self) -> Result<(), Errno> {
         for &pid in &self.0 {
             sys::kill(pid, libc::SIGKILL)?;
         }

@@ -1,6 +1,7 @@
 //! `ipirig guest`.
 
 use anyhow::anyhow;
+use ipirig_guest::stock::StockRequest;
 use ipirig_guest::{Flavour, Guest, Request};
 use ipirig_rig::exit::Code;
 
@@ -10,6 +11,15 @@ use crate::output::print;
 use crate::progress::Progress;
 
 pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
+    if let Some(version) = &args.stock {
+        let request = StockRequest {
+            version: version.clone(),
+            source: args.source.clone(),
+            update: args.update,
+            jobs: args.jobs,
+        };
+        return stock(&request);
+    }
     let request = Request {
         flavour: args.flavour.into(),
         update: args.update,
@@ -29,6 +39,24 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
         guest.package,
         guest.series,
         paths(&guest)
+    ))?;
+    Ok(Code::Ok)
+}
+
+fn stock(request: &StockRequest) -> Result<Code, Failure> {
+    let kernel = ipirig_guest::stock::build(request, &Progress::new(false))?;
+    let state = if kernel.fresh {
+        "built"
+    } else {
+        "already built"
+    };
+    print(&format!(
+        "{state}: Linux {} from {}, unpatched\nkernel     {}\nconfig     {}\nlog        {}\n",
+        kernel.release,
+        kernel.package,
+        kernel.vmlinux.display(),
+        kernel.config.display(),
+        kernel.log.display()
     ))?;
     Ok(Code::Ok)
 }

@@ -8,6 +8,7 @@ mod gate;
 mod guest;
 mod list;
 mod mutants;
+mod observe;
 mod pages;
 mod run;
 mod schema;
@@ -23,6 +24,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
     match args.command {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
+        Command::Observe(args) => observe::observe(*args),
         Command::Blame(args) => blame::blame(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::Gate(args) => gate::gate(&args),

@@ -114,30 +114,8 @@ impl Outcome {
 
 /// Runs `scenario` as `args` say.
 pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, Failure> {
-    let options = Options {
-        vcpus: args.vcpus,
-        no_deferral: args.deferral == Switch::Off,
-        pin: args.pin,
-        memory_mib: args.memory,
-        own_kernel: args.kernel.is_some(),
-        append: args.append,
-        timeout_s: args.timeout,
-        no_stacks: args.no_stacks,
-        cross_check: args.cross_check,
-    };
-    let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
-    if let Some(kernel) = &args.kernel {
-        check_kernel(kernel).map_err(Failure::usage)?;
-    }
-    if let Some(initramfs) = &args.initramfs {
-        check_initramfs(initramfs).map_err(Failure::usage)?;
-    }
-    for path in file(args.json.as_deref())
-        .into_iter()
-        .chain(args.log.as_deref())
-    {
-        check_writable(path).map_err(Failure::usage)?;
-    }
+    let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
+    check_files(&args)?;
     let host = match Host::probe() {
         Ok(host) => host,
         Err(error) => {
@@ -155,7 +133,50 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
         &progress,
     )?;
     check_interrupt()?;
-    let setup = Setup {
+    let setup = setup(plan, kernel, args);
+    let result = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
+    progress.finish();
+    Ok(Outcome {
+        result: result?,
+        advice: None,
+    })
+}
+
+/// What of the arguments a plan is made with.
+pub(super) fn options(args: &RunOptions) -> Options {
+    Options {
+        vcpus: args.vcpus,
+        no_deferral: args.deferral == Switch::Off,
+        pin: args.pin.clone(),
+        memory_mib: args.memory,
+        own_kernel: args.kernel.is_some(),
+        append: args.append.clone(),
+        timeout_s: args.timeout,
+        no_stacks: args.no_stacks,
+        cross_check: args.cross_check,
+    }
+}
+
+/// Checks the files that the arguments name.
+pub(super) fn check_files(args: &RunOptions) -> Result<(), Failure> {
+    if let Some(kernel) = &args.kernel {
+        check_kernel(kernel).map_err(Failure::usage)?;
+    }
+    if let Some(initramfs) = &args.initramfs {
+        check_initramfs(initramfs).map_err(Failure::usage)?;
+    }
+    for path in file(args.json.as_deref())
+        .into_iter()
+        .chain(args.log.as_deref())
+    {
+        check_writable(path).map_err(Failure::usage)?;
+    }
+    Ok(())
+}
+
+/// What a run needs besides a host.
+pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup {
+    Setup {
         plan,
         kernel,
         apic: match args.apic {
@@ -167,13 +188,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
             terminal: args.console,
             log: args.log,
         },
-    };
-    let result = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
-    progress.finish();
-    Ok(Outcome {
-        result: result?,
-        advice: None,
-    })
+    }
 }
 
 /// The path, unless it stands for standard output.
@@ -182,7 +197,7 @@ pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
 }
 
 /// The files to boot; built where the user gave none.
-fn kernel_files(
+pub(super) fn kernel_files(
     kernel: Option<&Path>,
     initramfs: Option<&Path>,
     wanted: Kernel,

@@ -6,6 +6,7 @@ mod catalogue;
 mod cross_check;
 mod entries;
 mod machines;
+mod observe;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -26,8 +27,10 @@ fn main() {
     };
     let (no_kvm, no_root) = (no_kvm(), no_root());
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
+    let no_stock = no_kvm.clone().or_else(observe::no_stock);
+    let stock = observe::STOCK.iter().map(|test| trial(&no_stock, test));
     let without = WITHOUT_KVM.iter().map(|test| trial(&no_root, test));
-    libtest_mimic::run(&args, on_kvm.chain(without).collect()).exit();
+    libtest_mimic::run(&args, on_kvm.chain(stock).chain(without).collect()).exit();
 }
 
 /// Why no guest can run here.
@@ -151,6 +154,18 @@ const ON_KVM: &[(&str, Test)] = &[
     (
         "git_bisect_finds_the_commit_that_violates",
         machines::bisection,
+    ),
+    (
+        "an_observation_says_who_interrupts_and_judges_only_when_told_to",
+        observe::deferral,
+    ),
+    (
+        "a_program_brought_along_is_run_and_its_end_reported",
+        observe::program,
+    ),
+    (
+        "a_command_that_the_guest_lacks_is_an_error_that_names_it",
+        observe::missing,
     ),
 ];
 

@@ -74,6 +74,14 @@ const ROWS: &[Row] = &[
         &[],
         "fsgsbase",
     ),
+    // ldmxcsr [0x7000]: the begin of each use of SSE in the kernel. Without these features its hash
+    // functions (7.0 and later use them from the boot on) and checksums do not try.
+    row(
+        "ldmxcsr",
+        &[0x0f, 0xae, 0x14, 0x25, 0x00, 0x70, 0x00, 0x00],
+        &[UD],
+        "ssse3,sse4_2,sha_ni,pclmulqdq",
+    ),
     // mov eax, 0x18; verw ax.
     Row {
         parameters: NO_BUFFER_CLEARING,

@@ -89,6 +89,16 @@ pub(crate) struct Script {
     pub(crate) doctored: Option<fn(&mut Vec<String>)>,
     /// Events that the buffer of the control vCPU loses, by its stats.
     pub(crate) trace_lost: u64,
+    /// Operations of a command that is executed.
+    pub(crate) command_operations: u64,
+    /// The results of executing it, instead of those of one that prints a line and exits with 0.
+    pub(crate) command_results: Option<[u64; 4]>,
+    /// Nothing of what it printed can be read.
+    pub(crate) mute: bool,
+    /// It cannot be started.
+    pub(crate) fails_to_start: bool,
+    /// The guest stops because KVM cannot emulate this, not because of a triple fault.
+    pub(crate) unknown_instruction: &'static [u8],
 }
 
 /// How the fake kernel counts.
@@ -339,6 +349,20 @@ impl<'a> Fake<'a> {
                 self.staying.borrow_mut().clear();
                 self.let_go.set(true);
             }
+            Command::Execute => {
+                self.storm(self.script.command_operations);
+                results = self.script.command_results.unwrap_or([1, 0, 6, 0]);
+                if self.script.fails_to_start {
+                    status = Status::Failed;
+                    self.mailbox.text.set(b"find nonesuch in the guest");
+                    self.mailbox.control.reply.errno.store(2, SeqCst);
+                }
+            }
+            Command::ReadOutput => {
+                let all: &[u8] = if self.script.mute { b"" } else { b"hello\n" };
+                let rest = all.get(arg as usize..).unwrap_or_default();
+                self.mailbox.text.set(rest);
+            }
             Command::Trace => {
                 let [step, first] =
                     [0, 1].map(|at: usize| self.mailbox.control.args[at].load(SeqCst));
@@ -365,7 +389,9 @@ impl<'a> Fake<'a> {
             self.mailbox.text.set(b"ioctl:\x1b[31m no memory\n");
         }
         let reply = &self.mailbox.control.reply;
-        reply.errno.store(self.script.storm_errno, SeqCst);
+        if command != Command::Execute {
+            reply.errno.store(self.script.storm_errno, SeqCst);
+        }
         reply
             .status
             .store(self.script.status.unwrap_or(status.into()), SeqCst);
@@ -500,7 +526,9 @@ impl Guest for Fake<'_> {
         let moment = self.moment();
         let storm = matches!(
             moment,
-            Some(Moment::Command(Command::Flip | Command::Vunmap))
+            Some(Moment::Command(
+                Command::Flip | Command::Vunmap | Command::Execute
+            ))
         );
         if !(storm && self.script.heart_stops) {
             self.beat();
@@ -521,7 +549,17 @@ impl Guest for Fake<'_> {
             return Ok(Wakeup::Doorbell);
         }
         if moment.is_some() && moment == self.script.stops_in {
-            return Ok(Wakeup::Stopped(StopReason::TripleFault { cpu: 1 }));
+            return Ok(Wakeup::Stopped(
+                if self.script.unknown_instruction.is_empty() {
+                    StopReason::TripleFault { cpu: 1 }
+                } else {
+                    StopReason::InternalError {
+                        cpu: 1,
+                        suberror: 1,
+                        instruction: self.script.unknown_instruction.to_vec(),
+                    }
+                },
+            ));
         }
         if moment.is_some() && moment == self.script.interrupted_in {
             return Ok(Wakeup::Interrupted);

@@ -34,6 +34,7 @@ impl Conductor<'_> {
         match phase {
             Phase::Boot => timeouts.boot,
             Phase::Prepare => timeouts.prepare,
+            Phase::Observe => timeouts.phase + self.limit,
             _ => timeouts.phase,
         }
     }

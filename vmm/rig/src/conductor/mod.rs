@@ -13,6 +13,7 @@ pub(crate) mod fake_kernel;
 mod fake_trace;
 mod guest;
 mod mailbox;
+mod observe;
 mod prepare;
 pub(crate) mod quiet;
 mod release;
@@ -31,11 +32,12 @@ use ipirig_machine::StopReason;
 
 pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
+pub use observe::{CommandEnd, Observed, observe};
 pub use release::NOT_PRODUCED;
 pub use trace::{Edge, Recorded, Tracing};
 
 use crate::guest_text;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Snapshot};
 use crate::plan::Plan;
 use mailbox::agent_state;
 
@@ -56,6 +58,8 @@ pub enum Phase {
     Quiet,
     /// The storm, inside the window.
     Storm,
+    /// A command that is observed, inside the window.
+    Observe,
     /// The first entry of each isolated vCPU.
     Release,
     /// Reading what the kernel counts, after.
@@ -74,6 +78,7 @@ impl fmt::Display for Phase {
             Self::Baseline => "baseline entry",
             Self::Quiet => "waiting for quiet",
             Self::Storm => "storm",
+            Self::Observe => "observing",
             Self::Release => "first entry",
             Self::After => "reading counters after the window",
             Self::ReadTrace => "reading the guest's trace",
@@ -229,6 +234,18 @@ struct Conductor<'a> {
     handlers: Vec<u64>,
     /// The windows' beginnings and ends, while the kernel traces.
     edges: Vec<(Edge, Edge)>,
+    /// How long a command is observed.
+    limit: Duration,
+}
+
+/// What is known of a guest that has booted, before any window.
+struct Booted {
+    module: bool,
+    version: String,
+    boot: Duration,
+    before: KernelView,
+    ledger_before: Snapshot,
+    layout: Result<Arc<KernelLayout>, String>,
 }
 
 impl<'a> Conductor<'a> {
@@ -254,10 +271,28 @@ impl<'a> Conductor<'a> {
             tracing: Tracing::NotAsked,
             handlers: Vec::new(),
             edges: Vec::new(),
+            limit: Duration::ZERO,
         }
     }
 
     fn run(mut self, layout: LayoutOf<'_>) -> Result<Evidence, Ended> {
+        let booted = self.boot(layout)?;
+        if let Ok(layout) = &booted.layout {
+            self.watch(layout)?;
+        }
+
+        let mut windows = Vec::new();
+        let mut window = Duration::ZERO;
+        for &entry in &self.plan.scenario.entries {
+            let (seen, open) = self.window(entry, booted.module, booted.layout.is_ok())?;
+            windows.push(seen);
+            window += open;
+        }
+        self.conclude(booted, windows, window)
+    }
+
+    /// Waits for the boot, and takes down how things are before any window.
+    fn boot(&mut self, layout: LayoutOf<'_>) -> Result<Booted, Ended> {
         let started = Instant::now();
         self.enter(Phase::Boot);
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
@@ -279,34 +314,38 @@ impl<'a> Conductor<'a> {
         let version = self.read(Command::ReadVersion)?;
         let ledger_before = self.ledger.snapshot();
         let before = self.kernel_view()?;
-        if let Ok(layout) = &layout {
-            self.watch(layout)?;
-        }
+        Ok(Booted {
+            module,
+            version,
+            boot,
+            before,
+            ledger_before,
+            layout,
+        })
+    }
 
-        let mut windows = Vec::new();
-        let mut window = Duration::ZERO;
-        for &entry in &self.plan.scenario.entries {
-            let (seen, open) = self.window(entry, module, layout.is_ok())?;
-            windows.push(seen);
-            window += open;
-        }
-
+    /// Takes down how things are after the last window.
+    fn conclude(
+        &mut self,
+        booted: Booted,
+        windows: Vec<Window>,
+        window: Duration,
+    ) -> Result<Evidence, Ended> {
         self.enter(Phase::After);
         let after = self.kernel_view()?;
         let ledger = self.ledger.snapshot();
         let tracing = self.read_trace()?;
-
         Ok(Evidence {
-            module,
-            version,
-            boot,
+            module: booted.module,
+            version: booted.version,
+            boot: booted.boot,
             window,
-            before,
+            before: booted.before,
             after,
-            ledger_before,
+            ledger_before: booted.ledger_before,
             ledger,
             blame: self.ledger.blame(),
-            layout,
+            layout: booted.layout,
             windows,
             tracing,
         })

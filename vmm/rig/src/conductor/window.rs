@@ -79,6 +79,25 @@ impl Conductor<'_> {
         recorded: bool,
     ) -> Result<(Window, Duration), Ended> {
         self.enter(Phase::Storm);
+        let (mut window, storm, time) = self.open_for(entry, recorded, |this, open| {
+            let storm = this.storm()?;
+            if this.plan.scenario.expect.interrupted() {
+                this.back_where_they_were(open)?;
+            }
+            Ok(storm)
+        })?;
+        window.storm = storm;
+        Ok((window, time))
+    }
+
+    /// Opens a window, has `work` done in it, and closes it. `work` is told where the isolated vCPUs
+    /// were when the window opened.
+    pub(super) fn open_for<T>(
+        &mut self,
+        entry: EntryKind,
+        recorded: bool,
+        work: impl FnOnce(&mut Self, &BTreeMap<usize, Mark>) -> Result<T, Ended>,
+    ) -> Result<(Window, T, Duration), Ended> {
         let before = self.targeted();
         // What was changed outside of windows has been caught up with since.
         let _ = self.ledger.changes().take();
@@ -86,10 +105,7 @@ impl Conductor<'_> {
         let opening = self.edge(Ledger::open_window)?;
         let opened = Instant::now();
         let open = self.mark_all()?;
-        let storm = self.storm()?;
-        if self.plan.scenario.expect.interrupted() {
-            self.back_where_they_were(&open)?;
-        }
+        let done = work(self, &open)?;
         // There are four debug registers, and an entry may need as many.
         self.watch_handlers(false)?;
         // Before the window closes: the first entry after it must not be missed.
@@ -120,12 +136,12 @@ impl Conductor<'_> {
             baseline: BTreeMap::new(),
             marks,
             ipis,
-            storm,
+            storm: Vec::new(),
             changed,
             released: BTreeMap::new(),
             records: BTreeMap::new(),
         };
-        Ok((window, time))
+        Ok((window, done, time))
     }
 
     /// Waits for vCPUs that are still in the handler of the last IPI, but not for ever: one that stays

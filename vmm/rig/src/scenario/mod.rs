@@ -17,6 +17,7 @@ use ipirig_abi::Role;
 
 pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, Trigger};
+pub(crate) use storm::NONE as NO_STORM;
 pub use storm::{Changes, Completion, Kind, Part, Storm};
 pub(crate) use validate::is_name;
 

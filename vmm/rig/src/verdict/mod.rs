@@ -18,7 +18,7 @@ mod completion;
 mod counters;
 mod entry;
 mod ipis;
-mod soundness;
+pub(crate) mod soundness;
 #[cfg(test)]
 pub(crate) mod tests;
 mod window;
@@ -200,7 +200,7 @@ fn joined(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
 }
 
 /// Joins what was found, worst first: the status of the worst and the words of all that share it.
-fn worst(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
+pub(crate) fn worst(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
     let rank = |status| match status {
         Verdict::Violated => 3,
         Verdict::Error => 2,

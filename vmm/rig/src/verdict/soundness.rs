@@ -48,7 +48,7 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
 
 /// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to
 /// nobody: it may have been meant for an isolated vCPU.
-pub(super) fn nothing_lost(evidence: &Evidence) -> Check {
+pub(crate) fn nothing_lost(evidence: &Evidence) -> Check {
     let ledger = &evidence.ledger;
     let undeliverable: u64 = ledger.cpus.iter().map(|cpu| cpu.window.undeliverable).sum();
     let mut lost = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn nothing_lost(evidence: &Evidence) -> Check {
 ///
 /// The ledger's two snapshots lie just outside the kernel's two readings, so ours may be more,
 /// never less.
-pub(super) fn no_way_round(evidence: &Evidence) -> Check {
+pub(crate) fn no_way_round(evidence: &Evidence) -> Check {
     let rows: [(&str, &[u8]); 3] = [
         ("CAL", &CALL_FUNCTION),
         ("RES", &RESCHEDULE),

@@ -1,0 +1,284 @@
+//! Runs the command that the rig wants observed: a program of the initramfs, or a load of our own.
+//!
+//! What it prints goes to a file, not to the console: a byte there is work for the kernel, on the
+//! CPU that prints.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, PipeWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ipirig_abi::observe::{COMMAND_FILE, LOAD, OUTPUT_FILE, SEARCH, words};
+use ipirig_abi::{Ending, TEXT_LEN};
+
+use crate::errno::Errno;
+use crate::failure::{During, Failure};
+use crate::load;
+use crate::process;
+use crate::storms::Ground;
+use crate::sys::{self, Fork};
+
+/// What became of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Executed {
+    /// How it ended.
+    pub(crate) ending: Ending,
+    /// Its exit code, or the signal's number.
+    pub(crate) code: u64,
+    /// Bytes that it printed.
+    pub(crate) printed: u64,
+}
+
+/// Runs the command of the initramfs for no longer than `limit`.
+pub(crate) fn execute(ground: &Ground<'_>, limit: Duration) -> Result<Executed, Failure> {
+    let root = ground.root;
+    let file = root.join(COMMAND_FILE);
+    let text = fs::read(&file).during(|| format!("read {}", file.display()))?;
+    let arguments = words(&text)
+        .map(CString::new)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Failure::new("a word of the command has a NUL in it"))?;
+    let Some(first) = arguments.first() else {
+        return Err(Failure::new(format!("{} has no command", file.display())));
+    };
+    let first = first.to_string_lossy().into_owned();
+    let path = root.join(OUTPUT_FILE);
+    // Appended to: two programs that print must not overwrite each other.
+    let mut options = OpenOptions::new();
+    let output = options.create(true).append(true).open(&path);
+    let output = output
+        .and_then(|file| file.set_len(0).map(|()| file))
+        .during(|| format!("create {}", path.display()))?;
+
+    let job = if first == LOAD {
+        Job::Load(arguments)
+    } else {
+        Job::Program(find(root, &first)?, arguments)
+    };
+    let pid = match start(ground, &job, &output) {
+        // The file is there: it was looked for. So it is what the file asks for that is not.
+        Err(errno @ Errno(libc::ENOENT)) => {
+            let what = format!(
+                "start {first}, whose interpreter or dynamic loader is not in the guest (is it \
+                 linked statically?)"
+            );
+            return Err(Failure::of(what, errno));
+        }
+        started => started.during(|| format!("start {first}"))?,
+    };
+    let (ending, code) = await_end(pid, limit).during(|| format!("wait for {first}"))?;
+    let printed = output.metadata().map_or(0, |meta| meta.len());
+    Ok(Executed {
+        ending,
+        code,
+        printed,
+    })
+}
+
+/// What the last command printed, from byte `from` on, as much as the mailbox's text takes.
+pub(crate) fn output(root: &Path, from: u64) -> Result<Vec<u8>, Failure> {
+    let path = root.join(OUTPUT_FILE);
+    let mut text = Vec::with_capacity(TEXT_LEN);
+    File::open(&path)
+        .and_then(|mut file| {
+            file.seek(SeekFrom::Start(from))?;
+            file.take(TEXT_LEN as u64).read_to_end(&mut text)
+        })
+        .during(|| format!("read {}", path.display()))?;
+    Ok(text)
+}
+
+enum Job {
+    Program(PathBuf, Vec<CString>),
+    Load(Vec<CString>),
+}
+
+/// The program of this name, as execvp(3) would find it.
+fn find(root: &Path, name: &str) -> Result<PathBuf, Failure> {
+    let below = |dir: &str| root.join(dir.trim_start_matches('/')).join(name);
+    let places: Vec<PathBuf> = if name.contains('/') {
+        vec![root.join(name.trim_start_matches('/'))]
+    } else {
+        SEARCH.map(below).to_vec()
+    };
+    let found = places.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| {
+        Failure::of(
+            format!("find {name} in the guest, which has only what its initramfs has"),
+            Errno(libc::ENOENT),
+        )
+    })
+}
+
+/// Starts the job in a process of its own; its id.
+fn start(ground: &Ground<'_>, job: &Job, output: &File) -> Result<i32, Errno> {
+    // Closes by itself when the program begins; else it carries the error.
+    let (mut reader, writer) = io::pipe()?;
+    let pid = match sys::fork()? {
+        Fork::Child => become_job(ground, job, output, writer),
+        Fork::Parent(pid) => pid,
+    };
+    drop(writer);
+    process::let_lead_group(pid);
+    let mut error = [0; 4];
+    match reader.read_exact(&mut error) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(pid),
+        Err(error) => Err(error.into()),
+        Ok(()) => {
+            sys::wait(pid)?;
+            Err(Errno(i32::from_le_bytes(error)))
+        }
+    }
+}
+
+fn become_job(ground: &Ground<'_>, job: &Job, output: &File, mut failed: PipeWriter) -> ! {
+    let prepared = process::lead_group()
+        .and_then(|()| process::forget_handlers())
+        .and_then(|()| process::confine(ground.housekeeping))
+        .and_then(|()| process::redirect(output));
+    let errno = match (prepared, job) {
+        (Err(errno), _) => errno,
+        (Ok(()), Job::Load(arguments)) => {
+            drop(failed);
+            sys::exit(load::main(arguments.get(1..).unwrap_or_default(), ground))
+        }
+        (Ok(()), Job::Program(path, arguments)) => {
+            let program = CString::new(path.as_os_str().as_encoded_bytes()).unwrap_or_default();
+            let environment = [format!("PATH={}", SEARCH.join(":")), "HOME=/".to_owned()]
+                .map(|variable| CString::new(variable).unwrap_or_default());
+            process::execute(&program, arguments, &environment)
+        }
+    };
+    // If this fails too, the exit code is all that is left.
+    let _ = failed.write_all(&errno.0.to_le_bytes());
+    sys::exit(127)
+}
+
+/// Waits for the job, and kills it when its time is over. Nothing of its group is left.
+fn await_end(pid: i32, limit: Duration) -> Result<(Ending, u64), Errno> {
+    let deadline = Instant::now() + limit;
+    let watched = process::watch(pid)?;
+    loop {
+        if let Some(status) = process::ended(pid)? {
+            process::kill_group(pid);
+            return Ok(if libc::WIFEXITED(status) {
+                (Ending::Exited, libc::WEXITSTATUS(status) as u64)
+            } else {
+                (Ending::Signalled, libc::WTERMSIG(status) as u64)
+            });
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            process::kill_group(pid);
+            sys::wait(pid)?;
+            return Ok((Ending::TimeUp, libc::SIGKILL as u64));
+        }
+        process::sleep_for(&watched, left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+    use crate::storms::Symbols;
+
+    /// A root with this command, and with a program `/bin/job` that is this shell script.
+    fn root(command: &[u8], script: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["ipirig", "bin"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join(COMMAND_FILE), command).unwrap();
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).mode(0o755);
+        let mut file = options.open(dir.path().join("bin/job")).unwrap();
+        file.write_all(script.as_bytes()).unwrap();
+        dir
+    }
+
+    fn run(root: &Path, limit_ms: u64) -> Result<(Executed, String), String> {
+        let ground = Ground {
+            triggers: None,
+            housekeeping: &[0],
+            symbols: Symbols::default(),
+            root,
+            mount_tracefs: |_| Err(Errno(libc::ENODEV)),
+        };
+        let executed = execute(&ground, Duration::from_millis(limit_ms))
+            .map_err(|failure| failure.to_string().replace(&root.display().to_string(), ""))?;
+        let text = output(root, 0).unwrap();
+        Ok((executed, String::from_utf8(text).unwrap()))
+    }
+
+    fn executed(ending: Ending, code: u64, printed: u64) -> Executed {
+        Executed {
+            ending,
+            code,
+            printed,
+        }
+    }
+
+    #[test]
+    fn a_program_gets_its_arguments_and_its_code_and_output_come_back() {
+        let root = root(
+            b"job\0one two\0",
+            "#!/bin/sh\necho \"$1\"; echo bad >&2; exit 3\n",
+        );
+        let expected = (executed(Ending::Exited, 3, 12), "one two\nbad\n".to_owned());
+        assert_eq!(run(root.path(), 60_000), Ok(expected));
+        assert_eq!(output(root.path(), 8), Ok(b"bad\n".into()));
+    }
+
+    #[test]
+    fn a_program_whose_time_is_over_is_killed_with_all_that_it_started() {
+        let root = root(b"/bin/job\0", "#!/bin/sh\nsleep 1000 & echo $!; wait\n");
+        let (ended, text) = run(root.path(), 300).unwrap();
+        assert_eq!((ended.ending, ended.code), (Ending::TimeUp, 9));
+        let child: i32 = text.trim().parse().unwrap();
+        let gone = || {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        while !gone() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_program_that_dies_of_a_signal_says_which() {
+        let root = root(b"job\0", "#!/bin/sh\nkill -11 $$\n");
+        let expected = executed(Ending::Signalled, 11, 0);
+        assert_eq!(
+            run(root.path(), 60_000).map(|(ended, _)| ended),
+            Ok(expected)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_named() {
+        let missing = root(b"nonesuch\0", "");
+        assert_eq!(
+            run(missing.path(), 1),
+            Err("find nonesuch in the guest, which has only what its initramfs has: ENOENT (No such \
+                 file or directory)"
+                .to_owned())
+        );
+        let broken = root(b"job\0", "#!/nonesuch\n");
+        assert_eq!(
+            run(broken.path(), 1),
+            Err(
+                "start job, whose interpreter or dynamic loader is not in the guest (is it linked \
+                 statically?): ENOENT (No such file or directory)"
+                    .to_owned()
+            )
+        );
+        let empty = root(b"", "");
+        assert_eq!(
+            run(empty.path(), 1),
+            Err("/ipirig/observe has no command".to_owned())
+        );
+    }
+}

@@ -1,0 +1,414 @@
+//! Kernels of source as Debian ships it, with a small configuration and no patches of ours: what
+//! people run, to be observed.
+//!
+//! The source comes from where apt has it; for what apt does not offer, from Debian's pool, by a list
+//! of what was there (`guest/kernel/stock/pool`), or from a file of the user's.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::config::Fragments;
+use crate::kernel::{Keep, Manifest, earlier_steps, keep_kernel, read_manifest};
+use crate::patches::Patches;
+use crate::recipe::Recipe;
+use crate::source::{self, Source};
+use crate::store::{self, Store};
+use crate::{Flavour, GuestError, Places, Progress, tools};
+
+/// What makes a stock kernel's slot whole.
+const FILES: [&str; 5] = [
+    "vmlinux",
+    "System.map",
+    "config",
+    "build.log",
+    "manifest.json",
+];
+
+/// Which stock kernel.
+#[derive(Debug, Clone)]
+pub struct StockRequest {
+    /// The version as Debian's package names have it: `7.2` of `linux-source-7.2`.
+    pub version: String,
+    /// The source: a linux-source package or a tarball of a kernel, instead of what Debian has.
+    pub source: Option<PathBuf>,
+    /// Ask for a newer package even if one has been downloaded.
+    pub update: bool,
+    /// How many compilers to run at once. `None`: as many as the host has CPUs for us.
+    pub jobs: Option<NonZeroUsize>,
+}
+
+/// A stock kernel that is ready to boot. All paths are in the cache and must not be modified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StockKernel {
+    /// The kernel: an ELF file with symbols.
+    pub vmlinux: PathBuf,
+    /// The kernel's configuration.
+    pub config: PathBuf,
+    /// What `make` printed when the kernel was built.
+    pub log: PathBuf,
+    /// What `uname -r` says in the guest.
+    pub release: String,
+    /// The Debian version of the source, or the name of the user's file.
+    pub package: String,
+    /// Whether it was built by this call rather than found in the cache.
+    pub fresh: bool,
+}
+
+/// Builds the kernel unless it is in the cache.
+///
+/// # Errors
+///
+/// See [`GuestError`].
+pub fn build(request: &StockRequest, progress: &dyn Progress) -> Result<StockKernel, GuestError> {
+    build_at(&Places::find()?, request, progress)
+}
+
+/// The kernel if it is in the cache. Nothing is downloaded and no program started.
+///
+/// # Errors
+///
+/// See [`GuestError`].
+pub fn cached(version: &str) -> Result<Option<StockKernel>, GuestError> {
+    let places = Places::find()?;
+    let store = Store::open(&places.cache)?;
+    let Some(source) = recorded(&store, version) else {
+        return Ok(None);
+    };
+    let recipe = recipe(&store, &places, &source, None, &())?;
+    let key = recipe.key(&recipe.series.key()?);
+    let dir = store.stage_dir("kernel").join(key.to_string());
+    if FILES.iter().any(|name| !dir.join(name).exists()) {
+        return Ok(None);
+    }
+    finished(&dir, false).map(Some)
+}
+
+fn build_at(
+    places: &Places,
+    request: &StockRequest,
+    progress: &dyn Progress,
+) -> Result<StockKernel, GuestError> {
+    let store = Store::open(&places.cache)?;
+    let source = match &request.source {
+        Some(path) => own(path, &request.version)?,
+        None => find(&store, places, request, progress)?,
+    };
+    let recipe = recipe(&store, places, &source, request.jobs, progress)?;
+    let series = recipe.series.key()?;
+    let slot = store.slot("kernel", recipe.key(&series), &FILES, progress, |work| {
+        tools::ensure(&work.log, progress)?;
+        let linux = work.scratch.join("linux");
+        let steps = recipe.build(&recipe.series, &linux, work)?;
+        keep_kernel(&linux, work, Keep::Move, |release, compiler| Manifest {
+            flavour: Flavour::Stock,
+            release,
+            package: source.package.clone(),
+            series: series.short().to_owned(),
+            compiler,
+            steps,
+        })
+    })?;
+    finished(&slot.dir, slot.fresh)
+}
+
+fn recipe<'a>(
+    store: &'a Store,
+    places: &Places,
+    source: &'a Source,
+    jobs: Option<NonZeroUsize>,
+    progress: &'a dyn Progress,
+) -> Result<Recipe<'a>, GuestError> {
+    Ok(Recipe {
+        store,
+        source,
+        series: Patches::of(&[])?,
+        fragments: Fragments::read(&places.guest.join("kernel/config"), Flavour::Stock)?,
+        jobs,
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), Flavour::Stock),
+        progress,
+    })
+}
+
+fn finished(dir: &Path, fresh: bool) -> Result<StockKernel, GuestError> {
+    let manifest = read_manifest(dir)?;
+    Ok(StockKernel {
+        vmlinux: dir.join("vmlinux"),
+        config: dir.join("config"),
+        log: dir.join("build.log"),
+        release: manifest.release,
+        package: manifest.package,
+        fresh,
+    })
+}
+
+/// The package that was downloaded last. Goes to the network when there is none, or to update.
+fn find(
+    store: &Store,
+    places: &Places,
+    request: &StockRequest,
+    progress: &dyn Progress,
+) -> Result<Source, GuestError> {
+    let version = &request.version[..];
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+-".contains(c);
+    if version.is_empty()
+        || !version.chars().all(plain)
+        || !version.starts_with(|c: char| c.is_ascii_digit())
+    {
+        let advice = "a version is numbers with dots between them, such as 6.12";
+        return Err(source::no_source(&name(version), advice));
+    }
+    if let (false, Some(source)) = (request.update, recorded(store, version)) {
+        return Ok(source);
+    }
+    let list = places.guest.join("kernel/stock/pool");
+    let text = fs::read_to_string(&list).map_err(GuestError::io("read", &list))?;
+    let pool = pool(&text).map_err(|(line, reason)| GuestError::BadPool {
+        path: list.clone(),
+        line,
+        reason,
+    })?;
+    let _lock = store.lock("source", "kernel source", progress)?;
+    let log = store.log(&format!("source-{version}"));
+    let source = match source::newest(&name(version), store, &log, request.update, progress) {
+        Ok(source) => source,
+        Err(error @ GuestError::NoSource { .. }) => {
+            let listed = pool.into_iter().find(|source| source.name == name(version));
+            listed.ok_or(error)?
+        }
+        Err(error) => return Err(error),
+    };
+    match source.download(store, &log, progress) {
+        Ok(_) => {}
+        Err(GuestError::Failed { .. }) if source.uri.is_some() => {
+            let advice = format!(
+                "version {} is no longer in Debian's pool, or it cannot be reached ({}); give another \
+                 package or tarball with --source FILE, or put the version that is there now into {}",
+                source.package,
+                log.display(),
+                list.display()
+            );
+            return Err(source::no_source(&source.name, &advice));
+        }
+        Err(error) => return Err(error),
+    }
+    store::write_json(&record(store, version), &source)?;
+    Ok(source)
+}
+
+fn name(version: &str) -> String {
+    format!("linux-source-{version}")
+}
+
+fn record(store: &Store, version: &str) -> PathBuf {
+    store.source().join(format!("stock-{version}.json"))
+}
+
+fn recorded(store: &Store, version: &str) -> Option<Source> {
+    serde_json::from_slice(&fs::read(record(store, version)).ok()?).ok()
+}
+
+/// Reads the list of what is in Debian's pool. An error has the line, from 1, and what is wrong.
+fn pool(text: &str) -> Result<Vec<Source>, (usize, &'static str)> {
+    let mut sources = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [version, package, size, sha256, uri] = words[..] else {
+            return Err((number, "it has not five words"));
+        };
+        let hex = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !hex {
+            return Err((number, "the fourth word is no SHA-256"));
+        }
+        let file = uri.rsplit('/').next().unwrap_or_default();
+        if !uri.contains("://") || !file.ends_with(".deb") {
+            return Err((number, "the fifth word is no address of a package"));
+        }
+        sources.push(Source {
+            name: name(version),
+            uri: Some(uri.to_owned()),
+            own: None,
+            file: file.to_owned(),
+            package: package.to_owned(),
+            sha256: sha256.to_owned(),
+            size: size
+                .parse()
+                .map_err(|_| (number, "the third word is no size"))?,
+        });
+    }
+    Ok(sources)
+}
+
+/// A file of the user's.
+fn own(path: &Path, version: &str) -> Result<Source, GuestError> {
+    let path = std::path::absolute(path).map_err(GuestError::io("find", path))?;
+    let bad = |reason| GuestError::BadSource {
+        path: path.clone(),
+        reason,
+    };
+    let file = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let file = file.ok_or_else(|| bad("is no file"))?;
+    let metadata = fs::metadata(&path).map_err(|_| bad("there is no such file"))?;
+    if metadata.is_dir() {
+        return Err(bad(
+            "is a directory: build it yourself and give the vmlinux with --kernel, or pack it with tar",
+        ));
+    }
+    if !(file.ends_with(".deb") || file.contains(".tar")) {
+        return Err(bad("is neither a .deb nor a tarball"));
+    }
+    let mut hash = Sha256::new();
+    let unreadable = || GuestError::io("read", &path);
+    let mut content = BufReader::with_capacity(1 << 20, File::open(&path).map_err(unreadable())?);
+    loop {
+        let part = content.fill_buf().map_err(unreadable())?;
+        if part.is_empty() {
+            break;
+        }
+        hash.update(part);
+        let length = part.len();
+        content.consume(length);
+    }
+    let digest = hash.finalize();
+    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Source {
+        name: name(version),
+        uri: None,
+        own: Some(path.clone()),
+        package: file.clone(),
+        file,
+        sha256,
+        size: metadata.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    /// A guest directory with a stock configuration, and a cache that has the package of `version`.
+    fn fake(version: &str) -> Fake {
+        let fake = Fake::new();
+        fake.write("kernel/config/deferral.config", "CONFIG_DEFERRAL=y\n");
+        fake.write("kernel/config/stock/stock.config", "CONFIG_S=y\n");
+        fake.write("kernel/stock/pool", "# nothing\n");
+        let source = Source {
+            package: "7.2.0-1".to_owned(),
+            ..fake.source.clone()
+        };
+        store::write_json(&record(&fake.store, version), &source).expect("recorded");
+        fake
+    }
+
+    fn request(version: &str) -> StockRequest {
+        StockRequest {
+            version: version.to_owned(),
+            source: None,
+            update: false,
+            jobs: None,
+        }
+    }
+
+    #[test]
+    fn stock_kernel_is_built_once_without_the_series() {
+        let fake = fake("7.2");
+        // A patch that would fail to apply.
+        fake.write("kernel/patches/6.12/bad.patch", "not a patch");
+        fake.write("kernel/patches/6.12/series", "bad.patch\n");
+        let built = build_at(&fake.places, &request("7.2"), &()).expect("built");
+        assert_eq!((&built.package[..], built.fresh), ("7.2.0-1", true));
+        let config = fs::read_to_string(&built.config).expect("read");
+        assert!(config.starts_with("CONFIG_A=y\n\nCONFIG_S=y\n"), "{config}");
+        let again = build_at(&fake.places, &request("7.2"), &()).expect("found");
+        assert_eq!((again.vmlinux, again.fresh), (built.vmlinux, false));
+    }
+
+    #[test]
+    fn pool_s_lines_are_read_and_each_wrong_one_is_named() {
+        let sha = "a".repeat(64);
+        let good = format!("# remark\n\n7.2 7.2.1-1 12 {sha} http://x/y/linux-source_1_all.deb\n");
+        let sources = pool(&good).expect("read");
+        let [source] = &sources[..] else {
+            panic!("{sources:?}")
+        };
+        assert_eq!(
+            (
+                &source.name[..],
+                &source.package[..],
+                source.size,
+                &source.file[..]
+            ),
+            ("linux-source-7.2", "7.2.1-1", 12, "linux-source_1_all.deb")
+        );
+        for (line, reason) in [
+            ("7.2 7.2.1-1 12", "it has not five words"),
+            (
+                "7.2 7.2.1-1 12 abc http://x/y.deb",
+                "the fourth word is no SHA-256",
+            ),
+            (
+                &format!("7.2 7.2.1-1 big {sha} http://x/y.deb")[..],
+                "the third word is no size",
+            ),
+            (
+                &format!("7.2 7.2.1-1 12 {sha} http://x/y.tar")[..],
+                "the fifth word is no address of a package",
+            ),
+        ] {
+            assert_eq!(pool(&format!("#\n{line}\n")), Err((2, reason)));
+        }
+    }
+
+    #[test]
+    fn list_that_is_shipped_can_be_read() {
+        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/stock/pool");
+        let sources = pool(&fs::read_to_string(list).expect("read")).expect("parsed");
+        assert!(
+            sources
+                .iter()
+                .any(|source| source.name == "linux-source-7.2")
+        );
+    }
+
+    #[test]
+    fn what_is_no_source_is_refused_before_anything_is_run() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("notes.txt");
+        fs::write(&file, "x").expect("written");
+        let said = |path: &Path| own(path, "7.2").expect_err("refused").to_string();
+        assert!(said(&file).ends_with("is neither a .deb nor a tarball"));
+        assert!(said(dir.path()).contains("give the vmlinux with --kernel"));
+        assert!(said(&dir.path().join("missing.deb")).ends_with("there is no such file"));
+        let fake = fake("7.2");
+        let error = build_at(&fake.places, &request("../7.2"), &()).expect_err("refused");
+        assert!(
+            error.to_string().contains("a version is numbers"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn own_file_is_known_by_what_is_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("linux-7.3.tar.gz");
+        fs::write(&file, "abc").expect("written");
+        let source = own(&file, "7.3").expect("taken");
+        assert_eq!(
+            (&source.sha256[..], &source.package[..]),
+            (
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+                "linux-7.3.tar.gz"
+            )
+        );
+    }
+}

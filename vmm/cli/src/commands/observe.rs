@@ -1,0 +1,150 @@
+//! `ipirig observe`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use ipirig_guest::overlay::{Extra, Overlay};
+use ipirig_guest::stock::StockRequest;
+use ipirig_machine::Host;
+use ipirig_rig::exit::{Code, host_verdict};
+use ipirig_rig::observe::{Report, Wishes, observe as observe_on, plan, render};
+use ipirig_rig::result::KernelFiles;
+use ipirig_rig::run::not_run;
+
+use super::check_interrupt;
+use super::run::{check_files, kernel_files, options, print_both, setup};
+use crate::args::ObserveArgs;
+use crate::failure::Failure;
+use crate::output::{check_writable, say, write_file};
+use crate::progress::Progress;
+
+/// MiB of guest memory for a stock kernel as it is configured here.
+const MEMORY_STOCK_MIB: u64 = 256;
+
+pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
+    let mut options = options(&args.options);
+    if args.stock.is_some() {
+        options.memory_mib = options.memory_mib.or(Some(MEMORY_STOCK_MIB));
+    }
+    let plan = plan(usize::from(args.isolated), options).map_err(Failure::usage)?;
+    check_files(&args.options)?;
+    if let Some(path) = &args.output {
+        check_writable(path).map_err(Failure::usage)?;
+    }
+    let extra: Vec<Extra> = args.file.iter().map(|file| extra(file)).collect();
+    let overlay = Overlay::new(&args.command, &extra).map_err(Failure::usage)?;
+    let wishes = Wishes {
+        command: args.command,
+        limit: Duration::from_secs(args.limit),
+        max_ipis: args.max_ipis,
+    };
+    let json = args.options.json.clone();
+
+    let host = match Host::probe() {
+        Ok(host) => host,
+        Err(error) => {
+            let report = Report::without(not_run(&plan, host_verdict(&error), &error));
+            let code = publish(&report, json.as_deref())?;
+            if let Some(advice) = error.advice() {
+                say(&format!("hint: {advice}\n"));
+            }
+            return Ok(code);
+        }
+    };
+    let progress = Progress::new(args.options.console);
+    let kernel = match &args.stock {
+        Some(version) => stock(version, args.options.initramfs.as_deref(), &progress)?,
+        None => kernel_files(
+            args.options.kernel.as_deref(),
+            args.options.initramfs.as_deref(),
+            plan.scenario.kernel,
+            &progress,
+        )?,
+    };
+    let initramfs = overlay
+        .on(&kernel.initramfs)
+        .context("cannot extend the initramfs")?;
+    let kernel = KernelFiles {
+        initramfs: initramfs.path().to_owned(),
+        ..kernel
+    };
+    check_interrupt()?;
+    let setup = setup(plan, kernel, args.options);
+    let report = observe_on(&host, &setup, &wishes, &|phase| {
+        progress.stage(&phase.to_string());
+    });
+    progress.finish();
+    let report = report?;
+    if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
+        write_file(path, &observation.command.output).map_err(Failure::usage)?;
+    }
+    publish(&report, json.as_deref())
+}
+
+/// The files of a stock kernel, which has no module.
+fn stock(
+    version: &str,
+    initramfs: Option<&Path>,
+    progress: &Progress,
+) -> Result<KernelFiles, Failure> {
+    let request = StockRequest {
+        version: version.to_owned(),
+        source: None,
+        update: false,
+        jobs: None,
+    };
+    let kernel = ipirig_guest::stock::build(&request, progress)?;
+    let initramfs = match initramfs {
+        Some(path) => path.to_owned(),
+        None => ipirig_guest::initramfs_without_module(progress)?.path,
+    };
+    Ok(KernelFiles {
+        kernel: kernel.vmlinux,
+        initramfs,
+        package: Some(format!("{}, unpatched", kernel.package)),
+        series: None,
+    })
+}
+
+/// Reads `HOST[:GUEST]`.
+fn extra(argument: &str) -> Extra {
+    match argument.rsplit_once(':') {
+        Some((host, guest)) if !host.is_empty() && !guest.is_empty() => Extra {
+            host: host.into(),
+            guest: Some(guest.into()),
+        },
+        _ => Extra {
+            host: PathBuf::from(argument),
+            guest: None,
+        },
+    }
+}
+
+fn publish(report: &Report, json: Option<&Path>) -> Result<Code, Failure> {
+    let text = || report.to_json().context("cannot put the report into JSON");
+    print_both(&|paint| render(report, paint), &text, json)?;
+    Ok(report.run.verdict.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_say_where_the_guest_is_to_have_it() {
+        let of = |host: &str, guest: Option<&str>| Extra {
+            host: host.into(),
+            guest: guest.map(PathBuf::from),
+        };
+        for (argument, expected) in [
+            ("a/b", of("a/b", None)),
+            ("a/b:/x", of("a/b", Some("/x"))),
+            ("a:b:/x", of("a:b", Some("/x"))),
+            ("a:", of("a:", None)),
+            (":a", of(":a", None)),
+        ] {
+            assert_eq!(extra(argument), expected, "{argument}");
+        }
+    }
+}

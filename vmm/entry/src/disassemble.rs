@@ -1,0 +1,36 @@
+//! One instruction in words, for messages.
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
+
+/// The first instruction of `code`, as `objdump` writes it, were it at address 0. `None`: the bytes
+/// are none.
+#[must_use]
+pub fn disassemble(code: &[u8]) -> Option<String> {
+    let mut text = String::new();
+    GasFormatter::new().format(&first(code)?, &mut text);
+    Some(text)
+}
+
+/// Bytes of the first instruction of `code`.
+#[must_use]
+pub fn length(code: &[u8]) -> Option<usize> {
+    Some(first(code)?.len())
+}
+
+fn first(code: &[u8]) -> Option<Instruction> {
+    let instruction = Decoder::with_ip(64, code, 0, DecoderOptions::NONE).decode();
+    (!instruction.is_invalid()).then_some(instruction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_instruction_is_named_and_measured_and_nonsense_is_not() {
+        let code = [0x0f, 0xae, 0x27, 0x90];
+        assert_eq!(disassemble(&code).as_deref(), Some("xsave (%rdi)"));
+        assert_eq!(length(&code), Some(3));
+        assert_eq!((disassemble(&[0x06]), length(&[])), (None, None));
+    }
+}

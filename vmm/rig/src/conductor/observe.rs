@@ -1,0 +1,124 @@
+//! An observation: the same boot, quiet and window as a scenario's, with a command of the user's in
+//! the place of the storm, and nothing expected of anybody.
+
+use std::time::{Duration, Instant};
+
+use ipirig_abi::{Command, Ending, TEXT_LEN};
+use ipirig_machine::clock;
+
+use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase};
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use crate::scenario::EntryKind;
+
+/// Most bytes of a command's output that are fetched from the guest.
+const OUTPUT_MAX: u64 = 1 << 20;
+
+/// What an observation brought to light.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// What a scenario's run brings to light too; one window, without a storm.
+    pub evidence: Evidence,
+    /// When the window opened and closed, in nanoseconds of the machine's clock.
+    pub open_ns: (u64, u64),
+    /// Why the isolated vCPUs were not left alone before the window, if they were not.
+    pub unrest: Option<String>,
+    /// What became of the command.
+    pub command: CommandEnd,
+}
+
+/// What became of a command in the guest, as the guest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandEnd {
+    /// How it ended.
+    pub ending: Ending,
+    /// Its exit code, or the number of the signal that killed it.
+    pub code: u64,
+    /// Bytes that it printed.
+    pub printed: u64,
+    /// The first of these bytes: at most a MiB.
+    pub output: Vec<u8>,
+}
+
+/// Conducts the observation of a guest that has just been started, for no longer than `limit`.
+///
+/// # Errors
+///
+/// See [`Ended`].
+pub fn observe(
+    guest: &mut dyn Guest,
+    plan: &Plan,
+    limit: Duration,
+    layout: LayoutOf<'_>,
+    ledger: &Ledger,
+    phase: &dyn Fn(Phase),
+) -> Result<Observed, Ended> {
+    let mut conductor = Conductor::new(guest, plan, ledger, phase);
+    conductor.limit = limit;
+    conductor.observe(layout)
+}
+
+impl Conductor<'_> {
+    fn observe(mut self, layout: LayoutOf<'_>) -> Result<Observed, Ended> {
+        let booted = self.boot(layout)?;
+        let unrest = self.quiet_if_it_can_be()?;
+
+        self.enter(Phase::Observe);
+        let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+        let (window, (opened, results, closed), time) =
+            self.open_for(EntryKind::Syscall, false, |this, _| {
+                let opened = clock::now();
+                let results = this.command(Command::Execute, [limit_ms, 0, 0, 0])?;
+                Ok((opened, results, clock::now()))
+            })?;
+        let command = self.command_end(results)?;
+        let evidence = self.conclude(booted, vec![window], time)?;
+        Ok(Observed {
+            evidence,
+            open_ns: (opened, closed),
+            unrest,
+            command,
+        })
+    }
+
+    /// Waits for quiet, but not for ever: a kernel that ticks on isolated CPUs never is.
+    fn quiet_if_it_can_be(&mut self) -> Result<Option<String>, Ended> {
+        self.enter(Phase::Quiet);
+        let timeouts = &self.plan.timeouts;
+        // So that a timer that is waited for in vain is not taken for unrest.
+        let patience = timeouts.timer + 4 * timeouts.quiet;
+        self.deadline = self.deadline.min(Instant::now() + patience);
+        match self.quiet() {
+            Ok(()) => Ok(None),
+            Err(Ended::NeverQuiet { disturbed, .. }) => Ok(Some(disturbed)),
+            Err(ended) => Err(ended),
+        }
+    }
+
+    fn command_end(&mut self, results: [u64; 4]) -> Result<CommandEnd, Ended> {
+        let [ending, code, printed, _] = results;
+        let known = u32::try_from(ending).ok();
+        let Some(ending) = known.and_then(|code| Ending::try_from(code).ok()) else {
+            return Err(self.protocol(format!("the command ended as {ending}")));
+        };
+        let wanted = printed.min(OUTPUT_MAX);
+        let mut output = Vec::new();
+        while (output.len() as u64) < wanted {
+            let from = output.len() as u64;
+            self.command(Command::ReadOutput, [from, 0, 0, 0])?;
+            let before = output.len();
+            output.extend(self.guest.mailbox().text.iter().take(TEXT_LEN));
+            // The guest says how much there is; it need not be so.
+            if output.len() == before {
+                break;
+            }
+        }
+        output.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        Ok(CommandEnd {
+            ending,
+            code,
+            printed,
+            output,
+        })
+    }
+}

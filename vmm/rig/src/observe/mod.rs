@@ -1,0 +1,110 @@
+//! Observations: who interrupts the isolated vCPUs while a command runs on the others?
+//!
+//! An observation takes the way of a scenario (boot, quiet, window, after), with a command in the
+//! place of the storm. It judges nothing unless it is told a number: what makes it fail is that
+//! something was lost, or that the isolated vCPUs did not run.
+//!
+//! What this module does not do: walk call chains or name causes ([`crate::blame`]'s makers do, and
+//! what they found is shown), or start programs (the agent does).
+
+mod judge;
+mod origins;
+mod render;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use ipirig_abi::Role;
+use ipirig_machine::Host;
+
+use crate::conductor::{self, Phase};
+use crate::plan::{Options, Plan, PlanError};
+use crate::run::{self, RunError, Setup};
+use crate::scenario::{
+    EntryKind, Expectations, IsolatedIpis, Kernel, Mode, NO_STORM, Scenario, Storm, Vcpus,
+};
+
+pub use origins::Origin;
+pub use render::render;
+pub use report::{CommandReport, Observation, Report, Visited};
+
+/// What stands in a result where a scenario has its name.
+pub const NAME: &str = "observe";
+
+/// Events kept of one observation, with who sent them and when: an observation is longer than a
+/// scenario. Some 80 MB of the host's memory.
+const DETAILS: usize = 1 << 20;
+
+/// What is to be observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wishes {
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// How long it may run.
+    pub limit: Duration,
+    /// IPIs that each isolated vCPU may get; `None`: any number.
+    pub max_ipis: Option<u64>,
+}
+
+/// The plan of an observation with so many isolated vCPUs.
+///
+/// # Errors
+///
+/// See [`PlanError`].
+pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
+    let scenario = Scenario {
+        name: NAME.to_owned(),
+        group: NAME.to_owned(),
+        summary: "Run a command, and say who interrupted the isolated CPUs".to_owned(),
+        kernel: Kernel::Fast,
+        vcpus: Vcpus {
+            housekeeping: 1,
+            isolated,
+            further: Role::Housekeeping,
+            isolated_in: Mode::User,
+        },
+        storm: Storm {
+            kind: NO_STORM,
+            operations: 0,
+            size: 0,
+        },
+        entries: vec![EntryKind::Syscall],
+        expect: Expectations {
+            isolated: IsolatedIpis::AtMost(u64::MAX),
+            housekeeping_ipis_min: 0,
+        },
+    };
+    Plan::new(scenario, options)
+}
+
+/// Observes on `host`, by a plan of [`plan()`]. `phase` hears of each phase as it begins.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn observe(
+    host: &Host,
+    setup: &Setup,
+    wishes: &Wishes,
+    phase: &dyn Fn(Phase),
+) -> Result<Report, RunError> {
+    let plan = &setup.plan;
+    let mut observation = None;
+    let run = run::on_machine(
+        host,
+        setup,
+        DETAILS,
+        phase,
+        |guest, layout, ledger, phase| {
+            conductor::observe(guest, plan, wishes.limit, layout, ledger, phase)
+        },
+        |outcome, kernel, ledger| {
+            let (run, seen) = report::conclude(plan, wishes, outcome, kernel, ledger)?;
+            observation = seen;
+            Ok(run)
+        },
+    )?;
+    Ok(Report { run, observation })
+}
