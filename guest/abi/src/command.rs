@@ -148,6 +148,9 @@ codes! {
         Read = 3,
         /// Text: `per_cpu/cpuN/stats`, with N as `args[1]`.
         Stats = 4,
+        /// Text: the kernel's own histogram of ticks of the time-stamp counter from `csd_queue_cpu` to
+        /// `csd_function_entry`, by powers of two; empty if it has no such histograms.
+        Histogram = 5,
     }
 }
 

@@ -5,6 +5,8 @@
 //! the rig has it done before a window opens, and undone after it closed. What is recorded is read
 //! when all is over: each line costs the kernel some thousand instructions.
 
+mod latency;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
@@ -14,6 +16,7 @@ use ipirig_abi::{TEXT_LEN, TraceStep};
 use crate::failure::{During, Failure};
 use crate::storms::tracefs::Tracefs;
 use crate::storms::{Ground, Stopped};
+use latency::Latency;
 
 /// The instance: a storm that traces has the top level to itself.
 const INSTANCE: &str = "ipirig";
@@ -77,12 +80,14 @@ impl Recording {
             TraceStep::Stop => self.stop(&tracefs),
             TraceStep::Read => self.read(),
             TraceStep::Stats => stats(&tracefs, first),
+            TraceStep::Histogram => latency::read(&tracefs),
         }
     }
 
     fn stop(&self, tracefs: &Tracefs) -> Result<Vec<u8>, Stopped> {
         let instance = tracefs.instance(INSTANCE)?;
         instance.write("tracing_on", "0")?;
+        latency::pause(&instance)?;
         for (event, _) in EVENTS {
             instance.write(format!("events/{event}/enable"), "0")?;
         }
@@ -124,8 +129,12 @@ fn start(tracefs: &Tracefs, cpus: u64, kib: u64) -> Result<Vec<u8>, Stopped> {
         instance.write(format!("events/{event}/filter"), &filter)?;
         filters += &format!("{} {filter}\n", event.replace('/', ":"));
     }
+    let latency = Latency::new(tracefs, &instance, &list(cpus))?;
     for (event, _) in EVENTS {
         instance.write(format!("events/{event}/enable"), "1")?;
+    }
+    if let Some(latency) = latency {
+        latency.clear()?;
     }
     instance.write("tracing_on", "1")?;
     Ok(filters.into())
@@ -263,6 +272,44 @@ mod tests {
         assert_eq!(
             take(root, &recording, TraceStep::Stats, [1, 0]),
             "entries: 7\n"
+        );
+    }
+
+    #[test]
+    fn a_kernel_with_histograms_counts_by_itself_while_it_traces() {
+        let root = tracing(true);
+        let root = root.path();
+        let recording = Recording::default();
+        let top = root.join("sys/kernel/tracing");
+        let instance = top.join("instances").join(INSTANCE);
+        let synthetic = instance.join("events/synthetic/csd_latency");
+        fs::create_dir_all(&synthetic).unwrap();
+        let queue = instance.join("events/csd/csd_queue_cpu");
+        let begin = instance.join("events/csd/csd_function_entry");
+        for file in [
+            top.join("synthetic_events"),
+            queue.join("hist"),
+            queue.join("trigger"),
+            begin.join("trigger"),
+            synthetic.join("trigger"),
+        ] {
+            fs::write(file, "").unwrap();
+        }
+        fs::write(synthetic.join("hist"), "{ time: ~ 2^22 } hitcount: 3\n").unwrap();
+        take(root, &recording, TraceStep::Start, [0b110, 64]);
+        take(root, &recording, TraceStep::Stop, [0; 2]);
+        assert_eq!(
+            of_instance(root, "events/csd/csd_queue_cpu/trigger"),
+            "hist:keys=cpu,csd.hex:ts=common_timestamp:clock=x86-tsc:size=512 if cpu & CPUS{1-2}"
+        );
+        assert_eq!(
+            of_instance(root, "events/synthetic/csd_latency/trigger"),
+            "hist:keys=time.log2:size=128hist:keys=time.log2:size=128:clear\
+             hist:keys=time.log2:size=128:pause"
+        );
+        assert_eq!(
+            take(root, &recording, TraceStep::Histogram, [0; 2]),
+            "{ time: ~ 2^22 } hitcount: 3\n"
         );
     }
 

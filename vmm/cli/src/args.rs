@@ -481,7 +481,7 @@ pub(crate) struct RunOptions {
     pub(crate) no_stacks: bool,
     /// Have the guest's kernel trace its IPIs as well, and compare its record with ours, IPI by IPI.
     /// Boots the kernel with tracing, unless --kernel gives one; adds the check cross-check, and
-    /// how long IPIs took. On an emulated guest a minute more
+    /// how long IPIs took. Takes some 20 s more where guests are emulated
     #[arg(long)]
     pub(crate) cross_check: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]

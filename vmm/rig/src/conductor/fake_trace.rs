@@ -46,13 +46,14 @@ impl FakeTrace {
                 &format!("csd_queue_cpu: {fields} csd=00000000a{cpu}"),
             );
         }
-        let list: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+        let mask = cpus.iter().fold(0_u64, |mask, cpu| mask | 1 << cpu);
+        let mask = format!("{:08x},{:08x}", mask >> 32, mask & 0xffff_ffff);
         let fields = "callsite=smp_call_function_many_cond+0x1/0x2 \
                       callback=generic_smp_call_function_single_interrupt+0x0/0x10";
         self.line(
             clock,
             0,
-            &format!("ipi_send_cpumask: cpumask={} {fields}", list.join(",")),
+            &format!("ipi_send_cpumask: cpumask={mask} {fields}"),
         );
     }
 
@@ -113,6 +114,7 @@ impl FakeTrace {
                     entries.copied().unwrap_or_default()
                 )
             }
+            Some(TraceStep::Histogram) => "{ time: ~ 2^13 } hitcount: 404\n".to_owned(),
             None => "no such step".to_owned(),
         }
     }

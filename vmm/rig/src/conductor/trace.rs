@@ -47,6 +47,9 @@ pub struct Recorded {
     pub cut: bool,
     /// The guest's `per_cpu/cpuN/stats`, by N.
     pub stats: BTreeMap<usize, String>,
+    /// The guest's histogram of ticks from `csd_queue_cpu` to `csd_function_entry`, since tracing
+    /// began; empty if its kernel has none.
+    pub histogram: String,
     /// When each window opened and closed.
     pub edges: Vec<(Edge, Edge)>,
     /// The windows' ICR writes and deliveries.
@@ -131,6 +134,7 @@ impl Conductor<'_> {
             let stats = self.trace_step(TraceStep::Stats, [cpu as u64, 0])?;
             recorded.stats.insert(cpu, stats);
         }
+        recorded.histogram = self.trace_step(TraceStep::Histogram, [0; 2])?;
         Ok(recorded)
     }
 

@@ -105,7 +105,7 @@ pub(crate) fn account(
             cpu: call.target,
             source: call.source,
             kind: call.function.to_owned(),
-            side: Side::Guest,
+            side: Side::Queue,
             after_us: micros(call.at.saturating_sub(span.opened.0)),
             count: 1,
             rule,

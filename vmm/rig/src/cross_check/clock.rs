@@ -46,6 +46,15 @@ impl Clock {
         let at = i128::from(first.time_ns) + ticks * i128::from(ns) / i128::from(span);
         Some(u64::try_from(at.max(0)).unwrap_or(u64::MAX))
     }
+
+    /// How long so many ticks are, in nanoseconds.
+    pub(crate) fn duration_ns(&self, ticks: u64) -> u64 {
+        let ns = self.0.first().map_or(0, |(first, last)| {
+            let (span, ns) = (last.tsc - first.tsc, last.time_ns - first.time_ns);
+            u128::from(ticks) * u128::from(ns) / u128::from(span)
+        });
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
 }
 
 /// The windows. All vCPUs are looked at before and after an edge, so it lies between the first of the
@@ -94,6 +103,7 @@ mod tests {
         assert_eq!(clock.ns(1, 0), Some(0));
         assert_eq!(clock.ns(0, u64::MAX), Some(u64::MAX / 2));
         assert_eq!(clock.ns(2, 1000), None);
+        assert_eq!(clock.duration_ns(600), 300);
         let span = Span {
             opened: (500, 530),
             closed: (900, 1510),

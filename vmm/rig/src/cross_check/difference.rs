@@ -36,6 +36,8 @@ pub enum Side {
     Rig,
     /// The guest's trace.
     Guest,
+    /// The guest's trace, which has no IPI for a function that was queued.
+    Queue,
 }
 
 /// Why something is in one record and not in the other, though both are right.
@@ -86,7 +88,7 @@ impl Why {
 }
 
 /// Most differences that nothing explains and that are told one by one.
-const TOLD: usize = 50;
+const TOLD: usize = 20;
 
 /// Makes one of those that are alike, for the same reason; what nothing explains stays as it is, the
 /// first [`TOLD`] of it.

@@ -13,6 +13,7 @@ pub(super) fn line(difference: &Difference) -> String {
     let who = match difference.side {
         Side::Rig => "only the rig has",
         Side::Guest => "only the guest has",
+        Side::Queue => "no IPI for",
     };
     let rule = difference.rule.map_or("unexplained", |rule| rule.name());
     let Difference {
@@ -83,6 +84,7 @@ fn times(compared: &CrossCheck) -> String {
     let times = &compared.times;
     let columns: Vec<(&str, &Histogram)> = [
         ("guest: CSD queued to begun", &times.queued_to_begun),
+        ("guest: its own histogram", &times.counted_by_guest),
         ("rig: sent to taken", &times.sent_to_taken),
         ("rig: sent to handler, isolated", &times.sent_to_handler),
     ]

@@ -6,48 +6,25 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::histogram::Histogram;
 use super::sends::bits;
 use crate::ledger::Detail;
 use crate::ledger::handlers::Handled;
 use crate::vectors::{CALL_FUNCTION, Kind};
 
-/// How many took how long, by powers of two.
-#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
-pub struct Histogram {
-    /// Counts by the shortest time of the bucket in microseconds: 0, 1, 2, 4, ... Each bucket ends
-    /// where the next begins. Those without counts are left out.
-    pub buckets: BTreeMap<u64, u64>,
-}
-
-/// Times of call-function IPIs in the windows, all CPUs together.
+/// Times of call-function IPIs in the windows, all traced CPUs together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Times {
     /// By the guest: from `csd_queue_cpu` to `csd_function_entry`.
     pub queued_to_begun: Histogram,
+    /// The same as the guest's kernel counted it by itself, with a synthetic event and `hist` triggers,
+    /// from when tracing began; empty if it cannot. Its buckets are of ticks, and so a little off.
+    pub counted_by_guest: Histogram,
     /// By the rig: from the exit at the ICR write to the interrupt being taken.
     pub sent_to_taken: Histogram,
     /// By the rig: from the exit at the ICR write to the handler's first instruction. Isolated CPUs
     /// only; empty if handlers could not be watched.
     pub sent_to_handler: Histogram,
-}
-
-impl Histogram {
-    /// Counts times in nanoseconds.
-    pub(crate) fn of(times: impl IntoIterator<Item = u64>) -> Self {
-        let mut histogram = Self::default();
-        for time in times {
-            let us = time / 1000;
-            let bucket = if us == 0 { 0 } else { 1 << us.ilog2() };
-            *histogram.buckets.entry(bucket).or_default() += 1;
-        }
-        histogram
-    }
-
-    /// How many were counted.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.buckets.values().sum()
-    }
 }
 
 /// The rig's half: from what it recorded in the windows.

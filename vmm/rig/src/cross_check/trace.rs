@@ -143,7 +143,7 @@ fn what(name: &str, fields: &str) -> Option<What> {
     };
     match name {
         "ipi_send_cpu" => send(1 << cpu(field(fields, "cpu")?)?),
-        "ipi_send_cpumask" => send(list(field(fields, "cpumask")?)?),
+        "ipi_send_cpumask" => send(mask(field(fields, "cpumask")?)?),
         "csd_queue_cpu" => Some(What::Queue {
             target: cpu(field(fields, "cpu")?)?,
             function: symbol(field(fields, "func")?).to_owned(),
@@ -173,6 +173,20 @@ fn symbol(text: &str) -> &str {
 
 fn cpu(text: &str) -> Option<usize> {
     text.parse().ok().filter(|&cpu| cpu < MAX_CPUS)
+}
+
+/// `00000000,00000006`, which is the default (trace_print_bitmask_seq, kernel/trace/trace_output.c), or
+/// the same as a list, where an option of later kernels asks for it.
+fn mask(text: &str) -> Option<u64> {
+    let mut words = text.split(',');
+    let whole = |word: &str| word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    if !words.clone().all(whole) {
+        return list(text);
+    }
+    words.try_fold(0_u64, |mask, word| {
+        let high = mask.checked_mul(1 << 32)?;
+        Some(high | u64::from_str_radix(word, 16).ok()?)
+    })
 }
 
 /// `1-2,5` as a mask.
@@ -220,7 +234,7 @@ mod tests {
 #           TASK-PID     CPU#     TIMESTAMP  FUNCTION
 #              | |         |         |         |
            <...>-1       [000]   36029171482: csd_queue_cpu: cpu=2 callsite=on_each_cpu_cond_mask+0x20/0x40 func=do_sync_core csd=000000006b1f5f5f
-      a [002] 7-3        [000]   36029171999: ipi_send_cpumask: cpumask=1-2 callsite=on_each_cpu_cond_mask+0x20/0x40 callback=generic_smp_call_function_single_interrupt+0x0/0x10
+      a [002] 7-3        [000]   36029171999: ipi_send_cpumask: cpumask=00000000,00000006 callsite=on_each_cpu_cond_mask+0x20/0x40 callback=generic_smp_call_function_single_interrupt+0x0/0x10
            <...>-1       [000]   36029172000: ipi_send_cpu: cpu=1 callsite=x+0x2/0x4 [ipirig] callback=0x0
            <...>-1       [001]   36029172100: ipi_send_cpu: cpu=1 callsite=x+0x2/0x4 [ipirig] callback=work_func+0x0/0x4 [ipirig]
 CPU:2 [LOST 5 EVENTS]
@@ -271,6 +285,22 @@ CPU:2 [LOST 5 EVENTS]
                 text: bad.to_owned(),
             };
             assert_eq!(parse(&format!("{good}{bad}\n{good}")), Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_mask_is_words_or_a_list() {
+        for (text, expected) in [
+            ("00000000,00000006", Some(0b110)),
+            ("00000000,00000000,80000000,00000001", Some(1 << 63 | 1)),
+            ("00000001,00000000,00000000", None),
+            ("1-2", Some(0b110)),
+            ("0,2-3,63", Some(1 << 63 | 0b1101)),
+            ("7", Some(1 << 7)),
+            ("64", None),
+            ("", None),
+        ] {
+            assert_eq!(mask(text), expected, "{text}");
         }
     }
 

@@ -180,7 +180,7 @@ fn a_function_behind_one_that_has_not_begun_needs_no_ipi() {
     let calls = account(&events);
     assert_eq!(
         rules(&calls.differences),
-        [(Some(Rule::QueueNotEmpty), Side::Guest, 10_003.0)]
+        [(Some(Rule::QueueNotEmpty), Side::Queue, 10_003.0)]
     );
     assert_eq!(
         calls.differences[0].evidence,
@@ -205,16 +205,16 @@ fn a_function_that_begins_without_an_ipi_was_polled_for_but_not_by_an_isolated_c
     };
     assert_eq!(
         rules(&account(&events(1)).differences),
-        [(Some(Rule::Polled), Side::Guest, 10_001.0)]
+        [(Some(Rule::Polled), Side::Queue, 10_001.0)]
     );
     assert_eq!(
         rules(&account(&events(2)).differences),
-        [(None, Side::Guest, 10_001.0)]
+        [(None, Side::Queue, 10_001.0)]
     );
     // What never begins is not explained either, whoever it is for.
     assert_eq!(
         rules(&account(&events(1)[..1]).differences),
-        [(None, Side::Guest, 10_001.0)]
+        [(None, Side::Queue, 10_001.0)]
     );
 }
 
@@ -236,8 +236,8 @@ fn alike_differences_are_one_line_and_unexplained_ones_are_told_up_to_a_limit() 
         .collect();
     let told = joined(pair(&[], &details, 0).differences);
     let counts: Vec<u64> = told.iter().map(|d| d.count).collect();
-    assert_eq!(counts.len(), 51);
-    assert_eq!(counts[50], 950);
+    assert_eq!(counts.len(), 21);
+    assert_eq!(counts[20], 980);
 }
 
 proptest::proptest! {
