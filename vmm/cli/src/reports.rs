@@ -1,6 +1,7 @@
 //! Reports of a run besides its table and its JSON: which are wanted, and where they go.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -72,8 +73,7 @@ impl Reports {
     /// In a workflow on GitHub: annotations on standard error, which its runner reads as well as
     /// standard output, and a summary in the file that it names.
     pub(crate) fn tell_github(&self, runs: &[RunResult]) {
-        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        if var("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
+        if !on_github() {
             return;
         }
         let root = var("GITHUB_WORKSPACE").map(PathBuf::from);
@@ -92,6 +92,22 @@ impl Reports {
             }
         }
     }
+}
+
+/// In a workflow on GitHub: an annotation of something that is not as it should be.
+pub(crate) fn annotate_on_github(title: &str, message: &str) {
+    if on_github() {
+        say(&github::command("error", None, title, message));
+    }
+}
+
+fn on_github() -> bool {
+    var("GITHUB_ACTIONS").is_some_and(|value| value == "true")
+}
+
+/// An environment variable that says something.
+fn var(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Whether `path` stands for standard output.

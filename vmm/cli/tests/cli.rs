@@ -232,3 +232,96 @@ fn what_is_piped_has_no_colour() {
     let output = ipirig(&["list"]);
     assert!(!text(&output.stdout).contains('\x1b'));
 }
+
+#[test]
+fn reports_that_cannot_be_written_are_refused_before_the_run() {
+    let run = |args: &[&str], words| refused(&[&["run", "vmap-stack"], args].concat(), words);
+    let twice = "`-` is given twice";
+    run(&["--ktap", "-", "--json", "-"], twice);
+    run(&["--ktap", "-", "--junit", "-"], twice);
+    run(&["--junit", "/no/such/dir/r.xml"], "no such directory");
+    run(&["--ktap", "/"], "cannot write /: it is a directory");
+}
+
+#[test]
+fn a_bisection_is_given_up_where_the_arguments_are_wrong() {
+    for args in [
+        &["run", "--bisect", "no-such-scenario"][..],
+        &["run", "--bisect"],
+        &["run", "static-key-flip", "--bisect", "--vcpus", "x"],
+        &["run", "static-key-flip", "--bisect", "--kernel", "/no/such"],
+    ] {
+        assert_eq!(ipirig(args).status.code(), Some(129), "{args:?}");
+    }
+    assert_eq!(
+        ipirig(&["run", "--bisect", "--help"]).status.code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn the_schema_that_is_printed_is_the_committed_one() {
+    let output = ipirig(&["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    let committed = include_str!("../../../results/schema.json");
+    assert_eq!(
+        text(&output.stdout),
+        committed,
+        "renew it: cargo run --release -- schema > results/schema.json"
+    );
+}
+
+/// The names of all commands, as they are typed.
+const COMMANDS: [&[&str]; 13] = [
+    &["run"],
+    &["entry"],
+    &["mutants"],
+    &["gate"],
+    &["compare"],
+    &["list"],
+    &["schema"],
+    &["doctor"],
+    &["completions"],
+    &["man"],
+    &["guest"],
+    &["guest", "build"],
+    &["guest", "path"],
+];
+
+#[test]
+fn the_help_of_each_command_has_examples() {
+    for command in COMMANDS.iter().filter(|command| *command != &["guest"]) {
+        let output = ipirig(&[command, &["--help"][..]].concat());
+        let help = text(&output.stdout);
+        let (_, examples) = help.split_once("\nExamples:\n").expect("examples");
+        let example = format!("  ipirig {}", command.join(" "));
+        assert!(examples.contains(&example), "{command:?}: {help}");
+    }
+}
+
+#[test]
+fn each_command_has_a_man_page_and_shells_get_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    let output = ipirig(&["man", pages.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let mut written: Vec<String> = fs::read_dir(&pages)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    written.sort();
+    let mut expected: Vec<String> = COMMANDS
+        .iter()
+        .map(|command| format!("ipirig-{}.1", command.join("-")))
+        .chain(["ipirig.1".to_owned()])
+        .collect();
+    expected.sort();
+    assert_eq!(written, expected);
+    let page = fs::read_to_string(pages.join("ipirig-guest-path.1")).unwrap();
+    assert!(page.contains(".TH IPIRIG-GUEST-PATH 1"), "{page}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&ipirig(&["completions", shell]).stdout);
+        assert!(script.contains("deferral"), "{shell}");
+    }
+    refused(&["completions", "dos"], "invalid value 'dos' for '<SHELL>'");
+}

@@ -7,8 +7,8 @@ use ipirig_rig::verdict::{Check, Verdict};
 
 /// A run of a built-in scenario that ended with these checks.
 pub(crate) fn run(scenario: &str, checks: &[(&'static str, Verdict, &str)]) -> RunResult {
-    let scenario = Scenario::find(scenario).unwrap();
-    let plan = Plan::new(scenario, Options::default()).unwrap();
+    let scenario = Scenario::find(scenario).expect("a built-in scenario");
+    let plan = Plan::new(scenario, Options::default()).expect("no options");
     let check = |(name, status, evidence): &(&'static str, Verdict, &str)| Check {
         name,
         status: *status,

@@ -7,22 +7,23 @@ use anyhow::{Context, anyhow};
 use ipirig_guest::Places;
 use ipirig_rig::exit::Code;
 use ipirig_rig::gate::{Baseline, Compared, Outcome, Recorded, code, no_telling, render};
+use ipirig_rig::paint::Paint;
 
 use super::run::{chosen, perform_all, publish_suite};
 use crate::args::{GateArgs, Switch};
 use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
-use crate::reports::{Reports, is_stdout};
+use crate::reports::{Reports, annotate_on_github, is_stdout};
 
-pub(crate) fn gate(args: GateArgs) -> Result<Code, Failure> {
+pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.
     let dir = directory(args.baseline.as_ref())?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let taken = reports.takes_stdout() || args.options.json.as_deref().is_some_and(is_stdout);
     let runs = if args.from.is_empty() {
-        run(&args, &dir, &reports)?
+        run(args, &dir, &reports)?
     } else {
-        read(&args)?
+        read(args)?
     };
     if args.accept {
         return accept(&dir, &runs);
@@ -36,10 +37,15 @@ pub(crate) fn gate(args: GateArgs) -> Result<Code, Failure> {
     } else {
         print(&render(&compared, stdout_paint()))?;
     }
-    let changed = compared
+    let changed: Vec<&Compared> = compared
         .iter()
-        .any(|one| matches!(one.outcome, Outcome::Changed(_)));
-    if changed {
+        .filter(|one| matches!(one.outcome, Outcome::Changed(_)))
+        .collect();
+    for one in &changed {
+        let message = render(std::slice::from_ref(*one), Paint::PLAIN);
+        annotate_on_github(&format!("{}: gate", one.scenario), &message);
+    }
+    if !changed.is_empty() {
         say("hint: if that is as it should be, `ipirig gate --accept` makes it the baseline\n");
     }
     Ok(code(&compared))

@@ -23,7 +23,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
         Command::Mutants(args) => mutants::mutants(&args),
-        Command::Gate(args) => gate::gate(*args),
+        Command::Gate(args) => gate::gate(&args),
         Command::Compare(args) => compare::compare(&args),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(&dir),

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod entries;
+mod machines;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -111,6 +112,14 @@ const ON_KVM: &[(&str, Test)] = &[
         },
     ),
     ("doctor_says_that_runs_are_possible", doctor),
+    (
+        "the_gate_fails_for_a_kernel_with_a_bug_and_says_what_changed",
+        machines::gate,
+    ),
+    (
+        "git_bisect_finds_the_commit_that_violates",
+        machines::bisection,
+    ),
 ];
 
 /// A process without KVM, or without the right to it.
@@ -122,6 +131,10 @@ const WITHOUT_KVM: &[(&str, Test)] = &[
             "modprobe",
         )
     }),
+    (
+        "without_kvm_reports_say_skipped_and_a_bisection_skips",
+        machines::reports,
+    ),
     ("without_rights_a_run_is_skipped_with_advice", || {
         // On a device of our own, so that the host's keeps its owner.
         let hide = "mount -t tmpfs none /dev && mknod -m 600 /dev/kvm c 10 232";
@@ -157,6 +170,7 @@ fn run(scenario: &str, args: &[&str], code: i32) -> Result<(Value, String), Fail
         format!("{:?} instead of exit code {code}\n{table}", output.status)
     })?;
     let json = serde_json::from_slice(&output.stdout)?;
+    machines::fits_the_schema(&json)?;
     Ok((json, table))
 }
 
@@ -271,7 +285,10 @@ fn times_out() -> Result<(), Failed> {
         evidence.starts_with("no progress for 1 s during: boot"),
         || table.clone(),
     )?;
-    ensure(report.contains("vCPU 2"), || report.to_owned())
+    ensure(report.contains("vCPU 2"), || report.to_owned())?;
+    // Nor can a bisection tell.
+    let output = ipirig(&["run", "static-key-flip", "--timeout", "1", "--bisect"]);
+    ensure(output.status.code() == Some(125), || stderr(&output))
 }
 
 fn skipped_without_module() -> Result<(), Failed> {

@@ -85,8 +85,8 @@ impl Count {
 /// too, and an entry may find them done already.
 const DEFERRED_TOLERANCE: u64 = 4;
 
-/// Housekeeping vCPUs get what other work on the machine asks for as well, and a slower machine has
-/// more of it: a quarter, and this many.
+/// Housekeeping vCPUs get what other work in the guest asks for as well, and on a slower machine there
+/// is more of it: half as much again, and this many.
 const HOUSEKEEPING_TOLERANCE: u64 = 60;
 
 impl Baseline {
@@ -138,7 +138,7 @@ impl Baseline {
             isolated_ipis,
             housekeeping_ipis: Count::within(
                 housekeeping,
-                (housekeeping / 4).saturating_add(HOUSEKEEPING_TOLERANCE),
+                (housekeeping / 2).saturating_add(HOUSEKEEPING_TOLERANCE),
             ),
             deferred: counted(in_role("isolated").map(|vcpu| vcpu.deferred).collect()),
             caught_up: counted(in_role("isolated").map(|vcpu| vcpu.caught_up).collect()),

@@ -29,9 +29,9 @@ pub struct Change {
 pub fn changes(baseline: &Baseline, run: &Recorded) -> Vec<Change> {
     let now = Baseline::of(run);
     let mut found = Found::default();
-    found.value("operations", baseline.operations, now.operations);
+    found.value("operations", &baseline.operations, &now.operations);
     found.values("vCPUs, ", "", &baseline.vcpus, &now.vcpus, "0");
-    found.value("verdict", baseline.verdict, now.verdict);
+    found.value("verdict", &baseline.verdict, &now.verdict);
     let from = found.changes.len();
     found.values("check ", "", &baseline.checks, &now.checks, "absent");
     for change in found.changes.iter_mut().skip(from) {
@@ -92,7 +92,7 @@ impl Found {
         });
     }
 
-    fn value<T: Display + PartialEq>(&mut self, what: &str, was: T, is: T) {
+    fn value<T: Display + PartialEq>(&mut self, what: &str, was: &T, is: &T) {
         if was != is {
             self.push(what, was.to_string(), is.to_string());
         }

@@ -100,7 +100,7 @@ fn a_baseline_has_what_is_compared_and_nothing_else() {
   "isolated_ipis": {},
   "housekeeping_ipis": {
     "count": 101,
-    "tolerance": 85
+    "tolerance": 110
   },
   "deferred": {
     "count": 303,
@@ -169,14 +169,18 @@ fn every_field_can_change_and_tolerances_are_kept_to() {
                 .insert("call-function".to_owned(), sent);
         })
     };
-    assert_eq!(housekeeping(101 + 85), [""; 0]);
+    assert_eq!(housekeeping(101 + 110), [""; 0]);
     assert_eq!(
-        housekeeping(101 + 86),
-        ["IPIs to housekeeping vCPUs: 101 ± 85 -> 187 (1.85 an operation)"]
+        housekeeping(101 + 111),
+        ["IPIs to housekeeping vCPUs: 101 ± 110 -> 212 (2.10 an operation)"]
     );
+    let count = Count {
+        count: 300,
+        tolerance: 210,
+    };
     assert_eq!(
-        housekeeping(15),
-        ["IPIs to housekeeping vCPUs: 101 ± 85 -> 15 (0.15 an operation)"]
+        [89, 90, 510, 511].map(|other| count.allows(other)),
+        [false, true, true, false]
     );
     assert_eq!(after(|run| run.vcpus[2].deferred = Some(307)), [""; 0]);
     assert_eq!(

@@ -1,0 +1,225 @@
+//! `ipirig gate` and `ipirig compare` on results that are there. `data` has two that were made on KVM:
+//! `held.json` by `run static-key-flip`, `never-skips.json` by the same on the kernel of `guest path
+//! --patch guest/kernel/mutants/never-skips.patch`. Gates that run guests are in `kvm`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const HELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/held.json");
+const MUTANT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/never-skips.json");
+
+fn ipirig(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ipirig"))
+        .args(args)
+        .output()
+        .expect("ipirig starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("ipirig prints UTF-8")
+}
+
+/// A directory for baselines and results.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Gates with baselines in this place; exit code, standard output, standard error.
+    fn gate(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let dir = self.path("baselines");
+        let place = ["gate", "--baseline", dir.to_str().expect("text")];
+        let output = ipirig(&[&place, args].concat());
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+
+    /// A result in which `from` is `to`.
+    fn edited(&self, from: &str, to: &str) -> String {
+        let held = fs::read_to_string(HELD).expect("a file");
+        assert!(held.contains(from), "{from}");
+        let path = self.path("edited.json");
+        fs::write(&path, held.replace(from, to)).expect("written");
+        path.to_str().expect("text").to_owned()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path("baselines")) else {
+            return Vec::new();
+        };
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names
+            .map(|name| name.into_string().expect("text"))
+            .collect()
+    }
+}
+
+#[test]
+fn without_a_baseline_the_gate_says_how_to_make_one_and_then_holds() {
+    let place = Place::new();
+    let (code, stdout, stderr) = place.gate(&["--from", HELD]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(
+        stderr.contains(
+            "baselines/static-key-flip.json: make it with `ipirig gate static-key-flip --accept`"
+        ),
+        "{stderr}"
+    );
+    assert_eq!(place.gate(&["--accept", "--from", HELD]).0, Some(0));
+    assert_eq!(place.files(), ["static-key-flip.json"]);
+    let (code, stdout, _) = place.gate(&["static-key-flip", "--from", HELD]);
+    let expected = "same        static-key-flip\n\n1 same, 0 changed, 0 no telling\n";
+    assert_eq!((code, stdout.as_str()), (Some(0), expected));
+}
+
+#[test]
+fn a_run_needs_its_baseline_before_it_begins() {
+    let (code, stdout, stderr) = Place::new().gate(&["vmap-stack", "--deferral", "off"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("vmap-stack.off.json"), "{stderr}");
+    assert!(
+        stderr.contains("`ipirig gate vmap-stack --deferral off --accept`"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_mutant_kernel_makes_the_gate_fail_and_is_accepted_if_it_must() {
+    let place = Place::new();
+    place.gate(&["--accept", "--from", HELD]);
+    let (code, stdout, stderr) = place.gate(&["--from", MUTANT]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    for words in [
+        "changed     static-key-flip\n            verdict: held -> violated\n",
+        "            check isolated-ipis: held -> violated\n              vCPU 2: 303 IPIs (",
+        "            IPIs to isolated vCPUs, call-function: 0 -> 303 (3.00 an operation)\n",
+        "            deferred: 303 ± 4 -> 0 (0.00 an operation)\n",
+        "0 same, 1 changed, 0 no telling\n",
+    ] {
+        assert!(stdout.contains(words), "{words}\n{stdout}");
+    }
+    assert!(stderr.contains("`ipirig gate --accept`"), "{stderr}");
+    assert_eq!(place.gate(&["--accept", "--from", MUTANT]).0, Some(0));
+    assert_eq!(place.gate(&["--from", MUTANT]).0, Some(0));
+    assert_eq!(place.gate(&["--from", HELD]).0, Some(1));
+}
+
+#[test]
+fn a_run_that_says_nothing_is_neither_compared_nor_accepted() {
+    let place = Place::new();
+    let broken = place.edited("\"verdict\": \"held\"", "\"verdict\": \"error\"");
+    let (code, _, stderr) = place.gate(&["--accept", "--from", &broken]);
+    assert_eq!((code, place.files().len()), (Some(3), 0));
+    assert!(stderr.contains("no baseline was written"), "{stderr}");
+    place.gate(&["--accept", "--from", HELD]);
+    let (code, stdout, _) = place.gate(&["--from", &broken]);
+    assert_eq!(code, Some(3), "{stdout}");
+    assert!(
+        stdout.contains("0 same, 0 changed, 1 no telling"),
+        "{stdout}"
+    );
+    let skipped = place.edited("\"verdict\": \"held\"", "\"verdict\": \"skipped\"");
+    assert_eq!(place.gate(&["--from", &skipped]).0, Some(4));
+}
+
+#[test]
+fn results_that_are_not_there_or_not_ours_are_usage_errors() {
+    let place = Place::new();
+    place.gate(&["--accept", "--from", HELD]);
+    let old = place.edited("\"schema_version\": 3", "\"schema_version\": 2");
+    for (args, words) in [
+        (
+            &["--from", "/no/such.json"][..],
+            "cannot read /no/such.json: No such file",
+        ),
+        (
+            &["--from", &old],
+            "edited.json is a result of version 2, and this ipirig reads version 3",
+        ),
+        (&["--from", "/dev/null"], "/dev/null is no result: EOF"),
+        (
+            &["--from", HELD, HELD],
+            "--from: static-key-flip is there twice",
+        ),
+        (
+            &["vmap-stack", "--from", HELD],
+            "--from: no result of vmap-stack",
+        ),
+        (&["no-such", "--from", HELD], "no scenario `no-such`"),
+        (
+            &["--from", HELD, "--vcpus", "3"],
+            "cannot be used with '--vcpus <N>'",
+        ),
+        (&[], "<SCENARIOS>"),
+    ] {
+        let (code, stdout, stderr) = place.gate(args);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
+        assert!(stderr.contains(words), "{words}\n{stderr}");
+    }
+}
+
+#[test]
+fn every_committed_baseline_is_of_a_scenario_and_every_scenario_has_one() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let names = |dir: &str, end: &str| -> Vec<String> {
+        let entries = fs::read_dir(Path::new(root).join(dir)).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| Some(name(entry.unwrap()).strip_suffix(end)?.to_owned()))
+            .collect();
+        names.sort();
+        names
+    };
+    let scenarios = names("scenarios", ".toml");
+    let (off, on): (Vec<String>, Vec<String>) = names("results/baseline", ".json")
+        .into_iter()
+        .partition(|name| name.ends_with(".off"));
+    assert_eq!(
+        on, scenarios,
+        "make them: cargo run --release -- gate all --accept"
+    );
+    let stray = off
+        .iter()
+        .find(|name| !on.contains(&name.replace(".off", "")));
+    assert_eq!(stray, None);
+}
+
+#[test]
+fn comparing_two_files_says_what_differs() {
+    let same = ipirig(&["compare", HELD, HELD]);
+    assert_eq!(same.status.code(), Some(0));
+    let other = ipirig(&["compare", HELD, MUTANT]);
+    let stdout = text(&other.stdout);
+    assert_eq!(other.status.code(), Some(1), "{stdout}");
+    for words in [
+        "A  static-key-flip  held             0",
+        "B  static-key-flip  violated       303",
+        "changed     static-key-flip\n            verdict: held -> violated\n",
+    ] {
+        assert!(stdout.contains(words), "{words}\n{stdout}");
+    }
+    let place = Place::new();
+    let alone = place.edited("\"name\": \"static-key-flip\"", "\"name\": \"another\"");
+    let alone = ipirig(&["compare", HELD, &alone]);
+    let stdout = text(&alone.stdout);
+    assert_eq!(alone.status.code(), Some(1));
+    assert!(
+        stdout.contains("another\n            only in the second file"),
+        "{stdout}"
+    );
+    let none = ipirig(&["compare", HELD, "/no/such.json"]);
+    assert_eq!(
+        (none.status.code(), text(&none.stdout).as_str()),
+        (Some(2), "")
+    );
+}
