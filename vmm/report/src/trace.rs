@@ -4,7 +4,7 @@
 //! A run is a process, its phases and each of its vCPUs are threads. An IPI is a slice where it was
 //! sent, a slice where it was taken, and an arrow between them, which viewers bind to the slices
 //! that enclose its ends. Those two and what the kernel changed are moments; a moment is drawn
-//! [`MOMENT_NS`] long, or as long as there is room until the next.
+//! a microsecond long, or as long as there is room until the next.
 
 use std::io::{self, Write};
 

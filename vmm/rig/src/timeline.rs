@@ -237,6 +237,8 @@ mod tests {
                 delivery(25, 2, CALL, false),
                 delivery(26, 2, Kind::Nmi, true),
                 delivery(30, 2, CALL, true),
+                // Of a send that was not recorded.
+                delivery(40, 2, CALL, true),
             ],
             ..Timeline::default()
         };

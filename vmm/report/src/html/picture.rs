@@ -17,7 +17,7 @@ pub(super) use phases::Phases;
 /// Units of the picture's width; the style sheet says how large one is.
 const WIDTH: f64 = 960.0;
 /// Where the lanes begin: to the left are their names.
-const LEFT: f64 = 138.0;
+const LEFT: f64 = 150.0;
 /// Where the lanes end: to the right are their sums.
 const RIGHT: f64 = WIDTH - 118.0;
 /// Height of the row with the windows' names.

@@ -132,7 +132,7 @@ impl Changes {
         std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The changes of all windows, the first [`SIGHTINGS`] of them, in the order in which they were
+    /// The changes of all windows, the first 65 536 of them, in the order in which they were
     /// seen.
     #[must_use]
     pub fn sightings(&self) -> Vec<Sighting> {
