@@ -28,6 +28,10 @@ pub(crate) fn list(suite: &mut Suite) {
         a_guest_in_hlt_costs_next_to_nothing,
     );
     suite.once(
+        "the_guests_clock_is_read_as_the_guest_reads_it",
+        the_guests_clock_is_read_as_the_guest_reads_it,
+    );
+    suite.once(
         "a_host_is_found_the_same_twice",
         a_host_is_found_the_same_twice,
     );
@@ -64,12 +68,48 @@ KERNEL_LOOP_END:
     "
 );
 
+// Keeps the time in word 0, and rings when it has been asked to by order 0.
+guest!(
+    CLOCK,
+    "
+    call rt_setup
+21: cmp dword ptr [r15 - 60], 0
+    je 21b
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov qword ptr [r15], rax
+    call rt_ring
+    jmp rt_rest
+    "
+);
+
 // SAFETY: labels of the guests above; their addresses are all that is used.
 unsafe extern "C" {
     safe static USER_LOOP: u8;
     safe static USER_LOOP_END: u8;
     safe static KERNEL_LOOP: u8;
     safe static KERNEL_LOOP_END: u8;
+}
+
+fn the_guests_clock_is_read_as_the_guest_reads_it() {
+    let mut guest = Guest::new(&CLOCK).cpus(2).start();
+    let before = guest.machine.moment(0).unwrap();
+    guest.order(0, 1);
+    guest.rings();
+    let after = guest.machine.moment(0).unwrap();
+    let tsc = guest.word(0);
+    assert!(
+        before.tsc < tsc && tsc < after.tsc && before.time_ns < after.time_ns,
+        "{before:?} {tsc} {after:?}"
+    );
+    // The other vCPU's counter began with this one's.
+    let other = guest.machine.moment(1).unwrap();
+    let ticks_a_ns = (after.tsc - before.tsc) as f64 / (after.time_ns - before.time_ns) as f64;
+    let elapsed = (other.time_ns - after.time_ns) as f64;
+    let apart = (other.tsc - after.tsc) as f64 / ticks_a_ns - elapsed;
+    assert!(apart.abs() < 1e6, "{apart} ns apart");
+    assert!(guest.machine.moment(2).is_err());
 }
 
 /// Samples a guest that counts in a loop, where any exception or interrupt ends it.
