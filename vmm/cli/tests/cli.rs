@@ -79,7 +79,7 @@ fn unknown_scenarios_get_suggestions() {
     );
     refused(
         &["run", "xyz"],
-        "no scenario `xyz`: there are entry-matrix, ",
+        "no scenario `xyz`: there are bpf-jit, ",
     );
     refused(
         &["run", "--group", "txt"],
@@ -272,9 +272,11 @@ fn the_schema_that_is_printed_is_the_committed_one() {
 }
 
 /// The names of all commands, as they are typed.
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 15] = [
     &["run"],
     &["entry"],
+    &["blame"],
+    &["observe"],
     &["mutants"],
     &["gate"],
     &["compare"],
