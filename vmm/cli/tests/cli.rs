@@ -77,10 +77,7 @@ fn unknown_scenarios_get_suggestions() {
         &["run", "static-key-filp"],
         "no scenario `static-key-filp`: did you mean `static-key-flip`?",
     );
-    refused(
-        &["run", "xyz"],
-        "no scenario `xyz`: there are bpf-jit, ",
-    );
+    refused(&["run", "xyz"], "no scenario `xyz`: there are bpf-jit, ");
     refused(
         &["run", "--group", "txt"],
         "no group `txt`: there are entry, load, must-deliver, text, tlb, tracing",

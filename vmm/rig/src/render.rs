@@ -213,7 +213,14 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
             } else {
                 format!(" (not checked: {skipped})")
             };
-            format!("isolated CPUs were left alone{but}")
+            let isolated = result.vcpus.iter().filter(|vcpu| vcpu.role == "isolated");
+            let alone = isolated.map(|vcpu| vcpu.window.ipis_targeted).sum::<u64>() == 0;
+            let what = match (alone, result.scenario.must_deliver) {
+                (true, _) => "isolated CPUs were left alone",
+                (false, true) => "the IPIs that must come came",
+                (false, false) => "isolated CPUs got no IPIs but those that are allowed",
+            };
+            format!("{what}{but}")
         }
         Verdict::Violated => with(Verdict::Violated),
         Verdict::Error => format!("the rig could not tell: {}", with(Verdict::Error)),
