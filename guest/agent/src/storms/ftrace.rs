@@ -45,8 +45,7 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
     asked.size(0, 0)?;
-    let tracefs = Tracefs::open(ground)?;
-    tracefs.file(TRACER, "CONFIG_TRACING")?;
+    let tracefs = Tracefs::with(ground, TRACER, "CONFIG_TRACING")?;
     asked.each(progress, || {
         tracefs.write(TRACER, "function")?;
         tracefs.write(TRACER, "nop")

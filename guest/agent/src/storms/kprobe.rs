@@ -7,13 +7,15 @@ use super::{Asked, Ground, Progress, Stopped};
 
 const EVENTS: &str = "kprobe_events";
 const ENABLE: &str = "events/ipirig/quiet/enable";
+/// The kernel has [`EVENTS`] with it.
+const OPTION: &str = "CONFIG_KPROBE_EVENTS";
 
 pub(super) fn prepare(
     ground: &Ground<'_>,
     asked: &Asked,
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
-    open(ground)?.set_buffers_up()?;
+    Tracefs::with(ground, EVENTS, OPTION)?.set_buffers_up()?;
     run(ground, asked, progress)
 }
 
@@ -23,7 +25,7 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
     asked.size(0, 0)?;
-    let tracefs = open(ground)?;
+    let tracefs = Tracefs::with(ground, EVENTS, OPTION)?;
     let probe = format!("p:ipirig/quiet {TRACED_FUNCTION}+{}", asked.target);
     asked.each(progress, || {
         tracefs.write(EVENTS, &probe)?;
@@ -31,10 +33,4 @@ pub(super) fn run(
         tracefs.write(ENABLE, "0")?;
         tracefs.write(EVENTS, "-:ipirig/quiet")
     })
-}
-
-fn open(ground: &Ground<'_>) -> Result<Tracefs, Stopped> {
-    let tracefs = Tracefs::open(ground)?;
-    tracefs.file(EVENTS, "CONFIG_KPROBE_EVENTS")?;
-    Ok(tracefs)
 }

@@ -36,6 +36,13 @@ impl Tracefs {
         }
     }
 
+    /// The same of a kernel that has the file `name`, which only exists with `option`.
+    pub(super) fn with(ground: &Ground<'_>, name: &str, option: &str) -> Result<Self, Stopped> {
+        let tracefs = Self::open(ground)?;
+        tracefs.file(name, option)?;
+        Ok(tracefs)
+    }
+
     /// Sets the buffers up: the kernel would do it when the first event is enabled, with a work on
     /// each CPU, isolated ones too (ring_buffer_resize).
     pub(super) fn set_buffers_up(&self) -> Result<(), Stopped> {

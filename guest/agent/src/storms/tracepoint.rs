@@ -4,13 +4,15 @@ use super::tracefs::Tracefs;
 use super::{Asked, Ground, Progress, Stopped};
 
 const ENABLE: &str = "events/sched/sched_waking/enable";
+/// The kernel has [`ENABLE`] with it.
+const OPTION: &str = "CONFIG_EVENT_TRACING";
 
 pub(super) fn prepare(
     ground: &Ground<'_>,
     asked: &Asked,
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
-    open(ground)?.set_buffers_up()?;
+    Tracefs::with(ground, ENABLE, OPTION)?.set_buffers_up()?;
     run(ground, asked, progress)
 }
 
@@ -20,15 +22,9 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
     asked.size(0, 0)?;
-    let tracefs = open(ground)?;
+    let tracefs = Tracefs::with(ground, ENABLE, OPTION)?;
     asked.each(progress, || {
         tracefs.write(ENABLE, "1")?;
         tracefs.write(ENABLE, "0")
     })
-}
-
-fn open(ground: &Ground<'_>) -> Result<Tracefs, Stopped> {
-    let tracefs = Tracefs::open(ground)?;
-    tracefs.file(ENABLE, "CONFIG_EVENT_TRACING")?;
-    Ok(tracefs)
 }
