@@ -1,6 +1,7 @@
 //! `IA32_APIC_BASE`: the mode of the APIC and the switches between modes (SDM 11.12.5).
 
 use crate::local::LocalApic;
+use serde::{Deserialize, Serialize};
 
 /// The number of the `IA32_APIC_BASE` MSR.
 pub const IA32_APIC_BASE: u32 = 0x1b;
@@ -15,7 +16,7 @@ const ENABLE: u64 = 1 << 11;
 const RESERVED: u64 = 0x2ff;
 
 /// How the APIC is reached, if at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub enum Mode {
     /// Globally disabled: takes no interrupt and has no registers.
     Disabled,

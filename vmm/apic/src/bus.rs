@@ -105,6 +105,11 @@ impl Bus {
         sent
     }
 
+    #[cfg(test)]
+    pub(crate) fn mailbox(&self, cpu: usize) -> Option<&Mailbox> {
+        self.mailboxes.get(cpu).map(AsRef::as_ref)
+    }
+
     pub(crate) fn claim(&self, cpu: usize) -> Result<Arc<Mailbox>, SetupError> {
         let cpus = self.cpus();
         let mailbox = self

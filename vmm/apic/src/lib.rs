@@ -61,6 +61,7 @@ mod mailbox;
 mod observer;
 mod registers;
 mod route;
+mod saved;
 mod timer;
 mod vectors;
 
@@ -72,5 +73,6 @@ pub use icr::{DeliveryMode, Destination, Icr, Shorthand};
 pub use local::{Line, LocalApic, Work};
 pub use observer::{Accepted, AcceptedKind, ApicObserver, Origin};
 pub use route::{Addressing, Ipi, LogicalModel, route};
+pub use saved::{RestoreError, SavedApic};
 pub use timer::MIN_TIMER_PERIOD_NS;
 pub use vectors::VectorSet;

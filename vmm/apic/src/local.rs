@@ -26,14 +26,14 @@ pub struct Work {
 /// The local APIC of one CPU, owned by that CPU's thread.
 #[derive(Debug)]
 pub struct LocalApic {
-    cpu: usize,
-    mailbox: Arc<Mailbox>,
-    x2apic_supported: bool,
+    pub(crate) cpu: usize,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) x2apic_supported: bool,
     pub(crate) tsc_deadline_supported: bool,
-    mode: Mode,
-    waiting_for_startup: bool,
+    pub(crate) mode: Mode,
+    pub(crate) waiting_for_startup: bool,
     /// The pending NMI came by [`LocalApic::raise`].
-    nmi_from_line: bool,
+    pub(crate) nmi_from_line: bool,
     pub(crate) regs: Registers,
 }
 

@@ -4,6 +4,7 @@ use crate::base::Mode;
 use crate::icr::DeliveryMode;
 use crate::route::{Addressing, LogicalModel};
 use crate::vectors::SharedVectors;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What became of a posted interrupt.
@@ -18,7 +19,7 @@ pub(crate) enum Posted {
 }
 
 /// Interrupts other than fixed ones that wait for the owner.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Events {
     pub(crate) nmi: bool,
     pub(crate) init: bool,

@@ -4,6 +4,7 @@
 use crate::route::LogicalModel;
 use crate::timer::Timer;
 use crate::vectors::VectorSet;
+use serde::{Deserialize, Serialize};
 
 /// Version 0x14, an integrated APIC, with six LVT entries (the field holds one less).
 pub(crate) const VERSION: u32 = 5 << 16 | 0x14;
@@ -174,7 +175,7 @@ const LVT_PERIODIC: u32 = 1 << 17;
 pub(crate) const LVT_TSC_DEADLINE: u32 = 1 << 18;
 
 /// The local vector table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Lvts {
     timer: u32,
     thermal: u32,
@@ -255,7 +256,7 @@ pub(crate) mod esr {
 }
 
 /// Everything that INIT and disabling the APIC put back to its state at power-up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Registers {
     pub(crate) tpr: u8,
     pub(crate) ldr: u32,

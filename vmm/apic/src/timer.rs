@@ -2,13 +2,15 @@
 //! tick before the divider is one nanosecond. KVM's in-kernel APIC has the same clock
 //! (`APIC_BUS_CYCLE_NS`).
 
+use serde::{Deserialize, Serialize};
+
 /// The shortest period, in nanoseconds, that the periodic mode runs at; a shorter one asked for is
 /// stretched to it. It bounds how often a guest can make the VMM wake for its timer. KVM's default
 /// (`min_timer_period_us`) is the same. One-shot has no bound: each shot costs the guest a write.
 pub const MIN_TIMER_PERIOD_NS: u64 = 200_000;
 
 /// The counter. Whether it is periodic or masked is said by the LVT.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Timer {
     initial: u32,
     divide: u32,
@@ -39,6 +41,16 @@ impl Timer {
     pub(crate) fn set_tsc_deadline(&mut self, value: u64, at: u64) {
         self.tsc_deadline = value;
         self.deadline = (value != 0).then_some(at);
+    }
+
+    /// Counts the deadline from `now`, not from the start of the clock. One that passed is due at once.
+    pub(crate) fn move_back(&mut self, now: u64) {
+        self.deadline = self.deadline.map(|at| at.saturating_sub(now));
+    }
+
+    /// Takes [`Timer::move_back`] back, at another `now`.
+    pub(crate) fn move_on(&mut self, now: u64) {
+        self.deadline = self.deadline.map(|left| now.saturating_add(left));
     }
 
     /// A switch between the TSC-deadline mode and the counting ones (SDM 11.5.4.1).

@@ -1,5 +1,6 @@
 //! Sets of interrupt vectors: the 256-bit registers, private and shared.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +14,7 @@ const fn place(vector: u8) -> (usize, u64) {
 }
 
 /// A set of interrupt vectors, as the ISR, TMR and IRR hold them.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct VectorSet([u64; WORDS]);
 
 impl VectorSet {

@@ -28,6 +28,8 @@ enum Step {
     },
     Advance(u64),
     Face(Face),
+    /// All APICs are saved, and others go on from there. To the model nothing happens.
+    Elsewhere,
 }
 
 /// Few vectors, so that they meet: in one class, in neighbours, at the ends, and illegal ones.
@@ -101,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
             }),
         4 => (0u64..2_000_000).prop_map(Step::Advance),
         3 => face.prop_map(Step::Face),
+        2 => Just(Step::Elsewhere),
     ]
 }
 
@@ -364,6 +367,7 @@ fn apply(machine: &mut Machine, model: &mut Model, cpu: usize, step: &Step) {
                 .is_ok();
             assert_eq!(allowed, model.set_face(cpu, to));
         }
+        Step::Elsewhere => machine.go_elsewhere(),
     }
 }
 

@@ -114,6 +114,16 @@ impl Machine {
         machine
     }
 
+    /// Goes on with other APICs, from the state of these.
+    pub(crate) fn go_elsewhere(&mut self) {
+        let saved: Vec<_> = self.cpus.iter().map(|apic| apic.save(self.now)).collect();
+        let other = Self::power_up(self.cpus.len());
+        (self.bus, self.cpus) = (other.bus, other.cpus);
+        for (apic, saved) in self.cpus.iter_mut().zip(&saved) {
+            apic.restore(saved, self.now).unwrap();
+        }
+    }
+
     pub(crate) fn read(&mut self, cpu: usize, offset: u16) -> u32 {
         self.cpus[cpu].mmio_read(offset, self.now)
     }
