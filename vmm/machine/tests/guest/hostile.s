@@ -31,6 +31,9 @@ hostile_begin:
 hostile_cpu:
     mov r12, qword ptr [0x14010]
     inc qword ptr [r15 + 16 * 128]
+    # Together: a start-up IPI of one that has begun would start one that waits for CPU 0's elsewhere.
+2:  cmp qword ptr [r15 + 16 * 128], 3
+    jne 2b
     movabs rbx, 0x9e3779b97f4a7c15      # a seed for each CPU
     lea rax, [r13 + 1]
     imul rbx, rax
