@@ -88,6 +88,17 @@ impl Console {
         self.lock().panic.clone()
     }
 
+    /// Says again what was said before a snapshot was taken, so that the log and reports begin at
+    /// the boot.
+    pub(crate) fn replay(&self, lines: &[String]) {
+        let mut console = self.clone();
+        for line in lines {
+            // Errors of the log are the log's loss, as they are for the guest's own words.
+            let _ = console.write_all(line.as_bytes());
+            let _ = console.write_all(b"\n");
+        }
+    }
+
     /// Writes out what is buffered for the log.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.lock().log.as_mut().map_or(Ok(()), Write::flush)

@@ -55,6 +55,27 @@ pub(crate) struct Fleet {
 /// Something to do with a vCPU on its own thread, between two runs of the guest.
 type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 
+/// A vCPU that stands still. It goes on when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Held {
+    /// Has the vCPU's thread do `job` and waits for its outcome.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = mpsc::channel();
+        let job: Job = Box::new(move |vcpu| {
+            let _ = sender.send(job(vcpu));
+        });
+        self.jobs.send(job).ok()?;
+        receiver.recv_timeout(ANSWER).ok()
+    }
+}
+
 /// One vCPU, as the others and the machine see it.
 #[derive(Default)]
 pub(crate) struct Slot {
@@ -133,14 +154,36 @@ impl Slot {
         &self,
         job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
     ) -> Option<T> {
+        self.call_then(job, |_| {})
+    }
+
+    /// The same; when the outcome has been told, the thread goes on with `then`.
+    fn call_then<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
+        then: impl FnOnce(&mut Vcpu) + Send + 'static,
+    ) -> Option<T> {
         let (sender, receiver) = mpsc::channel();
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(move |vcpu| {
             // The asker may have given up.
             let _ = sender.send(job(vcpu));
+            then(vcpu);
         }));
         self.asked.store(true, Ordering::SeqCst);
         self.kicker.kick();
         receiver.recv_timeout(ANSWER).ok()
+    }
+
+    /// Has the vCPU stand still, between two instructions, until what is returned is dropped. `None`
+    /// if it does not answer.
+    pub(crate) fn hold(&self) -> Option<Held> {
+        let (jobs, work) = mpsc::channel::<Job>();
+        let still = self.call_then(Vcpu::finish_exit, move |vcpu| {
+            while let Ok(job) = work.recv() {
+                job(vcpu);
+            }
+        })?;
+        still.then_some(Held { jobs })
     }
 
     /// Whether [`Slot::answer`] has something to do.

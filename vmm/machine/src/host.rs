@@ -167,6 +167,8 @@ pub struct Host {
     /// `KVM_GET_SUPPORTED_CPUID`.
     pub(crate) supported: CpuId,
     pub(crate) remedies: Vec<Remedy>,
+    /// `KVM_GET_MSR_INDEX_LIST`: the MSRs that make up a guest's state.
+    pub(crate) msrs: Vec<u32>,
 }
 
 impl Host {
@@ -221,6 +223,14 @@ impl Host {
             source,
         })? == Outcome::Debug;
         let supported = prober.into_supported_cpuid();
+        let msrs = kvm
+            .get_msr_index_list()
+            .map_err(|source| HostError::Kvm {
+                ioctl: "KVM_GET_MSR_INDEX_LIST",
+                source,
+            })?
+            .as_slice()
+            .to_vec();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let facts = HostFacts {
             api_version: kvm.get_api_version(),
@@ -246,6 +256,7 @@ impl Host {
             kvm,
             supported,
             remedies,
+            msrs,
         })
     }
 

@@ -33,6 +33,7 @@ mod placement;
 mod ports;
 mod probe;
 mod report;
+mod snapshot;
 mod stop;
 mod sys;
 mod timer;
@@ -55,4 +56,5 @@ pub use observer::{AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, W
 pub use placement::{Placement, PlacementError};
 pub use probe::ProbeError;
 pub use report::{Counters, CrashReport, VcpuState};
+pub use snapshot::{Snapshot, SnapshotError, snapshot_key};
 pub use stop::StopReason;

@@ -4,12 +4,17 @@
     reason = "handing memory to KVM, and looking at the mailbox as its type"
 )]
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
 use ipirig_abi::{MAILBOX_GPA, MAILBOX_SIZE, Mailbox};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vm_memory::{
     Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion,
+    VolatileMemory,
 };
 use vmm_sys_util::errno;
 
@@ -29,6 +34,15 @@ pub enum MemoryError {
     /// The mailbox could not be mapped.
     #[error("cannot map the mailbox")]
     Mailbox(#[source] vm_memory::mmap::MmapRegionError),
+    /// A part of a snapshot could not be mapped.
+    #[error("cannot map what is at {at:#x}")]
+    Overlay {
+        /// Guest-physical address.
+        at: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// KVM refused the slot.
     #[error("KVM refused the memory slot at {at:#x}")]
     Slot {
@@ -45,6 +59,47 @@ pub(crate) fn ram(bytes: u64) -> Result<GuestMemoryMmap, MemoryError> {
     let size = usize::try_from(bytes).unwrap_or(usize::MAX);
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])
         .map_err(|source| MemoryError::Map { bytes, source })
+}
+
+/// How much RAM there is.
+pub(crate) fn bytes(memory: &GuestMemoryMmap) -> u64 {
+    memory.iter().map(GuestMemoryRegion::len).sum()
+}
+
+/// Puts `bytes` of `file` from `offset` on, which must be multiples of a page, into guest memory at
+/// `at`. Nothing is copied until it is written to, and nothing is ever written to the file.
+pub(crate) fn overlay(
+    memory: &GuestMemoryMmap,
+    at: u64,
+    bytes: u64,
+    file: &File,
+    offset: u64,
+) -> Result<(), MemoryError> {
+    let refused = |source| MemoryError::Overlay { at, source };
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let slice = memory
+        .get_slice(GuestAddress(at), length)
+        .map_err(|error| refused(io::Error::other(error)))?;
+    let offset = libc::off_t::try_from(offset).map_err(|e| refused(io::Error::other(e)))?;
+    // SAFETY: the range lies within one mapping that `memory` owns, as `get_slice` found, and which it
+    // unmaps as a whole, whatever is mapped there by then. No reference into it exists: guest memory
+    // is only ever reached through `memory`, whose accesses are volatile. The new mapping is as
+    // readable and writable as the old. The file is never cut short: it is written under another name
+    // and moved to its place whole, and its owner only ever unlinks it.
+    let mapped = unsafe {
+        libc::mmap(
+            slice.ptr_guard_mut().as_ptr().cast(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(refused(io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 /// Gives all of `memory` to the VM, in slots from `slot` on. `memory` must outlive the VM's vCPUs.
@@ -92,6 +147,18 @@ impl MailboxMemory {
             MAILBOX_SIZE as u64,
             self.region.as_ptr(),
         )
+    }
+
+    /// All of it, for a snapshot. The guest must be still.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; MAILBOX_SIZE];
+        self.region.as_volatile_slice().copy_to(&mut bytes);
+        bytes
+    }
+
+    /// Takes over all of it, from a snapshot.
+    pub(crate) fn fill(&self, bytes: &[u8]) {
+        self.region.as_volatile_slice().copy_from(bytes);
     }
 
     /// The mailbox. The guest may write to any of it at any time.

@@ -6,7 +6,8 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use vm_superio::{Serial, Trigger, serial::NoEvents};
+use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::{Serial, Trigger};
 
 use crate::console::Console;
 
@@ -57,6 +58,22 @@ impl Ports {
     pub(crate) fn new(console: Console) -> Self {
         Self {
             serial: Mutex::new(Serial::new(NoInterrupt, console)),
+        }
+    }
+
+    /// The serial port's registers.
+    pub(crate) fn save(&self) -> SerialState {
+        let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        serial.state()
+    }
+
+    /// Goes on with these registers.
+    pub(crate) fn restore(&self, state: &SerialState) {
+        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        let console = serial.writer().clone();
+        // Only a state with more input than the port holds is refused, and there is no input here.
+        if let Ok(restored) = Serial::from_state(state, NoInterrupt, NoEvents, console) {
+            *serial = restored;
         }
     }
 

@@ -6,7 +6,7 @@
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVMIO,
-    kvm_interrupt, kvm_run,
+    kvm_interrupt, kvm_run, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
@@ -35,6 +35,16 @@ pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), errno::Error> {
     } else {
         Err(errno::Error::last())
     }
+}
+
+/// Sets the FPU's and the vector registers' state (KVM API 4.43).
+///
+/// # Errors
+/// The ioctl's.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), errno::Error> {
+    // SAFETY: KVM reads more than a `kvm_xsave` only where the process has asked for dynamically
+    // enabled features (arch_prctl), which this one does not.
+    unsafe { vcpu.set_xsave(xsave) }
 }
 
 /// Why KVM gave up, from a `KVM_EXIT_INTERNAL_ERROR`.

@@ -17,6 +17,7 @@ mod int3;
 mod privileged;
 mod slow_kernel;
 mod syscall;
+mod tsc_writes;
 
 /// Every quirk that is looked for, in the order of `ipirig doctor`.
 pub(crate) const QUIRKS: &[Quirk] = &[
@@ -26,6 +27,7 @@ pub(crate) const QUIRKS: &[Quirk] = &[
     syscall::QUIRK,
     cmpxchg16b::QUIRK,
     privileged::QUIRK,
+    tsc_writes::QUIRK,
 ];
 
 /// Something that a KVM may get wrong.

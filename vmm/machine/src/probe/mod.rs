@@ -147,6 +147,26 @@ impl<'a> Prober<'a> {
         guest.run()
     }
 
+    /// Sets a guest's TSC, runs the guest, and tells what its TSC is then.
+    pub(crate) fn set_tsc(&self, value: u64) -> Result<u64, ProbeError> {
+        const TSC: u32 = 0x10;
+        let mut guest = self.guest(&[])?;
+        let entry = kvm_msr_entry {
+            index: TSC,
+            data: value,
+            ..kvm_msr_entry::default()
+        };
+        let mut msrs = Msrs::from_entries(&[entry])
+            .map_err(|_| kvm("KVM_SET_MSRS")(errno::Error::new(libc::ENOMEM)))?;
+        guest.vcpu.set_msrs(&msrs).map_err(kvm("KVM_SET_MSRS"))?;
+        guest.run()?;
+        guest
+            .vcpu
+            .get_msrs(&mut msrs)
+            .map_err(kvm("KVM_GET_MSRS"))?;
+        Ok(msrs.as_slice().first().map_or(0, |entry| entry.data))
+    }
+
     /// Runs one NOP in CPL 0 with KVM's single-stepping on.
     pub(crate) fn single_step(&self) -> Result<Outcome, ProbeError> {
         let mut guest = self.guest(&[0x90, 0x90])?;

@@ -3,6 +3,7 @@
 mod debug;
 mod exits;
 mod recorder;
+mod saved;
 mod sender;
 mod stops;
 

@@ -1,6 +1,6 @@
 //! Starting a guest, hearing from it, and what it leaves behind.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use ipirig_abi::Role;
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
 use ipirig_machine::{
     AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, IpiEvent, Machine, Observer,
-    StopReason, Wakeup, WatchEvent,
+    Snapshot, StopReason, Wakeup, WatchEvent,
 };
 use tempfile::TempDir;
 
@@ -18,6 +18,8 @@ use crate::image;
 
 /// Nothing here takes a second on an idle host; a busy one gets all of this.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Snapshots are of this.
+pub(crate) const KEY: &str = "a guest of a few instructions";
 
 /// Keeps every event.
 #[derive(Debug, Default)]
@@ -104,6 +106,8 @@ impl Guest {
         Running {
             machine,
             seen: Arc::default(),
+            host,
+            config,
             _dir: dir,
         }
     }
@@ -113,10 +117,35 @@ impl Guest {
 pub(crate) struct Running {
     pub(crate) machine: Machine,
     seen: Arc<Recorder>,
+    host: Host,
+    config: Config,
     _dir: TempDir,
 }
 
 impl Running {
+    /// A snapshot of the guest as it is now, in a file without a name.
+    pub(crate) fn save(&self) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        self.machine.save(KEY, &mut file).unwrap();
+        file
+    }
+
+    /// Another guest of the same configuration, which goes on from there.
+    pub(crate) fn restored(&self, snapshot: File) -> Running {
+        let snapshot = Snapshot::open(snapshot, KEY).unwrap();
+        let seen = Arc::new(Recorder::default());
+        let observer = Arc::clone(&seen) as _;
+        let mut machine = Machine::restore(&self.host, &self.config, observer, &snapshot).unwrap();
+        machine.start().unwrap();
+        Running {
+            machine,
+            seen,
+            host: Host::probe().unwrap(),
+            config: self.config.clone(),
+            _dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
     fn seen_by(self, seen: Arc<Recorder>) -> Self {
         Self { seen, ..self }
     }

@@ -23,6 +23,7 @@ mod oracle;
 mod priority;
 mod recording;
 mod senders;
+mod snapshots;
 mod startup;
 mod timer;
 
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
     oracle::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
+    snapshots::list(&mut suite);
     senders::list(&mut suite);
     startup::list(&mut suite);
     timer::list(&mut suite);

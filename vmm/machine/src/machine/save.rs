@@ -1,0 +1,40 @@
+//! Writing a machine that runs into a snapshot. It goes on afterwards.
+
+use std::fs::File;
+
+use super::error::{MachineError, failed};
+use super::{Machine, clock};
+use crate::snapshot::{SavedMachine, SavedSerial, SnapshotError, write};
+
+impl Machine {
+    /// Holds all vCPUs still, writes the whole machine to `file`, which must be empty, and lets them
+    /// go on. `key` is what [`crate::Snapshot::open`] is to ask for: [`crate::snapshot_key`]'s.
+    ///
+    /// # Errors
+    /// A vCPU does not answer, KVM does not give its state, or the file cannot be written; the
+    /// machine runs on, and the file is of no use.
+    pub fn save(&self, key: &str, file: &mut File) -> Result<(), MachineError> {
+        let slots = &self.fleet.slots;
+        // First all are still, then each is looked at: an IPI is in its sender or in its target.
+        let mut held = Vec::with_capacity(slots.len());
+        for (cpu, slot) in slots.iter().enumerate() {
+            held.push(slot.hold().ok_or(MachineError::NoAnswer(cpu))?);
+        }
+        let now = clock::now();
+        let mut vcpus = Vec::with_capacity(held.len());
+        for (cpu, vcpu) in held.iter().enumerate() {
+            let msrs = self.msrs.clone();
+            let saved = vcpu.call(move |vcpu| vcpu.save(&msrs, now));
+            vcpus.push(saved.ok_or(MachineError::NoAnswer(cpu))??);
+        }
+        let clock = self.vm.get_clock().map_err(failed("KVM_GET_CLOCK"))?;
+        let state = SavedMachine {
+            vcpus,
+            clock: clock.clock,
+            serial: SavedSerial(self.fleet.ports.save()),
+            console: self.fleet.console.tail(usize::MAX),
+        };
+        write(file, key, &state, &self.mailbox, &self.fleet.memory)
+            .map_err(|source| SnapshotError::Write(source).into())
+    }
+}

@@ -1,0 +1,102 @@
+//! A machine in a file: written once its guest is ready, and gone on from by later machines.
+//!
+//! The file is a page of header, the state of vCPUs, APICs and devices as JSON, the mailbox, the
+//! memory (stretches that are all zero are left out), and an index that says where what is, with a
+//! hash of each. A file of another key, of another format, or of which a single byte is not what was
+//! written is refused when it is opened; what is then mapped is the file that was looked at.
+
+mod file;
+mod index;
+mod key;
+mod state;
+
+use std::fs::File;
+use std::io;
+
+use ipirig_abi::MAILBOX_SIZE;
+use vm_memory::GuestMemoryMmap;
+
+use crate::memory::{self, MailboxMemory, MemoryError};
+use index::Index;
+
+pub(crate) use file::write;
+pub use key::snapshot_key;
+pub(crate) use state::{SavedMachine, SavedSerial, SavedVcpu};
+
+/// Why a snapshot cannot be used, or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The file cannot be read.
+    #[error("cannot read the snapshot")]
+    Read(#[source] io::Error),
+    /// The file cannot be written.
+    #[error("cannot write the snapshot")]
+    Write(#[source] io::Error),
+    /// It is not what was written.
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(&'static str),
+    /// It is that of another machine.
+    #[error("the snapshot does not fit: {0}")]
+    Misfit(&'static str),
+    /// KVM does not take a register as it was.
+    #[error("vCPU {cpu} does not take MSR {msr:#x} as it was, {value:#x}")]
+    Msr {
+        /// The vCPU.
+        cpu: usize,
+        /// The MSR's number.
+        msr: u32,
+        /// Its value in the snapshot.
+        value: u64,
+    },
+    /// An APIC does not take its state.
+    #[error("an APIC does not fit")]
+    Apic(#[from] ipirig_apic::RestoreError),
+    /// Its memory cannot be mapped.
+    #[error("cannot map the snapshot")]
+    Map(#[source] MemoryError),
+}
+
+/// A snapshot that has been looked through, and is whole.
+#[derive(Debug)]
+pub struct Snapshot {
+    file: File,
+    index: Index,
+}
+
+impl Snapshot {
+    /// Looks through all of `file`.
+    ///
+    /// # Errors
+    /// It cannot be read, is not whole, or not of `key`.
+    pub fn open(file: File, key: &str) -> Result<Self, SnapshotError> {
+        let index = file::check(&file, key)?;
+        Ok(Self { file, index })
+    }
+
+    /// Puts the memory of the snapshot where `ram` is, without copying it.
+    pub(crate) fn map(&self, ram: &GuestMemoryMmap) -> Result<(), SnapshotError> {
+        if memory::bytes(ram) != self.index.memory_bytes {
+            return Err(SnapshotError::Misfit("it has another size of memory"));
+        }
+        for part in &self.index.memory {
+            memory::overlay(ram, part.at, part.bytes, &self.file, part.offset)
+                .map_err(SnapshotError::Map)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state(&self) -> Result<SavedMachine, SnapshotError> {
+        let bytes = file::section(&self.file, &self.index.state)?;
+        serde_json::from_slice(&bytes).map_err(|_| SnapshotError::Damaged("its state is no state"))
+    }
+
+    pub(crate) fn fill_mailbox(&self, mailbox: &MailboxMemory) -> Result<(), SnapshotError> {
+        let bytes = file::section(&self.file, &self.index.mailbox)?;
+        if bytes.len() != MAILBOX_SIZE {
+            return Err(SnapshotError::Misfit("it has another size of mailbox"));
+        }
+        mailbox.fill(&bytes);
+        Ok(())
+    }
+}
