@@ -473,6 +473,9 @@ pub(crate) struct RunOptions {
     /// Write the guest's console to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
+    /// Boot, whatever snapshot of a booted guest there is, and keep none
+    #[arg(long)]
+    pub(crate) cold: bool,
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,

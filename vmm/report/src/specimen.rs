@@ -196,6 +196,7 @@ pub(crate) fn violated() -> RunResult {
     run.timeline = timeline();
     run.timing = Timing {
         boot_s: Some(0.003),
+        restored_s: None,
         window_s: Some(0.004),
         total_s: 0.011,
     };

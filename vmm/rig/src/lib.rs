@@ -33,6 +33,7 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schema;
+pub mod snapshots;
 pub mod stacks;
 pub mod suggest;
 pub mod suite;

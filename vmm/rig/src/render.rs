@@ -228,11 +228,11 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
     };
     let timing = &result.timing;
     let mut times = String::new();
-    if let (Some(boot), Some(window)) = (timing.boot_s, timing.window_s) {
+    if let (Some(ready), Some(window)) = (timing.ready(), timing.window_s) {
         let total = timing.total_s;
         let _ = write!(
             times,
-            " [boot {boot:.1} s, window {window:.2} s, total {total:.1} s]"
+            " [{ready}, window {window:.2} s, total {total:.1} s]"
         );
     }
     let word = result.verdict.to_string();
@@ -273,6 +273,7 @@ mod tests {
         let mut result = result.with_evidence(&plan, &evidence);
         result.timing = Timing {
             boot_s: Some(5.04),
+            restored_s: None,
             window_s: Some(0.5),
             total_s: 7.0,
         };

@@ -149,12 +149,26 @@ pub struct Window {
 /// How long it took, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub struct Timing {
-    /// From the first instruction to the agent's readiness.
+    /// From the first instruction to the agent's readiness; null where the guest went on from a snapshot.
     pub boot_s: Option<f64>,
+    /// From looking for a snapshot to the agent's readiness, where there was one.
+    pub restored_s: Option<f64>,
     /// From opening the window to closing it.
     pub window_s: Option<f64>,
     /// The whole run.
     pub total_s: f64,
+}
+
+impl Timing {
+    /// How the guest came to be ready, and in what time.
+    #[must_use]
+    pub fn ready(&self) -> Option<String> {
+        match (self.boot_s, self.restored_s) {
+            (Some(boot), _) => Some(format!("boot {boot:.1} s")),
+            (None, Some(restored)) => Some(format!("restored in {restored:.2} s")),
+            (None, None) => None,
+        }
+    }
 }
 
 /// Which files to boot, and what is known of where they come from.
@@ -419,7 +433,7 @@ mod tests {
                 "vcpus": [],
                 "entries": [],
                 "blame": [],
-                "timing": {"boot_s": null, "window_s": null, "total_s": 0.0},
+                "timing": {"boot_s": null, "restored_s": null, "window_s": null, "total_s": 0.0},
                 "kernel": null,
                 "machine": null,
                 "host": null,

@@ -1,5 +1,6 @@
 //! One run, from a plan to a result: makes the machine, has the conductor take it through, judges.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use ipirig_machine::{
 };
 
 use crate::cmdline::command_line;
-use crate::conductor::{self, Ended, Evidence, LayoutOf, Phase};
+use crate::conductor::{self, Ended, Evidence, Guest, LayoutOf, Phase, Start};
 use crate::ledger::{DETAILS, Ledger};
 use crate::plan::Plan;
 use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::snapshots::{Place, Snapshots};
 use crate::stacks::Code;
 use crate::timeline::{Diary, Timeline};
 use crate::verdict::{Check, RUN, Verdict, judge};
@@ -31,6 +33,8 @@ pub struct Setup {
     pub apic: ApicMode,
     /// Where console output goes.
     pub console: ConsoleSinks,
+    /// Where snapshots of booted guests are; `None`: each run boots.
+    pub snapshots: Option<Snapshots>,
 }
 
 /// Why there is no result. Everything else that goes wrong is a result with the verdict `error`
@@ -86,7 +90,9 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
         setup,
         DETAILS,
         phase,
-        |guest, layout, ledger, phase| conductor::conduct(guest, plan, layout, ledger, phase),
+        |guest, start, layout, ledger, phase| {
+            conductor::conduct(guest, plan, start, layout, ledger, phase)
+        },
         |outcome, kernel, _| conclude(plan, outcome, kernel),
     )
 }
@@ -98,7 +104,13 @@ pub(crate) fn on_machine<E>(
     setup: &Setup,
     details: usize,
     phase: &dyn Fn(Phase),
-    conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger, &dyn Fn(Phase)) -> Result<E, Ended>,
+    conduct: impl FnOnce(
+        &mut Machine,
+        Start<'_>,
+        LayoutOf<'_>,
+        &Ledger,
+        &dyn Fn(Phase),
+    ) -> Result<E, Ended>,
     conclude: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> Result<RunResult, RunError>,
 ) -> Result<RunResult, RunError> {
     let started = Instant::now();
@@ -114,27 +126,49 @@ pub(crate) fn on_machine<E>(
         pin: plan.pin.clone(),
         console: setup.console.clone(),
     };
-    let mut result = match Machine::new(host, &config, ledger.clone()) {
-        Ok(mut machine) => {
+    let mut result = match made(host, setup, &config, &ledger) {
+        Ok(Made {
+            mut machine,
+            restored,
+            place,
+            warnings,
+        }) => {
             let kernel = KernelInfo::new(&setup.kernel, machine.cmdline());
-            let about = MachineInfo {
+            let mut about = MachineInfo {
                 apic: if machine.x2apic() { "x2apic" } else { "xapic" }.to_owned(),
                 cores: machine.placement().cores.clone(),
                 memory_mib: plan.memory_mib,
-                warnings: machine.placement().warnings.clone(),
+                warnings: [machine.placement().warnings.clone(), warnings].concat(),
             };
+            let unsaved = Cell::new(None);
+            let start = match &place {
+                _ if restored => Start::Restored,
+                None => Start::Boot,
+                Some(place) => Start::BootAndSave(Box::new(|guest| {
+                    unsaved.set(save(guest, place).err());
+                })),
+            };
+            let ready = Cell::new(None);
             let diary = Diary::default();
             let announce = |begun| {
+                if !matches!(begun, Phase::Boot | Phase::Restore) && ready.get().is_none() {
+                    ready.set(Some(started.elapsed()));
+                }
                 diary.begin(begun, clock::now());
                 phase(begun);
             };
             let outcome = start_and(&mut machine, setup, &ledger, |machine, layout, ledger| {
-                conduct(machine, layout, ledger, &announce)
+                conduct(machine, start, layout, ledger, &announce)
             });
             let ended = clock::now();
             machine.stop();
             let mut result = conclude(outcome, kernel, &ledger)?;
+            about.warnings.extend(unsaved.into_inner());
             result.machine = Some(about);
+            if restored {
+                result.timing.boot_s = None;
+                result.timing.restored_s = ready.get().map(seconds);
+            }
             result.timeline = Timeline::new(plan, &ledger, &diary, ended);
             result
         }
@@ -145,6 +179,64 @@ pub(crate) fn on_machine<E>(
     result.host = Some(host.facts().clone());
     result.timing.total_s = seconds(started.elapsed());
     Ok(result)
+}
+
+/// A machine, and how it came to be.
+struct Made {
+    machine: Machine,
+    /// It goes on from a snapshot.
+    restored: bool,
+    /// Where the snapshot is or is to be.
+    place: Option<Place>,
+    /// Why it is not restored although it might have been.
+    warnings: Vec<String>,
+}
+
+/// From a snapshot, if there is one that fits; else from the kernel.
+fn made(
+    host: &Host,
+    setup: &Setup,
+    config: &Config,
+    ledger: &Arc<Ledger>,
+) -> Result<Made, MachineError> {
+    let mut warnings = Vec::new();
+    let place = match &setup.snapshots {
+        Some(snapshots) => Some(snapshots.place(host, config)?),
+        None => None,
+    };
+    if let Some(place) = &place {
+        match place.find() {
+            Ok(Some(snapshot)) => match Machine::restore(host, config, ledger.clone(), &snapshot) {
+                Ok(machine) => {
+                    return Ok(Made {
+                        machine,
+                        restored: true,
+                        place: None,
+                        warnings,
+                    });
+                }
+                Err(error) if error.is_usage() => return Err(error),
+                Err(source) => warnings.push(chain(&place.throw_away(source))),
+            },
+            Ok(None) => {}
+            Err(error) => warnings.push(chain(&error)),
+        }
+    }
+    Ok(Made {
+        machine: Machine::new(host, config, ledger.clone())?,
+        restored: false,
+        place,
+        warnings,
+    })
+}
+
+/// Writes the guest that is ready down for later runs; a run that cannot goes on without.
+fn save(guest: &dyn Guest, place: &Place) -> Result<(), String> {
+    let mut written = place.begin().map_err(|error| chain(&error))?;
+    guest
+        .save(&place.key, written.as_file_mut())
+        .map_err(|error| format!("no snapshot was kept: {}", chain(&*error)))?;
+    place.keep(written).map_err(|error| chain(&error))
 }
 
 fn start_and<E>(
@@ -223,7 +315,7 @@ mod tests {
         let ledger = Ledger::new(plan.roles.len(), DETAILS);
         let mut guest = Fake::new(&plan, &ledger, script);
         let layout = Box::new(layout);
-        let outcome = conductor::conduct(&mut guest, &plan, layout, &ledger, &|_| {});
+        let outcome = conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
         let files = KernelFiles {
             kernel: "k".into(),
             initramfs: "i".into(),

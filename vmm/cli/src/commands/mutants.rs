@@ -174,6 +174,8 @@ fn setup(plan: Plan, kernel: KernelFiles) -> Setup {
         kernel,
         apic: ApicMode::Auto,
         console: ConsoleSinks::default(),
+        // Each of these kernels boots a few times only.
+        snapshots: None,
     }
 }
 

@@ -10,7 +10,7 @@ use ipirig_machine::Host;
 use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::observe::{Report, Wishes, observe as observe_on, plan, render};
 use ipirig_rig::result::KernelFiles;
-use ipirig_rig::run::not_run;
+use ipirig_rig::run::{Setup, not_run};
 
 use super::check_interrupt;
 use super::run::{check_files, kernel_files, options, print_both, setup};
@@ -70,7 +70,11 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         ..kernel
     };
     check_interrupt()?;
-    let setup = setup(plan, kernel, args.options);
+    let setup = Setup {
+        // The command is in the initramfs: no other run could go on from its snapshot.
+        snapshots: None,
+        ..setup(plan, kernel, args.options)
+    };
     let report = observe_on(&host, &setup, &wishes, &|phase| {
         progress.stage(&phase.to_string());
     });

@@ -14,6 +14,7 @@ use ipirig_rig::render::render;
 use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
 use ipirig_rig::scenario::{Kernel, Scenario};
+use ipirig_rig::snapshots::Snapshots;
 use ipirig_rig::suite::Suite;
 use ipirig_rig::verdict::Verdict;
 
@@ -188,7 +189,14 @@ pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup 
             terminal: args.console,
             log: args.log,
         },
+        snapshots: if args.cold { None } else { snapshots() },
     }
+}
+
+/// Where snapshots of booted guests are. Without a cache directory each run boots.
+fn snapshots() -> Option<Snapshots> {
+    let places = ipirig_guest::Places::find().ok()?;
+    Some(Snapshots::new(places.cache.join("snapshot")))
 }
 
 /// The path, unless it stands for standard output.

@@ -7,6 +7,8 @@ mod cross_check;
 mod entries;
 mod machines;
 mod observe;
+mod snapshots;
+mod tiny;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -29,8 +31,15 @@ fn main() {
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
     let no_stock = no_kvm.clone().or_else(observe::no_stock);
     let stock = observe::STOCK.iter().map(|test| trial(&no_stock, test));
+    let long = snapshots::LONG
+        .iter()
+        .map(|test| trial(&Some(no_kvm.clone().unwrap_or_else(snapshots::long)), test));
     let without = WITHOUT_KVM.iter().map(|test| trial(&no_root, test));
-    libtest_mimic::run(&args, on_kvm.chain(stock).chain(without).collect()).exit();
+    libtest_mimic::run(
+        &args,
+        on_kvm.chain(stock).chain(long).chain(without).collect(),
+    )
+    .exit();
 }
 
 /// Why no guest can run here.
@@ -122,16 +131,31 @@ const ON_KVM: &[(&str, Test)] = &[
     ("ctrl_c_during_the_storm_ends_a_run_with_130", || {
         interrupted("storm")
     }),
-    ("an_agent_that_dies_is_an_error_with_the_panic", agent_dies),
+    (
+        "a_restored_run_has_the_result_of_a_cold_one",
+        snapshots::as_cold,
+    ),
+    (
+        "a_damaged_snapshot_is_thrown_away_and_made_again",
+        snapshots::damaged,
+    ),
+    (
+        "ctrl_c_while_saving_leaves_nothing_half_written",
+        snapshots::interrupted,
+    ),
+    (
+        "an_agent_that_dies_is_an_error_with_the_panic",
+        tiny::agent_dies,
+    ),
     ("a_kernel_that_hangs_is_an_error_with_a_report", || {
         // jmp to itself
-        tiny_kernel(&[0xeb, 0xfe], "no progress for 2 s during: boot")
+        tiny::tiny_kernel(&[0xeb, 0xfe], "no progress for 2 s during: boot")
     }),
     (
         "a_kernel_that_triple_faults_is_an_error_with_a_report",
         || {
             // ud2, without an IDT
-            tiny_kernel(&[0x0f, 0x0b], "triple fault on vCPU 0")
+            tiny::tiny_kernel(&[0x0f, 0x0b], "triple fault on vCPU 0")
         },
     ),
     (
@@ -326,7 +350,7 @@ fn bad_initramfs() -> Result<(), Failed> {
 
 fn times_out() -> Result<(), Failed> {
     // A busy loop before the agent is not at hand; a boot with a second's patience is.
-    let (result, table) = run("static-key-flip", &["--timeout", "1"], 3)?;
+    let (result, table) = run("static-key-flip", &["--cold", "--timeout", "1"], 3)?;
     let (evidence, report) = ended(&result, "error")?;
     ensure(
         evidence.starts_with("no progress for 1 s during: boot"),
@@ -334,7 +358,14 @@ fn times_out() -> Result<(), Failed> {
     )?;
     ensure(report.contains("vCPU 2"), || report.to_owned())?;
     // Nor can a bisection tell.
-    let output = ipirig(&["run", "static-key-flip", "--timeout", "1", "--bisect"]);
+    let output = ipirig(&[
+        "run",
+        "static-key-flip",
+        "--cold",
+        "--timeout",
+        "1",
+        "--bisect",
+    ]);
     ensure(output.status.code() == Some(125), || stderr(&output))
 }
 
@@ -360,6 +391,7 @@ fn skipped_without_tracing() -> Result<(), Failed> {
 fn interrupted(phase: &str) -> Result<(), Failed> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
         .args(["run", "static-key-flip"])
+        .args((phase == "boot").then_some("--cold"))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
@@ -385,100 +417,6 @@ fn reference_kernel() -> String {
     let paths = String::from_utf8_lossy(&guest.stdout);
     let kernel = paths.lines().find_map(|line| line.strip_prefix("kernel "));
     kernel.unwrap_or_default().trim().to_owned()
-}
-
-/// Boots a "kernel" of a few bytes of code.
-fn tiny_kernel(code: &[u8], what: &str) -> Result<(), Failed> {
-    let dir = tempfile::tempdir()?;
-    let (kernel, initramfs) = (dir.path().join("vmlinux"), dir.path().join("initramfs"));
-    // Linked where kernels are.
-    std::fs::write(&kernel, elf(0x100_0000, 0xffff_ffff_8000_0000, code))?;
-    std::fs::write(&initramfs, "070701")?;
-    let args = [
-        "--timeout",
-        "2",
-        "--kernel",
-        kernel.to_str().ok_or("a path that is no text")?,
-        "--initramfs",
-        initramfs.to_str().ok_or("a path that is no text")?,
-    ];
-    let (result, table) = run("static-key-flip", &args, 3)?;
-    let (evidence, report) = ended(&result, "error")?;
-    ensure(evidence.contains(what), || table.clone())?;
-    // Where it was, by address and by its bytes.
-    let hex: Vec<String> = code.iter().map(|byte| format!("{byte:02x}")).collect();
-    for expected in [
-        "RIP 0x0000000001000078",
-        &format!("code: {}", hex.join(" ")),
-    ] {
-        ensure(report.contains(expected), || report.to_owned())?;
-    }
-    Ok(())
-}
-
-/// An x86-64 ELF executable: one segment, the whole file, at `address` and linked at `link` beyond.
-fn elf(address: u64, link: u64, code: &[u8]) -> Vec<u8> {
-    let len = HEADERS + code.len() as u64;
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    file.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, version
-    file.extend([address + HEADERS, 64, 0].map(u64::to_le_bytes).concat()); // entry, program headers
-    file.extend([0; 4]);
-    file.extend([64_u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1, 5].map(u32::to_le_bytes).concat()); // PT_LOAD, read and execute
-    let segment = [0, link + address, address, len, len, 0x1000];
-    file.extend(segment.map(u64::to_le_bytes).concat());
-    file.extend(code);
-    file
-}
-
-/// Bytes of the ELF header and of one program header.
-const HEADERS: u64 = 64 + 56;
-
-/// An agent that ends at once, and the kernel with it.
-fn agent_dies() -> Result<(), Failed> {
-    // mov eax, 60 (exit); mov edi, 7; syscall
-    let code = [0xb8, 60, 0, 0, 0, 0xbf, 7, 0, 0, 0, 0x0f, 0x05];
-    let dir = tempfile::tempdir()?;
-    let path = dir.path().join("initramfs");
-    let mut archive = cpio_entry("init", &elf(0x40_0000, 0, &code));
-    archive.extend(cpio_entry("TRAILER!!!", b""));
-    std::fs::write(&path, archive)?;
-    let kernel = reference_kernel();
-    let initramfs = path.to_str().ok_or("a path that is no text")?;
-    let args = ["--kernel", &kernel, "--initramfs", initramfs];
-    let (result, table) = run("static-key-flip", &args, 3)?;
-    let (evidence, report) = ended(&result, "error")?;
-    ensure(
-        evidence.contains("Attempted to kill init! exitcode=0x00000700"),
-        || table.clone(),
-    )?;
-    ensure(report.contains("do_exit"), || report.to_owned())
-}
-
-/// One file of a cpio archive, in the "newc" form (Linux's buffer-format.rst).
-fn cpio_entry(name: &str, data: &[u8]) -> Vec<u8> {
-    let fields = [
-        1,
-        0o100_755,
-        0,
-        0,
-        1,
-        0,
-        data.len(),
-        0,
-        0,
-        0,
-        0,
-        name.len() + 1,
-        0,
-    ];
-    let hex: String = fields.map(|field| format!("{field:08X}")).concat();
-    let mut entry = format!("070701{hex}{name}\0").into_bytes();
-    entry.resize(entry.len().next_multiple_of(4), 0);
-    entry.extend(data);
-    entry.resize(entry.len().next_multiple_of(4), 0);
-    entry
 }
 
 /// Runs a scenario and the doctor in a mount namespace of their own, after `hide`, as nobody.

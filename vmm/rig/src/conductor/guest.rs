@@ -2,6 +2,7 @@
 //! that follows a script.
 
 use std::error::Error;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
@@ -34,6 +35,13 @@ pub trait Guest {
     ///
     /// The machine's.
     fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure>;
+
+    /// Writes the whole guest down, which goes on afterwards.
+    ///
+    /// # Errors
+    ///
+    /// The machine's, or the file's.
+    fn save(&self, key: &str, file: &mut File) -> Result<(), Failure>;
 
     /// Gives each vCPU its own place on the host, once the guest has booted.
     ///
@@ -119,6 +127,10 @@ impl Guest for Machine {
 
     fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure> {
         Ok(Machine::wait(self, deadline)?)
+    }
+
+    fn save(&self, key: &str, file: &mut File) -> Result<(), Failure> {
+        Ok(Machine::save(self, key, file)?)
     }
 
     fn settle(&mut self) -> Result<(), Failure> {

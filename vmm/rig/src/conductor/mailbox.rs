@@ -32,7 +32,7 @@ impl Conductor<'_> {
     pub(super) fn time_for(&self, phase: Phase) -> std::time::Duration {
         let timeouts = &self.plan.timeouts;
         match phase {
-            Phase::Boot => timeouts.boot,
+            Phase::Boot | Phase::Restore => timeouts.boot,
             Phase::Prepare => timeouts.prepare,
             Phase::Observe => timeouts.phase + self.limit,
             _ => timeouts.phase,

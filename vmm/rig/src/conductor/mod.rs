@@ -46,6 +46,10 @@ use mailbox::agent_state;
 pub enum Phase {
     /// From the first instruction to the agent's readiness.
     Boot,
+    /// Writing down the guest that is ready, for later runs.
+    Save,
+    /// Going on from where another run wrote the guest down.
+    Restore,
     /// What the storm needs done once, before anything is looked at.
     Prepare,
     /// Having the kernel trace its IPIs.
@@ -72,6 +76,8 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Boot => "boot",
+            Self::Save => "saving a snapshot",
+            Self::Restore => "going on from a snapshot",
             Self::Prepare => "making ready for the storm",
             Self::StartTrace => "switching the guest's tracing on",
             Self::Before => "reading counters before the window",
@@ -198,6 +204,29 @@ impl Ended {
 /// or why that cannot be known: then no entry is judged.
 pub type LayoutOf<'a> = Box<dyn FnOnce(u64) -> Result<KernelLayout, String> + 'a>;
 
+/// Writes down a guest that is ready.
+pub type Saving<'a> = Box<dyn FnOnce(&dyn Guest) + 'a>;
+
+/// How a guest that has just been started comes to be ready.
+pub enum Start<'a> {
+    /// It boots.
+    Boot,
+    /// It boots, and is written down by this once it is ready.
+    BootAndSave(Saving<'a>),
+    /// It goes on from where it was ready.
+    Restored,
+}
+
+impl fmt::Debug for Start<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Boot => "Boot",
+            Self::BootAndSave(_) => "BootAndSave",
+            Self::Restored => "Restored",
+        })
+    }
+}
+
 /// Conducts the run of a guest that has just been started.
 ///
 /// # Errors
@@ -206,11 +235,12 @@ pub type LayoutOf<'a> = Box<dyn FnOnce(u64) -> Result<KernelLayout, String> + 'a
 pub fn conduct(
     guest: &mut dyn Guest,
     plan: &Plan,
+    start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
-    Conductor::new(guest, plan, ledger, phase).run(layout)
+    Conductor::new(guest, plan, ledger, phase).run(start, layout)
 }
 
 struct Conductor<'a> {
@@ -275,8 +305,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn run(mut self, layout: LayoutOf<'_>) -> Result<Evidence, Ended> {
-        let booted = self.boot(layout)?;
+    fn run(mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Evidence, Ended> {
+        let booted = self.boot(start, layout)?;
         if let Ok(layout) = &booted.layout {
             self.watch(layout)?;
         }
@@ -292,11 +322,18 @@ impl<'a> Conductor<'a> {
     }
 
     /// Waits for the boot, and takes down how things are before any window.
-    fn boot(&mut self, layout: LayoutOf<'_>) -> Result<Booted, Ended> {
+    fn boot(&mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Booted, Ended> {
         let started = Instant::now();
-        self.enter(Phase::Boot);
+        self.enter(match start {
+            Start::Restored => Phase::Restore,
+            Start::Boot | Start::BootAndSave(_) => Phase::Boot,
+        });
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
         let boot = started.elapsed();
+        if let Start::BootAndSave(save) = start {
+            self.enter(Phase::Save);
+            save(self.guest);
+        }
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
         if self.ledger.stacks().wanted() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ipirig_abi::{Command, Ending, TEXT_LEN};
 use ipirig_machine::clock;
 
-use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase};
+use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase, Start};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::scenario::EntryKind;
@@ -49,18 +49,19 @@ pub fn observe(
     guest: &mut dyn Guest,
     plan: &Plan,
     limit: Duration,
+    start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Observed, Ended> {
     let mut conductor = Conductor::new(guest, plan, ledger, phase);
     conductor.limit = limit;
-    conductor.observe(layout)
+    conductor.observe(start, layout)
 }
 
 impl Conductor<'_> {
-    fn observe(mut self, layout: LayoutOf<'_>) -> Result<Observed, Ended> {
-        let booted = self.boot(layout)?;
+    fn observe(mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Observed, Ended> {
+        let booted = self.boot(start, layout)?;
         let unrest = self.quiet_if_it_can_be()?;
 
         self.enter(Phase::Observe);

@@ -15,6 +15,7 @@ fn conduct(script: Script) -> Result<Evidence, Ended> {
     super::conduct(
         &mut Fake::new(&plan, &ledger, script),
         &plan,
+        Start::Boot,
         Box::new(fake_kernel::layout),
         &ledger,
         &|_| {},
@@ -34,6 +35,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
     let evidence = super::conduct(
         &mut guest,
         &plan,
+        Start::Boot,
         Box::new(fake_kernel::layout),
         &ledger,
         &|phase| {
@@ -238,7 +240,8 @@ fn each_way_into_the_kernel_has_a_window_and_is_recorded() {
     };
     let mut guest = Fake::new(&plan, &ledger, script);
     let layout = Box::new(fake_kernel::layout);
-    let evidence = super::conduct(&mut guest, &plan, layout, &ledger, &|_| {}).unwrap();
+    let evidence =
+        super::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {}).unwrap();
     let seen: Vec<_> = evidence
         .windows
         .iter()
@@ -277,7 +280,8 @@ fn a_kernel_that_lacks_what_a_storm_needs_is_skipped_in_its_words() {
         let layout = Box::new(fake_kernel::layout);
         let phases = RefCell::new(Vec::new());
         let announce = |phase| phases.borrow_mut().push(phase);
-        let ended = super::conduct(&mut guest, &plan, layout, &ledger, &announce).unwrap_err();
+        let ended =
+            super::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &announce).unwrap_err();
         assert!(
             matches!(&ended, Ended::Lacking { what } if what == "no CONFIG_KPROBES"),
             "{ended:?}"
@@ -337,4 +341,36 @@ fn an_entry_that_nobody_saw_is_not_taken_for_one() {
     .unwrap();
     let records = &evidence.windows[0].records;
     assert_eq!(*records, BTreeMap::from([(2, Err(NoRecord::NotSeen))]));
+}
+
+/// The phases of a run that starts like this, up to the first command.
+fn first_phases(start: Start<'_>) -> Vec<Phase> {
+    let plan = plan("static-key-flip", None);
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    let mut guest = Fake::new(&plan, &ledger, Script::default());
+    let seen = std::cell::RefCell::new(Vec::new());
+    let announce = |phase| seen.borrow_mut().push(phase);
+    let layout = Box::new(fake_kernel::layout);
+    super::conduct(&mut guest, &plan, start, layout, &ledger, &announce).unwrap();
+    let phases = seen.into_inner();
+    phases
+        .into_iter()
+        .take_while(|phase| *phase != Phase::Before)
+        .collect()
+}
+
+#[test]
+fn a_guest_is_written_down_once_it_is_ready_and_before_anything_is_asked_of_it() {
+    let mut written = tempfile::tempfile().unwrap();
+    let save = |guest: &dyn super::Guest| guest.save("key", &mut written).unwrap();
+    assert_eq!(
+        first_phases(Start::BootAndSave(Box::new(save))),
+        [Phase::Boot, Phase::Save, Phase::Prepare]
+    );
+    assert_eq!(written.metadata().unwrap().len(), 3);
+    assert_eq!(first_phases(Start::Boot), [Phase::Boot, Phase::Prepare]);
+    assert_eq!(
+        first_phases(Start::Restored),
+        [Phase::Restore, Phase::Prepare]
+    );
 }

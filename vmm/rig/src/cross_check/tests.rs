@@ -15,7 +15,15 @@ fn run(script: Script) -> (Plan, Evidence) {
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
     let mut guest = Fake::new(&plan, &ledger, script);
     let layout = Box::new(fake_kernel::layout);
-    let evidence = conductor::conduct(&mut guest, &plan, layout, &ledger, &|_| {}).unwrap();
+    let evidence = conductor::conduct(
+        &mut guest,
+        &plan,
+        conductor::Start::Boot,
+        layout,
+        &ledger,
+        &|_| {},
+    )
+    .unwrap();
     (plan, evidence)
 }
 

@@ -97,8 +97,8 @@ pub fn observe(
         setup,
         DETAILS,
         phase,
-        |guest, layout, ledger, phase| {
-            conductor::observe(guest, plan, wishes.limit, layout, ledger, phase)
+        |guest, start, layout, ledger, phase| {
+            conductor::observe(guest, plan, wishes.limit, start, layout, ledger, phase)
         },
         |outcome, kernel, ledger| {
             let (run, seen) = report::conclude(plan, wishes, outcome, kernel, ledger)?;

@@ -232,11 +232,11 @@ fn conclusion(run: &RunResult, paint: Paint) -> String {
     };
     let timing = &run.timing;
     let mut times = String::new();
-    if let (Some(boot), Some(window)) = (timing.boot_s, timing.window_s) {
+    if let (Some(ready), Some(window)) = (timing.ready(), timing.window_s) {
         let total = timing.total_s;
         let _ = write!(
             times,
-            " [boot {boot:.1} s, observed {window:.2} s, total {total:.1} s]"
+            " [{ready}, observed {window:.2} s, total {total:.1} s]"
         );
     }
     format!(

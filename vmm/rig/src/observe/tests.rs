@@ -34,6 +34,7 @@ fn observe(wishes: &Wishes, script: Script) -> Report {
         &mut guest,
         &plan,
         wishes.limit,
+        conductor::Start::Boot,
         Box::new(layout),
         &ledger,
         &|_| {},

@@ -1,7 +1,7 @@
 use super::*;
-use crate::conductor::conduct;
 use crate::conductor::fake::{Counting, Fake, Script, plan};
 use crate::conductor::fake_kernel::{self, Path};
+use crate::conductor::{Start, conduct};
 use crate::ledger::{DETAILS, Ledger};
 use crate::scenario::{EntryKind, IsolatedIpis};
 use Verdict::{Error, Held, Skipped, Violated};
@@ -14,6 +14,7 @@ pub(crate) fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> 
     let evidence = conduct(
         &mut Fake::new(&plan, &ledger, script),
         &plan,
+        Start::Boot,
         Box::new(fake_kernel::layout),
         &ledger,
         &|_| {},

@@ -1,0 +1,228 @@
+//! Runs that go on from a snapshot, and what becomes of the files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Test, ensure, reference_kernel, run, stderr};
+
+/// Tests that take too long to be run each time.
+pub(crate) const LONG: &[(&str, Test)] = &[(
+    "every_restored_run_has_the_result_of_a_cold_one",
+    whole_catalogue,
+)];
+
+/// Why they are ignored.
+pub(crate) fn long() -> String {
+    "boots once a scenario: run it by its name, with --ignored".to_owned()
+}
+
+/// A cache of its own, with the kernels of the true one and no snapshots.
+struct Cache(TempDir);
+
+impl Cache {
+    fn new() -> Result<Self, Failed> {
+        let kernel = PathBuf::from(reference_kernel());
+        let cache = kernel
+            .ancestors()
+            .nth(3)
+            .ok_or("a kernel without a cache")?;
+        let own = tempfile::tempdir()?;
+        for entry in fs::read_dir(cache)? {
+            let entry = entry?;
+            if entry.file_name() != "snapshot" {
+                std::os::unix::fs::symlink(entry.path(), own.path().join(entry.file_name()))?;
+            }
+        }
+        Ok(Self(own))
+    }
+
+    fn ipirig(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
+        command.env("IPIRIG_CACHE_DIR", self.0.path());
+        command
+    }
+
+    fn run(&self) -> Result<(Value, String), Failed> {
+        let args = ["run", "static-key-flip", "--json", "-"];
+        let output: Output = self.ipirig().args(args).output()?;
+        let table = stderr(&output);
+        ensure(output.status.code() == Some(0), || table.clone())?;
+        Ok((serde_json::from_slice(&output.stdout)?, table))
+    }
+
+    /// The names in the directory of snapshots.
+    fn files(&self) -> Result<Vec<PathBuf>, Failed> {
+        let directory = self.0.path().join("snapshot");
+        let entries = fs::read_dir(directory)?;
+        Ok(entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<_>>()?)
+    }
+
+    fn only(&self) -> Result<PathBuf, Failed> {
+        match self.files()?.as_slice() {
+            [one] if one.extension().is_some_and(|e| e == "snapshot") => Ok(one.clone()),
+            other => Err(format!("{other:?}").into()),
+        }
+    }
+}
+
+/// Whether the guest booted or went on from a snapshot.
+fn booted(run: &Value) -> Result<bool, Failed> {
+    match (
+        run["timing"]["boot_s"].is_null(),
+        run["timing"]["restored_s"].is_null(),
+    ) {
+        (false, true) => Ok(true),
+        (true, false) => Ok(false),
+        _ => Err(run["timing"].to_string().into()),
+    }
+}
+
+/// What of a result has to be the same each time.
+#[derive(Debug, PartialEq, Eq)]
+struct Same {
+    verdict: Value,
+    checks: BTreeMap<String, Value>,
+    /// IPIs to isolated vCPUs, by vCPU, and what they caught up with.
+    isolated: Vec<(Value, Value)>,
+    /// Of each entry: how it came in, its catch-up, and its danger zone.
+    entries: Vec<[Value; 3]>,
+}
+
+impl Same {
+    fn of(run: &Value) -> Self {
+        let each = |name: &str| run[name].as_array().cloned().unwrap_or_default();
+        let name = &run["scenario"]["name"];
+        // One scenario has a storm of which the kernel's own bookkeeping decides how much is flushed.
+        let exact = name != "bpf-jit";
+        Self {
+            verdict: run["verdict"].clone(),
+            checks: each("checks")
+                .iter()
+                .map(|check| (check["name"].to_string(), check["status"].clone()))
+                .collect(),
+            isolated: each("vcpus")
+                .iter()
+                .filter(|vcpu| exact && vcpu["role"] == "isolated")
+                .map(|vcpu| (vcpu["id"].clone(), vcpu["window"]["ipis_targeted"].clone()))
+                .collect(),
+            entries: each("entries")
+                .iter()
+                .map(|entry| ["began", "catch_up", "danger_zone"].map(|name| entry[name].clone()))
+                .collect(),
+        }
+    }
+}
+
+pub(crate) fn as_cold() -> Result<(), Failed> {
+    for (scenario, args, code) in [
+        ("static-key-flip", vec![], 0),
+        ("static-key-flip", vec!["--deferral", "off"], 1),
+        ("entry-matrix", vec![], 0),
+    ] {
+        let (cold, _) = run(scenario, &[&args[..], &["--cold"]].concat(), code)?;
+        ensure(booted(&cold)?, || "--cold did not boot".to_owned())?;
+        // The first may have to make the snapshot.
+        run(scenario, &args, code)?;
+        let (restored, table) = run(scenario, &args, code)?;
+        ensure(!booted(&restored)?, || table.clone())?;
+        let (cold, restored) = (Same::of(&cold), Same::of(&restored));
+        ensure(cold == restored, || {
+            format!("{scenario} {args:?}\n{cold:#?}\n{restored:#?}")
+        })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn whole_catalogue() -> Result<(), Failed> {
+    for (args, code) in [(vec![], 0), (vec!["--deferral", "off"], 1)] {
+        let (cold, _) = run("all", &[&args[..], &["--cold"]].concat(), code)?;
+        run("all", &args, code)?;
+        let (restored, _) = run("all", &args, code)?;
+        let runs = |suite: &Value| suite["runs"].as_array().cloned().unwrap_or_default();
+        let (cold, restored) = (runs(&cold), runs(&restored));
+        ensure(cold.len() == restored.len() && cold.len() >= 18, || {
+            format!("{} and {} runs", cold.len(), restored.len())
+        })?;
+        let mut different = Vec::new();
+        for (cold, restored) in cold.iter().zip(&restored) {
+            ensure(booted(cold)? && !booted(restored)?, || {
+                format!("{} and {}", cold["timing"], restored["timing"])
+            })?;
+            if Same::of(cold) != Same::of(restored) {
+                different.push(format!(
+                    "{}\n{:#?}\n{:#?}",
+                    cold["scenario"]["name"],
+                    Same::of(cold),
+                    Same::of(restored)
+                ));
+            }
+        }
+        ensure(different.is_empty(), || different.join("\n"))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn damaged() -> Result<(), Failed> {
+    let cache = Cache::new()?;
+    let (first, _) = cache.run()?;
+    ensure(booted(&first)?, || "restored from nothing".to_owned())?;
+    let snapshot = cache.only()?;
+    let mut bytes = fs::read(&snapshot)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&snapshot, &bytes)?;
+
+    let (second, table) = cache.run()?;
+    ensure(booted(&second)?, || {
+        "restored from what is damaged".to_owned()
+    })?;
+    let warning = format!(
+        "warning: threw away {}: the snapshot is damaged: ",
+        snapshot.display()
+    );
+    ensure(table.contains(&warning), || table.clone())?;
+
+    let (third, table) = cache.run()?;
+    ensure(!booted(&third)? && !table.contains("threw away"), || {
+        table.clone()
+    })?;
+    ensure(cache.only()? == snapshot, || {
+        "its name has changed".to_owned()
+    })
+}
+
+pub(crate) fn interrupted() -> Result<(), Failed> {
+    let cache = Cache::new()?;
+    let mut child = cache
+        .ipirig()
+        .args(["run", "static-key-flip"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
+    let saving = lines.any(|line| line.is_ok_and(|line| line == "ipirig: saving a snapshot"));
+    ensure(saving, || "it was never saved".to_owned())?;
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()?;
+    ensure(kill.success(), || "kill failed".to_owned())?;
+    let status = child.wait()?;
+    ensure(status.code() == Some(130), || format!("{status:?}"))?;
+    let whole = |path: &PathBuf| path.extension().is_some_and(|e| e == "snapshot");
+    let files = cache.files()?;
+    ensure(files.iter().all(whole), || format!("{files:?}"))?;
+    // What there is, if anything, is good.
+    let (_, table) = cache.run()?;
+    ensure(!table.contains("threw away"), || table.clone())?;
+    let left: &Path = &cache.only()?;
+    ensure(left.exists(), || left.display().to_string())
+}

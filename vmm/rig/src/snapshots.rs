@@ -1,0 +1,279 @@
+//! Where snapshots of booted guests are kept, one for each kernel, configuration and host, so that a
+//! later run of the same need not boot.
+//!
+//! What a snapshot is and whether it is whole is `ipirig-machine`'s business; here are the directory,
+//! the names, and how much is kept.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use ipirig_machine::{Config, Host, MachineError, Snapshot, snapshot_key};
+use tempfile::NamedTempFile;
+
+/// At most so many are kept, those that were used last.
+const KEPT: usize = 10;
+/// And at most so many bytes of them.
+const BYTES_KEPT: u64 = 2 << 30;
+/// Names end in this.
+const SUFFIX: &str = ".snapshot";
+/// What is being written begins with this, until it is whole.
+const UNFINISHED: &str = ".unfinished-";
+/// What is unfinished for so long is left over from a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// The directory of snapshots.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    directory: PathBuf,
+}
+
+/// Why there is no snapshot to go on from although there might be one, or why none was kept. A run
+/// boots then, and says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotsError {
+    /// The directory or a file in it is at fault.
+    #[error("{what} {}", path.display())]
+    File {
+        /// What could not be done.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A snapshot was thrown away.
+    #[error("threw away {}", path.display())]
+    Useless {
+        /// The file that was.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: MachineError,
+    },
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotsError {
+    let path = path.to_owned();
+    move |source| SnapshotsError::File { what, path, source }
+}
+
+impl Snapshots {
+    /// Those in `directory`, which is made when one is kept.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// Where the snapshot of a machine is to be.
+    ///
+    /// # Errors
+    /// There can be no such machine, or its files cannot be read.
+    pub(crate) fn place(&self, host: &Host, config: &Config) -> Result<Place, MachineError> {
+        let key = snapshot_key(host, config)?;
+        let path = self.directory.join(format!("{key}{SUFFIX}"));
+        Ok(Place { key, path })
+    }
+}
+
+/// The place of one snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) key: String,
+    path: PathBuf,
+}
+
+impl Place {
+    /// The snapshot that is there. One that is damaged or that of something else is thrown away.
+    pub(crate) fn find(&self) -> Result<Option<Snapshot>, SnapshotsError> {
+        let snapshot = match File::open(&self.path) {
+            Ok(snapshot) => snapshot,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file("cannot open", &self.path)(error)),
+        };
+        // So that those that are used are kept. A directory that cannot be written to will do.
+        let _ = snapshot.set_modified(SystemTime::now());
+        match Snapshot::open(snapshot, &self.key) {
+            Ok(snapshot) => Ok(Some(snapshot)),
+            Err(source) => Err(self.throw_away(source.into())),
+        }
+    }
+
+    /// Removes a snapshot that is of no use, because of `source`.
+    pub(crate) fn throw_away(&self, source: MachineError) -> SnapshotsError {
+        if let Err(error) = fs::remove_file(&self.path) {
+            return file("cannot remove", &self.path)(error);
+        }
+        let path = self.path.clone();
+        SnapshotsError::Useless { path, source }
+    }
+
+    /// A file to write the snapshot to. Until [`Place::keep`] it is nobody's, and vanishes.
+    pub(crate) fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(file("cannot make", directory))?;
+        tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(directory)
+            .map_err(file("cannot write in", directory))
+    }
+
+    /// Makes what was written the snapshot, and makes room.
+    pub(crate) fn keep(&self, written: NamedTempFile) -> Result<(), SnapshotsError> {
+        written
+            .persist(&self.path)
+            .map_err(|error| file("cannot write", &self.path)(error.error))?;
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        make_room(directory, SystemTime::now(), KEPT, BYTES_KEPT)
+            .map_err(file("cannot tidy up", directory))
+    }
+}
+
+/// Removes the snapshots that were not used for longest, and what was never finished.
+fn make_room(directory: &Path, now: SystemTime, kept: usize, bytes_kept: u64) -> io::Result<()> {
+    let mut whole = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let about = match entry.metadata() {
+            Ok(about) => about,
+            // Somebody else tidies up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let used = about.modified()?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(SUFFIX) {
+            whole.push((used, about.len(), entry.path()));
+        } else if name.starts_with(UNFINISHED)
+            && now.duration_since(used).is_ok_and(|age| age > ABANDONED)
+        {
+            remove(&entry.path())?;
+        }
+    }
+    whole.sort_by_key(|(used, ..)| std::cmp::Reverse(*used));
+    let mut bytes = 0_u64;
+    for (nth, (_, size, path)) in whole.into_iter().enumerate() {
+        bytes = bytes.saturating_add(size);
+        if nth >= kept || (nth > 0 && bytes > bytes_kept) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::chain;
+
+    fn place(directory: &Path) -> Place {
+        Place {
+            key: "k".into(),
+            path: directory.join("k.snapshot"),
+        }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn put(directory: &Path, name: &str, bytes: usize, age_s: u64) {
+        let path = directory.join(name);
+        fs::write(&path, vec![0; bytes]).unwrap();
+        let when = SystemTime::now() - Duration::from_secs(age_s);
+        File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(when)
+            .unwrap();
+    }
+
+    #[test]
+    fn where_there_is_none_none_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            place(&dir.path().join("not there"))
+                .find()
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn what_is_no_snapshot_is_thrown_away() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "k.snapshot", 5000, 0);
+        let error = place(dir.path()).find().unwrap_err();
+        let path = dir.path().join("k.snapshot");
+        assert_eq!(
+            chain(&error),
+            format!(
+                "threw away {}: the snapshot is damaged: its header is none",
+                path.display()
+            )
+        );
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_kept_vanishes_and_what_is_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("new");
+        drop(place(&below).begin().unwrap());
+        assert!(names(&below).is_empty());
+        let begun = place(&below).begin().unwrap();
+        assert!(names(&below)[0].starts_with(UNFINISHED));
+        place(&below).keep(begun).unwrap();
+        assert_eq!(names(&below), ["k.snapshot"]);
+    }
+
+    #[test]
+    fn those_used_last_are_kept_and_nobody_elses_file_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes, age) in [
+            ("a.snapshot", 10, 40),
+            ("b.snapshot", 10, 10),
+            ("c.snapshot", 10, 30),
+            ("d.snapshot", 10, 20),
+            ("notes", 10, 9999),
+            (".unfinished-1", 10, 5),
+            (".unfinished-2", 10, 4000),
+        ] {
+            put(dir.path(), name, bytes, age);
+        }
+        make_room(dir.path(), SystemTime::now(), 3, 1000).unwrap();
+        let left = [
+            ".unfinished-1",
+            "b.snapshot",
+            "c.snapshot",
+            "d.snapshot",
+            "notes",
+        ];
+        assert_eq!(names(dir.path()), left);
+        make_room(dir.path(), SystemTime::now(), 3, 20).unwrap();
+        assert_eq!(
+            names(dir.path()),
+            [".unfinished-1", "b.snapshot", "d.snapshot", "notes"]
+        );
+        // One that is larger than all is of use all the same.
+        make_room(dir.path(), SystemTime::now(), 3, 5).unwrap();
+        assert_eq!(names(dir.path()), [".unfinished-1", "b.snapshot", "notes"]);
+    }
+}
