@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn an_index_that_lies_about_places_is_found_out() {
-        let lies: [(&str, fn(&mut Index)); 8] = [
+        type Lie = fn(&mut Index);
+        let lies: [(&str, Lie); 8] = [
             ("a gap", |i| i.mailbox.offset += PAGE),
             ("half a page of state", |i| i.state.bytes -= PAGE / 2),
             ("beyond memory", |i| i.memory[1].at += PAGE),
@@ -113,7 +114,7 @@ mod tests {
             ("twice the same", |i| i.memory[1].at = PAGE),
             ("not at a page", |i| i.memory[0].at += 8),
             ("nothing", |i| i.memory[0].bytes = 0),
-            ("endless", |i| i.memory[1].bytes = u64::MAX & !(PAGE - 1)),
+            ("endless", |i| i.memory[1].bytes = !(PAGE - 1)),
         ];
         for (what, lie) in lies {
             let mut index = index();
