@@ -4,16 +4,15 @@ use ipirig_rig::blame::{Blame, Frame};
 use ipirig_rig::ledger::Write;
 use ipirig_rig::result::RunResult;
 
-/// What is to blame for `write`. A result blames all IPIs that are alike together: `None` where the
-/// sender has sent the same kind for several reasons, and where nothing is known.
+/// What is to blame for `write`: the IPIs that its sender sent from the same calls. `None` where no
+/// stack was taken.
 pub(crate) fn cause_of<'a>(run: &'a RunResult, write: &Write) -> Option<&'a Blame> {
+    write.chain?;
     let kind = write.kind.to_string();
-    let mut alike = run
-        .blame
-        .iter()
-        .filter(|blame| blame.source == write.source && blame.kind == kind);
-    let only = alike.next()?;
-    alike.next().is_none().then_some(only)
+    let alike = |blame: &&Blame| {
+        blame.number == write.chain && blame.source == write.source && blame.kind == kind
+    };
+    run.blame.iter().find(alike)
 }
 
 /// A call of a chain: `smp_call_function_many_cond+0x12`, or the address where no symbol is known.

@@ -48,7 +48,7 @@ fn write(time_ns: u64, targets: u64) -> Write {
         coalesced: 0,
         undeliverable: false,
         rip: 0xffff_ffff_8100_1234,
-        chain: None,
+        chain: Some(7),
     }
 }
 
@@ -112,6 +112,7 @@ pub(crate) fn blame() -> Blame {
         deferrable: Deferrable::Yes,
         kind: CALL.to_string(),
         source: 0,
+        number: Some(7),
         targets: BTreeMap::from([(1, 2), (2, 2)]),
         taken: Taken {
             user: 2,

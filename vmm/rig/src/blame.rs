@@ -20,6 +20,9 @@ pub struct Blame {
     pub kind: String,
     /// The vCPU that sent.
     pub source: usize,
+    /// The chain's number, as in [`crate::ledger::Write::chain`]; not in what is written.
+    #[serde(skip)]
+    pub number: Option<u32>,
     /// How many were sent to each vCPU.
     pub targets: BTreeMap<usize, u64>,
     /// What the targets were doing when they took it.

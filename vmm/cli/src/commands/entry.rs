@@ -23,6 +23,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
         let error = anyhow!("--json -: standard output has the listing; give a file");
         return Err(Failure::usage(error));
     }
+    args.pictures.check()?;
     let extent = if args.whole {
         Extent::Whole
     } else {
@@ -43,6 +44,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
             .context("cannot put the result into JSON")?;
         write_file(&path, &text).map_err(Failure::usage)?;
     }
+    args.pictures.write(std::slice::from_ref(result))?;
     outcome.advise();
     Ok(result.verdict.into())
 }

@@ -18,6 +18,7 @@ use crate::reports::{Reports, annotate_on_github, is_stdout};
 pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.
     let dir = directory(args.baseline.as_ref())?;
+    args.pictures.check()?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let taken = reports.takes_stdout() || args.options.json.as_deref().is_some_and(is_stdout);
     let runs = if args.from.is_empty() {
@@ -71,6 +72,7 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
     }
     let suite = perform_all(scenarios, &args.options)?;
     publish_suite(&suite, args.options.json.as_deref(), reports)?;
+    args.pictures.write(suite.runs())?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");
     let runs: anyhow::Result<Vec<Recorded>> = suite.runs().iter().map(recorded).collect();
     Ok(runs?)

@@ -110,7 +110,7 @@ fn ipis_are_slices_with_arrows_that_begin_and_end_in_them() {
 }
 
 #[test]
-fn a_send_says_why_where_there_is_one_reason_only() {
+fn a_send_says_why_by_its_own_stack() {
     let mut run = specimen::violated();
     let send = |events: &[Value]| {
         let send = events.iter().find(|e| e["name"] == "send call-function");
@@ -121,7 +121,19 @@ fn a_send_says_why_where_there_is_one_reason_only() {
     assert_eq!(args["targets"], serde_json::json!([1, 2]));
     assert_eq!(args["chain"][0], "smp_call_function_many_cond+0x12");
     assert_eq!(args["chain"][2], "0xffffffffc0000010");
-    run.blame.push(specimen::blame());
+    let other = ipirig_rig::blame::Blame {
+        cause: "vunmap".into(),
+        number: Some(8),
+        ..specimen::blame()
+    };
+    run.blame.insert(0, other);
+    assert_eq!(
+        send(&traced(std::slice::from_ref(&run)))["cause"],
+        "static key"
+    );
+    for write in &mut run.timeline.writes {
+        write.chain = None;
+    }
     assert_eq!(send(&traced(&[run]))["cause"], Value::Null);
 }
 

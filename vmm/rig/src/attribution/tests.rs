@@ -23,6 +23,7 @@ fn blame(
         deferrable,
         kind: "call-function".to_owned(),
         source: 0,
+        number: None,
         targets: targets.iter().copied().collect(),
         taken: Taken::default(),
         chain,
@@ -44,6 +45,7 @@ fn account() -> Account {
     let wake = Blame {
         kind: "reschedule".to_owned(),
         source: 1,
+        number: None,
         broken: Some("the stack cannot be read".to_owned()),
         ..blame(
             "unknown",

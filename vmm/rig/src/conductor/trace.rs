@@ -12,6 +12,7 @@ use ipirig_machine::clock::Moment;
 use super::{Conductor, Ended, Phase};
 use crate::ledger::handlers::Handled;
 use crate::ledger::{Detail, Ledger};
+use crate::stacks::Callers;
 
 /// KiB of the guest's buffer for each CPU. An operation sends three IPIs to each of three CPUs in the
 /// storms that there are, and each leaves 150 bytes or so.
@@ -54,6 +55,8 @@ pub struct Recorded {
     pub edges: Vec<(Edge, Edge)>,
     /// The windows' ICR writes and deliveries.
     pub details: Vec<Detail>,
+    /// The stacks of who wrote.
+    pub callers: Callers,
     /// When handlers of call-function IPIs began on isolated vCPUs.
     pub handled: Vec<Handled>,
 }
@@ -117,6 +120,7 @@ impl Conductor<'_> {
             cut: true,
             edges: std::mem::take(&mut self.edges),
             details: self.ledger.details().iter().copied().collect(),
+            callers: self.ledger.stacks().callers(self.ledger.details()),
             handled: self.ledger.handlers().seen(),
             ..Recorded::default()
         };

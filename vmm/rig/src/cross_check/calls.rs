@@ -147,7 +147,9 @@ fn gather<'a>(
                     begun: None,
                 });
             }
-            What::Send { targets: to, why } if *why == Why::CallFunction => {
+            What::Send {
+                targets: to, why, ..
+            } if *why == Why::CallFunction => {
                 for target in bits(to & targets) {
                     let newest = unsent.get_mut(&(event.cpu, target)).and_then(Vec::pop);
                     match newest.and_then(|index| calls.get_mut(index)) {

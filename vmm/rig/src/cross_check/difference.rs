@@ -38,6 +38,8 @@ pub enum Side {
     Guest,
     /// The guest's trace, which has no IPI for a function that was queued.
     Queue,
+    /// Both, but they do not agree on where it was sent from.
+    Callsite,
 }
 
 /// Why something is in one record and not in the other, though both are right.
@@ -59,6 +61,8 @@ pub enum Rule {
     /// A function was queued and ran without an IPI: the CPU polled while idle, and looked by itself
     /// (`call_function_single_prep_ipi`, kernel/sched/core.c).
     Polled,
+    /// The kernel says where the IPI was sent from, and the sender's stack could not be followed so far.
+    StackCut,
 }
 
 impl Rule {
@@ -72,6 +76,7 @@ impl Rule {
             Self::Lost => "lost",
             Self::QueueNotEmpty => "queue-not-empty",
             Self::Polled => "polled",
+            Self::StackCut => "stack-cut",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! trusted.
 
 mod calls;
+mod callsites;
 mod clock;
 mod difference;
 mod histogram;
@@ -22,6 +23,7 @@ use ipirig_abi::Role;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use callsites::Callsites;
 pub use difference::{Difference, Rule, Side};
 pub use histogram::Histogram;
 pub use render::render;
@@ -42,6 +44,8 @@ pub struct CrossCheck {
     pub filters: Vec<String>,
     /// The CPUs that were traced.
     pub cpus: Vec<Compared>,
+    /// Where IPIs in both records were sent from, by the one and by the other.
+    pub callsites: Callsites,
     /// What is in one record and not in the other, alike ones together.
     pub differences: Vec<Difference>,
     /// How long IPIs took.
@@ -140,7 +144,14 @@ fn compare_records(
             .and_modify(|count| *count = (*count).max(1))
             .or_insert(1);
     }
-    let paired = sends::pair(&trace.events, &recorded.details, time, targets, &lost);
+    let paired = sends::pair(
+        &trace.events,
+        &recorded.details,
+        time,
+        targets,
+        &lost,
+        &recorded.callers,
+    );
     let calls = calls::account(&trace.events, time, (targets, isolated), &lost);
     let mut differences = paired.differences;
     differences.extend(calls.differences);
@@ -172,6 +183,7 @@ fn compare_records(
     Ok(CrossCheck {
         filters: recorded.filters.lines().map(str::to_owned).collect(),
         cpus,
+        callsites: paired.callsites,
         differences: difference::joined(differences),
         times: Times {
             queued_to_begun: Histogram::of(calls.times),
@@ -220,9 +232,12 @@ pub fn check(plan: &Plan, evidence: &Evidence) -> Option<Check> {
         format!("vCPU {}: {same} IPIs in both records", cpu.cpu)
     });
     let explained: u64 = compared.differences.iter().map(|d| d.count).sum();
-    let words = format!(
+    let mut words = format!(
         "{}; {explained} differences, all explained",
         each.collect::<Vec<_>>().join(", ")
     );
+    if compared.callsites.compared > 0 {
+        words = format!("{words}; {}", render::callsites(compared.callsites));
+    }
     Some(Check::new(CROSS_CHECK, Verdict::Held, words))
 }

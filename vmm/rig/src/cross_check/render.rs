@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{CrossCheck, Difference, Histogram, Side};
+use super::{Callsites, CrossCheck, Difference, Histogram, Side};
 
 /// Widest bar of a histogram, in characters.
 const BAR: u64 = 20;
@@ -14,6 +14,7 @@ pub(super) fn line(difference: &Difference) -> String {
         Side::Rig => "only the rig has",
         Side::Guest => "only the guest has",
         Side::Queue => "no IPI for",
+        Side::Callsite => "another callsite for",
     };
     let rule = difference.rule.map_or("unexplained", |rule| rule.name());
     let Difference {
@@ -32,6 +33,14 @@ pub(super) fn line(difference: &Difference) -> String {
     format!(
         "CPU {source} to CPU {cpu}: {who} {what} ({rule}){first} {after_us:.1} us into the window: \
          {evidence}"
+    )
+}
+
+/// What the callsites say, in words.
+pub(super) fn callsites(callsites: Callsites) -> String {
+    let Callsites { compared, on_stack } = callsites;
+    format!(
+        "the kernel's callsite is on the sender's stack for {on_stack} of {compared} IPIs in both"
     )
 }
 
@@ -72,6 +81,9 @@ pub fn render(compared: &CrossCheck) -> String {
             cpu.begun,
             cpu.lost
         );
+    }
+    if compared.callsites.compared > 0 {
+        let _ = writeln!(out, "  {}", callsites(compared.callsites));
     }
     for difference in &compared.differences {
         let _ = writeln!(out, "  {}", line(difference));

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use super::callsites::{Callsite, Callsites, Found};
 use super::clock::{Clock, Span};
 use super::difference::{Difference, Rule, Side};
 use super::trace::{Event, What, Why};
 use crate::ledger::{Detail, Write};
+use crate::stacks::{Caller, Callers};
 use crate::vectors::{CALL_FUNCTION, IRQ_WORK, Kind, RESCHEDULE};
 
 /// How much later than its event a write may come if one of the two is outside the window. With the
@@ -31,7 +33,9 @@ pub(crate) struct Stream {
 pub(crate) struct Paired {
     /// Pairs, by target and kind.
     pub(crate) pairs: BTreeMap<(usize, Why), u64>,
-    /// What has no partner.
+    /// What the pairs say of where they were sent from.
+    pub(crate) callsites: Callsites,
+    /// What has no partner, or one that says something else.
     pub(crate) differences: Vec<Difference>,
 }
 
@@ -50,18 +54,25 @@ pub(crate) fn why(kind: Kind) -> Option<Why> {
     }
 }
 
-/// Pairs what was sent to `targets` (one bit each) in `spans`. `lost`: events that each CPU lost.
+/// Pairs what was sent to `targets` (one bit each) in `spans`. `lost`: events that each CPU lost;
+/// `callers`: the stacks of who wrote.
 pub(crate) fn pair(
     events: &[Event],
     details: &[Detail],
     (clock, spans): (&Clock, &[Span]),
     targets: u64,
     lost: &BTreeMap<usize, u64>,
+    callers: &Callers,
 ) -> Paired {
-    let mut streams: BTreeMap<Stream, Sides> = BTreeMap::new();
+    let mut streams: BTreeMap<Stream, Sides<'_>> = BTreeMap::new();
     let mut paired = Paired::default();
     for event in events {
-        let What::Send { targets: to, why } = event.what else {
+        let What::Send {
+            targets: to,
+            why,
+            callsite,
+        } = &event.what
+        else {
             continue;
         };
         let Some(at) = clock.ns(event.cpu, event.tsc) else {
@@ -71,15 +82,19 @@ pub(crate) fn pair(
             let stream = Stream {
                 source: event.cpu,
                 target,
-                why,
+                why: *why,
             };
-            streams.entry(stream).or_default().events.push(at);
+            let events = &mut streams.entry(stream).or_default().events;
+            events.push((at, callsite.as_ref()));
         }
     }
     for detail in details {
         let Detail::Write(write) = detail else {
             continue;
         };
+        let caller = write
+            .chain
+            .and_then(|chain| callers.get(&(write.source, chain)));
         for target in bits(write.targets & targets) {
             match why(write.kind) {
                 Some(why) => {
@@ -92,7 +107,7 @@ pub(crate) fn pair(
                         .entry(stream)
                         .or_default()
                         .writes
-                        .push(write.time_ns);
+                        .push((write.time_ns, caller));
                 }
                 None => paired.differences.push(untraced(write, target, spans)),
             }
@@ -101,11 +116,11 @@ pub(crate) fn pair(
     let mut lost = lost.clone();
     let ends: Vec<Ends> = spans.iter().map(|span| Ends::new(details, *span)).collect();
     for (stream, mut sides) in streams {
-        sides.events.sort_unstable();
-        sides.writes.sort_unstable();
+        sides.events.sort_by_key(|(at, _)| *at);
+        sides.writes.sort_by_key(|(at, _)| *at);
         for ends in &ends {
             let budget = lost.entry(stream.source).or_default();
-            let count = sides.pair(stream, ends, budget, &mut paired.differences);
+            let count = sides.pair(stream, ends, budget, &mut paired);
             if count > 0 {
                 *paired.pairs.entry((stream.target, stream.why)).or_default() += count;
             }
@@ -137,21 +152,21 @@ impl Ends {
     }
 }
 
-/// The two records of one stream: times in nanoseconds, ascending.
+/// The two records of one stream: times in nanoseconds, ascending, and what each has of where it was
+/// sent from.
 #[derive(Debug, Default)]
-struct Sides {
-    events: Vec<u64>,
-    writes: Vec<u64>,
+struct Sides<'a> {
+    events: Vec<(u64, Option<&'a Callsite>)>,
+    writes: Vec<(u64, Option<&'a Caller>)>,
 }
 
-impl Sides {
-    fn pair(
-        &self,
-        stream: Stream,
-        ends: &Ends,
-        lost: &mut u64,
-        differences: &mut Vec<Difference>,
-    ) -> u64 {
+impl Sides<'_> {
+    fn pair(&self, stream: Stream, ends: &Ends, lost: &mut u64, paired: &mut Paired) -> u64 {
+        let Paired {
+            callsites,
+            differences,
+            ..
+        } = paired;
         let span = ends.span;
         let (first, last) = ends.writes.get(&stream.source).copied().unwrap_or_default();
         let since = span.opened.0;
@@ -160,7 +175,7 @@ impl Sides {
             .events
             .iter()
             .copied()
-            .filter(|at| (from..=span.closed.1).contains(at))
+            .filter(|(at, _)| (from..=span.closed.1).contains(at))
             .peekable();
         let writes = self.writes.iter().copied();
         let difference = |at: u64, side, rule, evidence: String| Difference {
@@ -173,19 +188,34 @@ impl Sides {
             rule,
             evidence,
         };
-        let (mut open, mut pairs): (Vec<u64>, u64) = (Vec::new(), 0);
-        for write in writes.filter(|&at| span.holds(at)) {
-            while let Some(event) = events.next_if(|&at| at <= write.saturating_add(JITTER_NS)) {
+        let (mut open, mut pairs) = (Vec::new(), 0);
+        for (write, caller) in writes.filter(|&(at, _)| span.holds(at)) {
+            while let Some(event) = events.next_if(|&(at, _)| at <= write.saturating_add(JITTER_NS))
+            {
                 open.push(event);
             }
             // Of what was traced before the window only the last can have been sent in it, and soon.
-            let partner = open.pop().filter(|&event| {
+            let partner = open.pop().filter(|&(event, _)| {
                 let soon = write == first && write.saturating_sub(event) <= EDGE_NS;
                 event >= span.opened.1 || soon
             });
             match partner {
-                Some(event) => {
+                Some((event, callsite)) => {
                     pairs += 1;
+                    if let (Some(callsite), Some(caller)) = (callsite, caller) {
+                        callsites.compared += 1;
+                        let (rule, words) = match callsite.look_for(caller) {
+                            Found::OnStack => {
+                                callsites.on_stack += 1;
+                                (None, None)
+                            }
+                            Found::Cut(words) => (Some(Rule::StackCut), Some(words)),
+                            Found::Elsewhere(words) => (None, Some(words)),
+                        };
+                        if let Some(words) = words {
+                            differences.push(difference(write, Side::Callsite, rule, words));
+                        }
+                    }
                     if event < span.opened.0 {
                         let words = format!(
                             "traced {:.1} us before the window opened, sent {:.1} us after that",
@@ -215,6 +245,7 @@ impl Sides {
         // Before the edge an event's write is no business of this window; nor is it after the other.
         for event in open
             .into_iter()
+            .map(|(event, _)| event)
             .filter(|at| (span.opened.1..span.closed.0).contains(at))
         {
             let left = span.closed.0 - event;
@@ -283,7 +314,7 @@ pub(crate) fn traced(
 ) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for event in events {
-        let What::Send { targets, why } = event.what else {
+        let What::Send { targets, why, .. } = event.what else {
             continue;
         };
         let at = clock.ns(event.cpu, event.tsc);

@@ -3,6 +3,8 @@
 
 use ipirig_abi::MAX_CPUS;
 
+use super::callsites::Callsite;
+
 /// The events of a trace, in the order in which the kernel shows them: by time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trace {
@@ -29,6 +31,8 @@ pub(crate) enum What {
         /// One bit each.
         targets: u64,
         why: Why,
+        /// Where the function that sends it returns to, if that is said.
+        callsite: Option<Callsite>,
     },
     /// A function is about to be queued for a CPU.
     Queue {
@@ -139,7 +143,12 @@ fn what(name: &str, fields: &str) -> Option<What> {
             "0x0" => Why::Reschedule,
             _ => Why::IrqWork,
         };
-        Some(What::Send { targets, why })
+        let callsite = field(fields, "callsite").and_then(Callsite::parse);
+        Some(What::Send {
+            targets,
+            why,
+            callsite,
+        })
     };
     match name {
         "ipi_send_cpu" => send(1 << cpu(field(fields, "cpu")?)?),
@@ -242,7 +251,14 @@ CPU:2 [LOST 5 EVENTS]
            <...>-77      [002]   36029173444: csd_function_exit: func=do_sync_core, csd=000000006b1f5f5f
 ";
         let event = |cpu, tsc, what| Event { cpu, tsc, what };
-        let send = |targets, why| What::Send { targets, why };
+        let send = |targets, why, function: &str, offset| What::Send {
+            targets,
+            why,
+            callsite: Some(Callsite {
+                function: function.to_owned(),
+                offset,
+            }),
+        };
         let (function, csd) = ("do_sync_core".to_owned(), "000000006b1f5f5f".to_owned());
         let expected = Trace {
             events: vec![
@@ -255,9 +271,13 @@ CPU:2 [LOST 5 EVENTS]
                         csd: csd.clone(),
                     },
                 ),
-                event(0, 36_029_171_999, send(0b110, Why::CallFunction)),
-                event(0, 36_029_172_000, send(0b10, Why::Reschedule)),
-                event(1, 36_029_172_100, send(0b10, Why::IrqWork)),
+                event(
+                    0,
+                    36_029_171_999,
+                    send(0b110, Why::CallFunction, "on_each_cpu_cond_mask", 0x20),
+                ),
+                event(0, 36_029_172_000, send(0b10, Why::Reschedule, "x", 2)),
+                event(1, 36_029_172_100, send(0b10, Why::IrqWork, "x", 2)),
                 event(2, 36_029_173_333, What::Begin { function, csd }),
                 event(2, 36_029_173_444, What::End),
             ],

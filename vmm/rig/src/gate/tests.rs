@@ -37,6 +37,7 @@ fn bad() -> Recorded {
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),
         source: 0,
+        number: None,
         targets: targets.into(),
         taken: Taken::default(),
         chain: chain.iter().map(|function| frame(function)).collect(),

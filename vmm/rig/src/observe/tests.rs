@@ -298,6 +298,7 @@ fn what_is_known_of_causes_takes_the_place_of_addresses() {
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),
         source: 0,
+        number: None,
         targets: targets.iter().copied().collect(),
         taken: Taken {
             user: 3,

@@ -41,8 +41,7 @@ pub(super) fn account(
                 kernel,
                 causes.as_ref(),
                 inlined,
-                source,
-                kind,
+                (source, kind, number),
                 &chain,
                 count,
             ))
@@ -137,8 +136,7 @@ fn blame(
     kernel: &Kernel,
     causes: Option<&Causes>,
     inlined: &Inlined,
-    source: usize,
-    kind: Kind,
+    (source, kind, number): Key,
     chain: &Chain,
     count: Count,
 ) -> Blame {
@@ -172,6 +170,7 @@ fn blame(
         deferrable: cause.map_or(Deferrable::Unknown, |cause| cause.deferrable.into()),
         kind: kind.to_string(),
         source,
+        number: Some(number),
         targets: count.targets,
         taken: count.taken,
         chain: frames,

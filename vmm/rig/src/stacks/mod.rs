@@ -10,17 +10,19 @@ mod modules;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use ipirig_blame::{Chain, Frames, Interner, Kernel, Memory, Prologues, Registers};
+use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, Registers};
 use ipirig_image::{Inlined, Symbols};
 use ipirig_machine::{Sender, SenderRegisters};
 
 pub use code::Code;
 
 use crate::blame::Blame;
-use crate::ledger::Details;
+use crate::ledger::{Detail, Details};
 
 /// Chains kept of each vCPU.
 const CHAINS: usize = 4096;
@@ -120,6 +122,29 @@ impl Stacks {
         account::account(kernel, &Inlined::open(&file), &chain, details, opened)
     }
 
+    /// The calls of each chain among `details`, by sender and number.
+    #[must_use]
+    pub fn callers(&self, details: &Details) -> Callers {
+        let Some(kernel) = self.kernel.get() else {
+            return Callers::new();
+        };
+        let mut callers = Callers::new();
+        for detail in details.iter() {
+            let Detail::Write(write) = detail else {
+                continue;
+            };
+            let Some(number) = write.chain else {
+                continue;
+            };
+            if let Entry::Vacant(place) = callers.entry((write.source, number))
+                && let Some(chain) = self.chain(write.source, number)
+            {
+                place.insert(Caller::new(kernel, &chain));
+            }
+        }
+        callers
+    }
+
     fn chain(&self, cpu: usize, number: u32) -> Option<Chain> {
         lock(self.senders.get(cpu)?).chains.get(number).cloned()
     }
@@ -135,6 +160,32 @@ impl Stacks {
                 0,
                 Vec::new(),
             ),
+        }
+    }
+}
+
+/// Chains by sender and number.
+pub type Callers = BTreeMap<(usize, u32), Caller>;
+
+/// A chain as the kernel itself would print it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Function and offset of each address, innermost first, as it is: that of a call which does not
+    /// return may be of the next function (`%pS` of Documentation/core-api/printk-formats.rst).
+    pub calls: Vec<(String, u64)>,
+    /// It goes to where the kernel was entered or a thread began.
+    pub whole: bool,
+}
+
+impl Caller {
+    fn new(kernel: &Kernel, chain: &Chain) -> Self {
+        let name = |&address: &u64| {
+            let function = kernel.name(address)?.function;
+            Some((function.name.to_owned(), function.offset))
+        };
+        Self {
+            calls: chain.addresses().iter().filter_map(name).collect(),
+            whole: !matches!(chain.end, End::Cut(_)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ipirig_machine::clock::Moment;
 
 use super::super::calls::{self, Calls};
+use super::super::callsites::{Callsite, Callsites};
 use super::super::clock::{Clock, spans};
 use super::super::difference::{Rule, Side, joined};
 use super::super::sends::{self, Paired};
@@ -12,6 +13,7 @@ use super::super::trace::{Event, What, Why};
 use super::Difference;
 use crate::conductor::Edge;
 use crate::ledger::{Detail, Write};
+use crate::stacks::{Caller, Callers};
 use crate::vectors::Kind;
 
 /// A window from 10 ms to 110 ms.
@@ -36,7 +38,16 @@ fn event(cpu: usize, tsc: u64, what: What) -> Event {
 
 fn sends(tsc: u64, targets: u64) -> Event {
     let why = Why::CallFunction;
-    event(0, tsc, What::Send { targets, why })
+    let callsite = Callsite::parse("on_each_cpu_cond_mask+0x20/0x40");
+    event(
+        0,
+        tsc,
+        What::Send {
+            targets,
+            why,
+            callsite,
+        },
+    )
 }
 
 fn queues(cpu: usize, tsc: u64, target: usize, csd: &str) -> Event {
@@ -75,10 +86,62 @@ fn write(time_ns: u64, kind: Kind) -> Detail {
 const CALL: Kind = Kind::Vector(0xfb);
 
 fn pair(events: &[Event], details: &[Detail], lost: u64) -> Paired {
+    pair_with(events, details, lost, &Callers::new())
+}
+
+fn pair_with(events: &[Event], details: &[Detail], lost: u64, callers: &Callers) -> Paired {
     let edges = edges();
     let (clock, spans) = (Clock::new(&edges).unwrap(), spans(&edges));
     let lost = BTreeMap::from([(0, lost)]);
-    sends::pair(events, details, (&clock, &spans), 0b110, &lost)
+    sends::pair(events, details, (&clock, &spans), 0b110, &lost, callers)
+}
+
+#[test]
+fn a_callsite_is_on_the_stack_or_unexplained_or_beyond_where_the_stack_was_cut() {
+    let at = |chain, time_ns| match write(time_ns, CALL) {
+        Detail::Write(write) => Detail::Write(Write {
+            chain: Some(chain),
+            ..write
+        }),
+        other => other,
+    };
+    let caller = |function: &str, whole| Caller {
+        calls: vec![("send".to_owned(), 1), (function.to_owned(), 0x20)],
+        whole,
+    };
+    let callers = Callers::from([
+        ((0, 1), caller("on_each_cpu_cond_mask", true)),
+        ((0, 2), caller("something_else", true)),
+        ((0, 3), caller("something_else", false)),
+    ]);
+    // The last has a chain that nobody kept: it is not compared.
+    let times = [20_000_000, 30_000_000, 40_000_000, 50_000_000];
+    let events = times.map(|tsc| sends(tsc, 0b100));
+    let writes: Vec<Detail> = (1..)
+        .zip(times)
+        .map(|(chain, at_ns)| at(chain, at_ns + 5000))
+        .collect();
+    let paired = pair_with(&events, &writes, 0, &callers);
+    let expected = Callsites {
+        compared: 3,
+        on_stack: 1,
+    };
+    assert_eq!(paired.callsites, expected);
+    let words = "the kernel says on_each_cpu_cond_mask+0x20, the stack send+0x1 <- \
+                 something_else+0x20";
+    let told: Vec<_> = paired
+        .differences
+        .iter()
+        .map(|d| (d.side, d.rule, d.evidence.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Side::Callsite, None, words),
+            (Side::Callsite, Some(Rule::StackCut), words)
+        ]
+    );
+    assert_eq!(paired.pairs, BTreeMap::from([((2, Why::CallFunction), 4)]));
 }
 
 fn account(events: &[Event]) -> Calls {

@@ -1,0 +1,98 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+/// Results in other people's formats.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct ReportArgs {
+    /// Write the results as KTAP, for kernel CI; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ktap: Option<PathBuf>,
+    /// Write the results as JUnit XML, for what shows test reports; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+}
+
+/// Results for people, beside what is printed.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct PictureOptions {
+    /// Write a report of all runs as one web page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write a Chrome trace of all runs, for ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+}
+
+/// How a scenario is run.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct RunOptions {
+    /// vCPUs in all: one for control, the scenario's isolated ones, the rest housekeeping
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<usize>,
+    /// The APIC that the guest sees; auto: x2APIC where the host can
+    #[arg(long, value_enum, default_value_t = Apic::Auto)]
+    pub(crate) apic: Apic,
+    /// Whether the kernel is told to defer IPIs
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub(crate) deferral: Switch,
+    /// A vmlinux or bzImage to run instead of the reference kernel
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initramfs with the agent, for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initramfs: Option<PathBuf>,
+    /// Host core of each vCPU, in order, such as 0,0,1
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    pub(crate) pin: Option<Vec<usize>>,
+    /// Guest memory in MiB, 64 to 3072 [default: 128; with --kernel 512]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory: Option<u64>,
+    /// Write the result as JSON; `-` is standard output, and the table goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Show the guest's console on standard error
+    #[arg(long)]
+    pub(crate) console: bool,
+    /// Write the guest's console to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// Boot, whatever snapshot of a booted guest there is, and keep none
+    #[arg(long)]
+    pub(crate) cold: bool,
+    /// More kernel command line; comes last, so it wins
+    #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
+    pub(crate) append: Option<String>,
+    /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
+    #[arg(long)]
+    pub(crate) no_stacks: bool,
+    /// Have the guest's kernel trace its IPIs as well, and compare its record with ours, IPI by IPI.
+    /// Boots the kernel with tracing, unless --kernel gives one; adds the check cross-check, and
+    /// how long IPIs took. Takes some 20 s more where guests are emulated
+    #[arg(long)]
+    pub(crate) cross_check: bool,
+    /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flavour {
+    Fast,
+    Tracing,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Apic {
+    Auto,
+    Xapic,
+    X2apic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
