@@ -39,8 +39,8 @@ pub const MAX_CPUS: usize = 64;
 /// The signal of [`Command::Signal`]: SIGUSR1 (signal(7), x86).
 pub const KICK_SIGNAL: u32 = 10;
 /// Longest stay in the kernel of [`Order::Stay`], in milliseconds of the guest: a rig that forgets
-/// it, or dies, must not keep the vCPU busy for good.
-pub const STAY_LIMIT_MS: u32 = 20_000;
+/// it, or dies, must not keep the vCPU busy for good. Longer than a rig gives a storm by default.
+pub const STAY_LIMIT_MS: u32 = 120_000;
 /// The function that storms of tracing trace: every kernel has it (kernel/reboot.c), and it does not
 /// run while a storm does.
 pub const TRACED_FUNCTION: &str = "kernel_power_off";

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use ipirig_abi::Role;
 
-use super::{Check, ISOLATED_IPIS, Verdict, worst};
+use super::{Check, ISOLATED_IPIS, Verdict, window, worst};
 use crate::attribution::Account;
 use crate::conductor::Evidence;
 use crate::ledger::Tally;
@@ -24,14 +24,22 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
         let Some(record) = evidence.ledger.cpus.get(cpu) else {
             return (Verdict::Error, format!("vCPU {cpu} is not in the ledger"));
         };
-        let window = &record.window;
-        let words = match window.ipis_targeted() {
+        let tally = &record.window;
+        let words = match tally.ipis_targeted() {
             0 => "no IPI".to_owned(),
-            _ => describe(plan, evidence, cpu, window),
+            _ => describe(plan, evidence, cpu, tally),
         };
         let (status, words) = match plan.scenario.expect.isolated {
-            IsolatedIpis::AtMost(most) => at_most(most, window, words),
-            IsolatedIpis::AtLeast(least) => at_least(least, window, &words),
+            IsolatedIpis::AtMost(most) => at_most(most, tally, words),
+            IsolatedIpis::AtLeast(least) => at_least(least, tally, &words),
+        };
+        // One that came back to user space may have been spared rightly.
+        let (status, words) = match (status, window::left_the_kernel(plan, evidence, cpu)) {
+            (Verdict::Violated, Some(why)) => (
+                Verdict::Error,
+                format!("{words}, if it had been in the kernel all the while: {why}"),
+            ),
+            (status, _) => (status, words),
         };
         (status, format!("vCPU {cpu}: {words}"))
     });

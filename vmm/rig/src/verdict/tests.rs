@@ -482,6 +482,18 @@ fn ipis_that_must_come_have_to_interrupt_user_space_or_the_kernel_as_the_scenari
     evidence.windows[0].marks.get_mut(&2).unwrap().1.cpl = 0;
     evidence.windows[0].released.get_mut(&2).unwrap().errno = 110;
     assert_eq!(named(KERNEL, &plan, &evidence).status, Error);
+    // Too few IPIs say nothing then.
+    assert_eq!(named(ISOLATED_IPIS, &plan, &evidence).status, Held);
+    let spared = Script::default();
+    let (plan, mut evidence) = self::evidence("target-in-kernel", None, spared);
+    assert_eq!(named(ISOLATED_IPIS, &plan, &evidence).status, Violated);
+    evidence.windows[0].released.get_mut(&2).unwrap().errno = 110;
+    let check = named(ISOLATED_IPIS, &plan, &evidence);
+    assert_eq!(check.status, Error, "{check:?}");
+    assert!(
+        check.evidence.ends_with("it did not stay (errno 110)"),
+        "{check:?}"
+    );
 }
 
 #[test]

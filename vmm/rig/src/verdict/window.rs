@@ -121,6 +121,19 @@ fn kernel_throughout(plan: &Plan, evidence: &Evidence) -> Check {
     worst(KERNEL, findings)
 }
 
+/// Why `cpu` was not in the kernel throughout, where it was to be; `None` if it was, or was not to be.
+pub(super) fn left_the_kernel(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<String> {
+    if plan.scenario.vcpus.isolated_in != Mode::Kernel {
+        return None;
+    }
+    let mut findings = evidence
+        .windows
+        .iter()
+        .map(|window| in_kernel(evidence, window, cpu));
+    let left = findings.find(|(status, _)| *status != Verdict::Held)?;
+    Some(left.1)
+}
+
 fn in_kernel(evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
     let (Some((open, close)), Some(record)) =
         (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
