@@ -16,6 +16,9 @@ pub enum ApicMode {
     Xapic,
     /// x2APIC, or an error where the host cannot.
     X2apic,
+    /// KVM's own APICs, with x2APIC offered. No observer hears of an IPI or an interrupt then; timers
+    /// are KVM's as well, and cannot be spaced or asked for. Such a machine cannot be saved.
+    Kernel,
 }
 
 /// What a machine is made of.

@@ -167,6 +167,8 @@ pub struct Host {
     /// `KVM_GET_SUPPORTED_CPUID`.
     pub(crate) supported: CpuId,
     pub(crate) remedies: Vec<Remedy>,
+    /// KVM leaves general registers in `kvm_run` (`KVM_SYNC_X86_REGS`).
+    pub(crate) sync_regs: bool,
     /// `KVM_GET_MSR_INDEX_LIST`: the MSRs that make up a guest's state.
     pub(crate) msrs: Vec<u32>,
 }
@@ -223,6 +225,8 @@ impl Host {
             source,
         })? == Outcome::Debug;
         let supported = prober.into_supported_cpuid();
+        let sync_regs = u32::try_from(kvm.check_extension_int(Cap::SyncRegs))
+            .is_ok_and(|which| which & kvm_bindings::KVM_SYNC_X86_REGS != 0);
         let msrs = kvm
             .get_msr_index_list()
             .map_err(|source| HostError::Kvm {
@@ -256,6 +260,7 @@ impl Host {
             kvm,
             supported,
             remedies,
+            sync_regs,
             msrs,
         })
     }

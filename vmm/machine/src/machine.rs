@@ -18,6 +18,7 @@ use crate::placement::Placement;
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
 use crate::stop::StopReason;
 use crate::vcpu::Vcpu;
+use crate::vm::Apics;
 use crate::wakeups::{Heard, Wakeups};
 
 mod error;
@@ -60,6 +61,7 @@ pub struct Machine {
     states: Vec<VcpuState>,
     /// Whether a guest kernel can be stepped here.
     pub(crate) single_step: bool,
+    apics: Apics,
     /// MSRs that KVM keeps for a guest.
     msrs: Vec<u32>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.

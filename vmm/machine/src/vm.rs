@@ -1,8 +1,8 @@
 //! What is set on every virtual machine, and which MSRs come to user space.
 
 use kvm_bindings::{
-    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
 };
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use vmm_sys_util::errno;
@@ -16,15 +16,37 @@ pub(crate) const APIC_BASE: u32 = 0x1b;
 /// so it is filtered; where the filter does not work, CPUID does not offer the mode.
 pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
 
-/// A virtual machine without an in-kernel interrupt controller, whose APIC's MSRs and `follow` (first
-/// and number; writes only) come to user space. An error names the ioctl that failed.
+/// Who has the APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Apics {
+    /// This process; KVM has no interrupt controller.
+    User,
+    /// KVM has local APICs, and nothing else of a PC's interrupt controllers (KVM API 7.5).
+    Kernel,
+}
+
+/// Pins of the IOAPIC that is not there, of which KVM wants a number.
+const IOAPIC_PINS: u64 = 24;
+
+/// A virtual machine, of which `follow` (MSRs: first and number; writes only) come to user space, and
+/// the APIC's MSRs as well if it is there. An error names the ioctl that failed.
 pub(crate) fn create(
     kvm: &Kvm,
     follow: &[(u32, u32)],
+    apics: Apics,
 ) -> Result<VmFd, (&'static str, errno::Error)> {
     let vm = kvm.create_vm().map_err(|e| ("KVM_CREATE_VM", e))?;
+    if apics == Apics::Kernel {
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..kvm_enable_cap::default()
+        };
+        cap.args[0] = IOAPIC_PINS;
+        vm.enable_cap(&cap)
+            .map_err(|e| ("KVM_CAP_SPLIT_IRQCHIP", e))?;
+    }
     forward_msr_exits(&vm).map_err(|e| ("KVM_ENABLE_CAP", e))?;
-    filter_msrs(&vm, follow).map_err(|e| ("KVM_X86_SET_MSR_FILTER", e))?;
+    filter_msrs(&vm, follow, apics).map_err(|e| ("KVM_X86_SET_MSR_FILTER", e))?;
     vm.set_tss_address(TSS_ADDRESS)
         .map_err(|e| ("KVM_SET_TSS_ADDR", e))?;
     Ok(vm)
@@ -42,7 +64,7 @@ fn forward_msr_exits(vm: &VmFd) -> Result<(), errno::Error> {
 }
 
 /// Filters the APIC's MSRs and the writes that assists follow: `follow` holds first and number.
-fn filter_msrs(vm: &VmFd, follow: &[(u32, u32)]) -> Result<(), errno::Error> {
+fn filter_msrs(vm: &VmFd, follow: &[(u32, u32)], apics: Apics) -> Result<(), errno::Error> {
     // A clear bit denies, and so forwards. No range is longer than 32 MSRs.
     let deny = [0_u8; 4];
     let both = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
@@ -52,7 +74,10 @@ fn filter_msrs(vm: &VmFd, follow: &[(u32, u32)]) -> Result<(), errno::Error> {
         msr_count,
         bitmap: &deny,
     };
-    let mut ranges = vec![one(both, APIC_BASE, 1), one(both, TSC_DEADLINE, 1)];
+    let mut ranges = match apics {
+        Apics::User => vec![one(both, APIC_BASE, 1), one(both, TSC_DEADLINE, 1)],
+        Apics::Kernel => vec![],
+    };
     ranges.extend(
         follow
             .iter()

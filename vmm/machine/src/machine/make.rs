@@ -25,7 +25,7 @@ use crate::observer::Observer;
 use crate::placement::Placement;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::vcpu::{Timers, Vcpu};
-use crate::vm;
+use crate::vm::{self, Apics};
 use crate::wakeups::Wakeups;
 
 /// What a configuration comes to on a host.
@@ -46,7 +46,7 @@ impl Shape {
         let cpus = cpus.ok_or(MachineError::Cpus(number))?;
         let x2apic = match (config.apic, facts.x2apic) {
             (ApicMode::Xapic, _) | (ApicMode::Auto, false) => false,
-            (ApicMode::Auto | ApicMode::X2apic, true) => true,
+            (ApicMode::Auto | ApicMode::X2apic, true) | (ApicMode::Kernel, _) => true,
             (ApicMode::X2apic, false) => return Err(MachineError::NoX2apic),
         };
         let quirks = host_.cmdline();
@@ -115,6 +115,9 @@ impl Machine {
         observer: Arc<dyn Observer>,
         snapshot: &Snapshot,
     ) -> Result<Self, MachineError> {
+        if config.apic == ApicMode::Kernel {
+            return Err(SnapshotError::Misfit("KVM's own APICs are in none").into());
+        }
         let shape = Shape::new(host_, config)?;
         let placement = placement(host_, config)?;
         let bytes = config.memory_mib.saturating_mul(boot::layout::MIB);
@@ -174,7 +177,12 @@ fn assemble(
         .iter()
         .filter_map(|assist| assist.msrs())
         .collect();
-    let vm = vm::create(&host_.kvm, &follow)
+    let apics = if config.apic == ApicMode::Kernel {
+        Apics::Kernel
+    } else {
+        Apics::User
+    };
+    let vm = vm::create(&host_.kvm, &follow, apics)
         .map_err(|(ioctl, source)| MachineError::Kvm { ioctl, source })?;
     memory::map(&vm, 0, &ram)?;
     mailbox.map(&vm, 1)?;
@@ -219,7 +227,7 @@ fn assemble(
             &table,
             apic,
             Arc::clone(&fleet),
-            timers,
+            (timers, apics),
         )?);
     }
     Ok(Machine {
@@ -232,6 +240,7 @@ fn assemble(
         threads: vec![],
         states: vec![],
         single_step: facts.single_step,
+        apics,
         msrs: host_.msrs.clone(),
         vm,
         fleet,
@@ -259,7 +268,7 @@ fn vcpu(
     table: &CpuId,
     apic: LocalApic,
     fleet: Arc<Fleet>,
-    timers: Timers,
+    (timers, apics): (Timers, Apics),
 ) -> Result<Vcpu, MachineError> {
     let fd = vm
         .create_vcpu(cpu as u64)
@@ -268,7 +277,12 @@ fn vcpu(
         vm::enforce_pv_cpuid(&fd).map_err(failed("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"))?;
     }
     fd.set_cpuid2(table).map_err(failed("KVM_SET_CPUID2"))?;
-    Vcpu::new(cpu, fd, apic, fleet, assists(host_), timers).map_err(failed("KVM_GET_SREGS"))
+    let mut vcpu = Vcpu::new(cpu, fd, (apic, apics), fleet, assists(host_), timers)
+        .map_err(failed("KVM_GET_SREGS"))?;
+    if host_.sync_regs {
+        vcpu.sync_registers();
+    }
+    Ok(vcpu)
 }
 
 /// The TSC's frequency, if the guest is to have the TSC-deadline timer: where its MSR comes to user

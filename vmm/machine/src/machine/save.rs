@@ -5,6 +5,7 @@ use std::fs::File;
 use super::error::{MachineError, failed};
 use super::{Machine, clock};
 use crate::snapshot::{SavedMachine, SavedSerial, SnapshotError, write};
+use crate::vm::Apics;
 
 impl Machine {
     /// Holds all vCPUs still, writes the whole machine to `file`, which must be empty, and lets them
@@ -14,6 +15,9 @@ impl Machine {
     /// A vCPU does not answer, KVM does not give its state, or the file cannot be written; the
     /// machine runs on, and the file is of no use.
     pub fn save(&self, key: &str, file: &mut File) -> Result<(), MachineError> {
+        if self.apics == Apics::Kernel {
+            return Err(SnapshotError::Misfit("KVM's own APICs are not saved").into());
+        }
         let slots = &self.fleet.slots;
         // First all are still, then each is looked at: an IPI is in its sender or in its target.
         let mut held = Vec::with_capacity(slots.len());

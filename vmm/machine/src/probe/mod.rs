@@ -18,7 +18,7 @@ use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
 use crate::sys;
 use crate::timer::KickTimer;
-use crate::vm;
+use crate::vm::{self, Apics};
 
 mod layout;
 
@@ -182,7 +182,7 @@ impl<'a> Prober<'a> {
     }
 
     fn guest(&self, code: &[u8]) -> Result<Guest, ProbeError> {
-        let vm = vm::create(self.kvm, &[])
+        let vm = vm::create(self.kvm, &[], Apics::User)
             .map_err(|(ioctl, source)| ProbeError::Kvm { ioctl, source })?;
         let memory = memory::ram(MEMORY).map_err(ProbeError::Memory)?;
         memory::map(&vm, 0, &memory).map_err(ProbeError::Memory)?;

@@ -173,7 +173,12 @@ impl Vcpu {
     }
 
     fn send(&mut self, icr: Icr) -> Result<(), Break> {
-        let regs = self.regs()?;
+        // As the exit left them, with no ioctl where KVM can: nothing has changed them since.
+        let regs = if self.synced {
+            self.fd.sync_regs().regs
+        } else {
+            self.regs()?
+        };
         let sender = SendingVcpu::new(self.access(), regs);
         let observer = Annotate::sending(self.fleet.observer.as_ref(), regs.rip, &sender);
         let sent = self.fleet.bus.send(self.cpu, icr, &observer);

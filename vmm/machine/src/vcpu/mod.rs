@@ -17,7 +17,7 @@ use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_msr_entry, kvm_regs,
     kvm_segment, kvm_sregs, kvm_vcpu_events,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{SyncReg, VcpuFd};
 use vmm_sys_util::errno;
 
 use crate::assist::{Assist, Cpu};
@@ -29,6 +29,7 @@ use crate::report::{Counters, VcpuState};
 use crate::stop::StopReason;
 use crate::sys;
 use crate::timer::KickTimer;
+use crate::vm::Apics;
 
 use recorder::Recorder;
 use stops::Stops;
@@ -46,6 +47,7 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     cr8: sys::Cr8,
     apic: LocalApic,
+    apics: Apics,
     fleet: Arc<Fleet>,
     assists: Vec<Box<dyn Assist>>,
     timers: Timers,
@@ -58,6 +60,8 @@ pub(crate) struct Vcpu {
     recorder: Recorder,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
     raced: u32,
+    /// KVM leaves the registers in `kvm_run` at each exit (KVM API 5, `kvm_valid_regs`).
+    synced: bool,
 }
 
 impl fmt::Debug for Vcpu {
@@ -152,7 +156,7 @@ impl Vcpu {
     pub(crate) fn new(
         cpu: usize,
         mut fd: VcpuFd,
-        mut apic: LocalApic,
+        (mut apic, apics): (LocalApic, Apics),
         fleet: Arc<Fleet>,
         assists: Vec<Box<dyn Assist>>,
         timers: Timers,
@@ -167,6 +171,7 @@ impl Vcpu {
             cr8: sys::Cr8::of(&mut fd),
             fd,
             apic,
+            apics,
             fleet,
             assists,
             timers,
@@ -177,7 +182,14 @@ impl Vcpu {
             stops: Stops::default(),
             recorder: Recorder::default(),
             raced: 0,
+            synced: false,
         })
+    }
+
+    /// Has KVM leave the registers in `kvm_run` at each exit. Only where it has `KVM_SYNC_X86_REGS`.
+    pub(crate) fn sync_registers(&mut self) {
+        self.fd.set_sync_valid_reg(SyncReg::Register);
+        self.synced = true;
     }
 
     /// Sets the registers of the boot CPU.
@@ -217,6 +229,11 @@ impl Vcpu {
         self.counters.turns += 1;
         if self.counters.turns.is_multiple_of(LOOK_EVERY) {
             self.look()?;
+        }
+        if self.apics == Apics::Kernel {
+            // KVM delivers, halts and starts by itself.
+            self.record()?;
+            return self.enter();
         }
         let now = self.timer_time()?;
         let work = self.apic.poll(now);
