@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use crate::sys;
+
 /// One moment by two clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
@@ -10,6 +12,16 @@ pub struct Moment {
     pub tsc: u64,
     /// Nanoseconds of [`now`]; not exactly then, but within the time that it takes to read both.
     pub time_ns: u64,
+}
+
+/// The time of [`now`] that is `at` nanoseconds of `CLOCK_MONOTONIC`.
+pub(crate) fn of_monotonic(at: u64) -> u64 {
+    static BEGAN: OnceLock<u64> = OnceLock::new();
+    let began = BEGAN.get_or_init(|| {
+        let now = now();
+        sys::monotonic().saturating_sub(now)
+    });
+    at.saturating_sub(*began)
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC` since the process first asked. Never decreases.

@@ -13,6 +13,7 @@ use kvm_ioctls::VmFd;
 use crate::affinity;
 use crate::clock;
 use crate::fleet::Fleet;
+use crate::kvm_events::KvmEvents;
 use crate::memory::MailboxMemory;
 use crate::placement::Placement;
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
@@ -62,6 +63,8 @@ pub struct Machine {
     /// Whether a guest kernel can be stepped here.
     pub(crate) single_step: bool,
     apics: Apics,
+    /// What KVM's own APICs do.
+    events: Option<KvmEvents>,
     /// MSRs that KVM keeps for a guest.
     msrs: Vec<u32>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
@@ -93,6 +96,39 @@ impl Machine {
     #[must_use]
     pub fn mailbox(&self) -> &Mailbox {
         self.mailbox.mailbox()
+    }
+
+    /// Whether KVM has the APICs: then the observer hears of what they do only after
+    /// [`Machine::trace_kvm`], at [`Machine::report_kvm`].
+    #[must_use]
+    pub fn kernel_apic(&self) -> bool {
+        self.apics == Apics::Kernel
+    }
+
+    /// Has KVM's own APICs recorded, by the host's trace. To be called before [`Machine::start`], on the
+    /// same thread.
+    ///
+    /// # Errors
+    /// There is no tracefs, or no right to it.
+    pub fn trace_kvm(&mut self) -> Result<(), MachineError> {
+        self.events = Some(KvmEvents::begin()?);
+        Ok(())
+    }
+
+    /// Tells the observer what KVM's own APICs have done since the last time. Does nothing where there is
+    /// no such record.
+    ///
+    /// # Errors
+    /// The trace cannot be read.
+    pub fn report_kvm(&self) -> Result<(), MachineError> {
+        let Some(events) = &self.events else {
+            return Ok(());
+        };
+        let vcpu = |thread| {
+            let mut slots = self.fleet.slots.iter();
+            slots.position(|slot| slot.kicker.thread() == Some(thread))
+        };
+        Ok(events.report(self.fleet.observer.as_ref(), vcpu)?)
     }
 
     /// Starts every vCPU's thread. Each may use every core until [`Machine::settle`]: a boot has one

@@ -1,7 +1,7 @@
 //! The KVM ioctls and `kvm_run` fields that kvm-ioctls does not reach.
 #![expect(
     unsafe_code,
-    reason = "raw ioctls, and unions whose live member KVM names"
+    reason = "raw ioctls, a clock, and unions whose live member KVM names"
 )]
 
 use kvm_bindings::{
@@ -45,6 +45,18 @@ pub(crate) fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), errno::E
     // SAFETY: KVM reads more than a `kvm_xsave` only where the process has asked for dynamically
     // enabled features (arch_prctl), which this one does not.
     unsafe { vcpu.set_xsave(xsave) }
+}
+
+/// `CLOCK_MONOTONIC`, in nanoseconds.
+pub(crate) fn monotonic() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the clock exists on every Linux, and `time` is a live local of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let [seconds, rest] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 /// Why KVM gave up, from a `KVM_EXIT_INTERNAL_ERROR`.

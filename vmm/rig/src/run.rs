@@ -135,7 +135,12 @@ pub(crate) fn on_machine<E>(
         }) => {
             let kernel = KernelInfo::new(&setup.kernel, machine.cmdline());
             let mut about = MachineInfo {
-                apic: if machine.x2apic() { "x2apic" } else { "xapic" }.to_owned(),
+                apic: match (machine.kernel_apic(), machine.x2apic()) {
+                    (true, _) => "kernel",
+                    (false, true) => "x2apic",
+                    (false, false) => "xapic",
+                }
+                .to_owned(),
                 cores: machine.placement().cores.clone(),
                 memory_mib: plan.memory_mib,
                 warnings: [machine.placement().warnings.clone(), warnings].concat(),
@@ -173,13 +178,19 @@ pub(crate) fn on_machine<E>(
             result
         }
         Err(error) if error.is_usage() => return Err(RunError::Input(error)),
-        Err(error @ MachineError::NoX2apic) => not_run(plan, Verdict::Skipped, &error),
+        Err(error @ (MachineError::NoX2apic | MachineError::KvmEvents(_))) => {
+            not_run(plan, Verdict::Skipped, &error)
+        }
         Err(error) => not_run(plan, Verdict::Error, &error),
     };
     result.host = Some(host.facts().clone());
     result.timing.total_s = seconds(started.elapsed());
     Ok(result)
 }
+
+/// What is less with KVM's own APICs.
+const COUNTS_ONLY: &str = "KVM's own APICs: IPIs are counted by the host's trace; what they interrupted, from \
+                           where they were sent, and which were merged is not known";
 
 /// A machine, and how it came to be.
 struct Made {
@@ -200,7 +211,8 @@ fn made(
     ledger: &Arc<Ledger>,
 ) -> Result<Made, MachineError> {
     let mut warnings = Vec::new();
-    let place = match &setup.snapshots {
+    let keeps = |_: &&Snapshots| setup.apic != ApicMode::Kernel;
+    let place = match setup.snapshots.as_ref().filter(keeps) {
         Some(snapshots) => Some(snapshots.place(host, config)?),
         None => None,
     };
@@ -222,8 +234,14 @@ fn made(
             Err(error) => warnings.push(chain(&error)),
         }
     }
+    let mut machine = Machine::new(host, config, ledger.clone())?;
+    if machine.kernel_apic() {
+        machine.trace_kvm()?;
+        ledger.count_only();
+        warnings.push(COUNTS_ONLY.to_owned());
+    }
     Ok(Made {
-        machine: Machine::new(host, config, ledger.clone())?,
+        machine,
         restored: false,
         place,
         warnings,

@@ -184,6 +184,7 @@ pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup 
             Apic::Auto => ApicMode::Auto,
             Apic::Xapic => ApicMode::Xapic,
             Apic::X2apic => ApicMode::X2apic,
+            Apic::Kernel => ApicMode::Kernel,
         },
         console: ConsoleSinks {
             terminal: args.console,

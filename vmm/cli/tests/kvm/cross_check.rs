@@ -20,6 +20,14 @@ fn compared(
     let list = |name: &str| compared[name].as_array().cloned().unwrap_or_default();
     let unexplained = list("differences").iter().any(|d| d["rule"].is_null());
     ensure(!unexplained, || table.clone())?;
+    // Each IPI that both have came from where the kernel says.
+    let callsites = ["compared", "on_stack"].map(|name| compared["callsites"][name].as_u64());
+    let pairs: Vec<_> = list("cpus")
+        .iter()
+        .map(|cpu| cpu["pairs"].as_u64())
+        .collect();
+    let pairs: Option<u64> = pairs.into_iter().sum();
+    ensure(callsites == [pairs; 2], || table.clone())?;
     let both = |role: &str| -> u64 {
         let cpus = list("cpus");
         let cpus = cpus.iter().filter(|cpu| cpu["role"] == role);

@@ -7,6 +7,7 @@ mod cross_check;
 mod entries;
 mod machines;
 mod observe;
+mod second_opinion;
 mod snapshots;
 mod tiny;
 
@@ -31,13 +32,22 @@ fn main() {
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
     let no_stock = no_kvm.clone().or_else(observe::no_stock);
     let stock = observe::STOCK.iter().map(|test| trial(&no_stock, test));
+    let no_trace = no_kvm.clone().or_else(second_opinion::no_trace);
+    let traced = second_opinion::TESTS
+        .iter()
+        .map(|test| trial(&no_trace, test));
     let long = snapshots::LONG
         .iter()
         .map(|test| trial(&Some(no_kvm.clone().unwrap_or_else(snapshots::long)), test));
     let without = WITHOUT_KVM.iter().map(|test| trial(&no_root, test));
     libtest_mimic::run(
         &args,
-        on_kvm.chain(stock).chain(long).chain(without).collect(),
+        on_kvm
+            .chain(stock)
+            .chain(traced)
+            .chain(long)
+            .chain(without)
+            .collect(),
     )
     .exit();
 }

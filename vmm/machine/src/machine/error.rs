@@ -9,6 +9,7 @@ use vmm_sys_util::errno;
 
 use crate::boot::BootError;
 use crate::cpuid::CpuidError;
+use crate::kvm_events::KvmEventsError;
 use crate::memory::MemoryError;
 use crate::placement::PlacementError;
 use crate::snapshot::SnapshotError;
@@ -56,6 +57,9 @@ pub enum MachineError {
     /// A snapshot cannot be written or gone on from.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// KVM's own APICs cannot be watched.
+    #[error(transparent)]
+    KvmEvents(#[from] KvmEventsError),
     /// A KVM ioctl failed.
     #[error("{ioctl} failed")]
     Kvm {

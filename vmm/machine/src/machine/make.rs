@@ -241,6 +241,7 @@ fn assemble(
         states: vec![],
         single_step: facts.single_step,
         apics,
+        events: None,
         msrs: host_.msrs.clone(),
         vm,
         fleet,

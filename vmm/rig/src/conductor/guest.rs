@@ -43,6 +43,15 @@ pub trait Guest {
     /// The machine's, or the file's.
     fn save(&self, key: &str, file: &mut File) -> Result<(), Failure>;
 
+    /// Brings the ledger up to date, where the machine hears of interrupts late.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn catch_up(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Gives each vCPU its own place on the host, once the guest has booted.
     ///
     /// # Errors
@@ -131,6 +140,10 @@ impl Guest for Machine {
 
     fn save(&self, key: &str, file: &mut File) -> Result<(), Failure> {
         Ok(Machine::save(self, key, file)?)
+    }
+
+    fn catch_up(&self) -> Result<(), Failure> {
+        Ok(Machine::report_kvm(self)?)
     }
 
     fn settle(&mut self) -> Result<(), Failure> {

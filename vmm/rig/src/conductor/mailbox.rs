@@ -74,6 +74,7 @@ impl Conductor<'_> {
             .guest
             .wait(until)
             .map_err(|source| Ended::Machine { phase, source })?;
+        self.machine(|guest| guest.catch_up())?;
         match woken {
             Wakeup::Doorbell | Wakeup::Deadline => Ok(()),
             Wakeup::Interrupted => Err(Ended::Interrupted { phase }),

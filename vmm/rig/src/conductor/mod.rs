@@ -349,6 +349,7 @@ impl<'a> Conductor<'a> {
         self.start_trace(&layout)?;
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;
+        self.machine(|guest| guest.catch_up())?;
         let ledger_before = self.ledger.snapshot();
         let before = self.kernel_view()?;
         Ok(Booted {
@@ -370,6 +371,7 @@ impl<'a> Conductor<'a> {
     ) -> Result<Evidence, Ended> {
         self.enter(Phase::After);
         let after = self.kernel_view()?;
+        self.machine(|guest| guest.catch_up())?;
         let ledger = self.ledger.snapshot();
         let tracing = self.read_trace()?;
         Ok(Evidence {

@@ -163,6 +163,7 @@ impl Conductor<'_> {
     /// Opens or closes a window, between two looks at the clocks if the kernel traces.
     pub(super) fn edge(&mut self, step: impl FnOnce(&Ledger)) -> Result<Edge, Ended> {
         let before = self.moments()?;
+        self.machine(|guest| guest.catch_up())?;
         step(self.ledger);
         let after = self.moments()?;
         Ok(Edge { before, after })

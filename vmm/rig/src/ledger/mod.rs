@@ -16,7 +16,7 @@ mod observe;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use details::{Detail, Details};
 pub use journal::{Doing, Journal, Stretch};
@@ -87,6 +87,9 @@ pub struct Ledger {
     handlers: Handlers,
     /// Events that name a vCPU which does not exist.
     strangers: AtomicU64,
+    /// Events that the machine lost.
+    unheard: AtomicU64,
+    counts_only: AtomicBool,
 }
 
 const BEFORE: u8 = 0;
@@ -186,6 +189,8 @@ pub struct Snapshot {
     pub dropped: u64,
     /// Events that named a vCPU which does not exist.
     pub strangers: u64,
+    /// What interrupts interrupted is not known.
+    pub counts_only: bool,
 }
 
 impl Ledger {
@@ -219,7 +224,15 @@ impl Ledger {
             cpus,
             handlers: Handlers::default(),
             strangers: AtomicU64::new(0),
+            unheard: AtomicU64::new(0),
+            counts_only: AtomicBool::new(false),
         }
+    }
+
+    /// What is recorded comes from KVM's own APICs: who sends and who gets is known, what was interrupted
+    /// is not.
+    pub fn count_only(&self) {
+        self.counts_only.store(true, Relaxed);
     }
 
     /// Opens the window: what is recorded from here on counts as inside.
@@ -353,7 +366,8 @@ impl Ledger {
                     window: cpu.window.tally(),
                 })
                 .collect(),
-            dropped: self.details.dropped() + self.stacks.dropped(),
+            dropped: self.details.dropped() + self.stacks.dropped() + self.unheard.load(Relaxed),
+            counts_only: self.counts_only.load(Relaxed),
             strangers: self.strangers.load(Relaxed),
         }
     }

@@ -5,6 +5,7 @@ use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, Sender, WatchEvent};
 
 use super::{Delivery, Ledger, Write};
 use crate::vectors::Kind;
+use std::sync::atomic::Ordering::Relaxed;
 
 impl Observer for Ledger {
     fn ipi(&self, event: &IpiEvent) {
@@ -35,6 +36,10 @@ impl Observer for Ledger {
             user: event.cpl == Some(3),
             idle: event.idle,
         });
+    }
+
+    fn lost(&self, count: u64) {
+        self.unheard.fetch_add(count, Relaxed);
     }
 
     fn watched(&self, event: &WatchEvent) {

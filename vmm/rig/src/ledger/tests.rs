@@ -224,6 +224,7 @@ proptest! {
                 .collect(),
             dropped: in_window.saturating_sub(16),
             strangers: 0,
+            counts_only: false,
         };
         prop_assert_eq!(ledger.snapshot(), expected);
     }

@@ -1,0 +1,179 @@
+//! What KVM's own APICs do, from the host's trace: the events `kvm:kvm_apic_ipi` and
+//! `kvm:kvm_apic_accept_irq` of this machine's threads. For [`crate::ApicMode::Kernel`].
+//!
+//! It is less than what an APIC of one's own knows: an interrupt is seen when it becomes pending, not when it
+//! is taken, so what it interrupted is not known, nor two that were merged told from one.
+
+mod parse;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::observer::Observer;
+use parse::{Line, Senders};
+
+/// Where tracefs is (Documentation/trace/ftrace.rst).
+const TRACING: &str = "/sys/kernel/tracing";
+const EVENTS: [&str; 2] = ["kvm/kvm_apic_ipi", "kvm/kvm_apic_accept_irq"];
+/// Names of instances begin with this; the process' number follows.
+const NAME: &str = "ipirig-";
+/// For each CPU of the host: some 50000 events.
+const BUFFER_KIB: &str = "4096";
+
+/// Why KVM's events cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("no trace of KVM's own APIC: cannot {what} {}", path.display())]
+pub struct KvmEventsError {
+    what: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KvmEventsError {
+    let path = path.to_owned();
+    move |source| KvmEventsError { what, path, source }
+}
+
+/// A trace instance of the host for this process; it goes with the value.
+#[derive(Debug)]
+pub(crate) struct KvmEvents {
+    instance: PathBuf,
+    reader: Mutex<Reader>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    pipe: File,
+    /// What has been read of a line that is not whole yet.
+    rest: Vec<u8>,
+    senders: Senders,
+}
+
+impl KvmEvents {
+    /// Records what threads do that the calling one starts from now on.
+    pub(crate) fn begin() -> Result<Self, KvmEventsError> {
+        let instances = Path::new(TRACING).join("instances");
+        sweep(&instances);
+        let instance = instances.join(format!("{NAME}{}", std::process::id()));
+        fs::create_dir(&instance).map_err(failed("make", &instance))?;
+        let path = instance.join("trace_pipe");
+        let pipe = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        let events = match pipe {
+            Ok(pipe) => Self {
+                instance,
+                reader: Mutex::new(Reader {
+                    pipe,
+                    rest: Vec::new(),
+                    senders: Senders::default(),
+                }),
+            },
+            Err(source) => {
+                let _ = fs::remove_dir(&instance);
+                return Err(failed("open", &path)(source));
+            }
+        };
+        let thread = crate::kick::thread_id().to_string();
+        events.write("trace_clock", "mono")?;
+        events.write("options/event-fork", "1")?;
+        events.write("set_event_pid", &thread)?;
+        events.write("buffer_size_kb", BUFFER_KIB)?;
+        for event in EVENTS {
+            events.write(&format!("events/{event}/enable"), "1")?;
+        }
+        Ok(events)
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<(), KvmEventsError> {
+        let path = self.instance.join(file);
+        let opened = OpenOptions::new().write(true).open(&path);
+        opened
+            .and_then(|mut file| file.write_all(value.as_bytes()))
+            .map_err(failed("write", &path))
+    }
+
+    /// Tells `observer` what has happened since the last time. `vcpu`: which vCPU a thread runs.
+    ///
+    /// # Errors
+    /// The trace cannot be read, or has a line that makes no sense.
+    pub(crate) fn report(
+        &self,
+        observer: &dyn Observer,
+        vcpu: impl Fn(i32) -> Option<usize>,
+    ) -> Result<(), KvmEventsError> {
+        let path = self.instance.join("trace_pipe");
+        let mut reader = self
+            .reader
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = match reader.pipe.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed("read", &path)(error)),
+            };
+            reader
+                .rest
+                .extend_from_slice(buffer.get(..read).unwrap_or_default());
+            while let Some(end) = reader.rest.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = reader.rest.drain(..=end).collect();
+                let text = String::from_utf8_lossy(&line);
+                match Line::parse(text.trim_end()) {
+                    Some(Line::Lost(count)) => observer.lost(count),
+                    Some(Line::Event(event)) => {
+                        if let Some(cpu) = vcpu(event.thread) {
+                            reader.senders.take(cpu, &event, observer);
+                        }
+                    }
+                    None => {
+                        let source = io::Error::other(format!("no event: {}", text.trim_end()));
+                        return Err(failed("read", &path)(source));
+                    }
+                }
+            }
+        }
+        // All that belongs to a send has been recorded with it.
+        reader.senders.finish(observer);
+        Ok(())
+    }
+}
+
+impl Drop for KvmEvents {
+    fn drop(&mut self) {
+        for event in EVENTS {
+            let _ = self.write(&format!("events/{event}/enable"), "0");
+        }
+        // An instance that is being read cannot be removed.
+        if let Ok(null) = File::open("/dev/null") {
+            let reader = self.reader.get_mut();
+            reader
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .pipe = null;
+        }
+        let _ = fs::remove_dir(&self.instance);
+    }
+}
+
+/// Removes what processes left that were killed.
+fn sweep(instances: &Path) {
+    let Ok(entries) = fs::read_dir(instances) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(NAME));
+        let number = process.and_then(|number| number.parse::<u32>().ok());
+        if number.is_some_and(|number| !Path::new("/proc").join(number.to_string()).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
