@@ -2,7 +2,8 @@
 //!
 //! What it does: finds out what the host can do ([`Host`]), lays a Linux guest out in memory, runs
 //! one pinned thread a vCPU, gives each vCPU a local APIC in user space, and tells an [`Observer`]
-//! of every IPI sent and every interrupt taken. The guest's agent and the machine's user meet in
+//! of every IPI sent and every interrupt taken. A machine can be saved to a file, and gone on from
+//! ([`Machine::save`], [`Machine::restore`]). The guest's agent and the machine's user meet in
 //! the mailbox ([`Machine::mailbox`]) and at the doorbell ([`Machine::wait`]).
 //!
 //! What it does not do: know what a scenario is, count, or judge. That is `ipirig-rig`. What an APIC

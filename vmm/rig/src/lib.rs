@@ -1,7 +1,7 @@
 //! The rig: takes a scenario, conducts a guest through it, keeps the ledger of IPIs, and judges.
 //!
 //! The way through: [`scenario`] (TOML, validated) → [`plan`] (roles, times) and [`cmdline`] →
-//! [`run`] (starts the machine) → [`conductor`] (the phases; writes on [`ledger`]) → evidence →
+//! [`run`] (starts the machine, from one of the [`snapshots`] if it can) → [`conductor`] (the phases; writes on [`ledger`]) → evidence →
 //! [`verdict`] (named checks) → [`result`] (JSON, [`schema`]) and [`render`] (terminal) → [`exit`]
 //! (the code). [`gate`] compares results with those of before. Beside the result, [`timeline`] has what
 //! happened when.
