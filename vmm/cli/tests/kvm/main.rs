@@ -32,10 +32,10 @@ fn main() {
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
     let no_stock = no_kvm.clone().or_else(observe::no_stock);
     let stock = observe::STOCK.iter().map(|test| trial(&no_stock, test));
-    let no_trace = no_kvm.clone().or_else(second_opinion::no_trace);
+    let asked_for = no_kvm.clone().unwrap_or_else(second_opinion::asked_for);
     let traced = second_opinion::TESTS
         .iter()
-        .map(|test| trial(&no_trace, test));
+        .map(|test| trial(&Some(asked_for.clone()), test));
     let long = snapshots::LONG
         .iter()
         .map(|test| trial(&Some(no_kvm.clone().unwrap_or_else(snapshots::long)), test));
