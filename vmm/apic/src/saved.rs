@@ -90,8 +90,7 @@ impl LocalApic {
         for vector in saved.ipi_irr.iter() {
             self.mailbox.irr.insert(vector);
         }
-        let waiting: Events = saved.events;
-        self.mailbox.update(|events| *events = waiting);
+        self.mailbox.update(|events| *events = saved.events);
         self.publish();
         Ok(())
     }

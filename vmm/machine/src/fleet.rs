@@ -55,6 +55,20 @@ pub(crate) struct Fleet {
 /// Something to do with a vCPU on its own thread, between two runs of the guest.
 type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 
+/// `job` as one that tells its outcome, and goes on with `then`.
+fn telling<T: Send + 'static>(
+    job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
+    then: impl FnOnce(&mut Vcpu) + Send + 'static,
+) -> (Job, mpsc::Receiver<T>) {
+    let (sender, outcome) = mpsc::channel();
+    let job = Box::new(move |vcpu: &mut Vcpu| {
+        // The asker may have given up.
+        let _ = sender.send(job(vcpu));
+        then(vcpu);
+    });
+    (job, outcome)
+}
+
 /// A vCPU that stands still. It goes on when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -67,12 +81,9 @@ impl Held {
         &self,
         job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
     ) -> Option<T> {
-        let (sender, receiver) = mpsc::channel();
-        let job: Job = Box::new(move |vcpu| {
-            let _ = sender.send(job(vcpu));
-        });
+        let (job, outcome) = telling(job, |_| {});
         self.jobs.send(job).ok()?;
-        receiver.recv_timeout(ANSWER).ok()
+        outcome.recv_timeout(ANSWER).ok()
     }
 }
 
@@ -163,15 +174,11 @@ impl Slot {
         job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
         then: impl FnOnce(&mut Vcpu) + Send + 'static,
     ) -> Option<T> {
-        let (sender, receiver) = mpsc::channel();
-        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(move |vcpu| {
-            // The asker may have given up.
-            let _ = sender.send(job(vcpu));
-            then(vcpu);
-        }));
+        let (job, outcome) = telling(job, then);
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
         self.asked.store(true, Ordering::SeqCst);
         self.kicker.kick();
-        receiver.recv_timeout(ANSWER).ok()
+        outcome.recv_timeout(ANSWER).ok()
     }
 
     /// Has the vCPU stand still, between two instructions, until what is returned is dropped. `None`

@@ -30,6 +30,7 @@ mod kick;
 mod kvm_events;
 mod machine;
 mod memory;
+mod msr;
 mod observer;
 mod placement;
 mod ports;

@@ -5,10 +5,11 @@
 //! handler, recognises that fault by its frame, and completes the instruction, so that the
 //! kernel's own `entry_SYSCALL_64` runs. It costs two exits a page fault and one a system call.
 
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_segment};
+use kvm_bindings::kvm_segment;
 use vmm_sys_util::errno;
 
 use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, handler};
+use crate::msr;
 use crate::probe::{Outcome, ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {
@@ -117,20 +118,15 @@ impl Assist for Syscall {
         Some((STAR, 4))
     }
 
-    fn msr_write(&mut self, cpu: &Cpu<'_>, msr: u32, value: u64) -> Result<(), errno::Error> {
-        match msr {
+    fn msr_write(&mut self, cpu: &Cpu<'_>, index: u32, value: u64) -> Result<(), errno::Error> {
+        match index {
             STAR => self.star = value,
             LSTAR => self.lstar = value,
             FMASK => self.fmask = value,
             _ => {}
         }
-        let entry = kvm_msr_entry {
-            index: msr,
-            data: value,
-            ..kvm_msr_entry::default()
-        };
-        let msrs = Msrs::from_entries(&[entry]).map_err(|_| errno::Error::new(libc::ENOMEM))?;
-        cpu.fd.set_msrs(&msrs)?;
+        // What KVM does not take, the guest does not get.
+        msr::write(cpu.fd, index, value)?;
         self.look(cpu)
     }
 

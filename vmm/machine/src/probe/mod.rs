@@ -5,8 +5,7 @@ use std::fmt;
 use std::io;
 
 use kvm_bindings::{
-    CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_MAX_CPUID_ENTRIES, Msrs,
-    kvm_guest_debug, kvm_msr_entry,
+    CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_MAX_CPUID_ENTRIES, kvm_guest_debug,
 };
 use kvm_ioctls::{Kvm, MsrExitReason, VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
@@ -16,6 +15,7 @@ use vmm_sys_util::errno;
 use crate::clock;
 use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
+use crate::msr;
 use crate::sys;
 use crate::timer::KickTimer;
 use crate::vm::{self, Apics};
@@ -130,41 +130,23 @@ impl<'a> Prober<'a> {
         const SYSCALL: &[u8] = &[0x0f, 0x05];
         let mut guest = self.guest(SYSCALL)?;
         layout::enter_ring3(&guest.vcpu).map_err(kvm("KVM_SET_SREGS"))?;
-        let msr = |index, data| kvm_msr_entry {
-            index,
-            data,
-            ..kvm_msr_entry::default()
-        };
         let star = u64::from(layout::KERNEL_CS) << 32 | u64::from(layout::USER_CS - 16) << 48;
-        let entries = [
-            msr(0xc000_0081, star),
-            msr(0xc000_0082, LSTAR_CODE),
-            msr(0xc000_0084, 0),
-        ];
-        let msrs = Msrs::from_entries(&entries)
-            .map_err(|_| kvm("KVM_SET_MSRS")(errno::Error::new(libc::ENOMEM)))?;
-        guest.vcpu.set_msrs(&msrs).map_err(kvm("KVM_SET_MSRS"))?;
+        for (index, value) in [
+            (0xc000_0081, star),
+            (0xc000_0082, LSTAR_CODE),
+            (0xc000_0084, 0),
+        ] {
+            msr::write(&guest.vcpu, index, value).map_err(kvm("KVM_SET_MSRS"))?;
+        }
         guest.run()
     }
 
     /// Sets a guest's TSC, runs the guest, and tells what its TSC is then.
     pub(crate) fn set_tsc(&self, value: u64) -> Result<u64, ProbeError> {
-        const TSC: u32 = 0x10;
         let mut guest = self.guest(&[])?;
-        let entry = kvm_msr_entry {
-            index: TSC,
-            data: value,
-            ..kvm_msr_entry::default()
-        };
-        let mut msrs = Msrs::from_entries(&[entry])
-            .map_err(|_| kvm("KVM_SET_MSRS")(errno::Error::new(libc::ENOMEM)))?;
-        guest.vcpu.set_msrs(&msrs).map_err(kvm("KVM_SET_MSRS"))?;
+        msr::write(&guest.vcpu, msr::TSC, value).map_err(kvm("KVM_SET_MSRS"))?;
         guest.run()?;
-        guest
-            .vcpu
-            .get_msrs(&mut msrs)
-            .map_err(kvm("KVM_GET_MSRS"))?;
-        Ok(msrs.as_slice().first().map_or(0, |entry| entry.data))
+        msr::read(&guest.vcpu, msr::TSC).map_err(kvm("KVM_GET_MSRS"))
     }
 
     /// Runs one NOP in CPL 0 with KVM's single-stepping on.

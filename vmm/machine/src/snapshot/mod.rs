@@ -62,6 +62,8 @@ pub enum SnapshotError {
 pub struct Snapshot {
     file: File,
     index: Index,
+    state: Vec<u8>,
+    mailbox: Vec<u8>,
 }
 
 impl Snapshot {
@@ -71,7 +73,14 @@ impl Snapshot {
     /// It cannot be read, is not whole, or not of `key`.
     pub fn open(file: File, key: &str) -> Result<Self, SnapshotError> {
         let index = file::check(&file, key)?;
-        Ok(Self { file, index })
+        let state = file::section(&file, &index.state)?;
+        let mailbox = file::section(&file, &index.mailbox)?;
+        Ok(Self {
+            file,
+            index,
+            state,
+            mailbox,
+        })
     }
 
     /// Puts the memory of the snapshot where `ram` is, without copying it.
@@ -87,16 +96,15 @@ impl Snapshot {
     }
 
     pub(crate) fn state(&self) -> Result<SavedMachine, SnapshotError> {
-        let bytes = file::section(&self.file, &self.index.state)?;
-        serde_json::from_slice(&bytes).map_err(|_| SnapshotError::Damaged("its state is no state"))
+        serde_json::from_slice(&self.state)
+            .map_err(|_| SnapshotError::Damaged("its state is no state"))
     }
 
     pub(crate) fn fill_mailbox(&self, mailbox: &MailboxMemory) -> Result<(), SnapshotError> {
-        let bytes = file::section(&self.file, &self.index.mailbox)?;
-        if bytes.len() != MAILBOX_SIZE {
+        if self.mailbox.len() != MAILBOX_SIZE {
             return Err(SnapshotError::Misfit("it has another size of mailbox"));
         }
-        mailbox.fill(&bytes);
+        mailbox.fill(&self.mailbox);
         Ok(())
     }
 }

@@ -187,12 +187,16 @@ impl Vcpu {
 
     /// Passes the assists' wishes and all others on to KVM.
     pub(super) fn stop_where_wanted(&mut self) -> Result<(), Break> {
+        self.set_stops()
+            .map_err(|e| self.host("KVM_SET_GUEST_DEBUG", e))
+    }
+
+    /// The same for who has no guest to end.
+    pub(super) fn set_stops(&mut self) -> Result<(), errno::Error> {
         self.stops.assist.clear();
         self.stops
             .assist
             .extend(self.assists.iter().filter_map(|assist| assist.breakpoint()));
-        self.stops
-            .apply(&self.fd)
-            .map_err(|e| self.host("KVM_SET_GUEST_DEBUG", e))
+        self.stops.apply(&self.fd)
     }
 }

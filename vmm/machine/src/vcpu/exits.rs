@@ -5,9 +5,10 @@ use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
 use super::sender::SendingVcpu;
-use super::{ASSIST_FAILED, Annotate, Break, Vcpu, read_msr};
+use super::{ASSIST_FAILED, Annotate, Break, Vcpu};
 use crate::assist::{Assist, Cpu, Handled};
 use crate::clock;
+use crate::msr;
 use crate::ports::PortWrite;
 use crate::stop::StopReason;
 use crate::sys;
@@ -17,8 +18,6 @@ use crate::vm;
 const PAGE: u64 = 0xfff;
 /// x2APIC registers as MSRs (SDM vol. 3, 11.12.1.2).
 const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x83f;
-/// `IA32_TIME_STAMP_COUNTER` (SDM vol. 4, table 2-2).
-const TSC: u32 = 0x10;
 /// A patched instruction can change under the emulator's fetch again and again, but not forever.
 const RACES: u32 = 1000;
 
@@ -198,7 +197,7 @@ impl Vcpu {
 
     /// Arms the timer for the moment when the guest's TSC reaches `value`.
     fn set_tsc_deadline(&mut self, value: u64) -> Result<(), Break> {
-        let tsc = read_msr(&self.fd, TSC).map_err(|e| self.host("KVM_GET_MSRS", e))?;
+        let tsc = msr::read(&self.fd, msr::TSC).map_err(|e| self.host("KVM_GET_MSRS", e))?;
         let left = u128::from(value.saturating_sub(tsc)) * 1_000_000
             / u128::from(self.timers.tsc_khz.unwrap_or(1).max(1));
         let now = clock::now();
@@ -290,7 +289,7 @@ fn followed(assists: &[Box<dyn Assist>], msr: u32) -> bool {
     assists.iter().any(|assist| follows(assist.as_ref(), msr))
 }
 
-fn follows(assist: &dyn Assist, msr: u32) -> bool {
+pub(super) fn follows(assist: &dyn Assist, msr: u32) -> bool {
     assist
         .msrs()
         .is_some_and(|(first, count)| msr.checked_sub(first).is_some_and(|offset| offset < count))

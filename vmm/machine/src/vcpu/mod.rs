@@ -14,8 +14,8 @@ use std::sync::Arc;
 use ipirig_apic::{Accepted, ApicObserver, Line, LocalApic, Origin, Sent, Work};
 use ipirig_entry::Record;
 use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_msr_entry, kvm_regs,
-    kvm_segment, kvm_sregs, kvm_vcpu_events,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
+    kvm_vcpu_events,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 use vmm_sys_util::errno;
@@ -24,6 +24,7 @@ use crate::assist::{Assist, Cpu};
 use crate::boot;
 use crate::clock::{self, Moment};
 use crate::fleet::{Fleet, Sample, Slot};
+use crate::msr;
 use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
 use crate::report::{Counters, VcpuState};
 use crate::stop::StopReason;
@@ -213,11 +214,16 @@ impl Vcpu {
             },
             Err(error) => self.host("timer_create", error),
         };
-        match end {
-            Break::Asked => fleet.stop(None),
-            Break::Because(reason) => fleet.stop(Some(reason)),
-        }
+        self.end(end);
         self.state()
+    }
+
+    /// Ends the whole machine.
+    fn end(&self, end: Break) {
+        self.fleet.stop(match end {
+            Break::Asked => None,
+            Break::Because(reason) => Some(reason),
+        });
     }
 
     /// One turn: pending requests and APIC work, then the guest until its next exit.
@@ -435,7 +441,7 @@ impl Vcpu {
     /// Now, by the guest's IA32_TIME_STAMP_COUNTER (SDM vol. 4, table 2-2) and by the machine's clock.
     pub(crate) fn moment(&self) -> Result<Moment, errno::Error> {
         let before = clock::now();
-        let tsc = read_msr(&self.fd, 0x10)?;
+        let tsc = msr::read(&self.fd, msr::TSC)?;
         let time_ns = before + clock::now().saturating_sub(before) / 2;
         Ok(Moment { tsc, time_ns })
     }
@@ -496,17 +502,6 @@ fn no_events() -> kvm_vcpu_events {
         flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
         ..kvm_vcpu_events::default()
     }
-}
-
-/// One MSR of a vCPU that is not running.
-fn read_msr(fd: &VcpuFd, index: u32) -> Result<u64, errno::Error> {
-    let entry = kvm_msr_entry {
-        index,
-        ..kvm_msr_entry::default()
-    };
-    let mut msrs = Msrs::from_entries(&[entry]).map_err(|_| errno::Error::new(libc::ENOMEM))?;
-    fd.get_msrs(&mut msrs)?;
-    Ok(msrs.as_slice().first().map_or(0, |entry| entry.data))
 }
 
 /// CPL is the DPL of SS (SDM vol. 3, 5.5); in real mode, where a fresh CPU starts, of CS.

@@ -8,6 +8,7 @@ use vmm_sys_util::errno;
 
 use super::privilege;
 use crate::assist::Cpu;
+use crate::msr;
 
 /// Vectors for which the CPU pushes an error code (SDM vol. 3, table 6-1).
 const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
@@ -206,7 +207,7 @@ pub(super) fn from_user(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Error>
 
 /// `IA32_LSTAR` (SDM vol. 4, table 2-2): where SYSCALL goes.
 pub(super) fn lstar(fd: &VcpuFd) -> Result<u64, errno::Error> {
-    super::read_msr(fd, 0xc000_0082)
+    msr::read(fd, 0xc000_0082)
 }
 
 #[cfg(test)]

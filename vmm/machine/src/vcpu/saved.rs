@@ -2,12 +2,14 @@
 
 use std::ops::RangeInclusive;
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_bindings::kvm_msr_entry;
 
-use super::{Break, Vcpu, read_msr};
+use super::exits::follows;
+use super::{ASSIST_FAILED, Vcpu};
+use crate::assist::Cpu;
 use crate::machine::{MachineError, failed};
+use crate::msr;
 use crate::snapshot::{SavedVcpu, SnapshotError};
-use crate::stop::StopReason;
 use crate::sys;
 use crate::vm;
 
@@ -31,14 +33,6 @@ impl Vcpu {
                 }
             }
         }
-    }
-
-    fn end(&self, end: Break) {
-        let reason: Option<StopReason> = match end {
-            Break::Asked => None,
-            Break::Because(reason) => Some(reason),
-        };
-        self.fleet.stop(reason);
     }
 
     /// Everything that makes this vCPU what it is, `now`. Its last exit must be completed.
@@ -71,7 +65,7 @@ impl Vcpu {
             .filter(|msr| !ours.contains(msr) && !HYPER_V.contains(msr));
         wanted
             .filter_map(|&index| {
-                let data = read_msr(&self.fd, index).ok()?;
+                let data = msr::read(&self.fd, index).ok()?;
                 Some(kvm_msr_entry {
                     index,
                     data,
@@ -110,13 +104,9 @@ impl Vcpu {
 
     fn restore_msrs(&self, msrs: &[kvm_msr_entry]) -> Result<(), MachineError> {
         for entry in msrs {
-            let one = Msrs::from_entries(&[*entry]).map_err(|_| {
-                let source = vmm_sys_util::errno::Error::new(libc::ENOMEM);
-                failed("KVM_SET_MSRS")(source)
-            })?;
-            let taken = self.fd.set_msrs(&one).is_ok_and(|taken| taken == 1);
+            let taken = msr::write(&self.fd, entry.index, entry.data) == Ok(true);
             // Some cannot be written, and need not be: they are what they were.
-            if !taken && read_msr(&self.fd, entry.index) != Ok(entry.data) {
+            if !taken && msr::read(&self.fd, entry.index) != Ok(entry.data) {
                 return Err(SnapshotError::Msr {
                     cpu: self.cpu,
                     msr: entry.index,
@@ -130,31 +120,20 @@ impl Vcpu {
 
     /// Tells the assists of the MSRs that they follow, and stops where they want.
     fn remind_assists(&mut self, msrs: &[kvm_msr_entry]) -> Result<(), MachineError> {
-        let cpu = crate::assist::Cpu {
+        let cpu = Cpu {
             fd: &self.fd,
             memory: &self.fleet.memory,
         };
         for assist in &mut self.assists {
-            let Some((first, number)) = assist.msrs() else {
-                continue;
-            };
-            let followed = msrs
-                .iter()
-                .filter(|entry| entry.index.checked_sub(first).is_some_and(|n| n < number));
-            for entry in followed {
-                assist
-                    .msr_write(&cpu, entry.index, entry.data)
-                    .map_err(failed(super::ASSIST_FAILED))?;
+            for entry in msrs {
+                if follows(assist.as_ref(), entry.index) {
+                    assist
+                        .msr_write(&cpu, entry.index, entry.data)
+                        .map_err(failed(ASSIST_FAILED))?;
+                }
             }
         }
-        self.stops.assist = self
-            .assists
-            .iter()
-            .filter_map(|assist| assist.breakpoint())
-            .collect();
-        self.stops
-            .apply(&self.fd)
-            .map_err(failed("KVM_SET_GUEST_DEBUG"))
+        self.set_stops().map_err(failed("KVM_SET_GUEST_DEBUG"))
     }
 
     /// Has KVM tell the guest that it was paused, so that no watchdog barks (KVM API 4.70).
