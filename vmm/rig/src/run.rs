@@ -129,8 +129,7 @@ pub(crate) fn on_machine<E>(
     let mut result = match made(host, setup, &config, &ledger) {
         Ok(Made {
             mut machine,
-            restored,
-            place,
+            origin,
             warnings,
         }) => {
             let kernel = KernelInfo::new(&setup.kernel, machine.cmdline());
@@ -146,10 +145,12 @@ pub(crate) fn on_machine<E>(
                 warnings: [machine.placement().warnings.clone(), warnings].concat(),
             };
             let unsaved = Cell::new(None);
-            let start = match &place {
-                _ if restored => Start::Restored,
-                None => Start::Boot,
-                Some(place) => Start::BootAndSave(Box::new(|guest| {
+            let start = match &origin {
+                Origin::Snapshot => Start::Restored,
+                Origin::Kernel { saved_to: None } => Start::Boot,
+                Origin::Kernel {
+                    saved_to: Some(place),
+                } => Start::BootAndSave(Box::new(|guest| {
                     unsaved.set(save(guest, place).err());
                 })),
             };
@@ -170,7 +171,7 @@ pub(crate) fn on_machine<E>(
             let mut result = conclude(outcome, kernel, &ledger)?;
             about.warnings.extend(unsaved.into_inner());
             result.machine = Some(about);
-            if restored {
+            if matches!(origin, Origin::Snapshot) {
                 result.timing.boot_s = None;
                 result.timing.restored_s = ready.get().map(seconds);
             }
@@ -192,13 +193,18 @@ pub(crate) fn on_machine<E>(
 const COUNTS_ONLY: &str = "KVM's own APICs: IPIs are counted by the host's trace; what they interrupted, from \
                            where they were sent, and which were merged is not known";
 
+/// What a machine starts from.
+enum Origin {
+    /// A snapshot.
+    Snapshot,
+    /// The kernel's entry point, for a snapshot to be written later if there is a place for it.
+    Kernel { saved_to: Option<Place> },
+}
+
 /// A machine, and how it came to be.
 struct Made {
     machine: Machine,
-    /// It goes on from a snapshot.
-    restored: bool,
-    /// Where the snapshot is or is to be.
-    place: Option<Place>,
+    origin: Origin,
     /// Why it is not restored although it might have been.
     warnings: Vec<String>,
 }
@@ -213,7 +219,14 @@ fn made(
     let mut warnings = Vec::new();
     let keeps = |_: &&Snapshots| setup.apic != ApicMode::Kernel;
     let place = match setup.snapshots.as_ref().filter(keeps) {
-        Some(snapshots) => Some(snapshots.place(host, config)?),
+        Some(snapshots) => match snapshots.place(host, config) {
+            Ok(place) => Some(place),
+            // What is the machine's own fault is told when it is made.
+            Err(error) => {
+                warnings.push(format!("no snapshot was looked for: {}", chain(&error)));
+                None
+            }
+        },
         None => None,
     };
     if let Some(place) = &place {
@@ -222,8 +235,7 @@ fn made(
                 Ok(machine) => {
                     return Ok(Made {
                         machine,
-                        restored: true,
-                        place: None,
+                        origin: Origin::Snapshot,
                         warnings,
                     });
                 }
@@ -242,8 +254,7 @@ fn made(
     }
     Ok(Made {
         machine,
-        restored: false,
-        place,
+        origin: Origin::Kernel { saved_to: place },
         warnings,
     })
 }

@@ -73,26 +73,32 @@ impl Snapshots {
     /// # Errors
     /// There can be no such machine, or its files cannot be read.
     pub(crate) fn place(&self, host: &Host, config: &Config) -> Result<Place, MachineError> {
-        let key = snapshot_key(host, config)?;
-        let path = self.directory.join(format!("{key}{SUFFIX}"));
-        Ok(Place { key, path })
+        Ok(Place {
+            directory: self.directory.clone(),
+            key: snapshot_key(host, config)?,
+        })
     }
 }
 
 /// The place of one snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
+    directory: PathBuf,
     pub(crate) key: String,
-    path: PathBuf,
 }
 
 impl Place {
+    fn path(&self) -> PathBuf {
+        self.directory.join(format!("{}{SUFFIX}", self.key))
+    }
+
     /// The snapshot that is there. One that is damaged or that of something else is thrown away.
     pub(crate) fn find(&self) -> Result<Option<Snapshot>, SnapshotsError> {
-        let snapshot = match File::open(&self.path) {
+        let path = self.path();
+        let snapshot = match File::open(&path) {
             Ok(snapshot) => snapshot,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(file("cannot open", &self.path)(error)),
+            Err(error) => return Err(file("cannot open", &path)(error)),
         };
         // So that those that are used are kept. A directory that cannot be written to will do.
         let _ = snapshot.set_modified(SystemTime::now());
@@ -104,16 +110,16 @@ impl Place {
 
     /// Removes a snapshot that is of no use, because of `source`.
     pub(crate) fn throw_away(&self, source: MachineError) -> SnapshotsError {
-        if let Err(error) = fs::remove_file(&self.path) {
-            return file("cannot remove", &self.path)(error);
+        let path = self.path();
+        if let Err(error) = fs::remove_file(&path) {
+            return file("cannot remove", &path)(error);
         }
-        let path = self.path.clone();
         SnapshotsError::Useless { path, source }
     }
 
     /// A file to write the snapshot to. Until [`Place::keep`] it is nobody's, and vanishes.
     pub(crate) fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let directory = &self.directory;
         fs::create_dir_all(directory).map_err(file("cannot make", directory))?;
         tempfile::Builder::new()
             .prefix(UNFINISHED)
@@ -123,12 +129,12 @@ impl Place {
 
     /// Makes what was written the snapshot, and makes room.
     pub(crate) fn keep(&self, written: NamedTempFile) -> Result<(), SnapshotsError> {
+        let path = self.path();
         written
-            .persist(&self.path)
-            .map_err(|error| file("cannot write", &self.path)(error.error))?;
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        make_room(directory, SystemTime::now(), KEPT, BYTES_KEPT)
-            .map_err(file("cannot tidy up", directory))
+            .persist(&path)
+            .map_err(|error| file("cannot write", &path)(error.error))?;
+        make_room(&self.directory, SystemTime::now(), KEPT, BYTES_KEPT)
+            .map_err(file("cannot tidy up", &self.directory))
     }
 }
 
@@ -179,8 +185,8 @@ mod tests {
 
     fn place(directory: &Path) -> Place {
         Place {
+            directory: directory.to_owned(),
             key: "k".into(),
-            path: directory.join("k.snapshot"),
         }
     }
 

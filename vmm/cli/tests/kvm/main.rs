@@ -150,6 +150,10 @@ const ON_KVM: &[(&str, Test)] = &[
         snapshots::damaged,
     ),
     (
+        "a_program_that_is_replaced_while_it_runs_goes_on_from_its_snapshot",
+        snapshots::replaced,
+    ),
+    (
         "ctrl_c_while_saving_leaves_nothing_half_written",
         snapshots::interrupted,
     ),
@@ -399,12 +403,17 @@ fn skipped_without_tracing() -> Result<(), Failed> {
 
 /// Ctrl-C as soon as `phase` is announced.
 fn interrupted(phase: &str) -> Result<(), Failed> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
-        .args(["run", "static-key-flip"])
-        .args((phase == "boot").then_some("--cold"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
+    command.args(["run", "static-key-flip"]);
+    command.args((phase == "boot").then_some("--cold"));
+    let last = interrupt(&mut command, phase)?;
+    let expected = format!("ipirig: interrupted during: {phase}");
+    ensure(last.as_deref() == Some(&expected), || format!("{last:?}"))
+}
+
+/// Ends a run by Ctrl-C as soon as `phase` is announced; its last words.
+fn interrupt(run: &mut Command, phase: &str) -> Result<Option<String>, Failed> {
+    let mut child = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
     // Standard error is no terminal, so each stage is a line.
     let stage = format!("ipirig: {phase}");
@@ -416,9 +425,7 @@ fn interrupted(phase: &str) -> Result<(), Failed> {
     ensure(kill.success(), || "kill failed".to_owned())?;
     let status = child.wait()?;
     ensure(status.code() == Some(130), || format!("{status:?}"))?;
-    let last = lines.map_while(Result::ok).last();
-    let expected = format!("ipirig: interrupted during: {phase}");
-    ensure(last.as_deref() == Some(&expected), || format!("{last:?}"))
+    Ok(lines.map_while(Result::ok).last())
 }
 
 /// The path of the kernel that a run boots by default.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -10,7 +9,7 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Test, ensure, reference_kernel, run, stderr};
+use crate::{Test, ensure, interrupt, reference_kernel, run, stderr};
 
 /// Tests that take too long to be run each time.
 pub(crate) const LONG: &[(&str, Test)] = &[(
@@ -200,23 +199,31 @@ pub(crate) fn damaged() -> Result<(), Failed> {
     })
 }
 
-pub(crate) fn interrupted() -> Result<(), Failed> {
-    let cache = Cache::new()?;
-    let mut child = cache
-        .ipirig()
-        .args(["run", "static-key-flip"])
-        .stdout(Stdio::null())
+/// As when it is built anew during a run.
+pub(crate) fn replaced() -> Result<(), Failed> {
+    run("static-key-flip", &[], 0)?;
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("ipirig");
+    fs::copy(env!("CARGO_BIN_EXE_ipirig"), &program)?;
+    let child = Command::new(&program)
+        .args(["run", "static-key-flip", "--json", "-"])
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
-    let saving = lines.any(|line| line.is_ok_and(|line| line == "ipirig: saving a snapshot"));
-    ensure(saving, || "it was never saved".to_owned())?;
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()?;
-    ensure(kill.success(), || "kill failed".to_owned())?;
-    let status = child.wait()?;
-    ensure(status.code() == Some(130), || format!("{status:?}"))?;
+    fs::remove_file(&program)?;
+    let output = child.wait_with_output()?;
+    ensure(output.status.code() == Some(0), || stderr(&output))?;
+    let result = serde_json::from_slice(&output.stdout)?;
+    ensure(!booted(&result)?, || stderr(&output))
+}
+
+pub(crate) fn interrupted() -> Result<(), Failed> {
+    let cache = Cache::new()?;
+    let mut command = cache.ipirig();
+    interrupt(
+        command.args(["run", "static-key-flip"]),
+        "saving a snapshot",
+    )?;
     let whole = |path: &PathBuf| path.extension().is_some_and(|e| e == "snapshot");
     let files = cache.files()?;
     ensure(files.iter().all(whole), || format!("{files:?}"))?;

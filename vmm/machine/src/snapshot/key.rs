@@ -1,7 +1,6 @@
 //! What a snapshot is of: everything that decides how a machine comes to be what it is when its guest
 //! is ready, so that one made of the same is the same.
 
-use std::env;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -13,6 +12,9 @@ use crate::config::Config;
 use crate::cpuid;
 use crate::host::Host;
 use crate::machine::{MachineError, Shape};
+
+/// The program that runs, also where its file has been replaced since (proc(5)).
+const PROGRAM: &str = "/proc/self/exe";
 
 /// The key of the snapshot of a machine of `config` on this host, in hexadecimal digits: of the
 /// contents of kernel and initramfs, the command line, roles, memory and APIC, of what this host's KVM
@@ -31,9 +33,8 @@ pub fn snapshot_key(host: &Host, config: &Config) -> Result<String, MachineError
             hasher.update(bytes);
         }
     };
-    let program = env::current_exe().map_err(SnapshotError::Read)?;
     for (name, path) in [
-        ("program", program.as_path()),
+        ("program", Path::new(PROGRAM)),
         ("kernel", &config.kernel),
         ("initramfs", &config.initramfs),
     ] {
