@@ -3,131 +3,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipirig_abi::{
     AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, Status,
     TEXT_LEN, TaskSlot, TaskState, Text,
 };
-use ipirig_entry::Record;
 
-use ipirig_machine::{Line, StopReason, Wakeup, WatchEvent, clock};
+use ipirig_machine::WatchEvent;
 
-use super::fake_kernel::{self, Path};
-use super::fake_trace::{self, FakeClock, FakeTrace};
-use super::{Failure, Guest, NOT_PRODUCED, Place};
+use super::NOT_PRODUCED;
+use super::fake_kernel;
+use super::fake_trace::{FakeClock, FakeTrace};
 use crate::ledger::{Delivery, Ledger, Write};
 use crate::plan::{Options, Plan, Timeouts};
-use crate::scenario::{EntryKind, Scenario, Trigger};
+use crate::scenario::{Scenario, Trigger};
 use crate::vectors::Kind;
 
-/// What goes wrong. The default is a kernel that defers as it should.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Script {
-    /// The agent never gets ready.
-    pub(crate) silent: bool,
-    /// The guest stops at the first wait for which this holds.
-    pub(crate) stops_in: Option<Moment>,
-    /// SIGINT arrives then.
-    pub(crate) interrupted_in: Option<Moment>,
-    /// The agent fails with this text at that moment.
-    pub(crate) fails: Option<(Moment, &'static str)>,
-    /// The isolated task dies of its first order, and the agent says so.
-    pub(crate) task_dies: bool,
-    /// Commands and orders are not obeyed.
-    pub(crate) deaf: bool,
-    /// Isolated tasks do not spin once the storm has begun.
-    pub(crate) heart_stops: bool,
-    /// Isolated vCPUs get the storm's IPIs, this many an operation.
-    pub(crate) ipis_per_operation: u64,
-    /// Housekeeping vCPUs get nothing.
-    pub(crate) no_witness: bool,
-    /// Timer interrupts on isolated vCPUs in the window.
-    pub(crate) timers: u64,
-    /// IPIs that reach an isolated vCPU while a timer interrupt has it in the kernel.
-    pub(crate) ipis_in_kernel: u64,
-    /// Timer interrupts on isolated vCPUs all the time.
-    pub(crate) never_quiet: bool,
-    /// Isolated vCPUs are in the kernel once the storm has begun.
-    pub(crate) in_kernel: bool,
-    /// Operations that the guest leaves out, without saying so in the status.
-    pub(crate) lazy: u64,
-    /// The storm's command fails with this error number.
-    pub(crate) storm_errno: u32,
-    /// The first entry still sees the old branch and page.
-    pub(crate) stale: bool,
-    /// The first entry's system call fails.
-    pub(crate) probe_errno: u32,
-    /// The guest has no module.
-    pub(crate) no_module: bool,
-    /// What the kernel's counters say.
-    pub(crate) counters: Counting,
-    /// IPIs to nobody in the window.
-    pub(crate) undeliverable: u64,
-    /// Call-function interrupts that /proc/interrupts shows and no APIC delivered.
-    pub(crate) hidden: u32,
-    /// The status of each command is this code.
-    pub(crate) status: Option<u32>,
-    /// What a vCPU executes when it enters the kernel.
-    pub(crate) path: Path,
-    /// The host cannot step.
-    pub(crate) no_stepping: bool,
-    /// Ways into the kernel that the machine cannot produce.
-    pub(crate) unproducible: Vec<EntryKind>,
-    /// Nobody sees what the kernel changes.
-    pub(crate) changes_unseen: bool,
-    /// So many looks find an isolated vCPU's timer armed.
-    pub(crate) armed_timers: u32,
-    /// So many looks after the storm find the isolated vCPU in the last IPI's handler.
-    pub(crate) in_handler: u32,
-    /// What the kernel lacks for a command.
-    pub(crate) lacks: Option<(Command, &'static str)>,
-    /// What the kernel lacks for tracing.
-    pub(crate) no_tracing: Option<&'static str>,
-    /// What happens to the lines of the trace.
-    pub(crate) doctored: Option<fn(&mut Vec<String>)>,
-    /// Events that the buffer of the control vCPU loses, by its stats.
-    pub(crate) trace_lost: u64,
-    /// Operations of a command that is executed.
-    pub(crate) command_operations: u64,
-    /// The results of executing it, instead of those of one that prints a line and exits with 0.
-    pub(crate) command_results: Option<[u64; 4]>,
-    /// Nothing of what it printed can be read.
-    pub(crate) mute: bool,
-    /// It cannot be started.
-    pub(crate) fails_to_start: bool,
-    /// The guest stops because KVM cannot emulate this, not because of a triple fault.
-    pub(crate) unknown_instruction: &'static [u8],
-}
+mod guest;
+mod script;
 
-/// How the fake kernel counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Counting {
-    /// As it should.
-    #[default]
-    Right,
-    /// It has no counters.
-    Absent,
-    /// They are no table.
-    Nonsense,
-    /// Nothing was deferred.
-    NothingDeferred,
-    /// Deferred, never caught up.
-    NeverCaughtUp,
-    /// One of the deferred things is forgotten.
-    OneForgotten,
-}
-
-/// When something happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
-    Boot,
-    Command(Command),
-    Order,
-}
+pub(crate) use script::{Counting, Moment, Script};
 
 pub(crate) struct Fake<'a> {
     mailbox: Box<Mailbox>,
@@ -516,177 +413,6 @@ impl<'a> Fake<'a> {
                 .store(TaskState::Spinning.into(), SeqCst);
         }
         header.agent.store(AgentState::Ready.into(), SeqCst);
-    }
-}
-
-impl Guest for Fake<'_> {
-    fn mailbox(&self) -> &Mailbox {
-        &self.mailbox
-    }
-
-    fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure> {
-        let moment = self.moment();
-        let storm = matches!(
-            moment,
-            Some(Moment::Command(
-                Command::Flip | Command::Vunmap | Command::Execute
-            ))
-        );
-        if !(storm && self.script.heart_stops) {
-            self.beat();
-        }
-        if self.script.never_quiet {
-            for cpu in self.isolated() {
-                self.deliver(cpu, 0xec, false, true);
-            }
-        }
-        if let Some((when, text)) = self.script.fails
-            && moment == Some(when)
-        {
-            self.mailbox.text.set(text.as_bytes());
-            self.mailbox
-                .header
-                .agent
-                .store(AgentState::Failed.into(), SeqCst);
-            return Ok(Wakeup::Doorbell);
-        }
-        if moment.is_some() && moment == self.script.stops_in {
-            return Ok(Wakeup::Stopped(
-                if self.script.unknown_instruction.is_empty() {
-                    StopReason::TripleFault { cpu: 1 }
-                } else {
-                    StopReason::InternalError {
-                        cpu: 1,
-                        suberror: 1,
-                        instruction: self.script.unknown_instruction.to_vec(),
-                    }
-                },
-            ));
-        }
-        if moment.is_some() && moment == self.script.interrupted_in {
-            return Ok(Wakeup::Interrupted);
-        }
-        match moment {
-            Some(Moment::Boot) if !self.script.silent => {
-                self.get_ready();
-                Ok(Wakeup::Doorbell)
-            }
-            Some(Moment::Command(command)) if !self.script.deaf => {
-                self.obey(command);
-                Ok(Wakeup::Doorbell)
-            }
-            Some(Moment::Order) if self.script.task_dies => {
-                let text = b"the isolated task of CPU 2 was killed by SIGSEGV";
-                self.mailbox.text.set(text);
-                let task = &self.mailbox.cpus[2].task;
-                task.state.store(TaskState::Failed.into(), SeqCst);
-                Ok(Wakeup::Doorbell)
-            }
-            // No doorbell: isolated tasks make no exits.
-            Some(Moment::Order) if !self.script.deaf => {
-                self.carry_out_orders();
-                Ok(Wakeup::Deadline)
-            }
-            _ => {
-                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
-                Ok(Wakeup::Deadline)
-            }
-        }
-    }
-
-    fn save(&self, key: &str, file: &mut File) -> Result<(), Failure> {
-        Ok(file.write_all(key.as_bytes())?)
-    }
-
-    fn settle(&mut self) -> Result<(), Failure> {
-        self.settled = true;
-        Ok(())
-    }
-
-    fn sample(&self, cpu: usize) -> Option<Place> {
-        assert!(self.settled, "looked at before it was pinned");
-        self.beat();
-        let handler = self.stormed.get() && self.in_handler.get() > 0;
-        if handler {
-            self.in_handler.set(self.in_handler.get() - 1);
-        }
-        let kernel = handler
-            || (self.script.in_kernel && self.stormed.get())
-            || self.staying.borrow().contains(&cpu);
-        let (cpl, rip) = if kernel {
-            (0, u64::MAX << 31)
-        } else {
-            (3, 0x40_1000)
-        };
-        self.isolated().contains(&cpu).then_some(Place {
-            cpl,
-            rip,
-            timer: self.timer_of(cpu),
-        })
-    }
-
-    fn moment(&self, cpu: usize) -> Result<clock::Moment, Failure> {
-        let time_ns = self.clock.tick(500);
-        Ok(clock::Moment {
-            tsc: fake_trace::tsc(cpu, time_ns),
-            time_ns,
-        })
-    }
-
-    fn can_step(&self) -> bool {
-        !self.script.no_stepping
-    }
-
-    fn lstar(&self, _cpu: usize) -> Result<u64, Failure> {
-        Ok(fake_kernel::lstar())
-    }
-
-    fn read(&self, _cpu: usize, _address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
-        // swapgs; xchg %ax, %ax
-        let code = [0x0f, 0x01, 0xf8, 0x66, 0x90];
-        Ok(code.get(..len.min(code.len())).map(<[u8]>::to_vec))
-    }
-
-    fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
-        if self.isolated().contains(&cpu) {
-            assert!(self.plan.cross_check, "left alone");
-            assert!(addresses.is_empty() || addresses == [fake_kernel::CALL_HANDLER]);
-            return Ok(());
-        }
-        assert_eq!(addresses, [fake_kernel::TEXT_POKE, fake_kernel::FLUSH]);
-        Ok(())
-    }
-
-    fn arm(&self, cpu: usize, _limit: usize, _vectors: &[u8]) -> Result<(), Failure> {
-        assert!(self.stormed.get(), "armed before the storm");
-        self.entered.borrow_mut().remove(&cpu);
-        self.armed.borrow_mut().insert(cpu);
-        Ok(())
-    }
-
-    fn disarm(&self, cpu: usize) -> Result<(), Failure> {
-        self.armed.borrow_mut().remove(&cpu);
-        Ok(())
-    }
-
-    fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
-        let entered = self.entered.borrow_mut().remove(&cpu);
-        if !entered || !self.armed.borrow_mut().remove(&cpu) {
-            return Ok(None);
-        }
-        Ok(fake_kernel::record(cpu, self.script.path))
-    }
-
-    fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
-        let produced = self.produces(Trigger::Raise(line));
-        if produced {
-            self.entered.borrow_mut().insert(cpu);
-        }
-        Ok(produced)
-    }
-
-    fn report(&mut self, reason: StopReason) -> String {
-        format!("report: {reason}")
     }
 }
 

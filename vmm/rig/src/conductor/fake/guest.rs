@@ -1,0 +1,185 @@
+//! What a conductor asks of a guest, answered by a fake one.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
+
+use ipirig_abi::{AgentState, Command, Mailbox, TaskState};
+use ipirig_entry::Record;
+use ipirig_machine::{Line, StopReason, Wakeup, clock};
+
+use super::{Fake, Moment};
+use crate::conductor::{Failure, Guest, Place, fake_kernel, fake_trace};
+use crate::scenario::Trigger;
+
+impl Guest for Fake<'_> {
+    fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure> {
+        let moment = self.moment();
+        let storm = matches!(
+            moment,
+            Some(Moment::Command(
+                Command::Flip | Command::Vunmap | Command::Execute
+            ))
+        );
+        if !(storm && self.script.heart_stops) {
+            self.beat();
+        }
+        if self.script.never_quiet {
+            for cpu in self.isolated() {
+                self.deliver(cpu, 0xec, false, true);
+            }
+        }
+        if let Some((when, text)) = self.script.fails
+            && moment == Some(when)
+        {
+            self.mailbox.text.set(text.as_bytes());
+            self.mailbox
+                .header
+                .agent
+                .store(AgentState::Failed.into(), SeqCst);
+            return Ok(Wakeup::Doorbell);
+        }
+        if moment.is_some() && moment == self.script.stops_in {
+            return Ok(Wakeup::Stopped(
+                if self.script.unknown_instruction.is_empty() {
+                    StopReason::TripleFault { cpu: 1 }
+                } else {
+                    StopReason::InternalError {
+                        cpu: 1,
+                        suberror: 1,
+                        instruction: self.script.unknown_instruction.to_vec(),
+                    }
+                },
+            ));
+        }
+        if moment.is_some() && moment == self.script.interrupted_in {
+            return Ok(Wakeup::Interrupted);
+        }
+        match moment {
+            Some(Moment::Boot) if !self.script.silent => {
+                self.get_ready();
+                Ok(Wakeup::Doorbell)
+            }
+            Some(Moment::Command(command)) if !self.script.deaf => {
+                self.obey(command);
+                Ok(Wakeup::Doorbell)
+            }
+            Some(Moment::Order) if self.script.task_dies => {
+                let text = b"the isolated task of CPU 2 was killed by SIGSEGV";
+                self.mailbox.text.set(text);
+                let task = &self.mailbox.cpus[2].task;
+                task.state.store(TaskState::Failed.into(), SeqCst);
+                Ok(Wakeup::Doorbell)
+            }
+            // No doorbell: isolated tasks make no exits.
+            Some(Moment::Order) if !self.script.deaf => {
+                self.carry_out_orders();
+                Ok(Wakeup::Deadline)
+            }
+            _ => {
+                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                Ok(Wakeup::Deadline)
+            }
+        }
+    }
+
+    fn save(&self, key: &str, file: &mut File) -> Result<(), Failure> {
+        Ok(file.write_all(key.as_bytes())?)
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        self.settled = true;
+        Ok(())
+    }
+
+    fn sample(&self, cpu: usize) -> Option<Place> {
+        assert!(self.settled, "looked at before it was pinned");
+        self.beat();
+        let handler = self.stormed.get() && self.in_handler.get() > 0;
+        if handler {
+            self.in_handler.set(self.in_handler.get() - 1);
+        }
+        let kernel = handler
+            || (self.script.in_kernel && self.stormed.get())
+            || self.staying.borrow().contains(&cpu);
+        let (cpl, rip) = if kernel {
+            (0, u64::MAX << 31)
+        } else {
+            (3, 0x40_1000)
+        };
+        self.isolated().contains(&cpu).then_some(Place {
+            cpl,
+            rip,
+            timer: self.timer_of(cpu),
+        })
+    }
+
+    fn moment(&self, cpu: usize) -> Result<clock::Moment, Failure> {
+        let time_ns = self.clock.tick(500);
+        Ok(clock::Moment {
+            tsc: fake_trace::tsc(cpu, time_ns),
+            time_ns,
+        })
+    }
+
+    fn can_step(&self) -> bool {
+        !self.script.no_stepping
+    }
+
+    fn lstar(&self, _cpu: usize) -> Result<u64, Failure> {
+        Ok(fake_kernel::lstar())
+    }
+
+    fn read(&self, _cpu: usize, _address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
+        // swapgs; xchg %ax, %ax
+        let code = [0x0f, 0x01, 0xf8, 0x66, 0x90];
+        Ok(code.get(..len.min(code.len())).map(<[u8]>::to_vec))
+    }
+
+    fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
+        if self.isolated().contains(&cpu) {
+            assert!(self.plan.cross_check, "left alone");
+            assert!(addresses.is_empty() || addresses == [fake_kernel::CALL_HANDLER]);
+            return Ok(());
+        }
+        assert_eq!(addresses, [fake_kernel::TEXT_POKE, fake_kernel::FLUSH]);
+        Ok(())
+    }
+
+    fn arm(&self, cpu: usize, _limit: usize, _vectors: &[u8]) -> Result<(), Failure> {
+        assert!(self.stormed.get(), "armed before the storm");
+        self.entered.borrow_mut().remove(&cpu);
+        self.armed.borrow_mut().insert(cpu);
+        Ok(())
+    }
+
+    fn disarm(&self, cpu: usize) -> Result<(), Failure> {
+        self.armed.borrow_mut().remove(&cpu);
+        Ok(())
+    }
+
+    fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
+        let entered = self.entered.borrow_mut().remove(&cpu);
+        if !entered || !self.armed.borrow_mut().remove(&cpu) {
+            return Ok(None);
+        }
+        Ok(fake_kernel::record(cpu, self.script.path))
+    }
+
+    fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
+        let produced = self.produces(Trigger::Raise(line));
+        if produced {
+            self.entered.borrow_mut().insert(cpu);
+        }
+        Ok(produced)
+    }
+
+    fn report(&mut self, reason: StopReason) -> String {
+        format!("report: {reason}")
+    }
+}
