@@ -201,17 +201,32 @@ impl Row {
         self.runs.push(measure(self.apic, observer));
     }
 
-    /// Median, least and most of a ratio, of which both sides are of the same run.
-    fn ratio(&self, of: fn(&Ticks) -> f64) -> String {
-        let mut ratios: Vec<f64> = self.runs.iter().map(of).collect();
-        ratios.sort_by(f64::total_cmp);
-        let at = |index: usize| ratios.get(index).copied().unwrap_or(f64::NAN);
-        format!(
-            "{:.2} ({:.2} to {:.2})",
-            at(ratios.len() / 2),
-            at(0),
-            at(ratios.len().saturating_sub(1))
-        )
+    /// What `of` makes of each run.
+    fn each(&self, of: fn(&Ticks) -> f64) -> Spread {
+        Spread::of(self.runs.iter().map(of).collect())
+    }
+}
+
+/// Median, least and most.
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        Self {
+            median: at(values.len() / 2),
+            least: at(0),
+            most: at(values.len().saturating_sub(1)),
+        }
+    }
+
+    fn text(&self) -> String {
+        format!("{:.2} ({:.2} to {:.2})", self.median, self.least, self.most)
     }
 }
 
@@ -245,12 +260,10 @@ fn main() -> ExitCode {
     for _ in 0..runs {
         rows.iter_mut().for_each(Row::run);
     }
-    let mut ports: Vec<f64> = rows
+    let ports = rows
         .iter()
-        .flat_map(|row| row.runs.iter().map(|run| run.port))
-        .collect();
-    ports.sort_by(f64::total_cmp);
-    let port = ports.get(ports.len() / 2).copied().unwrap_or(f64::NAN);
+        .flat_map(|row| row.runs.iter().map(|run| run.port));
+    let port = Spread::of(ports.collect()).median;
     println!(
         "{}, Linux {}; a port write and its loop: {:.2} us; medians of {runs} guests (least to most)",
         facts.model,
@@ -264,9 +277,9 @@ fn main() -> ExitCode {
         println!(
             "{:<27}{:<24}{:<24}{}",
             row.name,
-            row.ratio(|run| run.fresh / run.port),
-            row.ratio(|run| run.pending / run.port),
-            row.ratio(|run| run.waited_for / run.port),
+            row.each(|run| run.fresh / run.port).text(),
+            row.each(|run| run.pending / run.port).text(),
+            row.each(|run| run.waited_for / run.port).text(),
         );
     }
     println!(
@@ -274,10 +287,7 @@ fn main() -> ExitCode {
         per_second(facts.tsc_khz, port)
     );
     for row in &rows {
-        let mut sends: Vec<f64> = row.runs.iter().map(|run| run.fresh).collect();
-        sends.sort_by(f64::total_cmp);
-        let median = sends.get(sends.len() / 2).copied().unwrap_or(f64::NAN);
-        let rate = per_second(facts.tsc_khz, median);
+        let rate = per_second(facts.tsc_khz, row.each(|run| run.fresh).median);
         println!("{:<27}{rate:.0} new IPIs", row.name);
     }
     ExitCode::SUCCESS

@@ -99,7 +99,7 @@ impl Guest {
             pin: None,
             console: ConsoleSinks::default(),
         };
-        let host = Host::probe().unwrap();
+        let host = Arc::new(Host::probe().unwrap());
         let mut machine = Machine::new(&host, &config, observer).unwrap();
         assert_eq!(machine.x2apic(), self.apic != ApicMode::Xapic);
         machine.start().unwrap();
@@ -117,7 +117,7 @@ impl Guest {
 pub(crate) struct Running {
     pub(crate) machine: Machine,
     seen: Arc<Recorder>,
-    host: Host,
+    host: Arc<Host>,
     config: Config,
     _dir: TempDir,
 }
@@ -140,7 +140,7 @@ impl Running {
         Running {
             machine,
             seen,
-            host: Host::probe().unwrap(),
+            host: Arc::clone(&self.host),
             config: self.config.clone(),
             _dir: tempfile::tempdir().unwrap(),
         }
