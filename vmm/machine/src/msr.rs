@@ -6,6 +6,13 @@ use vmm_sys_util::errno;
 
 /// `IA32_TIME_STAMP_COUNTER` (SDM vol. 4, table 2-2).
 pub(crate) const TSC: u32 = 0x10;
+/// `IA32_STAR`: the selectors of SYSCALL and SYSRET. `STAR`, `LSTAR`, `CSTAR`, `FMASK` are
+/// consecutive (SDM vol. 4, table 2-2).
+pub(crate) const STAR: u32 = 0xc000_0081;
+/// `IA32_LSTAR`: where SYSCALL goes.
+pub(crate) const LSTAR: u32 = 0xc000_0082;
+/// `IA32_FMASK`: the flags that SYSCALL clears.
+pub(crate) const FMASK: u32 = 0xc000_0084;
 
 /// Reads one.
 pub(crate) fn read(fd: &VcpuFd, index: u32) -> Result<u64, errno::Error> {

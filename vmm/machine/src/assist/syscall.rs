@@ -9,7 +9,7 @@ use kvm_bindings::kvm_segment;
 use vmm_sys_util::errno;
 
 use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, handler};
-use crate::msr;
+use crate::msr::{self, FMASK, LSTAR, STAR};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {
@@ -17,11 +17,6 @@ pub(super) const QUIRK: Quirk = Quirk {
     what: "SYSCALL from CPL 3 enters CPL 0",
     probe,
 };
-
-/// `IA32_STAR`, `LSTAR`, `CSTAR`, `FMASK` are consecutive (SDM vol. 4, table 2-2).
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const FMASK: u32 = 0xc000_0084;
 
 /// Vector of #PF.
 const PAGE_FAULT: u8 = 14;

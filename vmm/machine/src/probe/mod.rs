@@ -131,11 +131,7 @@ impl<'a> Prober<'a> {
         let mut guest = self.guest(SYSCALL)?;
         layout::enter_ring3(&guest.vcpu).map_err(kvm("KVM_SET_SREGS"))?;
         let star = u64::from(layout::KERNEL_CS) << 32 | u64::from(layout::USER_CS - 16) << 48;
-        for (index, value) in [
-            (0xc000_0081, star),
-            (0xc000_0082, LSTAR_CODE),
-            (0xc000_0084, 0),
-        ] {
+        for (index, value) in [(msr::STAR, star), (msr::LSTAR, LSTAR_CODE), (msr::FMASK, 0)] {
             msr::write(&guest.vcpu, index, value).map_err(kvm("KVM_SET_MSRS"))?;
         }
         guest.run()

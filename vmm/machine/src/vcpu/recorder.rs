@@ -205,9 +205,9 @@ pub(super) fn from_user(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Error>
     Ok(read && cs[0] & 3 == 3)
 }
 
-/// `IA32_LSTAR` (SDM vol. 4, table 2-2): where SYSCALL goes.
+/// Where SYSCALL goes.
 pub(super) fn lstar(fd: &VcpuFd) -> Result<u64, errno::Error> {
-    msr::read(fd, 0xc000_0082)
+    msr::read(fd, msr::LSTAR)
 }
 
 #[cfg(test)]

@@ -10,12 +10,10 @@ use ipirig_abi::{
     AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, Status,
     TEXT_LEN, TaskSlot, TaskState, Text,
 };
-
 use ipirig_machine::WatchEvent;
 
-use super::NOT_PRODUCED;
-use super::fake_kernel;
 use super::fake_trace::{FakeClock, FakeTrace};
+use super::{NOT_PRODUCED, fake_kernel};
 use crate::ledger::{Delivery, Ledger, Write};
 use crate::plan::{Options, Plan, Timeouts};
 use crate::scenario::{Scenario, Trigger};
