@@ -242,7 +242,10 @@ mod tests {
             let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
             stat.is_empty() || stat.contains(") Z ")
         };
+        // It has been sent the signal; /proc is to be asked until it is dead.
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !gone() {
+            assert!(Instant::now() < deadline, "{child} lives");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -378,6 +378,7 @@ fn leftovers_of_a_killed_build_are_removed_by_the_next() {
             "still there: {:?}",
             fs::read_dir(&work)
         );
+        // The thread that removes it is nobody's to join.
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -229,6 +229,7 @@ fn wait_for_strays(
             progress.note("an interrupted kernel build is still at work; waiting for its end");
             said = true;
         }
+        // They are not children of ours: there is nothing to wait on, only /proc to look at.
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
