@@ -30,8 +30,10 @@ fn main() {
     };
     let (no_kvm, no_root) = (no_kvm(), no_root());
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
-    let no_stock = no_kvm.clone().or_else(observe::no_stock);
-    let stock = observe::STOCK.iter().map(|test| trial(&no_stock, test));
+    let stock = observe::STOCK.iter().map(|(version, test)| {
+        let lacking = no_kvm.clone().or_else(|| observe::no_stock(version));
+        trial(&lacking, test)
+    });
     let asked_for = no_kvm.clone().unwrap_or_else(second_opinion::asked_for);
     let traced = second_opinion::TESTS
         .iter()

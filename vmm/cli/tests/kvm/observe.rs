@@ -8,21 +8,34 @@ use serde_json::Value;
 
 use crate::{Test, ensure, ipirig, stderr};
 
-/// The stock kernel that is observed where it has been built: to build it takes minutes.
-const VERSION: &str = "7.2";
+/// Stock kernels that are observed where they have been built, which takes minutes each.
+pub(crate) const STOCK: &[(&str, (&str, Test))] = &[
+    (
+        "6.1",
+        ("a_stock_kernel_of_6_1_is_observed_under_load", || {
+            stock("6.1")
+        }),
+    ),
+    (
+        "6.12",
+        ("a_stock_kernel_of_6_12_is_observed_under_load", || {
+            stock("6.12")
+        }),
+    ),
+    (
+        "7.2",
+        ("a_stock_kernel_of_7_2_is_observed_under_load", || {
+            stock("7.2")
+        }),
+    ),
+];
 
-/// Tests that need it.
-pub(crate) const STOCK: &[(&str, Test)] = &[(
-    "a_stock_kernel_of_7_2_is_observed_under_load",
-    stock as Test,
-)];
-
-/// Why it cannot be observed.
-pub(crate) fn no_stock() -> Option<String> {
-    match ipirig_guest::stock::cached(VERSION) {
+/// Why a version cannot be observed.
+pub(crate) fn no_stock(version: &str) -> Option<String> {
+    match ipirig_guest::stock::cached(version) {
         Ok(Some(_)) => None,
         Ok(None) => Some(format!(
-            "not in the cache: `ipirig guest build --stock {VERSION}` builds it"
+            "not in the cache: `ipirig guest build --stock {version}` builds it"
         )),
         Err(error) => Some(error.to_string()),
     }
@@ -136,13 +149,13 @@ pub(crate) fn missing() -> Result<(), Failed> {
     })
 }
 
-fn stock() -> Result<(), Failed> {
+fn stock(version: &str) -> Result<(), Failed> {
     let args = [
-        "--stock", VERSION, "--for", "10", "--", "load", "fork", "bpf", "net",
+        "--stock", version, "--for", "10", "--", "load", "fork", "bpf", "net",
     ];
     let (report, table) = observe(&args, 0)?;
     let release = report["kernel"]["release"].as_str().unwrap_or_default();
-    ensure(release.starts_with(VERSION), || {
+    ensure(release.starts_with(&format!("{version}.")), || {
         format!("{release}\n{table}")
     })?;
     let (ipis, of_origins) = isolated(&report);
