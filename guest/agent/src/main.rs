@@ -22,6 +22,7 @@ mod load;
 mod mailbox;
 mod mounts;
 mod obey;
+mod online;
 mod page;
 mod process;
 mod quiet;
@@ -112,6 +113,7 @@ fn end(reason: &str) -> ! {
 fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     let mailbox = rig.mailbox;
     mounts::kernel()?;
+    online::all(mailbox.header.cpus.load(Ordering::Relaxed) as usize)?;
     let roles = mailbox::roles(mailbox)?;
     let cpu = roles.control;
     sys::pin(cpu).during(|| format!("pin the control task to CPU {cpu} (is the CPU online?)"))?;

@@ -12,7 +12,7 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use crate::affinity;
-use crate::assist::{QUIRKS, Remedy};
+use crate::assist::{CROWD, QUIRKS, Remedy};
 use crate::probe::{Outcome, ProbeError, Prober};
 use crate::vm;
 
@@ -271,11 +271,16 @@ impl Host {
         &self.facts
     }
 
-    /// Kernel parameters that this host's quirks need, space separated; empty on most hosts.
+    /// Kernel parameters that this host's quirks need in a machine of `vcpus` vCPUs, space separated;
+    /// none on most hosts.
     #[must_use]
-    pub fn cmdline(&self) -> String {
-        let words = self.remedies.iter().map(|remedy| remedy.cmdline.as_str());
-        words
+    pub fn cmdline(&self, vcpus: usize) -> String {
+        let remedies = self.remedies.iter();
+        remedies
+            .flat_map(|remedy| {
+                let crowded = if vcpus > CROWD { remedy.crowded } else { "" };
+                [remedy.cmdline.as_str(), crowded]
+            })
             .filter(|words| !words.is_empty())
             .collect::<Vec<_>>()
             .join(" ")

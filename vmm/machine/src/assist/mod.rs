@@ -30,6 +30,9 @@ pub(crate) const QUIRKS: &[Quirk] = &[
     tsc_writes::QUIRK,
 ];
 
+/// A machine with more vCPUs than this is crowded.
+pub(crate) const CROWD: usize = 4;
+
 /// Something that a KVM may get wrong.
 #[derive(Debug)]
 pub(crate) struct Quirk {
@@ -76,6 +79,8 @@ pub(crate) struct Remedy {
     pub(crate) assist: Option<fn() -> Box<dyn Assist>>,
     /// Kernel parameters to add, space separated.
     pub(crate) cmdline: String,
+    /// More of them for a machine of more than [`CROWD`] vCPUs.
+    pub(crate) crowded: &'static str,
     /// CPUID features to clear.
     pub(crate) hide: Vec<Feature>,
     /// Nanoseconds that must pass between two timer interrupts of a vCPU at work.

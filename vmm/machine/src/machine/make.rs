@@ -49,7 +49,7 @@ impl Shape {
             (ApicMode::Auto | ApicMode::X2apic, true) | (ApicMode::Kernel, _) => true,
             (ApicMode::X2apic, false) => return Err(MachineError::NoX2apic),
         };
-        let quirks = host_.cmdline();
+        let quirks = host_.cmdline(number);
         let cmdline = [config.cmdline.as_str(), quirks.as_str()]
             .join(" ")
             .trim()

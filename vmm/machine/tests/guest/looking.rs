@@ -216,7 +216,9 @@ fn a_host_is_found_the_same_twice() {
         }
     };
     assert_eq!(facts(&first), facts(&second));
-    assert_eq!(first.cmdline(), second.cmdline());
+    for vcpus in [3, 5] {
+        assert_eq!(first.cmdline(vcpus), second.cmdline(vcpus));
+    }
     assert_eq!(first.facts().api_version, 12);
     assert!(!first.facts().cores.is_empty());
     for probe in &first.facts().probes {
