@@ -63,6 +63,10 @@ struct Rule {
     /// And, if there are any, one of these, further out.
     #[serde(default)]
     under: BTreeSet<String>,
+    /// The kernel may have left what is in `at` by a jump. Then the innermost function that is no plumbing
+    /// is one of `under`.
+    #[serde(default)]
+    left: bool,
 }
 
 impl Causes {
@@ -89,6 +93,9 @@ impl Causes {
             }
             if rule.name.is_empty() || rule.name == UNKNOWN {
                 return wrong(rule, "is no name of a cause");
+            }
+            if rule.left && rule.under.is_empty() {
+                return wrong(rule, "has nothing under what may have been left");
             }
             let names = rule.at.iter().chain(&rule.under);
             if let Some(name) = names.into_iter().find(|name| base_name(name) != *name) {
@@ -118,7 +125,14 @@ impl Causes {
         let functions: Vec<&str> = functions
             .take_while(|function| !self.is_interrupt(function))
             .collect();
-        let found = self.cause.iter().find(|rule| rule.fits(&functions));
+        let sender = functions
+            .iter()
+            .find(|name| !self.plumbing.contains(**name));
+        let mut rules = self.cause.iter();
+        let found = rules.find(|rule| {
+            rule.fits(&functions)
+                || rule.left && sender.is_some_and(|name| rule.under.contains(*name))
+        });
         found.map_or(
             Cause {
                 name: UNKNOWN,

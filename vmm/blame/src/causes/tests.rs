@@ -64,6 +64,24 @@ fn chains_as_kernels_have_them_get_their_cause() {
             Yes,
         ),
         (
+            // Debian's 6.12, by ORC: flush_tlb_kernel_range was left by a jump.
+            "smp_call_function_many_cond on_each_cpu_cond_mask __purge_vmap_area_lazy \
+             _vm_unmap_aliases change_page_attr_set_clr set_memory_rox",
+            "vunmap",
+            Yes,
+        ),
+        (
+            "on_each_cpu_cond_mask __change_page_attr_set_clr change_page_attr_set_clr",
+            "page attributes",
+            No,
+        ),
+        (
+            // Not what it was left for: the purge woke somebody up.
+            "native_smp_send_reschedule try_to_wake_up __queue_work __purge_vmap_area_lazy",
+            "wake-up",
+            No,
+        ),
+        (
             "on_each_cpu_cond_mask flush_tlb_all __change_page_attr_set_clr \
              change_page_attr_set_clr set_memory_uc",
             "page attributes",
@@ -185,6 +203,10 @@ fn tables_that_contradict_themselves_are_refused() {
     assert_eq!(
         table(&rule("a", "yes", "at = []")),
         wrong("`a` has no function")
+    );
+    assert_eq!(
+        table(&rule("a", "yes", "left = true\nat = [\"f\"]")),
+        wrong("`a` has nothing under what may have been left")
     );
     assert_eq!(
         table(&rule("unknown", "yes", "at = [\"f\"]")),
