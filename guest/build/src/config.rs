@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::LostOption;
@@ -62,6 +63,20 @@ impl Fragments {
             text,
             required,
         })
+    }
+
+    /// With those that source of one version needs besides, `DIR/stock/VERSION.config`, if there are any.
+    pub(crate) fn of_version(mut self, version: &str) -> Result<Self, GuestError> {
+        let file = self.dir.join("stock").join(format!("{version}.config"));
+        match fs::read_to_string(&file) {
+            Ok(text) => {
+                self.text.push_str(&text);
+                self.required.push_str(&text);
+                Ok(self)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(self),
+            Err(error) => Err(GuestError::io("read", file)(error)),
+        }
     }
 
     pub(crate) fn add_to(&self, ingredients: &mut Ingredients) {

@@ -78,7 +78,7 @@ pub fn cached(version: &str) -> Result<Option<StockKernel>, GuestError> {
     let Some(source) = recorded(&store, version) else {
         return Ok(None);
     };
-    let recipe = recipe(&store, &places, &source, None, &())?;
+    let recipe = recipe(&store, &places, version, &source, None, &())?;
     let key = recipe.key(&recipe.series.key()?);
     let dir = store.stage_dir("kernel").join(key.to_string());
     if FILES.iter().any(|name| !dir.join(name).exists()) {
@@ -97,7 +97,14 @@ fn build_at(
         Some(path) => own(path, &request.version)?,
         None => find(&store, places, request, progress)?,
     };
-    let recipe = recipe(&store, places, &source, request.jobs, progress)?;
+    let recipe = recipe(
+        &store,
+        places,
+        &request.version,
+        &source,
+        request.jobs,
+        progress,
+    )?;
     let series = recipe.series.key()?;
     let slot = store.slot("kernel", recipe.key(&series), &FILES, progress, |work| {
         tools::ensure(&work.log, progress)?;
@@ -118,6 +125,7 @@ fn build_at(
 fn recipe<'a>(
     store: &'a Store,
     places: &Places,
+    version: &str,
     source: &'a Source,
     jobs: Option<NonZeroUsize>,
     progress: &'a dyn Progress,
@@ -126,7 +134,8 @@ fn recipe<'a>(
         store,
         source,
         series: Patches::of(&[])?,
-        fragments: Fragments::read(&places.guest.join("kernel/config"), Flavour::Stock)?,
+        fragments: Fragments::read(&places.guest.join("kernel/config"), Flavour::Stock)?
+            .of_version(version)?,
         jobs,
         earlier_steps: earlier_steps(&store.stage_dir("kernel"), Flavour::Stock),
         progress,
@@ -301,6 +310,11 @@ mod tests {
         let fake = Fake::new();
         fake.write("kernel/config/deferral.config", "CONFIG_DEFERRAL=y\n");
         fake.write("kernel/config/stock/stock.config", "CONFIG_S=y\n");
+        fake.write(
+            &format!("kernel/config/stock/{version}.config"),
+            "CONFIG_V=y\n",
+        );
+        fake.write("kernel/config/stock/0.1.config", "CONFIG_NOT_ASKED_FOR=y\n");
         fake.write("kernel/stock/pool", "# nothing\n");
         let source = Source {
             package: "7.2.0-1".to_owned(),
@@ -328,7 +342,10 @@ mod tests {
         let built = build_at(&fake.places, &request("7.2"), &()).expect("built");
         assert_eq!((&built.package[..], built.fresh), ("7.2.0-1", true));
         let config = fs::read_to_string(&built.config).expect("read");
-        assert!(config.starts_with("CONFIG_A=y\n\nCONFIG_S=y\n"), "{config}");
+        assert!(
+            config.starts_with("CONFIG_A=y\n\nCONFIG_S=y\n\nCONFIG_V=y\n"),
+            "{config}"
+        );
         let again = build_at(&fake.places, &request("7.2"), &()).expect("found");
         assert_eq!((again.vmlinux, again.fresh), (built.vmlinux, false));
     }
