@@ -136,12 +136,12 @@ pub(crate) fn blame() -> Blame {
 
 /// A plan of the built-in scenario `static-key-flip`.
 pub(crate) fn plan() -> Plan {
-    let scenario = Scenario::find("static-key-flip").unwrap();
+    let scenario = Scenario::find("static-key-flip").expect("a built-in scenario");
     let options = Options {
         no_deferral: true,
         ..Options::default()
     };
-    Plan::new(scenario, options).unwrap()
+    Plan::new(scenario, options).expect("options that fit")
 }
 
 /// A violated run.

@@ -1,5 +1,4 @@
-//! Reports as other people's programs read them. Where a reader is not at hand its test is listed as
-//! ignored with the reason; none passes unrun.
+//! KTAP, read by the kernel's own `kunit.py`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,28 +6,13 @@ use std::process::{Command, Stdio};
 use ipirig_guest::Places;
 use ipirig_report::ktap::ktap;
 use ipirig_rig::verdict::Verdict;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use serde_json::Value;
 
-#[path = "../src/testing.rs"]
-mod testing;
-
-fn main() {
-    let args = Arguments::from_args();
-    let (kunit, lacking) = match kunit() {
-        Ok(path) => (path, None),
-        Err(why) => (PathBuf::new(), Some(why)),
-    };
-    let trial = Trial::test("the_kernels_own_ktap_reader_agrees", move || {
-        by_kunit(&kunit)
-    })
-    .with_kind(lacking.clone().unwrap_or_default())
-    .with_ignored_flag(lacking.is_some());
-    libtest_mimic::run(&args, vec![trial]).exit();
-}
+use crate::testing;
 
 /// The kernel's reader, from a kept kernel tree.
-fn kunit() -> Result<PathBuf, String> {
+pub(crate) fn find() -> Result<PathBuf, String> {
     let python = Command::new("python3")
         .arg("--version")
         .stdout(Stdio::null())
@@ -49,7 +33,7 @@ fn kunit() -> Result<PathBuf, String> {
 }
 
 /// Scenario, check and status, as `kunit.py parse --json` says them.
-fn by_kunit(kunit: &Path) -> Result<(), Failed> {
+pub(crate) fn agrees(kunit: &Path) -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
     let (file, json) = (
         dir.path().join("results.ktap"),
