@@ -1,8 +1,9 @@
-//! Network configuration: an interface up and down, a socket that asks for packets, another that
-//! asks for time stamps.
+//! Network configuration: an interface up and down, a socket that asks for packets, one that asks for
+//! time stamps, and one that takes tunnels' packets.
 //!
-//! Each turns static keys over: `netstamp_needed_key` for the time stamps (net/core/dev.c), and what
-//! protocols hang on an interface that is up.
+//! Each turns static keys over: `netstamp_needed_key` for the time stamps (net/core/dev.c), unless
+//! somebody has wanted them since the boot, as on 6.12; `udp_encap_needed_key` for the tunnel
+//! (net/ipv4/udp.c); and what protocols hang on an interface that is up.
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,6 +16,10 @@ use crate::storms::Stopped;
 
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h, in network byte order.
 const ALL_PACKETS: i32 = (libc::ETH_P_ALL as u16).to_be() as i32;
+
+/// UDP_ENCAP and UDP_ENCAP_L2TPINUDP of include/uapi/linux/udp.h.
+const ENCAPSULATION: i32 = 100;
+const L2TP: i32 = 3;
 
 /// How long a socket wants time stamps. The kernel turns the key over from a work queue: one that is
 /// gone before the work runs makes no difference (`netstamp_clear` of net/core/dev.c).
@@ -29,7 +34,9 @@ pub(super) fn run() -> Result<(), Stopped> {
         ALL_PACKETS,
         "CONFIG_PACKET",
     )?;
-    ask_for_time_stamps(&internet).during(|| "ask for time stamps")?;
+    // socket(7): the kernel stamps packets on arrival as long as some socket wants it.
+    set(&internet, libc::SOL_SOCKET, libc::SO_TIMESTAMP, 1).during(|| "ask for time stamps")?;
+    set(&internet, libc::IPPROTO_UDP, ENCAPSULATION, L2TP).during(|| "ask for tunnels")?;
     thread::sleep(HOLD);
     drop(packets);
     set_up(&internet, false).during(|| "bring lo down")?;
@@ -67,17 +74,16 @@ fn set_up(socket: &OwnedFd, up: bool) -> Result<(), Errno> {
     }
 }
 
-/// The kernel stamps packets on arrival as long as some socket wants it: socket(7), SO_TIMESTAMP.
-fn ask_for_time_stamps(socket: &OwnedFd) -> Result<(), Errno> {
-    let yes = 1_i32;
+/// Sets an option of a socket.
+fn set(socket: &OwnedFd, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     // SAFETY: the kernel reads one `int`.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_TIMESTAMP,
-            (&raw const yes).cast(),
-            size_of_val(&yes) as libc::socklen_t,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if result < 0 {
