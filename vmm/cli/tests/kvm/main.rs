@@ -98,6 +98,10 @@ const ON_KVM: &[(&str, Test)] = &[
     ("vunmap_storm_is_held_with_two_vcpus", || {
         held("vunmap-storm", &["--vcpus", "2"]).map(drop)
     }),
+    // More than four boot one after the other on a slow host.
+    ("static_key_flip_is_held_with_six_vcpus", || {
+        held("static-key-flip", &["--vcpus", "6"]).map(drop)
+    }),
     ("static_key_flip_is_held_on_xapic", || {
         held("static-key-flip", &["--apic", "xapic"]).map(drop)
     }),

@@ -1,5 +1,6 @@
 //! Observations on real KVM.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -162,5 +163,15 @@ fn stock(version: &str) -> Result<(), Failed> {
     ensure(ipis > 0 && ipis == of_origins, || {
         format!("{ipis} IPIs, {of_origins} by origin\n{table}")
     })?;
+    // vCPU 2 is the isolated one.
+    let blame = report["blame"].as_array().into_iter().flatten();
+    let causes: BTreeSet<&str> = blame
+        .filter(|blame| !blame["targets"]["2"].is_null())
+        .filter_map(|blame| blame["cause"].as_str())
+        .collect();
+    ensure(
+        causes.contains("static key") && !causes.contains("unknown"),
+        || format!("{causes:?}\n{table}"),
+    )?;
     ensure(!table.contains("lacking"), || table)
 }
