@@ -30,7 +30,7 @@ pub(crate) const QUIRKS: &[Quirk] = &[
     tsc_writes::QUIRK,
 ];
 
-/// A machine with more vCPUs than this is crowded.
+/// A machine with more vCPUs than this is crowded. `slow_kernel` says the number to people.
 pub(crate) const CROWD: usize = 4;
 
 /// Something that a KVM may get wrong.
