@@ -26,6 +26,7 @@ mod online;
 mod page;
 mod process;
 mod quiet;
+mod setting;
 mod signals;
 mod spinner;
 mod storms;

@@ -4,11 +4,10 @@
 //! each CPU that is up ticks a hundred times a second, idle or not; with many CPUs no time is left
 //! for the boot.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use crate::failure::{During, Failure};
+use crate::setting;
 
 /// Brings up what is not up of CPUs 1 to `cpus` - 1. A CPU whose kernel knows no such thing is passed over.
 pub(crate) fn all(cpus: usize) -> Result<(), Failure> {
@@ -18,12 +17,8 @@ pub(crate) fn all(cpus: usize) -> Result<(), Failure> {
 fn all_below(root: &Path, cpus: usize) -> Result<(), Failure> {
     for cpu in 1..cpus {
         let file = root.join(format!("sys/devices/system/cpu/cpu{cpu}/online"));
-        // Not `fs::write`: it would try to create the file. To bring up what is up does nothing.
-        let result = match OpenOptions::new().write(true).open(&file) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            result => result.and_then(|mut file| file.write_all(b"1")),
-        };
-        result.during(|| format!("bring CPU {cpu} up"))?;
+        // To bring up what is up does nothing.
+        setting::write(&file, "1").during(|| format!("bring CPU {cpu} up"))?;
     }
     Ok(())
 }

@@ -2,11 +2,10 @@
 //!
 //! `nohz_full=` and `isolcpus=` do most of it; this is what they leave to user space.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use crate::failure::{During, Failure};
+use crate::setting;
 
 /// One file below the root, what to write to it, and what that keeps away.
 struct Setting {
@@ -73,12 +72,8 @@ fn apply_below(root: &Path, isolated: &[usize]) -> Vec<Failure> {
 }
 
 fn write(path: &Path, value: &str, reason: &str) -> Result<(), Failure> {
-    // Not `fs::write`: it would try to create the file.
-    let result = match OpenOptions::new().write(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        result => result.and_then(|mut file| file.write_all(value.as_bytes())),
-    };
-    result.during(|| format!("write {value} to {} (so {reason})", path.display()))
+    setting::write(path, value)
+        .during(|| format!("write {value} to {} (so {reason})", path.display()))
 }
 
 #[cfg(test)]
