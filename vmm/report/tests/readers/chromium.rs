@@ -2,24 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use ipirig_report::html::{Made, html};
 use libtest_mimic::Failed;
 
-use crate::specimen;
+use crate::{specimen, works};
 
 pub(crate) fn find() -> Result<PathBuf, String> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    let works = |name: &&str| {
-        let version = Command::new(name)
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        version.is_ok_and(|status| status.success())
-    };
-    let found = names.into_iter().find(works);
+    let found = names.into_iter().find(|name| works(name));
     found.map(PathBuf::from).ok_or("no Chromium".to_owned())
 }
 

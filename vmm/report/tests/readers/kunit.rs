@@ -1,7 +1,7 @@
 //! KTAP, read by the kernel's own `kunit.py`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use ipirig_guest::Places;
 use ipirig_report::ktap::ktap;
@@ -9,15 +9,11 @@ use ipirig_rig::verdict::Verdict;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::testing;
+use crate::{testing, works};
 
 /// The kernel's reader, from a kept kernel tree.
 pub(crate) fn find() -> Result<PathBuf, String> {
-    let python = Command::new("python3")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    if !python.is_ok_and(|status| status.success()) {
+    if !works("python3") {
         return Err("no python3".to_owned());
     }
     let trees = Places::find().map_err(|error| error.to_string())?.cache;

@@ -11,6 +11,7 @@ mod specimen;
 mod testing;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -49,4 +50,14 @@ fn main() {
             .with_ignored_flag(lacking.is_some())
     });
     libtest_mimic::run(&args, trials.collect()).exit();
+}
+
+/// Whether a program is there and says its version.
+fn works(program: &str) -> bool {
+    let version = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    version.is_ok_and(|status| status.success())
 }

@@ -3,24 +3,20 @@
 use std::env;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use ipirig_report::trace::chrome_trace;
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use crate::specimen;
+use crate::{specimen, works};
 
 /// Where Perfetto's UI is.
 const PLACE: &str = "IPIRIG_PERFETTO";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/readers/perfetto.js");
 
 pub(crate) fn find() -> Result<PathBuf, String> {
-    let node = Command::new("node")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    if !node.is_ok_and(|status| status.success()) {
+    if !works("node") {
         return Err("no node".to_owned());
     }
     let place = env::var_os(PLACE).ok_or_else(|| {
