@@ -127,12 +127,9 @@ impl Causes {
             .collect();
         let sender = functions
             .iter()
-            .find(|name| !self.plumbing.contains(**name));
+            .find(|function| !self.plumbing.contains(**function));
         let mut rules = self.cause.iter();
-        let found = rules.find(|rule| {
-            rule.fits(&functions)
-                || rule.left && sender.is_some_and(|name| rule.under.contains(*name))
-        });
+        let found = rules.find(|rule| rule.fits(&functions, sender.copied()));
         found.map_or(
             Cause {
                 name: UNKNOWN,
@@ -167,7 +164,11 @@ impl Causes {
 }
 
 impl Rule {
-    fn fits(&self, functions: &[&str]) -> bool {
+    /// Whether it fits a chain of `functions`, of which `sender` is the innermost that is no plumbing.
+    fn fits(&self, functions: &[&str], sender: Option<&str>) -> bool {
+        if self.left && sender.is_some_and(|function| self.under.contains(function)) {
+            return true;
+        }
         let at = |function: &&str| self.at.contains(*function);
         let Some(place) = functions.iter().position(at) else {
             return false;
