@@ -22,17 +22,19 @@ fn main() {
     let mut args = Arguments::from_args();
     // Guests want the cores for themselves: side by side they would time each other out.
     args.test_threads = Some(1);
-    let trial = |lacking: &Option<String>, &(name, test): &(&str, Test)| {
-        let kind = lacking.clone().unwrap_or_default();
-        Trial::test(name, test)
-            .with_kind(kind)
+    let unless = |lacking: &Option<String>, trial: Trial| {
+        trial
+            .with_kind(lacking.clone().unwrap_or_default())
             .with_ignored_flag(lacking.is_some())
+    };
+    let trial = |lacking: &Option<String>, &(name, test): &(&str, Test)| {
+        unless(lacking, Trial::test(name, test))
     };
     let (no_kvm, no_root) = (no_kvm(), no_root());
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
-    let stock = observe::STOCK.iter().map(|(version, test)| {
+    let stock = observe::STOCK.iter().map(|&(version, name)| {
         let lacking = no_kvm.clone().or_else(|| observe::no_stock(version));
-        trial(&lacking, test)
+        unless(&lacking, Trial::test(name, move || observe::stock(version)))
     });
     let asked_for = no_kvm.clone().unwrap_or_else(second_opinion::asked_for);
     let traced = second_opinion::TESTS
