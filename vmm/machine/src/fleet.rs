@@ -198,10 +198,10 @@ impl Slot {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// The vCPU's side of [`Slot::call`].
-    pub(crate) fn answer(&self, vcpu: &mut Vcpu) {
+    /// The vCPU's side of [`Slot::call`]. Whether something was asked for.
+    pub(crate) fn answer(&self, vcpu: &mut Vcpu) -> bool {
         if !self.asked.swap(false, Ordering::SeqCst) {
-            return;
+            return false;
         }
         let job = self
             .job
@@ -211,5 +211,6 @@ impl Slot {
         if let Some(job) = job {
             job(vcpu);
         }
+        true
     }
 }

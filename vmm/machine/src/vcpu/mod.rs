@@ -231,7 +231,10 @@ impl Vcpu {
         if self.fleet.stopping() {
             return Err(Break::Asked);
         }
-        slot.answer(self);
+        if slot.answer(self) {
+            // Which may have cleared `immediate_exit`, the one sign of a kick: look again.
+            return Ok(());
+        }
         self.counters.turns += 1;
         if self.counters.turns.is_multiple_of(LOOK_EVERY) {
             self.look()?;
