@@ -21,6 +21,8 @@ use crate::storms::children::{self, Children};
 use crate::storms::{self, Asked, Ground, Progress, Stopped};
 use crate::sys;
 
+/// Before the names: how often each load is done. Without it, until somebody kills it.
+const ROUNDS: &str = "--rounds";
 /// Between two operations of a load. Real ones also do something else in between.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Processes that live at once in the load `fork`: more than a CPU keeps stacks for.
@@ -99,8 +101,21 @@ const LOADS: &[Load] = &[
 ];
 
 /// The command `load`: runs the loads of these names, each in a process of its own, until somebody
-/// kills them. Without names, tries each once and says which there are. Returns the exit code.
-pub(crate) fn main(names: &[CString], ground: &Ground<'_>) -> i32 {
+/// kills them, or `--rounds N` times. Without names, tries each once and says which there are.
+/// Returns the exit code.
+pub(crate) fn main(words: &[CString], ground: &Ground<'_>) -> i32 {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let (rounds, names) = match &words[..] {
+        [flag, rest @ ..] if flag == ROUNDS => {
+            let count = rest.first().and_then(|count| count.parse().ok());
+            let Some(count @ 1_u64..) = count else {
+                println!("load: {ROUNDS} wants a number from 1, then the names of loads");
+                return USAGE;
+            };
+            (Some(count), &rest[1..])
+        }
+        names => (None, names),
+    };
     if names.is_empty() {
         for load in LOADS {
             println!(
@@ -114,7 +129,6 @@ pub(crate) fn main(names: &[CString], ground: &Ground<'_>) -> i32 {
     }
     let mut chosen = Vec::new();
     for name in names {
-        let name = name.to_string_lossy();
         match LOADS.iter().find(|load| load.name == name) {
             Some(load) => chosen.push(load),
             None => {
@@ -136,14 +150,13 @@ pub(crate) fn main(names: &[CString], ground: &Ground<'_>) -> i32 {
     }
     let mut children = Children::default();
     for load in chosen {
-        let started = children.add(|| for_ever(load, ground));
+        let started = children.add(|| repeat(load, rounds, ground));
         if let Err(errno) = started {
             println!("load: cannot start {}: {errno}", load.name);
             return 1;
         }
     }
     match children.join() {
-        // For ever ended.
         Ok(()) => 0,
         Err(_) => 1,
     }
@@ -177,14 +190,18 @@ fn once(load: &Load, ground: &Ground<'_>) -> Result<(), String> {
     })
 }
 
-fn for_ever(load: &Load, ground: &Ground<'_>) -> Result<(), Errno> {
-    loop {
+/// Does a load a number of times, or for ever.
+fn repeat(load: &Load, rounds: Option<u64>, ground: &Ground<'_>) -> Result<(), Errno> {
+    let mut done = 0;
+    while rounds != Some(done) {
         if let Err(why) = once(load, ground) {
             println!("load: {}: {why}", load.name);
             sys::exit(1);
         }
         thread::sleep(PAUSE);
+        done += 1;
     }
+    Ok(())
 }
 
 fn fork() -> Result<(), Stopped> {
@@ -218,6 +235,18 @@ mod tests {
         assert_eq!(run(&["fork", "nonesuch"]), USAGE);
         // The module is not in this root.
         assert_eq!(run(&["module"]), i32::from(NO_LOAD));
+    }
+
+    #[test]
+    fn rounds_are_counted_and_senseless_ones_refused() {
+        assert_eq!(run(&["--rounds", "2", "idle"]), 0);
+        for senseless in [
+            &["--rounds"][..],
+            &["--rounds", "0", "idle"],
+            &["--rounds", "idle"],
+        ] {
+            assert_eq!(run(senseless), USAGE, "{senseless:?}");
+        }
     }
 
     #[test]

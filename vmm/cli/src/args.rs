@@ -45,14 +45,16 @@ a line of its own that begins with an exclamation mark. The run's checks go to s
 const AFTER_OBSERVE: &str = "\
 Examples:
   ipirig observe --kernel ~/linux/vmlinux -- load fork bpf net
-  ipirig observe --stock 7.2 --for 20 -- load
+  ipirig observe --stock 7.2 -- load
+  ipirig observe --stock 7.2 --for 120 -- load --rounds 5 fork bpf net
   ipirig observe --kernel bzImage --file ./bench:/bin/bench -- bench --fast
   ipirig observe --kernel vmlinux --isolated 2 --max-ipis 0 -- load idle
 
 The command runs in the guest, on the vCPUs that are not isolated. It is a program that --file (or
-your own initramfs) brings along, linked statically, or `load` and the names of loads; `load` alone
-says which ones the kernel offers. Nothing is judged unless --max-ipis is given. Exit code 0: the
-observation is complete; 1: --max-ipis was exceeded; 3: something was lost, or the guest failed.";
+your own initramfs) brings along, linked statically, or `load` and the names of loads, which end
+after N rounds each with `load --rounds N`; `load` alone says which ones the kernel offers. Nothing
+is judged unless --max-ipis is given. Exit code 0: the observation is complete; 1: --max-ipis was
+exceeded; 3: something was lost, or the guest failed.";
 
 const AFTER_BLAME: &str = "\
 Examples:
