@@ -6,27 +6,18 @@
 //! breath, the host's own speed at a fixed piece of work.
 //! `cargo bench -p ipirig --bench run [-- TURNS]`.
 
-use std::env;
+mod measure;
+
 use std::hint::black_box;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
-use serde_json::Value;
+use measure::{numbers, run, seconds};
 
 const TURNS: usize = 5;
 
 fn main() -> ExitCode {
-    let turns = env::args()
-        .skip(1)
-        .find_map(|arg| arg.parse().ok())
-        .unwrap_or(TURNS);
-    match bench(turns) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
-    }
+    measure::end(bench(numbers().first().copied().unwrap_or(TURNS)))
 }
 
 /// One turn.
@@ -46,23 +37,19 @@ struct Row {
 
 fn bench(turns: usize) -> Result<(), String> {
     // Makes the snapshot, if there is none.
-    measure(&[])?;
+    row(&[])?;
     let mut rows = Vec::new();
     for turn in 1..=turns {
         let row = Turn {
             yardstick: yardstick(),
-            cold: measure(&["--cold"])?,
-            restored: measure(&[])?,
+            cold: row(&["--cold"])?,
+            restored: row(&[])?,
         };
         println!("{turn}: {}", row.text());
         rows.push(row);
     }
-    let median = |pick: fn(&Turn) -> f64| {
-        let mut values: Vec<f64> = rows.iter().map(pick).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    let row = |pick: [fn(&Turn) -> f64; 3]| {
+    let median = |pick: fn(&Turn) -> f64| measure::median(rows.iter().map(pick));
+    let of = |pick: [fn(&Turn) -> f64; 3]| {
         let [ready, window, total] = pick.map(median);
         Row {
             ready,
@@ -72,8 +59,8 @@ fn bench(turns: usize) -> Result<(), String> {
     };
     let medians = Turn {
         yardstick: median(|turn| turn.yardstick),
-        cold: row([|t| t.cold.ready, |t| t.cold.window, |t| t.cold.total]),
-        restored: row([
+        cold: of([|t| t.cold.ready, |t| t.cold.window, |t| t.cold.total]),
+        restored: of([
             |t| t.restored.ready,
             |t| t.restored.window,
             |t| t.restored.total,
@@ -109,25 +96,12 @@ impl Turn {
     }
 }
 
-fn measure(args: &[&str]) -> Result<Row, String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_ipirig"))
-        .args(["run", "static-key-flip", "--json", "-"])
-        .args(args)
-        .output()
-        .map_err(|error| error.to_string())?;
-    let result: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    if result["verdict"] != "held" {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    let seconds = |name: &str| result["timing"][name].as_f64();
-    let missing = |name: &'static str| move || format!("no timing.{name} in the result");
+fn row(args: &[&str]) -> Result<Row, String> {
+    let result = run(args, |_| {})?;
     Ok(Row {
-        ready: seconds("boot_s")
-            .or_else(|| seconds("restored_s"))
-            .ok_or_else(missing("boot_s"))?,
-        window: seconds("window_s").ok_or_else(missing("window_s"))?,
-        total: seconds("total_s").ok_or_else(missing("total_s"))?,
+        ready: seconds(&result, "boot_s").or_else(|_| seconds(&result, "restored_s"))?,
+        window: seconds(&result, "window_s")?,
+        total: seconds(&result, "total_s")?,
     })
 }
 

@@ -1,0 +1,68 @@
+//! What benches of whole runs have in common: `ipirig run`, and what to make of several figures.
+
+use std::env;
+use std::io::{Read, Seek};
+use std::process::{Child, Command, ExitCode};
+
+use serde_json::Value;
+
+/// The numbers on the command line: `cargo bench` adds words of its own.
+pub(crate) fn numbers() -> Vec<usize> {
+    env::args()
+        .skip(1)
+        .filter_map(|arg| arg.parse().ok())
+        .collect()
+}
+
+/// A bench's end.
+pub(crate) fn end(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The result of `ipirig run static-key-flip` with more arguments; `meanwhile` may watch the process.
+/// An error, with what it said, if it has no window that was held.
+pub(crate) fn run(args: &[&str], meanwhile: impl FnOnce(&mut Child)) -> Result<Value, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let json = tempfile::NamedTempFile::new().map_err(told)?;
+    let mut words = tempfile::tempfile().map_err(told)?;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
+        .args(["run", "static-key-flip", "--json"])
+        .arg(json.path())
+        .args(args)
+        .stdout(words.try_clone().map_err(told)?)
+        .stderr(words.try_clone().map_err(told)?)
+        .spawn()
+        .map_err(told)?;
+    meanwhile(&mut child);
+    child.wait().map_err(told)?;
+    // By its path: the file is replaced, not written into.
+    let text = std::fs::read_to_string(json.path()).map_err(told)?;
+    match serde_json::from_str::<Value>(&text) {
+        Ok(result) if result["verdict"] == "held" => Ok(result),
+        _ => {
+            let mut text = String::new();
+            words.rewind().map_err(told)?;
+            words.read_to_string(&mut text).map_err(told)?;
+            Err(text)
+        }
+    }
+}
+
+/// A time of a result, in seconds.
+pub(crate) fn seconds(result: &Value, name: &str) -> Result<f64, String> {
+    result["timing"][name]
+        .as_f64()
+        .ok_or_else(|| format!("no timing.{name} in the result"))
+}
+
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
