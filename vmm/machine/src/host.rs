@@ -275,16 +275,17 @@ impl Host {
     /// none on most hosts.
     #[must_use]
     pub fn cmdline(&self, vcpus: usize) -> String {
-        let remedies = self.remedies.iter();
-        remedies
-            .flat_map(|remedy| {
-                let crowded = if vcpus > CROWD { remedy.crowded } else { "" };
-                [remedy.cmdline.as_str(), crowded]
-            })
-            .filter(|words| !words.is_empty())
-            .collect::<Vec<_>>()
-            .join(" ")
+        parameters(&self.remedies, vcpus)
     }
+}
+
+fn parameters(remedies: &[Remedy], vcpus: usize) -> String {
+    let words = remedies.iter().flat_map(|remedy| {
+        let crowded = if vcpus > CROWD { remedy.crowded } else { "" };
+        [remedy.cmdline.as_str(), crowded]
+    });
+    let words: Vec<&str> = words.filter(|words| !words.is_empty()).collect();
+    words.join(" ")
 }
 
 fn open() -> Result<Kvm, HostError> {
@@ -376,6 +377,17 @@ fn virtualization(cpuinfo: &str) -> Virtualization {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crowded_machine_has_more_parameters() {
+        let remedies = [("", ""), ("a=1 b", "c"), ("d", "")].map(|(cmdline, crowded)| Remedy {
+            cmdline: cmdline.to_owned(),
+            crowded,
+            ..Remedy::default()
+        });
+        assert_eq!(parameters(&remedies, CROWD), "a=1 b d");
+        assert_eq!(parameters(&remedies, CROWD + 1), "a=1 b c d");
+    }
 
     #[test]
     fn cpuinfo_says_what_virtualises() {
