@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_are_counted_and_senseless_ones_refused() {
+    fn rounds_end_a_load_and_senseless_ones_are_refused() {
         assert_eq!(run(&["--rounds", "2", "idle"]), 0);
         for senseless in [
             &["--rounds"][..],
