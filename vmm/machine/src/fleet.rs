@@ -48,6 +48,7 @@ pub(crate) struct Fleet {
     pub(crate) ports: Ports,
     pub(crate) console: Console,
     stopping: AtomicBool,
+    booting: AtomicBool,
     reason: Mutex<Option<StopReason>>,
     stopped: EventFd,
 }
@@ -120,6 +121,7 @@ impl Fleet {
             ports: Ports::new(console.clone()),
             console,
             stopping: AtomicBool::new(false),
+            booting: AtomicBool::new(false),
             reason: Mutex::new(None),
             stopped,
         }
@@ -149,6 +151,15 @@ impl Fleet {
 
     pub(crate) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether the guest is in a boot that [`crate::Machine::expect_boot`] announced.
+    pub(crate) fn booting(&self) -> bool {
+        self.booting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_booting(&self, booting: bool) {
+        self.booting.store(booting, Ordering::Relaxed);
     }
 
     pub(crate) fn reason(&self) -> Option<StopReason> {

@@ -157,12 +157,21 @@ impl Machine {
         Ok(())
     }
 
-    /// Pins each vCPU to its core of [`Machine::placement`]. To be called when the guest has booted,
-    /// before anything is measured.
+    /// Has timer interrupts wait in HLT as well until [`Machine::settle`], where this host's remedies
+    /// space them. Before Linux has high-resolution timers an idle CPU ticks a hundred times a second,
+    /// which on a slow host takes half of a core from the CPU that boots. Who waits for a tick then
+    /// waits longer.
+    pub fn expect_boot(&self) {
+        self.fleet.set_booting(true);
+    }
+
+    /// Pins each vCPU to its core of [`Machine::placement`], and ends what [`Machine::expect_boot`]
+    /// began. To be called when the guest has booted, before anything is measured.
     ///
     /// # Errors
     /// The host refuses a core, or a vCPU does not run any more.
     pub fn settle(&self) -> Result<(), MachineError> {
+        self.fleet.set_booting(false);
         for (slot, &core) in self.fleet.slots.iter().zip(&self.placement.cores) {
             let thread = slot.kicker.thread();
             let gone = || io::Error::from_raw_os_error(libc::ESRCH);

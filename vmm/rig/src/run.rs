@@ -247,6 +247,7 @@ fn made(
         }
     }
     let mut machine = Machine::new(host, config, ledger.clone())?;
+    machine.expect_boot();
     if machine.kernel_apic() {
         machine.trace_kvm()?;
         ledger.count_only();

@@ -3,8 +3,8 @@
 //! At a million instructions a second one tick takes a good part of the period of the next, or all
 //! of it. The remedy spaces them: a timer interrupt that finds its vCPU at work waits until some
 //! time has passed since the last one. Linux catches up by itself, as it does after a long SMI. A
-//! vCPU in HLT gets its interrupts on time, and so does an isolated one in CPL 3: what is measured
-//! there stays true.
+//! vCPU in HLT gets its interrupts on time but for the boot ([`crate::Machine::expect_boot`]), and so
+//! does an isolated one in CPL 3: what is measured there stays true.
 
 use std::time::Instant;
 

@@ -277,13 +277,10 @@ impl Vcpu {
         // Once it has passed and must wait, the next look is when it need not any more. By the true
         // time: `now` is before every deadline that waits.
         let passed = clock::now();
-        let due = self.apic.timer_deadline().map(|at| {
-            if at > passed {
-                at
-            } else {
-                self.last_tick.saturating_add(self.timers.slack_ns)
-            }
-        });
+        let due = self
+            .apic
+            .timer_deadline()
+            .map(|at| if at > passed { at } else { self.next_tick() });
         timer.set(due).map_err(|e| self.host("timer_settime", e))?;
         // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
         self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
@@ -296,25 +293,39 @@ impl Vcpu {
     fn timer_time(&self) -> Result<u64, Break> {
         let now = clock::now();
         let due = self.apic.timer_deadline().filter(|&at| at <= now);
-        let early = now < self.last_tick.saturating_add(self.timers.slack_ns);
         match due {
-            Some(at) if early && !self.halted && self.may_wait()? => Ok(at.saturating_sub(1)),
+            Some(at) if now < self.next_tick() && self.may_wait()? => Ok(at.saturating_sub(1)),
             _ => Ok(now),
         }
     }
 
-    /// Whether a timer interrupt of this vCPU, which is at work, may be late.
+    /// Before then the timer does not interrupt this vCPU, if it may be late.
+    fn next_tick(&self) -> u64 {
+        self.last_tick.saturating_add(self.timers.slack_ns)
+    }
+
+    /// Whether a timer interrupt of this vCPU may be late.
     fn may_wait(&self) -> Result<bool, Break> {
+        if self.halted {
+            return Ok(self.fleet.booting());
+        }
         Ok(!self.timers.exact_in_user || self.cpl()? == 0)
     }
 
     fn park(&mut self, slot: &Slot, busy: impl FnOnce(&mut LocalApic, u64) -> bool) {
         self.counters.parks += 1;
         let deadline = self.apic.timer_deadline();
+        let late = self.fleet.booting().then(|| self.next_tick());
         let fleet = &self.fleet;
         let apic = &mut self.apic;
-        slot.kicker.park(deadline, || {
-            fleet.stopping() || slot.asked() || busy(apic, clock::now())
+        slot.kicker.park(deadline.max(deadline.and(late)), || {
+            let now = clock::now();
+            // As in `timer_time`.
+            let now = match deadline {
+                Some(at) if at <= now && late > Some(now) => at.saturating_sub(1),
+                _ => now,
+            };
+            fleet.stopping() || slot.asked() || busy(apic, now)
         });
     }
 
