@@ -12,10 +12,8 @@ use std::time::{Duration, SystemTime};
 use ipirig_machine::{Config, Host, MachineError, Snapshot, snapshot_key};
 use tempfile::NamedTempFile;
 
-/// At most so many are kept, those that were used last.
-const KEPT: usize = 10;
-/// And at most so many bytes of them.
-const BYTES_KEPT: u64 = 2 << 30;
+/// At most so many bytes are kept, of those that were used last: some fifty of the reference kernels.
+const BYTES_KEPT: u64 = 1 << 30;
 /// Names end in this.
 const SUFFIX: &str = ".snapshot";
 /// What is being written begins with this, until it is whole.
@@ -133,13 +131,13 @@ impl Place {
         written
             .persist(&path)
             .map_err(|error| file("cannot write", &path)(error.error))?;
-        make_room(&self.directory, SystemTime::now(), KEPT, BYTES_KEPT)
+        make_room(&self.directory, SystemTime::now(), BYTES_KEPT)
             .map_err(file("cannot tidy up", &self.directory))
     }
 }
 
 /// Removes the snapshots that were not used for longest, and what was never finished.
-fn make_room(directory: &Path, now: SystemTime, kept: usize, bytes_kept: u64) -> io::Result<()> {
+fn make_room(directory: &Path, now: SystemTime, bytes_kept: u64) -> io::Result<()> {
     let mut whole = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -164,7 +162,7 @@ fn make_room(directory: &Path, now: SystemTime, kept: usize, bytes_kept: u64) ->
     let mut bytes = 0_u64;
     for (nth, (_, size, path)) in whole.into_iter().enumerate() {
         bytes = bytes.saturating_add(size);
-        if nth >= kept || (nth > 0 && bytes > bytes_kept) {
+        if nth > 0 && bytes > bytes_kept {
             remove(&path)?;
         }
     }
@@ -264,7 +262,7 @@ mod tests {
         ] {
             put(dir.path(), name, bytes, age);
         }
-        make_room(dir.path(), SystemTime::now(), 3, 1000).unwrap();
+        make_room(dir.path(), SystemTime::now(), 30).unwrap();
         let left = [
             ".unfinished-1",
             "b.snapshot",
@@ -273,13 +271,13 @@ mod tests {
             "notes",
         ];
         assert_eq!(names(dir.path()), left);
-        make_room(dir.path(), SystemTime::now(), 3, 20).unwrap();
+        make_room(dir.path(), SystemTime::now(), 20).unwrap();
         assert_eq!(
             names(dir.path()),
             [".unfinished-1", "b.snapshot", "d.snapshot", "notes"]
         );
         // One that is larger than all is of use all the same.
-        make_room(dir.path(), SystemTime::now(), 3, 5).unwrap();
+        make_room(dir.path(), SystemTime::now(), 5).unwrap();
         assert_eq!(names(dir.path()), [".unfinished-1", "b.snapshot", "notes"]);
     }
 }
