@@ -17,7 +17,7 @@ use ipirig_rig::scenario::Scenario;
 use ipirig_rig::suggest::closest;
 
 use super::check_interrupt;
-use super::run::{built, file, flavour, print_both};
+use super::run::{built, file, flavour, print_both, snapshots};
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
@@ -174,8 +174,7 @@ fn setup(plan: Plan, kernel: KernelFiles) -> Setup {
         kernel,
         apic: ApicMode::Auto,
         console: ConsoleSinks::default(),
-        // Each of these kernels boots a few times only.
-        snapshots: None,
+        snapshots: snapshots(),
     }
 }
 

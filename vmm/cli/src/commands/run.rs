@@ -195,7 +195,7 @@ pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup 
 }
 
 /// Where snapshots of booted guests are. Without a cache directory each run boots.
-fn snapshots() -> Option<Snapshots> {
+pub(super) fn snapshots() -> Option<Snapshots> {
     let places = ipirig_guest::Places::find().ok()?;
     Some(Snapshots::new(places.cache.join("snapshot")))
 }
