@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use crate::entries::reference_initramfs;
-use crate::{ensure, reference_kernel, run};
+use crate::{REFERENCE_MEMORY, ensure, reference_kernel, run};
 
 /// Runs a scenario with `--cross-check`; the IPIs that both records have, by role of their target.
 fn compared(
@@ -74,6 +74,8 @@ pub(crate) fn without_tracing() -> Result<(), Failed> {
         &kernel,
         "--initramfs",
         &initramfs,
+        "--memory",
+        REFERENCE_MEMORY,
     ];
     let (result, table) = run("static-key-flip", &args, 0)?;
     ensure(

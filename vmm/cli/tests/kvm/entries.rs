@@ -5,7 +5,7 @@ use std::process::Command;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{ensure, held, ipirig, reference_kernel, run, stderr};
+use crate::{REFERENCE_MEMORY, ensure, held, ipirig, reference_kernel, run, stderr};
 
 /// The three checks that rest on what was executed.
 const EXECUTED: [&str; 3] = ["completed-on-entry", "danger-zone", "flag-order"];
@@ -87,7 +87,8 @@ pub(crate) fn stripped() -> Result<(), Failed> {
     ensure(strip.success(), || format!("strip: {strip}"))?;
     let initramfs = reference_initramfs();
     let kernel = kernel.to_str().ok_or("a path that is no text")?;
-    let args = ["--kernel", kernel, "--initramfs", &initramfs];
+    let files = ["--kernel", kernel, "--initramfs", &initramfs];
+    let args = [&files[..], &["--memory", REFERENCE_MEMORY]].concat();
     let (result, table) = run("static-key-flip", &args, 0)?;
     ensure(result["verdict"] == "held", || table.clone())?;
     for name in EXECUTED {

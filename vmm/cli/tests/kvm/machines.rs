@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{ensure, ipirig, stderr};
+use crate::{REFERENCE_MEMORY, ensure, ipirig, stderr};
 
 /// Fits `results/schema.json`, as someone else's validator says.
 pub(crate) fn fits_the_schema(json: &Value) -> Result<(), Failed> {
@@ -33,8 +33,9 @@ pub(crate) fn gate() -> Result<(), Failed> {
         lines.next().unwrap_or_default().trim().to_owned()
     };
     let (kernel, initramfs) = (path("kernel "), path("initramfs "));
-    let args = ["gate", "static-key-flip", "--kernel", &kernel];
-    let output = ipirig(&[&args[..], &["--initramfs", &initramfs]].concat());
+    let files = ["--kernel", &kernel, "--initramfs", &initramfs];
+    let args = ["gate", "static-key-flip", "--memory", REFERENCE_MEMORY];
+    let output = ipirig(&[&args[..], &files].concat());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let whole = || format!("{text}\n{}", stderr(&output));
     ensure(output.status.code() == Some(1), whole)?;
@@ -49,7 +50,7 @@ pub(crate) fn gate() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Commits of a command line: the third turns deferral off.
+/// Commits of a switch: the third turns deferral off.
 pub(crate) fn bisection() -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
     let git = |args: &[&str]| -> Result<Output, Failed> {
@@ -65,13 +66,8 @@ pub(crate) fn bisection() -> Result<(), Failed> {
         ensure(output.status.success(), || stderr(&output))
     };
     done(&["init", "-q"])?;
-    for (name, append) in [("1", ""), ("2", ""), ("3", "off"), ("4", "off")] {
-        let append = if append == "off" {
-            "ipi_deferral=off"
-        } else {
-            "ipi_deferral=on"
-        };
-        std::fs::write(dir.path().join("append"), append)?;
+    for (name, deferral) in [("1", "on"), ("2", "on"), ("3", "off"), ("4", "off")] {
+        std::fs::write(dir.path().join("deferral"), deferral)?;
         std::fs::write(dir.path().join("number"), name)?;
         done(&["add", "."])?;
         done(&["commit", "-q", "-m", name])?;
@@ -79,7 +75,7 @@ pub(crate) fn bisection() -> Result<(), Failed> {
     }
     done(&["bisect", "start", "4", "1"])?;
     let run = format!(
-        "{} run static-key-flip --bisect --append \"$(cat append)\"",
+        "{} run static-key-flip --bisect --deferral \"$(cat deferral)\"",
         env!("CARGO_BIN_EXE_ipirig")
     );
     let output = git(&["bisect", "run", "sh", "-c", &run])?;

@@ -72,6 +72,9 @@ fn no_root() -> Option<String> {
     (!can).then(|| "needs root and unshare(1)".to_owned())
 }
 
+/// MiB that a run has by default. With `--kernel` it has more, which takes longer to initialise.
+const REFERENCE_MEMORY: &str = "128";
+
 type Test = fn() -> Result<(), Failed>;
 
 const ON_KVM: &[(&str, Test)] = &[
@@ -393,7 +396,8 @@ fn times_out() -> Result<(), Failed> {
 
 fn skipped_without_module() -> Result<(), Failed> {
     let kernel = reference_kernel();
-    let (result, _) = run("static-key-flip", &["--kernel", &kernel], 4)?;
+    let args = ["--kernel", &kernel, "--memory", REFERENCE_MEMORY];
+    let (result, _) = run("static-key-flip", &args, 4)?;
     let (evidence, _) = ended(&result, "skipped")?;
     ensure(evidence.contains("needs the module ipirig.ko"), || {
         evidence.to_owned()
@@ -402,7 +406,8 @@ fn skipped_without_module() -> Result<(), Failed> {
 
 fn skipped_without_tracing() -> Result<(), Failed> {
     let kernel = reference_kernel();
-    let (result, _) = run("tracepoint-toggle", &["--kernel", &kernel], 4)?;
+    let args = ["--kernel", &kernel, "--memory", REFERENCE_MEMORY];
+    let (result, _) = run("tracepoint-toggle", &args, 4)?;
     let (evidence, _) = ended(&result, "skipped")?;
     ensure(evidence.starts_with("no CONFIG_TRACING"), || {
         evidence.to_owned()

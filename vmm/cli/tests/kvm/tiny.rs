@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 
-use crate::{ended, ensure, reference_kernel, run};
+use crate::{REFERENCE_MEMORY, ended, ensure, reference_kernel, run};
 
 /// Boots a "kernel" of a few bytes of code.
 pub(crate) fn tiny_kernel(code: &[u8], what: &str) -> Result<(), Failed> {
@@ -63,7 +63,8 @@ pub(crate) fn agent_dies() -> Result<(), Failed> {
     std::fs::write(&path, archive)?;
     let kernel = reference_kernel();
     let initramfs = path.to_str().ok_or("a path that is no text")?;
-    let args = ["--kernel", &kernel, "--initramfs", initramfs];
+    let files = ["--kernel", &kernel, "--initramfs", initramfs];
+    let args = [&files[..], &["--memory", REFERENCE_MEMORY]].concat();
     let (result, table) = run("static-key-flip", &args, 3)?;
     let (evidence, report) = ended(&result, "error")?;
     ensure(
