@@ -129,6 +129,11 @@ codes! {
         Execute = 13,
         /// Text: what the last [`Command::Execute`] printed, from byte `args[0]` on.
         ReadOutput = 14,
+        /// Write a part of a file. [`Mailbox::handed`](crate::Mailbox::handed): the file's path below
+        /// the root, `args[0]` bytes of it, and then the part. `args[1]`: where in the file the part
+        /// begins; at 0 the file is made, with the directories that it lacks, or emptied, and gets the
+        /// permissions `args[2]`. `results[0]`: the file's length in bytes afterwards.
+        Put = 15,
     }
 }
 

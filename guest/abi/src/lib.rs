@@ -27,13 +27,13 @@ pub use command::{
 /// below the APIC's page at 0xfee0_0000.
 pub const MAILBOX_GPA: u64 = 0xd000_0000;
 /// Bytes mapped for the mailbox; a multiple of the page size.
-pub const MAILBOX_SIZE: usize = 0x1_0000;
+pub const MAILBOX_SIZE: usize = 0x2_0000;
 /// I/O port of the doorbell. A write of any width and value means "look at the mailbox".
 pub const DOORBELL_PORT: u16 = 0x510;
 /// First word of a mailbox, written by the rig before the guest starts.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipirig\0\0");
 /// Layout version; changes with any change to this file. The agent refuses another.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Most vCPUs a guest may have: one bit each in a `u64`.
 pub const MAX_CPUS: usize = 64;
 /// The signal of [`Command::Signal`]: SIGUSR1 (signal(7), x86).
@@ -44,7 +44,7 @@ pub const STAY_LIMIT_MS: u32 = 120_000;
 /// The function that storms of tracing trace: every kernel has it (kernel/reboot.c), and it does not
 /// run while a storm does.
 pub const TRACED_FUNCTION: &str = "kernel_power_off";
-/// Bytes of the text area.
+/// Bytes of a text area.
 pub const TEXT_LEN: usize = 0x8000;
 
 /// The whole mailbox.
@@ -57,8 +57,11 @@ pub struct Mailbox {
     pub control: Control,
     /// One slot a vCPU, by vCPU number (which is also the guest's CPU number).
     pub cpus: [CpuSlot; MAX_CPUS],
-    /// Text that goes with an acknowledged command or with a failure.
+    /// Text that goes with an acknowledged command or with a failure. Agent, before `ack` or before
+    /// a failed state.
     pub text: Text,
+    /// What goes with a command. Rig, before `seq`.
+    pub handed: Text,
 }
 
 /// Identification and the state of the agent.
@@ -147,7 +150,7 @@ pub struct TaskSlot {
     pub nmis: AtomicU32,
 }
 
-/// A text of at most [`TEXT_LEN`] bytes. Agent, before `ack` or before a failed state.
+/// A text of at most [`TEXT_LEN`] bytes.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Text {
@@ -191,6 +194,7 @@ const _: () = {
     assert!(offset_of!(Mailbox, control) == 64);
     assert!(offset_of!(Mailbox, cpus) == 192);
     assert!(offset_of!(Mailbox, text) == 192 + 128 * MAX_CPUS);
+    assert!(offset_of!(Mailbox, handed) == offset_of!(Mailbox, text) + size_of::<Text>());
     assert!(size_of::<Mailbox>() <= MAILBOX_SIZE);
 };
 

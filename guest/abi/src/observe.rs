@@ -1,12 +1,12 @@
 //! What [`Command::Execute`](crate::Command::Execute) runs, and what becomes of it.
 //!
-//! A command line does not fit into the mailbox's words. The rig hands it over in an archive of its
-//! own, which follows the initramfs and which the kernel unpacks along with it.
+//! A command line does not fit into the mailbox's words. The rig hands it over in a file, like the
+//! programs that the command needs, by [`Command::Put`](crate::Command::Put).
 
 /// The file with the command: its words, a NUL after each. Path below the root.
 pub const COMMAND_FILE: &str = "ipirig/observe";
-/// The file that the command's standard output and standard error go to. Path below the root; in
-/// the archive there is only its directory.
+/// The file that the command's standard output and standard error go to, beside the former. Path
+/// below the root.
 pub const OUTPUT_FILE: &str = "ipirig/output";
 /// First word of the commands that the agent has built in: `load`, then the names of loads.
 pub const LOAD: &str = "load";

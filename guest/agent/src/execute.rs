@@ -1,4 +1,4 @@
-//! Runs the command that the rig wants observed: a program of the initramfs, or a load of our own.
+//! Runs the command that the rig wants observed: a program of the guest, or a load of our own.
 //!
 //! What it prints goes to a file, not to the console: a byte there is work for the kernel, on the
 //! CPU that prints.
@@ -30,7 +30,7 @@ pub(crate) struct Executed {
     pub(crate) printed: u64,
 }
 
-/// Runs the command of the initramfs for no longer than `limit`.
+/// Runs the command of [`COMMAND_FILE`] for no longer than `limit`.
 pub(crate) fn execute(ground: &Ground<'_>, limit: Duration) -> Result<Executed, Failure> {
     let root = ground.root;
     let file = root.join(COMMAND_FILE);
@@ -43,6 +43,9 @@ pub(crate) fn execute(ground: &Ground<'_>, limit: Duration) -> Result<Executed, 
         return Err(Failure::new(format!("{} has no command", file.display())));
     };
     let first = first.to_string_lossy().into_owned();
+    // Programs expect it.
+    let tmp = root.join("tmp");
+    fs::create_dir_all(&tmp).during(|| format!("create the directory {}", tmp.display()))?;
     let path = root.join(OUTPUT_FILE);
     // Appended to: two programs that print must not overwrite each other.
     let mut options = OpenOptions::new();
@@ -105,7 +108,9 @@ fn find(root: &Path, name: &str) -> Result<PathBuf, Failure> {
     let found = places.into_iter().find(|path| path.is_file());
     found.ok_or_else(|| {
         Failure::of(
-            format!("find {name} in the guest, which has only what its initramfs has"),
+            format!(
+                "find {name} in the guest, which has only its initramfs and what --file brings"
+            ),
             Errno(libc::ENOENT),
         )
     })
@@ -265,9 +270,11 @@ mod tests {
         let missing = root(b"nonesuch\0", "");
         assert_eq!(
             run(missing.path(), 1),
-            Err("find nonesuch in the guest, which has only what its initramfs has: ENOENT (No such \
-                 file or directory)"
-                .to_owned())
+            Err(
+                "find nonesuch in the guest, which has only its initramfs and what --file brings: \
+                 ENOENT (No such file or directory)"
+                    .to_owned()
+            )
         );
         let broken = root(b"job\0", "#!/nonesuch\n");
         assert_eq!(

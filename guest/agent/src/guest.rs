@@ -6,8 +6,8 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use ipirig_abi::TEXT_LEN;
 use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::{Mailbox, TEXT_LEN};
 
 use crate::device::Device;
 use crate::errno::Errno;
@@ -15,6 +15,7 @@ use crate::execute::{self, Executed};
 use crate::failure::{During, Failure};
 use crate::mounts;
 use crate::obey::{Guest, Triggers};
+use crate::put::Part;
 use crate::storms::{Ground, Stopped, Symbols};
 use crate::sys;
 use crate::tasks::Tasks;
@@ -36,6 +37,8 @@ pub(crate) struct ThisGuest {
     pub(crate) symbols: Cell<Symbols>,
     /// The kernel's own record of IPIs.
     pub(crate) recording: Recording,
+    /// Where the rig hands things over.
+    pub(crate) mailbox: &'static Mailbox,
 }
 
 impl Guest for ThisGuest {
@@ -76,6 +79,11 @@ impl Guest for ThisGuest {
 
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {
         self.recording.take(&self.ground(), step)
+    }
+
+    fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure> {
+        let handed: Vec<u8> = self.mailbox.handed.iter().collect();
+        Part::of(&handed, path_len, from, mode)?.write_below(self.ground().root)
     }
 
     fn execute(&self, limit: Duration) -> Result<Executed, Failure> {

@@ -168,7 +168,9 @@ mod tests {
         mailbox.header.magic.store(MAGIC, Ordering::Relaxed);
         assert_eq!(
             check(&mailbox).unwrap_err().to_string(),
-            "the rig's mailbox has version 0, this agent's 2: rebuild the initramfs"
+            format!(
+                "the rig's mailbox has version 0, this agent's {VERSION}: rebuild the initramfs"
+            )
         );
         mailbox.header.version.store(VERSION, Ordering::Relaxed);
         assert_eq!(check(&mailbox), Ok(()));

@@ -25,6 +25,7 @@ mod obey;
 mod online;
 mod page;
 mod process;
+mod put;
 mod quiet;
 mod setting;
 mod signals;
@@ -130,6 +131,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         housekeeping: roles.housekeeping,
         symbols: Cell::default(),
         recording: Recording::default(),
+        mailbox,
     };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
     // take its bandwidth off twice, and warn (dl_server_stop).

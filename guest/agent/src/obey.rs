@@ -30,7 +30,9 @@ pub(crate) trait Guest {
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
     /// Takes a step of recording what the kernel itself says of IPIs.
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped>;
-    /// Runs the command of the initramfs for no longer than `limit`.
+    /// Writes a part of a file, as [`Command::Put`] explains; the file's length.
+    fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure>;
+    /// Runs the command that was put for no longer than `limit`.
     fn execute(&self, limit: Duration) -> Result<Executed, Failure>;
     /// What it printed, from byte `from` on.
     fn output(&self, from: u64) -> Result<Vec<u8>, Failure>;
@@ -112,6 +114,7 @@ impl Request {
             Ok(Command::Symbols) => self.symbols(guest),
             Ok(Command::LetGo) => self.with_triggers(guest, Self::let_go),
             Ok(Command::Trace) => self.trace(guest),
+            Ok(Command::Put) => self.put(guest),
             Ok(Command::Execute) => self.execute(guest),
             Ok(Command::ReadOutput) => text(guest.output(self.args[0])),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
@@ -183,6 +186,14 @@ impl Request {
             text_mutex,
         });
         Answer::text(Vec::new())
+    }
+
+    fn put(&self, guest: &impl Guest) -> Answer {
+        let [path_len, from, mode, _] = self.args;
+        match guest.put(path_len, from, mode) {
+            Ok(len) => Answer::new([len, 0, 0, 0], Ok(())),
+            Err(failure) => Answer::failed([0; 4], &failure),
+        }
     }
 
     fn execute(&self, guest: &impl Guest) -> Answer {

@@ -23,7 +23,6 @@ mod kernel;
 mod key;
 mod module;
 pub mod mutants;
-pub mod overlay;
 mod patches;
 mod places;
 mod progress;

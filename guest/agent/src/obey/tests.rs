@@ -118,6 +118,13 @@ impl Guest for FakeGuest {
         Ok(b"Linux 6.12 #1 x86_64".into())
     }
 
+    fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure> {
+        match path_len {
+            0 => Err(Failure::new("the file has no name")),
+            _ => Ok(path_len + from + mode),
+        }
+    }
+
     fn execute(&self, limit: Duration) -> Result<Executed, Failure> {
         if limit.is_zero() {
             return Err(Failure::of("find nonesuch", Errno(libc::ENOENT)));
@@ -489,4 +496,18 @@ fn the_command_s_end_comes_back_in_words_and_its_output_as_text() {
     );
     let (answer, _) = obey(&guest, Command::ReadOutput, [32, 0, 0, 0]);
     assert_eq!(answer.text, b"from 32");
+}
+
+#[test]
+fn a_file_s_length_comes_back_or_why_it_cannot_be_written() {
+    let guest = FakeGuest::default();
+    assert_eq!(
+        obey(&guest, Command::Put, [1, 20, 300, 0]),
+        (ok([321, 0, 0, 0]), Then::Wait)
+    );
+    let (answer, _) = obey(&guest, Command::Put, [0; 4]);
+    assert_eq!(
+        (answer.status, answer.errno, answer.text),
+        (Status::Failed, 0, b"the file has no name".into())
+    );
 }

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use ipirig_guest::overlay::{Extra, Overlay};
 use ipirig_guest::stock::StockRequest;
 use ipirig_machine::Host;
 use ipirig_rig::exit::{Code, host_verdict};
+use ipirig_rig::observe::files::{self, Extra};
 use ipirig_rig::observe::{Report, Wishes, observe as observe_on, plan, render};
 use ipirig_rig::result::KernelFiles;
-use ipirig_rig::run::{Setup, not_run};
+use ipirig_rig::run::not_run;
 
 use super::check_interrupt;
 use super::run::{check_files, kernel_files, options, print_both, setup};
@@ -32,10 +32,10 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;
     }
-    let extra: Vec<Extra> = args.file.iter().map(|file| extra(file)).collect();
-    let overlay = Overlay::new(&args.command, &extra).map_err(Failure::usage)?;
+    let files = args.file.iter().map(|file| files::read(&extra(file)));
     let wishes = Wishes {
         command: args.command,
+        files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
         limit: Duration::from_secs(args.limit),
         max_ipis: args.max_ipis,
     };
@@ -62,19 +62,8 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
             &progress,
         )?,
     };
-    let initramfs = overlay
-        .on(&kernel.initramfs)
-        .context("cannot extend the initramfs")?;
-    let kernel = KernelFiles {
-        initramfs: initramfs.path().to_owned(),
-        ..kernel
-    };
     check_interrupt()?;
-    let setup = Setup {
-        // The command is in the initramfs: no other run could go on from its snapshot.
-        snapshots: None,
-        ..setup(plan, kernel, args.options)
-    };
+    let setup = setup(plan, kernel, args.options);
     let report = observe_on(&host, &setup, &wishes, &|phase| {
         progress.stage(&phase.to_string());
     });

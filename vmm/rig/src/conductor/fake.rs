@@ -45,6 +45,8 @@ pub(crate) struct Fake<'a> {
     in_handler: Cell<u32>,
     clock: FakeClock,
     trace: FakeTrace,
+    /// What was put into files, by their paths.
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
 }
 
 /// A plan with deadlines short enough for tests.
@@ -91,6 +93,7 @@ impl<'a> Fake<'a> {
             in_handler: Cell::new(in_handler),
             clock: FakeClock::default(),
             trace: FakeTrace::default(),
+            files: BTreeMap::new(),
         }
     }
 
@@ -254,6 +257,17 @@ impl<'a> Fake<'a> {
                     self.mailbox.text.set(b"find nonesuch in the guest");
                     self.mailbox.control.reply.errno.store(2, SeqCst);
                 }
+            }
+            Command::Put => {
+                let [path_len, from] =
+                    [0, 1].map(|at: usize| self.mailbox.control.args[at].load(SeqCst) as usize);
+                let handed: Vec<u8> = self.mailbox.handed.iter().collect();
+                let (path, part) = handed.split_at(path_len);
+                let path = String::from_utf8(path.to_owned()).unwrap();
+                let file = self.files.entry(path).or_default();
+                file.truncate(from);
+                file.extend(part);
+                results = [file.len() as u64 - self.script.bytes_dropped, 0, 0, 0];
             }
             Command::ReadOutput => {
                 let all: &[u8] = if self.script.mute { b"" } else { b"hello\n" };
@@ -421,6 +435,12 @@ fn mailbox() -> Box<Mailbox> {
     fn long() -> AtomicU64 {
         AtomicU64::new(0)
     }
+    fn text() -> Text {
+        Text {
+            len: word(),
+            bytes: [const { AtomicU8::new(0) }; TEXT_LEN],
+        }
+    }
     let longs = || std::array::from_fn(|_| long());
     let slot = |_| CpuSlot {
         role: word(),
@@ -459,9 +479,7 @@ fn mailbox() -> Box<Mailbox> {
             reply,
         },
         cpus: std::array::from_fn::<_, MAX_CPUS, _>(slot),
-        text: Text {
-            len: word(),
-            bytes: [const { AtomicU8::new(0) }; TEXT_LEN],
-        },
+        text: text(),
+        handed: text(),
     })
 }

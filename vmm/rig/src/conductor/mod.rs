@@ -32,7 +32,7 @@ use ipirig_machine::StopReason;
 
 pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
-pub use observe::{CommandEnd, Observed, observe};
+pub use observe::{CommandEnd, Errand, GuestFile, Observed, observe};
 pub use release::NOT_PRODUCED;
 pub use trace::{Edge, Recorded, Tracing};
 
@@ -50,6 +50,8 @@ pub enum Phase {
     Save,
     /// Going on from where another run wrote the guest down.
     Restore,
+    /// Handing files over for a command that is to be observed.
+    HandOver,
     /// What the storm needs done once, before anything is looked at.
     Prepare,
     /// Having the kernel trace its IPIs.
@@ -78,6 +80,7 @@ impl fmt::Display for Phase {
             Self::Boot => "boot",
             Self::Save => "saving a snapshot",
             Self::Restore => "going on from a snapshot",
+            Self::HandOver => "handing files over",
             Self::Prepare => "making ready for the storm",
             Self::StartTrace => "switching the guest's tracing on",
             Self::Before => "reading counters before the window",

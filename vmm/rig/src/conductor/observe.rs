@@ -40,7 +40,27 @@ pub struct CommandEnd {
     pub output: Vec<u8>,
 }
 
-/// Conducts the observation of a guest that has just been started, for no longer than `limit`.
+/// A file that the guest is to have besides those of its initramfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestFile {
+    /// Where, below the root: at most [`TEXT_LEN`]`/ 2` bytes.
+    pub path: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// What is in it.
+    pub content: Vec<u8>,
+}
+
+/// What the guest is to do while it is observed.
+#[derive(Clone, Copy, Debug)]
+pub struct Errand<'a> {
+    /// Its files, the command among them.
+    pub files: &'a [GuestFile],
+    /// How long the command may run.
+    pub limit: Duration,
+}
+
+/// Conducts the observation of a guest that has just been started.
 ///
 /// # Errors
 ///
@@ -48,20 +68,28 @@ pub struct CommandEnd {
 pub fn observe(
     guest: &mut dyn Guest,
     plan: &Plan,
-    limit: Duration,
+    errand: Errand<'_>,
     start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Observed, Ended> {
     let mut conductor = Conductor::new(guest, plan, ledger, phase);
-    conductor.limit = limit;
-    conductor.observe(start, layout)
+    conductor.limit = errand.limit;
+    conductor.observe(errand.files, start, layout)
 }
 
 impl Conductor<'_> {
-    fn observe(mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Observed, Ended> {
+    fn observe(
+        mut self,
+        files: &[GuestFile],
+        start: Start<'_>,
+        layout: LayoutOf<'_>,
+    ) -> Result<Observed, Ended> {
         let booted = self.boot(start, layout)?;
+        for file in files {
+            self.hand_over(file)?;
+        }
         let unrest = self.quiet_if_it_can_be()?;
 
         self.enter(Phase::Observe);
@@ -80,6 +108,31 @@ impl Conductor<'_> {
             unrest,
             command,
         })
+    }
+
+    /// Has the guest write a file, part by part.
+    fn hand_over(&mut self, file: &GuestFile) -> Result<(), Ended> {
+        self.enter(Phase::HandOver);
+        let path = file.path.as_bytes();
+        let mut from = 0;
+        loop {
+            // As long for each part as for any other phase: the file may be large.
+            self.deadline = Instant::now() + self.time_for(self.phase);
+            let rest = file.content.get(from..).unwrap_or_default();
+            let part = rest.get(..TEXT_LEN / 2).unwrap_or(rest);
+            self.guest.mailbox().handed.set(&[path, part].concat());
+            let mode = u64::from(file.mode);
+            let [len, ..] =
+                self.command(Command::Put, [path.len() as u64, from as u64, mode, 0])?;
+            from += part.len();
+            if len != from as u64 {
+                let file = &file.path;
+                return Err(self.protocol(format!("{file} has {len} bytes, not {from}")));
+            }
+            if from == file.content.len() {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits for quiet, but not for ever: a kernel that ticks on isolated CPUs never is.

@@ -7,6 +7,7 @@
 //! What this module does not do: walk call chains or name causes ([`crate::blame`]'s makers do, and
 //! what they found is shown), or start programs (the agent does).
 
+pub mod files;
 mod judge;
 mod origins;
 mod render;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use ipirig_abi::Role;
 use ipirig_machine::Host;
 
-use crate::conductor::{self, Phase};
+use crate::conductor::{self, Errand, GuestFile, Phase};
 use crate::plan::{Options, Plan, PlanError};
 use crate::run::{self, RunError, Setup};
 use crate::scenario::{
@@ -42,10 +43,20 @@ const DETAILS: usize = 1 << 20;
 pub struct Wishes {
     /// The command and its arguments.
     pub command: Vec<String>,
+    /// What the guest is to have for it besides its initramfs.
+    pub files: Vec<GuestFile>,
     /// How long it may run.
     pub limit: Duration,
     /// IPIs that each isolated vCPU may get; `None`: any number.
     pub max_ipis: Option<u64>,
+}
+
+impl Wishes {
+    /// All files that the guest is to have, that of the command among them.
+    fn guest_files(&self) -> Vec<GuestFile> {
+        let command = files::command(&self.command);
+        self.files.iter().cloned().chain([command]).collect()
+    }
 }
 
 /// The plan of an observation with so many isolated vCPUs.
@@ -91,6 +102,7 @@ pub fn observe(
     phase: &dyn Fn(Phase),
 ) -> Result<Report, RunError> {
     let plan = &setup.plan;
+    let files = wishes.guest_files();
     let mut observation = None;
     let run = run::on_machine(
         host,
@@ -98,7 +110,11 @@ pub fn observe(
         DETAILS,
         phase,
         |guest, start, layout, ledger, phase| {
-            conductor::observe(guest, plan, wishes.limit, start, layout, ledger, phase)
+            let errand = Errand {
+                files: &files,
+                limit: wishes.limit,
+            };
+            conductor::observe(guest, plan, errand, start, layout, ledger, phase)
         },
         |outcome, kernel, ledger| {
             let (run, seen) = report::conclude(plan, wishes, outcome, kernel, ledger)?;

@@ -13,12 +13,18 @@ use crate::verdict::Verdict;
 fn wishes() -> Wishes {
     Wishes {
         command: vec!["load".to_owned(), "fork".to_owned()],
+        files: vec![],
         limit: Duration::from_millis(10),
         max_ipis: None,
     }
 }
 
 fn observe(wishes: &Wishes, script: Script) -> Report {
+    observe_and_keep(wishes, script).0
+}
+
+/// With the files that the guest has afterwards.
+fn observe_and_keep(wishes: &Wishes, script: Script) -> (Report, BTreeMap<String, Vec<u8>>) {
     let mut plan = plan(1, Options::default()).unwrap();
     plan.timeouts = Timeouts {
         boot: Duration::from_millis(300),
@@ -33,7 +39,10 @@ fn observe(wishes: &Wishes, script: Script) -> Report {
     let outcome = conductor::observe(
         &mut guest,
         &plan,
-        wishes.limit,
+        Errand {
+            files: &wishes.guest_files(),
+            limit: wishes.limit,
+        },
         conductor::Start::Boot,
         Box::new(layout),
         &ledger,
@@ -53,7 +62,7 @@ fn observe(wishes: &Wishes, script: Script) -> Report {
         memory_mib: 256,
         warnings: vec![],
     });
-    Report { run, observation }
+    (Report { run, observation }, guest.files)
 }
 
 /// Three IPIs to the isolated vCPU, and a tick.
@@ -89,6 +98,48 @@ fn a_complete_observation_says_what_came_from_where_and_judges_nothing() {
     assert_eq!(
         (observation.command.ending, &observation.command.output[..]),
         ("exited", "hello\n")
+    );
+}
+
+#[test]
+fn the_guest_gets_the_command_and_each_file_whole() {
+    let file = |path: &str, len: usize| GuestFile {
+        path: path.to_owned(),
+        mode: 0o755,
+        content: (0..len).map(|at| (at % 251) as u8).collect(),
+    };
+    let half = ipirig_abi::TEXT_LEN / 2;
+    let wishes = Wishes {
+        files: vec![
+            file("empty", 0),
+            file("whole", half),
+            file("bin/long", 2 * half + 1),
+        ],
+        ..wishes()
+    };
+    let (report, files) = observe_and_keep(&wishes, busy());
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let mut expected: BTreeMap<_, _> = wishes
+        .files
+        .into_iter()
+        .map(|file| (file.path, file.content))
+        .collect();
+    expected.insert("ipirig/observe".to_owned(), b"load\0fork\0".to_vec());
+    assert_eq!(files, expected);
+}
+
+#[test]
+fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
+    let script = Script {
+        bytes_dropped: 1,
+        ..busy()
+    };
+    let report = observe(&wishes(), script);
+    assert_eq!(report.run.verdict, Verdict::Error);
+    assert_eq!(
+        report.run.checks[0].evidence,
+        "the guest broke the mailbox protocol during: handing files over: ipirig/observe has 9 \
+         bytes, not 10"
     );
 }
 

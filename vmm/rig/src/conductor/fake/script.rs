@@ -72,6 +72,8 @@ pub(crate) struct Script {
     pub(crate) doctored: Option<fn(&mut Vec<String>)>,
     /// Events that the buffer of the control vCPU loses, by its stats.
     pub(crate) trace_lost: u64,
+    /// Bytes that go missing from a file that is handed over.
+    pub(crate) bytes_dropped: u64,
     /// Operations of a command that is executed.
     pub(crate) command_operations: u64,
     /// The results of executing it, instead of those of one that prints a line and exits with 0.
