@@ -23,7 +23,7 @@ const SMALL: [(&str, &str); 6] = [
     ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
     ("CARGO_PROFILE_RELEASE_LTO", "fat"),
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
-    // Nobody catches a panic of PID 1 but the kernel, which ends with it.
+    // The agent's panic hook does not return.
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
     ("CARGO_PROFILE_RELEASE_STRIP", "symbols"),
 ];

@@ -49,6 +49,7 @@ pub(crate) struct Guest {
     entry: &'static u8,
     cpus: usize,
     apic: ApicMode,
+    boots: bool,
 }
 
 impl Guest {
@@ -57,6 +58,15 @@ impl Guest {
             entry,
             cpus: 1,
             apic: ApicMode::Auto,
+            boots: false,
+        }
+    }
+
+    /// Taken for a kernel that boots, until the machine is settled.
+    pub(crate) fn boots(self) -> Self {
+        Self {
+            boots: true,
+            ..self
         }
     }
 
@@ -102,6 +112,9 @@ impl Guest {
         let host = Arc::new(Host::probe().unwrap());
         let mut machine = Machine::new(&host, &config, observer).unwrap();
         assert_eq!(machine.x2apic(), self.apic != ApicMode::Xapic);
+        if self.boots {
+            machine.expect_boot();
+        }
         machine.start().unwrap();
         Running {
             machine,

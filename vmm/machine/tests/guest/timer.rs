@@ -21,6 +21,10 @@ pub(crate) fn list(suite: &mut Suite) {
         "a_periodic_timer_goes_on_through_halts",
         a_periodic_timer_goes_on_through_halts,
     );
+    suite.both(
+        "until_a_guest_has_booted_ticks_in_hlt_are_as_far_apart_as_at_work",
+        until_a_guest_has_booted_ticks_in_hlt_are_as_far_apart_as_at_work,
+    );
 }
 
 // Order 0: wait in HLT instead of spinning.
@@ -156,4 +160,36 @@ fn a_periodic_timer_goes_on_while_spinning(apic: ApicMode) {
 
 fn a_periodic_timer_goes_on_through_halts(apic: ApicMode) {
     periodic(apic, true);
+}
+
+/// The least and the most time between two of the first ticks of a guest.
+fn gaps(guest: Guest, halting: bool, settled: bool) -> (u64, u64) {
+    let mut guest = guest.start();
+    if settled {
+        guest.until("never had its threads", |machine| machine.settle().is_ok());
+    }
+    if halting {
+        guest.order(0, 1);
+    }
+    guest.order(1, 1);
+    guest.rings();
+    let seen = guest.stop();
+    let times: Vec<u64> = seen.accepted.iter().map(|event| event.time_ns).collect();
+    let mut gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    gaps.sort_unstable();
+    (gaps[0], gaps[gaps.len() - 1])
+}
+
+/// Where nothing spaces ticks at work, nothing spaces them in HLT either, and the gaps are all alike.
+fn until_a_guest_has_booted_ticks_in_hlt_are_as_far_apart_as_at_work(apic: ApicMode) {
+    let guest = Guest::new(&PERIODIC).apic(apic);
+    let (at_work, _) = gaps(guest, false, false);
+    let (in_hlt, _) = gaps(guest, true, false);
+    // An access to the APIC may let a tick through that is due, so not all of them wait.
+    let (_, booting) = gaps(guest.boots(), true, false);
+    let (booted, _) = gaps(guest.boots(), true, true);
+    assert!(2 * booting > at_work, "{booting} ns and {at_work} ns");
+    if at_work > 10 * in_hlt {
+        assert!(2 * booted < at_work, "{booted} ns and {at_work} ns");
+    }
 }
