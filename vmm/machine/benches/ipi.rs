@@ -6,6 +6,8 @@
 //! while they are pending, which kicks nobody. CPU 1 keeps interrupts off until the round is over, so that it
 //! has no part in these times. Then come IPIs one by one, each waited for, with CPU 1 in HLT. The loops have
 //! the same instructions but for the one that counts: on a KVM that emulates them they are not free.
+//!
+//! Besides, the least that a kick can cost: a signal to a thread that runs, without any guest.
 #![expect(unsafe_code, reason = "the guest's assembler text")]
 #![expect(
     clippy::unwrap_used,
@@ -20,13 +22,18 @@ mod harness;
 #[expect(dead_code, reason = "the tests have more use for it")]
 mod image;
 
+use std::hint;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use harness::Guest;
 use image::guest;
 use ipirig_machine::{ApicMode, Host, HostError, Observer};
 use ipirig_rig::ledger::{DETAILS, Ledger};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 /// Guests of each kind, by turns.
 const RUNS: usize = 9;
@@ -172,6 +179,40 @@ fn measure(apic: ApicMode, observer: Arc<dyn Observer>) -> Ticks {
     }
 }
 
+/// Signals that were handled.
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    HANDLED.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Nanoseconds to signal a thread that runs, as many times as a round has IPIs.
+fn signal() -> f64 {
+    // The machine has the first for itself.
+    let number = SIGRTMIN() + 1;
+    register_signal_handler(number, on_signal).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let until = Arc::clone(&over);
+    let begun = HANDLED.load(Ordering::SeqCst);
+    let target = thread::spawn(move || {
+        while !until.load(Ordering::SeqCst) {
+            hint::spin_loop();
+        }
+    });
+    let mut spent = Duration::ZERO;
+    for sent in 0..SENDS as u32 {
+        let start = Instant::now();
+        target.kill(number).unwrap();
+        spent += start.elapsed();
+        while HANDLED.load(Ordering::SeqCst) == begun + sent {
+            hint::spin_loop();
+        }
+    }
+    over.store(true, Ordering::SeqCst);
+    target.join().unwrap();
+    spent.as_nanos() as f64 / SENDS
+}
+
 /// A kind of guest, and all of its runs.
 struct Row {
     name: &'static str,
@@ -257,18 +298,21 @@ fn main() -> ExitCode {
         Row::new("this APIC, with the ledger", ApicMode::X2apic, true),
         Row::new("KVM's own APIC", ApicMode::Kernel, false),
     ];
+    let mut signals = Vec::new();
     for _ in 0..runs {
         rows.iter_mut().for_each(Row::run);
+        signals.push(signal());
     }
     let ports = rows
         .iter()
         .flat_map(|row| row.runs.iter().map(|run| run.port));
     let port = Spread::of(ports.collect()).median;
+    let port_ns = port * 1e6 / f64::from(facts.tsc_khz.max(1));
     println!(
         "{}, Linux {}; a port write and its loop: {:.2} us; medians of {runs} guests (least to most)",
         facts.model,
         facts.kernel,
-        port * 1e3 / f64::from(facts.tsc_khz.max(1)),
+        port_ns / 1e3,
     );
     println!(
         "as multiples of it       new IPI, with its kick   pending IPI, no kick     send to handler, from HLT"
@@ -282,6 +326,8 @@ fn main() -> ExitCode {
             row.each(|run| run.waited_for / run.port).text(),
         );
     }
+    let signals = Spread::of(signals.into_iter().map(|ns| ns / port_ns).collect());
+    println!("a signal to a thread that runs: {}", signals.text());
     println!(
         "a second: {:.0} port writes",
         per_second(facts.tsc_khz, port)
