@@ -292,11 +292,11 @@ impl Vcpu {
     /// interrupt must wait.
     fn timer_time(&self) -> Result<u64, Break> {
         let now = clock::now();
-        let due = self.apic.timer_deadline().filter(|&at| at <= now);
-        match due {
-            Some(at) if now < self.next_tick() && self.may_wait()? => Ok(at.saturating_sub(1)),
-            _ => Ok(now),
+        let held = held_back(now, self.apic.timer_deadline(), self.next_tick());
+        if held < now && self.may_wait()? {
+            return Ok(held);
         }
+        Ok(now)
     }
 
     /// Before then the timer does not interrupt this vCPU, if it may be late.
@@ -315,16 +315,15 @@ impl Vcpu {
     fn park(&mut self, slot: &Slot, busy: impl FnOnce(&mut LocalApic, u64) -> bool) {
         self.counters.parks += 1;
         let deadline = self.apic.timer_deadline();
-        let late = self.fleet.booting().then(|| self.next_tick());
+        let least = if self.fleet.booting() {
+            self.next_tick()
+        } else {
+            0
+        };
         let fleet = &self.fleet;
         let apic = &mut self.apic;
-        slot.kicker.park(deadline.max(deadline.and(late)), || {
-            let now = clock::now();
-            // As in `timer_time`.
-            let now = match deadline {
-                Some(at) if at <= now && late > Some(now) => at.saturating_sub(1),
-                _ => now,
-            };
+        slot.kicker.park(deadline.map(|at| at.max(least)), || {
+            let now = held_back(clock::now(), deadline, least);
             fleet.stopping() || slot.asked() || busy(apic, now)
         });
     }
@@ -507,6 +506,14 @@ impl Vcpu {
             instruction,
             counters: self.counters.clone(),
         }
+    }
+}
+
+/// `now`, but just before `deadline` while that has passed and `least` has not.
+fn held_back(now: u64, deadline: Option<u64>, least: u64) -> u64 {
+    match deadline {
+        Some(at) if at <= now && now < least => at.saturating_sub(1),
+        _ => now,
     }
 }
 
