@@ -54,7 +54,9 @@ pub struct GuestFile {
 /// What the guest is to do while it is observed.
 #[derive(Clone, Copy, Debug)]
 pub struct Errand<'a> {
-    /// Its files, the command among them.
+    /// The file with the command, as the agent looks for it.
+    pub command: &'a GuestFile,
+    /// What the command needs besides.
     pub files: &'a [GuestFile],
     /// How long the command may run.
     pub limit: Duration,
@@ -76,18 +78,18 @@ pub fn observe(
 ) -> Result<Observed, Ended> {
     let mut conductor = Conductor::new(guest, plan, ledger, phase);
     conductor.limit = errand.limit;
-    conductor.observe(errand.files, start, layout)
+    conductor.observe(errand, start, layout)
 }
 
 impl Conductor<'_> {
     fn observe(
         mut self,
-        files: &[GuestFile],
+        errand: Errand<'_>,
         start: Start<'_>,
         layout: LayoutOf<'_>,
     ) -> Result<Observed, Ended> {
         let booted = self.boot(start, layout)?;
-        for file in files {
+        for file in errand.files.iter().chain([errand.command]) {
             self.hand_over(file)?;
         }
         let unrest = self.quiet_if_it_can_be()?;

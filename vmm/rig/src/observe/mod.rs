@@ -51,14 +51,6 @@ pub struct Wishes {
     pub max_ipis: Option<u64>,
 }
 
-impl Wishes {
-    /// All files that the guest is to have, that of the command among them.
-    fn guest_files(&self) -> Vec<GuestFile> {
-        let command = files::command(&self.command);
-        self.files.iter().cloned().chain([command]).collect()
-    }
-}
-
 /// The plan of an observation with so many isolated vCPUs.
 ///
 /// # Errors
@@ -102,7 +94,7 @@ pub fn observe(
     phase: &dyn Fn(Phase),
 ) -> Result<Report, RunError> {
     let plan = &setup.plan;
-    let files = wishes.guest_files();
+    let command = files::command(&wishes.command);
     let mut observation = None;
     let run = run::on_machine(
         host,
@@ -111,7 +103,8 @@ pub fn observe(
         phase,
         |guest, start, layout, ledger, phase| {
             let errand = Errand {
-                files: &files,
+                command: &command,
+                files: &wishes.files,
                 limit: wishes.limit,
             };
             conductor::observe(guest, plan, errand, start, layout, ledger, phase)

@@ -40,7 +40,8 @@ fn observe_and_keep(wishes: &Wishes, script: Script) -> (Report, BTreeMap<String
         &mut guest,
         &plan,
         Errand {
-            files: &wishes.guest_files(),
+            command: &files::command(&wishes.command),
+            files: &wishes.files,
             limit: wishes.limit,
         },
         conductor::Start::Boot,
