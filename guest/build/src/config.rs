@@ -65,6 +65,21 @@ impl Fragments {
         })
     }
 
+    /// The flavour's own fragment alone, for a kernel that has nothing in common with the guests'.
+    pub(crate) fn alone(dir: &Path, flavour: Flavour) -> Result<Self, GuestError> {
+        let mut text = String::new();
+        if let Some(own) = flavour.own_fragment() {
+            let own = dir.join(own);
+            text = fs::read_to_string(&own).map_err(GuestError::io("read", own))?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            flavour,
+            required: text.clone(),
+            text,
+        })
+    }
+
     /// With those that source of one version needs besides, `DIR/stock/VERSION.config`, if there are any.
     pub(crate) fn of_version(mut self, version: &str) -> Result<Self, GuestError> {
         let file = self.dir.join("stock").join(format!("{version}.config"));

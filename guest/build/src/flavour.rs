@@ -17,6 +17,8 @@ pub enum Flavour {
     Tracing,
     /// Not the reference kernel, but source as Debian ships it ([`crate::stock`]).
     Stock,
+    /// No guest's kernel at all, but that of an emulated host ([`crate::lab`]).
+    Lab,
 }
 
 impl Flavour {
@@ -30,6 +32,7 @@ impl Flavour {
             Self::Fast => "fast",
             Self::Tracing => "tracing",
             Self::Stock => "stock",
+            Self::Lab => "lab",
         }
     }
 
@@ -40,6 +43,7 @@ impl Flavour {
             Self::Tracing => Some("tracing.config"),
             // In a directory of its own: the reference kernel knows nothing of it.
             Self::Stock => Some("stock/stock.config"),
+            Self::Lab => Some("lab/lab.config"),
         }
     }
 
@@ -47,7 +51,7 @@ impl Flavour {
     pub(crate) const fn left_out(self) -> Option<&'static str> {
         match self {
             Self::Fast | Self::Tracing => None,
-            Self::Stock => Some("deferral.config"),
+            Self::Stock | Self::Lab => Some("deferral.config"),
         }
     }
 
@@ -58,6 +62,7 @@ impl Flavour {
             Self::Fast => 1130,
             Self::Tracing => 1300,
             Self::Stock => 1600,
+            Self::Lab => 1500,
         }
     }
 }

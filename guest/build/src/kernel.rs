@@ -18,7 +18,7 @@ use crate::{Flavour, GuestError, Places, Progress, Request, tools};
 const LINE: &str = "6.12";
 
 /// What makes a kernel slot whole.
-const FILES: [&str; 6] = [
+pub(crate) const FILES: [&str; 6] = [
     "vmlinux",
     "System.map",
     "config",

@@ -21,6 +21,7 @@ mod flavour;
 mod initramfs;
 mod kernel;
 mod key;
+pub mod lab;
 mod module;
 pub mod mutants;
 mod patches;

@@ -77,6 +77,7 @@ impl Recipe<'_> {
         let targets: &[&str] = match self.fragments.flavour {
             // No module is built for it.
             Flavour::Stock => &["vmlinux"],
+            Flavour::Lab => &["vmlinux", "bzImage"],
             _ => &TARGETS,
         };
         self.compile("", targets, Some(estimate), linux, work)

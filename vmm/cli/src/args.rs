@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use ipirig_rig::attribution::To;
 
+mod lab;
 mod options;
 
+pub(crate) use lab::{Cpu, LabArgs};
 pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
 
 const AFTER: &str = "\
@@ -23,6 +25,7 @@ Examples:
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig mutants                             break the kernel on purpose: is it noticed?
   ipirig observe -- load fork bpf net        who interrupts an isolated CPU meanwhile?
+  ipirig lab -- run static-key-flip          without /dev/kvm: on an emulated host
 
 Exit codes:
   0  held: isolated CPUs were left alone (or the command did its work)
@@ -202,6 +205,11 @@ pub(crate) enum Command {
     Gate(Box<GateArgs>),
     /// Compare the results of two kernels or of two commits
     Compare(CompareArgs),
+    /// Run ipirig on a host with SVM or VMX that is emulated, for machines that have neither
+    Lab(Box<LabArgs>),
+    /// Process 1 of an emulated host
+    #[command(name = ipirig_lab::init::INIT_COMMAND, hide = true)]
+    LabInit,
     /// List the scenarios
     #[command(after_help = AFTER_LIST)]
     List,

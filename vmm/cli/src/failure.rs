@@ -24,6 +24,14 @@ impl Failure {
         }
     }
 
+    /// This machine lacks something.
+    pub(crate) fn skipped(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: Code::Skipped,
+            error: error.into(),
+        }
+    }
+
     /// The user wants it to end.
     pub(crate) fn interrupted() -> Self {
         Self {

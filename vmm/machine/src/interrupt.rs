@@ -1,11 +1,11 @@
 //! Ctrl-C: SIGINT and SIGTERM ask the run to end in an orderly way; a second one ends the process.
 #![expect(
     unsafe_code,
-    reason = "an async-signal-safe write from a signal handler"
+    reason = "an async-signal-safe write from a signal handler, and a descriptor that lives for ever"
 )]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,4 +61,13 @@ pub fn requested() -> bool {
 /// The event that becomes readable on the signal, once installed.
 pub(crate) fn event() -> Option<&'static EventFd> {
     WAKE.get()
+}
+
+/// A descriptor that becomes readable, and stays so, when SIGINT or SIGTERM comes, once [`install`] has
+/// been called.
+#[must_use]
+pub fn descriptor() -> Option<BorrowedFd<'static>> {
+    let event = WAKE.get()?;
+    // SAFETY: the event is in a static that is never taken out, so its descriptor is never closed.
+    Some(unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) })
 }

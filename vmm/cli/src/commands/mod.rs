@@ -6,6 +6,7 @@ mod doctor;
 mod entry;
 mod gate;
 mod guest;
+mod lab;
 mod list;
 mod mutants;
 mod observe;
@@ -31,6 +32,8 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Compare(args) => compare::compare(&args),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(&dir),
+        Command::Lab(args) => lab::lab(&args),
+        Command::LabInit => lab::init(),
         Command::List => list::list(),
         Command::Schema => schema::schema(),
         Command::Doctor => doctor::doctor(),
