@@ -17,6 +17,12 @@ const CX16: Feature = Feature::new(1, Register::Ecx, 13);
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     let outcome = prober.ring0(CODE)?;
+    if outcome != Outcome::Halted && !prober.offers(CX16)? {
+        return Ok(Finding {
+            text: "this CPU has none".into(),
+            remedy: None,
+        });
+    }
     let remedy = Remedy {
         text: "CPUID does not offer it",
         hide: vec![CX16],

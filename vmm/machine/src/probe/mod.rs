@@ -12,6 +12,7 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::errno;
 
+use crate::assist::{CpuidRegisters, Feature};
 use crate::clock;
 use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
@@ -135,6 +136,28 @@ impl<'a> Prober<'a> {
             msr::write(&guest.vcpu, index, value).map_err(kvm("KVM_SET_MSRS"))?;
         }
         guest.run()
+    }
+
+    /// Whether guests that get all that KVM supports see `feature`, by a CPUID of theirs: some KVMs show
+    /// them more than `KVM_GET_SUPPORTED_CPUID` has.
+    pub(crate) fn offers(&self, feature: Feature) -> Result<bool, ProbeError> {
+        Ok(feature.is_set(self.cpuid_in_guest(feature.leaf, feature.subleaf)?))
+    }
+
+    /// What CPUID returns in CPL 0; zeroes, as for a leaf that there is not, if it does not execute.
+    fn cpuid_in_guest(&self, leaf: u32, subleaf: u32) -> Result<CpuidRegisters, ProbeError> {
+        // mov eax, leaf; mov ecx, subleaf; cpuid.
+        let mut code = [0xb8, 0, 0, 0, 0, 0xb9, 0, 0, 0, 0, 0x0f, 0xa2];
+        code[1..5].copy_from_slice(&leaf.to_le_bytes());
+        code[6..10].copy_from_slice(&subleaf.to_le_bytes());
+        let mut guest = self.guest(&code)?;
+        if guest.run()? != Outcome::Halted {
+            return Ok(CpuidRegisters::default());
+        }
+        let regs = guest.vcpu.get_regs().map_err(kvm("KVM_GET_REGS"))?;
+        // The upper halves are zero (SDM vol. 2, CPUID).
+        let [eax, ebx, ecx, edx] = [regs.rax, regs.rbx, regs.rcx, regs.rdx].map(|r| r as u32);
+        Ok(CpuidRegisters { eax, ebx, ecx, edx })
     }
 
     /// Sets a guest's TSC, runs the guest, and tells what its TSC is then.
