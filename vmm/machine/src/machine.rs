@@ -13,6 +13,7 @@ use kvm_ioctls::VmFd;
 use crate::affinity;
 use crate::clock;
 use crate::fleet::Fleet;
+use crate::host::GuestDebug;
 use crate::kvm_events::KvmEvents;
 use crate::memory::MailboxMemory;
 use crate::placement::Placement;
@@ -60,8 +61,8 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     pub(crate) threads: Vec<JoinHandle<VcpuState>>,
     states: Vec<VcpuState>,
-    /// Whether a guest kernel can be stepped here.
-    pub(crate) single_step: bool,
+    /// What of guest debugging works here.
+    pub(crate) debug: GuestDebug,
     apics: Apics,
     /// What KVM's own APICs do.
     events: Option<KvmEvents>,

@@ -48,9 +48,9 @@ pub enum MachineError {
     /// A vCPU does not answer: there is none of that number, or the machine stopped.
     #[error("vCPU {0} does not answer")]
     NoAnswer(usize),
-    /// A guest kernel cannot be stopped at an instruction here.
-    #[error("this host's KVM cannot step a guest kernel")]
-    NoStepping,
+    /// A guest kernel cannot be stopped at an instruction here: what KVM has not.
+    #[error("this host's KVM {0}")]
+    NoStopping(String),
     /// There are four debug registers.
     #[error("vCPU {0} has more addresses to stop at than debug registers")]
     TooManyStops(usize),

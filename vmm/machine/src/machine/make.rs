@@ -239,7 +239,7 @@ fn assemble(
         vcpus,
         threads: vec![],
         states: vec![],
-        single_step: facts.single_step,
+        debug: facts.debug,
         apics,
         events: None,
         msrs: host_.msrs.clone(),

@@ -114,8 +114,8 @@ fn main() -> ExitCode {
             .then(|| "no x2APIC registers in user space".to_owned()),
         no_stepping: host
             .as_ref()
-            .is_ok_and(|host| !host.facts().single_step)
-            .then(|| "no stepping of guest kernels".to_owned()),
+            .ok()
+            .and_then(|host| host.facts().debug.lack()),
         trials: vec![],
     };
     ending::list(&mut suite);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::conductor::fake::{Counting, Fake, Script, plan};
+use crate::conductor::fake::{Counting, Debugging, Fake, Script, plan};
 use crate::conductor::fake_kernel::{self, Path};
 use crate::conductor::{Start, conduct};
 use crate::ledger::{DETAILS, Ledger};
@@ -159,15 +159,18 @@ fn without_a_module_what_was_executed_still_decides() {
 }
 
 #[test]
-fn without_stepping_the_right_value_is_told_and_proves_nothing_but_a_stale_one_does() {
+fn without_breakpoints_the_right_value_is_told_and_proves_nothing_but_a_stale_one_does() {
     let script = |stale| Script {
-        no_stepping: true,
+        debug: Debugging::NO_BREAKPOINTS,
         stale,
         ..Script::default()
     };
     let skipped = check(COMPLETED, "static-key-flip", script(false));
     assert_eq!(skipped.status, Skipped);
-    assert!(skipped.evidence.contains("cannot step"), "{skipped:?}");
+    assert!(
+        skipped.evidence.contains("no working breakpoints"),
+        "{skipped:?}"
+    );
     assert!(skipped.evidence.contains("proves little"), "{skipped:?}");
     let (plan, evidence) = evidence("static-key-flip", None, script(false));
     assert_eq!(overall(&judge(&plan, &evidence).0), Held);
