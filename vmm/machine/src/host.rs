@@ -17,6 +17,7 @@ use crate::probe::{Outcome, ProbeError, Prober};
 use crate::sys;
 use crate::vm;
 
+mod acceleration;
 mod debug;
 mod emulation;
 
@@ -172,6 +173,11 @@ pub struct HostFacts {
     /// By what it is known that the host's own CPU is emulated, in words that go on from "the host is
     /// emulated": no time that is measured says anything of a CPU then. `None`: nothing says so.
     pub emulated: Option<String>,
+    /// Parameters of KVM's modules by which hardware delivers IPIs without KVM, those that are on, as in
+    /// `kvm_amd.avic`.
+    pub ipis_past_kvm: Vec<String>,
+    /// KVM can be made to deliver all IPIs of one machine itself.
+    pub inhibits_acceleration: bool,
     /// The quirks looked for, and what was found.
     pub probes: Vec<ProbeResult>,
 }
@@ -284,6 +290,8 @@ impl Host {
                 > 0,
             debug,
             emulated,
+            ipis_past_kvm: acceleration::accelerated_by(sysfs),
+            inhibits_acceleration: acceleration::can_block(&kvm),
             probes,
         };
         Ok(Self {

@@ -20,7 +20,7 @@ use crate::placement::Placement;
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
 use crate::stop::StopReason;
 use crate::vcpu::Vcpu;
-use crate::vm::Apics;
+use crate::vm::{Apics, BlockedVcpu};
 use crate::wakeups::{Heard, Wakeups};
 
 mod error;
@@ -68,6 +68,8 @@ pub struct Machine {
     events: Option<KvmEvents>,
     /// MSRs that KVM keeps for a guest.
     msrs: Vec<u32>,
+    /// Keeps hardware from delivering IPIs past KVM's own APICs.
+    _blocked: Option<BlockedVcpu>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
     vm: VmFd,
     pub(crate) fleet: Arc<Fleet>,

@@ -77,6 +77,20 @@ fn debugging(debug: &GuestDebug) -> String {
     }
 }
 
+/// What `--apic kernel` sees.
+fn kernel_apic(facts: &HostFacts) -> String {
+    let parameters = facts.ipis_past_kvm.join(", ");
+    match (facts.ipis_past_kvm.is_empty(), facts.inhibits_acceleration) {
+        (true, _) => "KVM delivers all IPIs itself".to_owned(),
+        (false, true) => {
+            format!("hardware delivers IPIs ({parameters}); with --apic kernel KVM is made to")
+        }
+        (false, false) => {
+            format!("hardware delivers IPIs ({parameters}), so that --apic kernel is skipped")
+        }
+    }
+}
+
 fn label(name: &str, paint: Paint) -> String {
     paint.dim(format!("{name:<12}"))
 }
@@ -141,6 +155,7 @@ fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
             ),
         ),
         ("debugging", debugging(&facts.debug)),
+        ("kernel APIC", kernel_apic(facts)),
     ];
     let emulated = facts.emulated.as_ref().map(|how| {
         (

@@ -179,9 +179,11 @@ pub(crate) fn on_machine<E>(
             result
         }
         Err(error) if error.is_usage() => return Err(RunError::Input(error)),
-        Err(error @ (MachineError::NoX2apic | MachineError::KvmEvents(_))) => {
-            not_run(plan, Verdict::Skipped, &error)
-        }
+        Err(
+            error @ (MachineError::NoX2apic
+            | MachineError::KvmEvents(_)
+            | MachineError::IpisPastKvm { .. }),
+        ) => not_run(plan, Verdict::Skipped, &error),
         Err(error) => not_run(plan, Verdict::Error, &error),
     };
     result.host = Some(host.facts().clone());
