@@ -1,9 +1,9 @@
 //! What is set on every virtual machine, and which MSRs come to user space.
 
 use kvm_bindings::{
-    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_SPLIT_IRQCHIP,
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP,
     KVM_CAP_X86_USER_SPACE_MSR, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE,
-    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_guest_debug,
 };
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
@@ -42,6 +42,7 @@ pub(crate) fn create(
     apics: Apics,
 ) -> Result<VmFd, (&'static str, errno::Error)> {
     let vm = kvm.create_vm().map_err(|e| ("KVM_CREATE_VM", e))?;
+    disable_pmu(&vm).map_err(|e| ("KVM_CAP_PMU_CAPABILITY", e))?;
     if apics == Apics::Kernel {
         let mut cap = kvm_enable_cap {
             cap: KVM_CAP_SPLIT_IRQCHIP,
@@ -56,6 +57,21 @@ pub(crate) fn create(
     vm.set_tss_address(TSS_ADDRESS)
         .map_err(|e| ("KVM_SET_TSS_ADDR", e))?;
     Ok(vm)
+}
+
+/// Takes the PMU away, where KVM can (KVM API 8.34; Linux 5.18): AMD's legacy counters are there
+/// whatever CPUID says. To be called before there are vCPUs.
+fn disable_pmu(vm: &VmFd) -> Result<(), errno::Error> {
+    let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+    if !u32::try_from(offered).is_ok_and(|offered| offered & KVM_PMU_CAP_DISABLE != 0) {
+        return Ok(());
+    }
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        ..kvm_enable_cap::default()
+    };
+    cap.args[0] = KVM_PMU_CAP_DISABLE.into();
+    vm.enable_cap(&cap)
 }
 
 /// A vCPU that never runs, whose interrupts are blocked for debugging: as long as a machine has one,
