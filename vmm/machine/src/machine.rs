@@ -108,13 +108,14 @@ impl Machine {
         self.apics == Apics::Kernel
     }
 
-    /// Has KVM's own APICs recorded, by the host's trace. To be called before [`Machine::start`], on the
-    /// same thread.
+    /// Has KVM's own APICs recorded, by the host's trace, and what IPIs interrupt on the vCPUs `closely`
+    /// ([`crate::Observer::interrupted_user`]), where the host's trace has that. To be called before
+    /// [`Machine::start`], on the same thread.
     ///
     /// # Errors
     /// There is no tracefs, or no right to it.
-    pub fn trace_kvm(&mut self) -> Result<(), MachineError> {
-        self.events = Some(KvmEvents::begin()?);
+    pub fn trace_kvm(&mut self, closely: &[usize]) -> Result<(), MachineError> {
+        self.events = Some(KvmEvents::begin(closely)?);
         Ok(())
     }
 
