@@ -432,6 +432,22 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_kvm_or_no_right_to_it_is_told_of_the_emulated_host() {
+        let path = || PathBuf::from(DEVICE);
+        let denied = HostError::NotAllowed {
+            path: path(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        for error in [HostError::NoKvm { path: path() }, denied] {
+            let advice = error.advice().unwrap();
+            assert!(
+                advice.contains("`ipirig lab -- run static-key-flip`"),
+                "{advice}"
+            );
+        }
+    }
+
+    #[test]
     fn cpuinfo_says_what_virtualises() {
         let info = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vmx sse\n";
         assert_eq!(virtualization(info), Virtualization::Vmx);

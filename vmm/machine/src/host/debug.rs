@@ -47,14 +47,14 @@ impl GuestDebug {
             .filter_map(|(what, works)| {
                 let places = match (works.kernel, works.entry) {
                     (true, true) => return None,
-                    (true, false) => "on entry from CPL 3",
+                    (true, false) => "on entry to CPL 0",
                     (false, true) => "in CPL 0",
                     (false, false) => "in CPL 0 or on entry to it",
                 };
                 Some(format!("no working {what} {places}"))
             })
             .collect();
-        (!missing.is_empty()).then(|| format!("has {} in its guests", missing.join(" and ")))
+        (!missing.is_empty()).then(|| format!("gives guests {}", missing.join(" and ")))
     }
 }
 
@@ -75,13 +75,13 @@ mod tests {
         assert_eq!(GuestDebug::ALL.lack(), None);
         assert_eq!(
             lack(levels(false, false), levels(true, true)).as_deref(),
-            Some("has no working breakpoints in CPL 0 or on entry to it in its guests")
+            Some("gives guests no working breakpoints in CPL 0 or on entry to it")
         );
         assert_eq!(
             lack(levels(true, false), levels(false, true)).as_deref(),
             Some(
-                "has no working breakpoints on entry from CPL 3 and no working single-steps in \
-                 CPL 0 in its guests"
+                "gives guests no working breakpoints on entry to CPL 0 and no working single-steps \
+                 in CPL 0"
             )
         );
     }

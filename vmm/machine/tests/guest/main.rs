@@ -20,6 +20,7 @@ mod injection;
 mod ipis;
 mod looking;
 mod oracle;
+mod pmu;
 mod priority;
 mod recording;
 mod senders;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
     ipis::list(&mut suite);
     looking::list(&mut suite);
     oracle::list(&mut suite);
+    pmu::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
     snapshots::list(&mut suite);

@@ -329,7 +329,7 @@ fn a_host_without_breakpoints_gives_windows_without_records_and_a_reason() {
     let why = evidence.layout.as_ref().unwrap_err();
     assert_eq!(
         why,
-        "this host's KVM has no working breakpoints in CPL 0 or on entry to it in its guests"
+        "this host's KVM gives guests no working breakpoints in CPL 0 or on entry to it"
     );
     let records = &evidence.windows[0].records;
     assert_eq!(*records, BTreeMap::from([(2, Err(NoRecord::CannotStep))]));
