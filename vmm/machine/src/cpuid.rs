@@ -28,58 +28,93 @@ const KVM_KEPT_FOR_LEAF_15: u32 = 1 << 1;
 /// `ipirig-apic`, whose timer counts nanoseconds.
 const CRYSTAL_HZ: u32 = 1_000_000_000;
 
-/// Features to clear: register bits of a leaf, and why.
+/// Features to clear: register bits of a leaf, and why. Leaves 1 and 7 are SDM vol. 2's (CPUID), those
+/// from 0x80000001 on AMD's APM vol. 3 (appendix E).
+///
+/// LKGS (leaf 7.1, EAX bit 18) stays: it is enumerated apart from FRED, and loads a base without
+/// changing how the kernel is entered.
 const HIDDEN: &[(Feature, &str)] = &[
     (
-        bit(1, Register::Ecx, 3),
+        Feature::new(1, Register::Ecx, 3),
         "MONITOR: a CPU in MWAIT is woken without an IPI",
     ),
-    (bit(1, Register::Ecx, 5), "VMX: no nested guests"),
-    (bit(1, Register::Ecx, 15), "PDCM: there is no PMU"),
-    (bit(1, Register::Edx, 7), "MCE: nothing raises one"),
+    (Feature::new(1, Register::Ecx, 5), "VMX: no nested guests"),
+    (Feature::new(1, Register::Ecx, 15), "PDCM: there is no PMU"),
+    (Feature::new(1, Register::Edx, 7), "MCE: nothing raises one"),
+    (Feature::new(1, Register::Ecx, 2), "DTES64, as DS"),
     (
-        bit(7, Register::Edx, 5),
+        Feature::new(1, Register::Edx, 21),
+        "DS: its buffers (BTS, PEBS) raise interrupts when full",
+    ),
+    (
+        Feature::new(7, Register::Ebx, 25),
+        "Intel PT raises PMIs when its buffer is full",
+    ),
+    (
+        Feature::new(7, Register::Edx, 5),
         "UINTR: user interrupts pass the APIC by",
     ),
-    (bit(0x8000_0001, Register::Ecx, 2), "SVM: no nested guests"),
     (
-        bit(0x8000_0001, Register::Ecx, 3),
+        Feature::new(7, Register::Edx, 19),
+        "architectural LBRs: there is no PMU",
+    ),
+    (
+        Feature::new(7, Register::Edx, 30),
+        "IA32_CORE_CAPABILITIES: its bit 1 is RAR, which flushes other CPUs' TLBs with no handler",
+    ),
+    (
+        Feature::of_subleaf(7, 1, Register::Eax, 8),
+        "leaf 0x23: there is no PMU",
+    ),
+    // FRED specification, 346446, chapters 3 and 9.
+    (
+        Feature::of_subleaf(7, 1, Register::Eax, 17),
+        "FRED enters the kernel neither by the IDT nor by LSTAR, where entries are looked for",
+    ),
+    (
+        Feature::of_subleaf(7, 1, Register::Eax, 20),
+        "NMI-source reporting: comes with FRED, and the APIC model delivers no vector with an NMI",
+    ),
+    (
+        Feature::new(0x8000_0001, Register::Ecx, 2),
+        "SVM: no nested guests",
+    ),
+    (
+        Feature::new(0x8000_0001, Register::Ecx, 3),
         "extended APIC space is not modelled",
     ),
-    (bit(0x8000_0001, Register::Ecx, 10), "IBS raises NMIs"),
     (
-        bit(0x8000_0001, Register::Ecx, 23),
+        Feature::new(0x8000_0001, Register::Ecx, 10),
+        "IBS raises NMIs",
+    ),
+    (
+        Feature::new(0x8000_0001, Register::Ecx, 23),
         "PerfCtrExtCore: there is no PMU",
     ),
     (
-        bit(0x8000_0001, Register::Ecx, 24),
+        Feature::new(0x8000_0001, Register::Ecx, 24),
         "PerfCtrExtNB: there is no PMU",
     ),
     (
-        bit(0x8000_0001, Register::Ecx, 28),
+        Feature::new(0x8000_0001, Register::Ecx, 28),
         "PerfCtrExtLLC: there is no PMU",
     ),
-    (bit(0x8000_0001, Register::Ecx, 29), "MWAITX, as MONITOR"),
     (
-        bit(0x8000_0008, Register::Ebx, 3),
+        Feature::new(0x8000_0001, Register::Ecx, 29),
+        "MWAITX, as MONITOR",
+    ),
+    (
+        Feature::new(0x8000_0008, Register::Ebx, 3),
         "INVLPGB flushes other CPUs' TLBs with no IPI",
     ),
 ];
 
-/// Leaves that are emptied: PMU (0xa, 0x80000022), MWAIT (5), SGX (0x12), and AMD's extended topology
-/// (0x80000026), for which 0xb stands.
-const EMPTIED: &[u32] = &[5, 0xa, 0x12, 0x8000_0022, 0x8000_0026];
+/// Leaves that are emptied: PMU (0xa, 0x1c, 0x23, 0x80000022), MWAIT (5), SGX (0x12), Intel PT (0x14),
+/// and AMD's extended topology (0x80000026), for which 0xb stands.
+const EMPTIED: &[u32] = &[5, 0xa, 0x12, 0x14, 0x1c, 0x23, 0x8000_0022, 0x8000_0026];
 /// All that is left of leaf 6, thermal and power: ARAT, the APIC timer runs in every idle state.
 /// Without it Linux wants a PIT (`apic_needs_pit`).
 const ARAT: u32 = 1 << 2;
-
-const fn bit(leaf: u32, register: Register, bit: u8) -> Feature {
-    Feature {
-        leaf,
-        register,
-        bit,
-    }
-}
 
 /// The policy could not be applied.
 #[derive(Debug, Error)]
@@ -130,7 +165,7 @@ pub(crate) fn table(supported: &CpuId, policy: &Policy, cpu: usize) -> Result<Cp
     {
         for entry in entries
             .iter_mut()
-            .filter(|e| e.function == feature.leaf && e.index == 0)
+            .filter(|e| e.function == feature.leaf && e.index == feature.subleaf)
         {
             clear(entry, *feature);
         }
@@ -237,6 +272,7 @@ fn set(register: &mut u32, bit: u8, on: bool) {
 
 fn clear(entry: &mut kvm_cpuid_entry2, feature: Feature) {
     let register = match feature.register {
+        Register::Eax => &mut entry.eax,
         Register::Ebx => &mut entry.ebx,
         Register::Ecx => &mut entry.ecx,
         Register::Edx => &mut entry.edx,
@@ -295,8 +331,8 @@ mod tests {
                 1,
                 0x0010_0f00,
                 2 << 24 | 3 << 16 | 0x0800,
-                all & !(1 << 3 | 1 << 5 | 1 << 15 | 1 << 24),
-                all & !(1 << 7),
+                all & !(1 << 2 | 1 << 3 | 1 << 5 | 1 << 15 | 1 << 24),
+                all & !(1 << 7 | 1 << 21),
             ),
             entry(0x4000_0000, 0x4000_0001, 1, 2, 3),
             entry(0x4000_0001, 1 << 1 | 1 << 3 | 1 << 24, 0, 0, 0),
@@ -316,6 +352,23 @@ mod tests {
                 (0xb, 0, 0, 2, 2)
             ],
         );
+    }
+
+    #[test]
+    fn a_feature_is_hidden_in_its_own_subleaf_and_in_no_other() {
+        let all = u32::MAX;
+        let subleaf = |index| kvm_cpuid_entry2 {
+            index,
+            flags: kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            ..entry(7, all, all, all, all)
+        };
+        let host = [subleaf(0), subleaf(1), subleaf(2)];
+        let mut expected = host;
+        expected[0].ebx &= !(1 << 25);
+        expected[0].edx &= !(1 << 5 | 1 << 19 | 1 << 30);
+        // FRED goes, and what comes with it; LKGS, bit 18, stays.
+        expected[1].eax &= !(1 << 8 | 1 << 17 | 1 << 20);
+        assert_eq!(apply(&host, &policy(), 0)[..3], expected);
     }
 
     #[test]
@@ -351,11 +404,7 @@ mod tests {
         let mut policy = policy();
         policy.x2apic = false;
         policy.tsc_deadline = true;
-        policy.hide = vec![Feature {
-            leaf: 1,
-            register: Register::Ecx,
-            bit: 13,
-        }];
+        policy.hide = vec![Feature::new(1, Register::Ecx, 13)];
         let table = apply(&[entry(1, 0, 0, u32::MAX, 0)], &policy, 0);
         assert_eq!(table[0].ecx >> 13 & 1, 0);
         assert_eq!(table[0].ecx >> 21 & 1, 0);

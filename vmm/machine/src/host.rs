@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm};
@@ -14,11 +14,23 @@ use vmm_sys_util::errno;
 use crate::affinity;
 use crate::assist::{CROWD, QUIRKS, Remedy};
 use crate::probe::{Outcome, ProbeError, Prober};
+use crate::sys;
 use crate::vm;
+
+mod acceleration;
+mod debug;
+mod emulation;
+
+use emulation::Signs;
+
+pub use debug::{GuestDebug, Levels};
 
 const DEVICE: &str = "/dev/kvm";
 /// The only API version there has been since 2007 (KVM API 4.1).
 const API_VERSION: i32 = 12;
+
+/// Where sysfs is (proc(5), Documentation/filesystems/sysfs.rst).
+const SYSFS: &str = "/sys";
 
 /// Why no machine can run here.
 #[derive(Debug, Error)]
@@ -92,11 +104,14 @@ impl HostError {
         match self {
             Self::NoKvm { .. } => Some(
                 "load the module (modprobe kvm_intel or kvm_amd), turn on virtualisation in the \
-                 firmware, or, in a virtual machine or container, ask for /dev/kvm",
+                 firmware, or, in a virtual machine or container, ask for /dev/kvm; without any, \
+                 `ipirig lab -- run static-key-flip` runs on an emulated host with SVM",
             ),
-            Self::NotAllowed { .. } => {
-                Some("join its group (usermod -aG kvm $USER, then log in again), or run as root")
-            }
+            Self::NotAllowed { .. } => Some(
+                "join its group (usermod -aG kvm $USER, then log in again), or run as root; \
+                     without either, `ipirig lab -- run static-key-flip` runs on an emulated host \
+                     with SVM",
+            ),
             Self::Missing { .. } | Self::Version { .. } => Some("use Linux 5.10 or later"),
             _ => None,
         }
@@ -153,8 +168,16 @@ pub struct HostFacts {
     pub tsc_deadline: bool,
     /// KVM refuses paravirtual features that CPUID does not offer.
     pub enforce_pv: bool,
-    /// A guest kernel can be stepped from outside.
-    pub single_step: bool,
+    /// What of guest debugging works.
+    pub debug: GuestDebug,
+    /// By what it is known that the host's own CPU is emulated, in words that go on from "the host is
+    /// emulated": no time that is measured says anything of a CPU then. `None`: nothing says so.
+    pub emulated: Option<String>,
+    /// Parameters of KVM's modules by which hardware delivers IPIs without KVM, those that are on, as in
+    /// `kvm_amd.avic`.
+    pub ipis_past_kvm: Vec<String>,
+    /// KVM can be made to deliver all IPIs of one machine itself.
+    pub inhibits_acceleration: bool,
     /// The quirks looked for, and what was found.
     pub probes: Vec<ProbeResult>,
 }
@@ -220,10 +243,14 @@ impl Host {
             what: "TSC-deadline writes",
             source,
         })?;
-        let single_step = prober.single_step().map_err(|source| HostError::Probe {
-            what: "single-stepping",
+        let debug = prober.guest_debug().map_err(|source| HostError::Probe {
+            what: "breakpoints and single-steps",
             source,
-        })? == Outcome::Debug;
+        })?;
+        let speed = prober.speed().map_err(|source| HostError::Probe {
+            what: "speed",
+            source,
+        })?;
         let supported = prober.into_supported_cpuid();
         let sync_regs = u32::try_from(kvm.check_extension_int(Cap::SyncRegs))
             .is_ok_and(|which| which & kvm_bindings::KVM_SYNC_X86_REGS != 0);
@@ -236,11 +263,20 @@ impl Host {
             .as_slice()
             .to_vec();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo_field(&cpuinfo, "model name");
+        let sysfs = Path::new(SYSFS);
+        let emulated = emulation::emulated(&Signs {
+            hypervisor: sys::hypervisor(),
+            model: &model,
+            virtual_machine: has_flag(&cpuinfo, "hypervisor"),
+            sysfs,
+            speed: speed.ok(),
+        });
         let facts = HostFacts {
             api_version: kvm.get_api_version(),
             virtualization: virtualization(&cpuinfo),
             vendor: cpuinfo_field(&cpuinfo, "vendor_id"),
-            model: cpuinfo_field(&cpuinfo, "model name"),
+            model,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .unwrap_or_default()
                 .trim()
@@ -252,7 +288,10 @@ impl Host {
             enforce_pv: kvm
                 .check_extension_raw(u64::from(kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID))
                 > 0,
-            single_step,
+            debug,
+            emulated,
+            ipis_past_kvm: acceleration::accelerated_by(sysfs),
+            inhibits_acceleration: acceleration::can_block(&kvm),
             probes,
         };
         Ok(Self {
@@ -363,15 +402,18 @@ fn cpuinfo_field(cpuinfo: &str, name: &str) -> String {
 }
 
 fn virtualization(cpuinfo: &str) -> Virtualization {
-    let flags = cpuinfo_field(cpuinfo, "flags");
-    let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
-    if has("vmx") {
+    if has_flag(cpuinfo, "vmx") {
         Virtualization::Vmx
-    } else if has("svm") {
+    } else if has_flag(cpuinfo, "svm") {
         Virtualization::Svm
     } else {
         Virtualization::None
     }
+}
+
+fn has_flag(cpuinfo: &str, flag: &str) -> bool {
+    let flags = cpuinfo_field(cpuinfo, "flags");
+    flags.split_ascii_whitespace().any(|word| word == flag)
 }
 
 #[cfg(test)]
@@ -387,6 +429,22 @@ mod tests {
         });
         assert_eq!(parameters(&remedies, CROWD), "a=1 b d");
         assert_eq!(parameters(&remedies, CROWD + 1), "a=1 b c d");
+    }
+
+    #[test]
+    fn who_has_no_kvm_or_no_right_to_it_is_told_of_the_emulated_host() {
+        let path = || PathBuf::from(DEVICE);
+        let denied = HostError::NotAllowed {
+            path: path(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        for error in [HostError::NoKvm { path: path() }, denied] {
+            let advice = error.advice().unwrap();
+            assert!(
+                advice.contains("`ipirig lab -- run static-key-flip`"),
+                "{advice}"
+            );
+        }
     }
 
     #[test]

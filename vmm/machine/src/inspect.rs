@@ -19,10 +19,12 @@ impl Machine {
         self.on(cpu, |vcpu| vcpu.sample()).ok()?.ok()
     }
 
-    /// Whether a guest's kernel can be stepped on this host.
+    /// Why a guest's kernel cannot be stopped or stepped on this host; `None` if it can.
     #[must_use]
-    pub fn can_step(&self) -> bool {
-        self.single_step
+    pub fn cannot_stop(&self) -> Option<String> {
+        self.debug
+            .lack()
+            .map(|lack| MachineError::NoStopping(lack).to_string())
     }
 
     /// Has the next entry of `cpu` from user space into the kernel recorded, instruction by
@@ -32,7 +34,7 @@ impl Machine {
     /// record runs the vCPU takes no interrupt. A record that was not fetched is dropped.
     ///
     /// # Errors
-    /// The host cannot step, the vCPU does not answer, there are too many `vectors`, or an ioctl
+    /// The host cannot stop guests, the vCPU does not answer, there are too many `vectors`, or an ioctl
     /// failed.
     pub fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), MachineError> {
         let vectors = vectors.to_vec();
@@ -61,7 +63,7 @@ impl Machine {
     /// in the kernel. Replaces what was watched before.
     ///
     /// # Errors
-    /// The host cannot step, the vCPU does not answer, there are more addresses than debug
+    /// The host cannot stop guests, the vCPU does not answer, there are more addresses than debug
     /// registers, or an ioctl failed.
     pub fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), MachineError> {
         let addresses = addresses.to_vec();
@@ -116,8 +118,8 @@ impl Machine {
         cpu: usize,
         job: impl FnOnce(&mut Vcpu) -> Result<bool, errno::Error> + Send + 'static,
     ) -> Result<(), MachineError> {
-        if !self.single_step {
-            return Err(MachineError::NoStepping);
+        if let Some(lack) = self.debug.lack() {
+            return Err(MachineError::NoStopping(lack));
         }
         let fits = self.on(cpu, job)?.map_err(failed("KVM_SET_GUEST_DEBUG"))?;
         if fits {

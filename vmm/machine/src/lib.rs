@@ -51,7 +51,7 @@ pub use config::{ApicMode, Config};
 pub use console::ConsoleSinks;
 pub use cpuid::CpuidError;
 pub use fleet::Sample;
-pub use host::{Host, HostError, HostFacts, ProbeResult, Virtualization};
+pub use host::{GuestDebug, Host, HostError, HostFacts, Levels, ProbeResult, Virtualization};
 pub use ipirig_apic::Line;
 pub use kvm_events::KvmEventsError;
 pub use machine::{Machine, MachineError, Wakeup};

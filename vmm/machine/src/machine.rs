@@ -13,13 +13,14 @@ use kvm_ioctls::VmFd;
 use crate::affinity;
 use crate::clock;
 use crate::fleet::Fleet;
+use crate::host::GuestDebug;
 use crate::kvm_events::KvmEvents;
 use crate::memory::MailboxMemory;
 use crate::placement::Placement;
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
 use crate::stop::StopReason;
 use crate::vcpu::Vcpu;
-use crate::vm::Apics;
+use crate::vm::{Apics, BlockedVcpu};
 use crate::wakeups::{Heard, Wakeups};
 
 mod error;
@@ -60,13 +61,15 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     pub(crate) threads: Vec<JoinHandle<VcpuState>>,
     states: Vec<VcpuState>,
-    /// Whether a guest kernel can be stepped here.
-    pub(crate) single_step: bool,
+    /// What of guest debugging works here.
+    pub(crate) debug: GuestDebug,
     apics: Apics,
     /// What KVM's own APICs do.
     events: Option<KvmEvents>,
     /// MSRs that KVM keeps for a guest.
     msrs: Vec<u32>,
+    /// Keeps hardware from delivering IPIs past KVM's own APICs.
+    _blocked: Option<BlockedVcpu>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
     vm: VmFd,
     pub(crate) fleet: Arc<Fleet>,
@@ -105,13 +108,14 @@ impl Machine {
         self.apics == Apics::Kernel
     }
 
-    /// Has KVM's own APICs recorded, by the host's trace. To be called before [`Machine::start`], on the
-    /// same thread.
+    /// Has KVM's own APICs recorded, by the host's trace, and what IPIs interrupt on the vCPUs `closely`
+    /// ([`crate::Observer::interrupted_user`]), where the host's trace has that. To be called before
+    /// [`Machine::start`], on the same thread.
     ///
     /// # Errors
     /// There is no tracefs, or no right to it.
-    pub fn trace_kvm(&mut self) -> Result<(), MachineError> {
-        self.events = Some(KvmEvents::begin()?);
+    pub fn trace_kvm(&mut self, closely: &[usize]) -> Result<(), MachineError> {
+        self.events = Some(KvmEvents::begin(closely)?);
         Ok(())
     }
 

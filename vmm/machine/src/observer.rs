@@ -90,6 +90,8 @@ pub trait Observer: Send + Sync + fmt::Debug {
     }
     /// A vCPU is about to take an interrupt.
     fn accepted(&self, _event: &AcceptedEvent) {}
+    /// An IPI of which was not said what it interrupts ([`AcceptedEvent::cpl`]) interrupted user space.
+    fn interrupted_user(&self, _cpu: usize) {}
     /// This many events happened that nobody will hear of.
     fn lost(&self, _count: u64) {}
     /// A vCPU reached an address that is watched.

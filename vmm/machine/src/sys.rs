@@ -1,7 +1,7 @@
 //! The KVM ioctls and `kvm_run` fields that kvm-ioctls does not reach.
 #![expect(
     unsafe_code,
-    reason = "raw ioctls, a clock, and unions whose live member KVM names"
+    reason = "raw ioctls, a clock, CPUID, and unions whose live member KVM names"
 )]
 
 use kvm_bindings::{
@@ -57,6 +57,22 @@ pub(crate) fn monotonic() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     let [seconds, rest] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
+/// EBX, ECX and EDX of CPUID leaf 0x40000000 here: a hypervisor's signature, or anything where there
+/// is none (Documentation/virt/kvm/x86/cpuid.rst).
+pub(crate) fn hypervisor() -> [u8; 12] {
+    #[allow(unused_unsafe, reason = "a safe function in later editions of Rust")]
+    // SAFETY: each x86-64 CPU has CPUID, and any leaf may be asked for.
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0x4000_0000) };
+    let mut signature = [0; 12];
+    for (bytes, register) in signature
+        .chunks_exact_mut(4)
+        .zip([leaf.ebx, leaf.ecx, leaf.edx])
+    {
+        bytes.copy_from_slice(&register.to_le_bytes());
+    }
+    signature
 }
 
 /// Why KVM gave up, from a `KVM_EXIT_INTERNAL_ERROR`.

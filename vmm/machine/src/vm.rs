@@ -1,17 +1,23 @@
 //! What is set on every virtual machine, and which MSRs come to user space.
 
 use kvm_bindings::{
-    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR,
-    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    kvm_guest_debug,
 };
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use vmm_sys_util::errno;
+
+use crate::msr;
 
 /// Three pages below 4 GiB that VMX wants for itself (KVM API 4.14); where others put them too.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// `IA32_APIC_BASE` (SDM vol. 3, 11.4.4).
 pub(crate) const APIC_BASE: u32 = 0x1b;
+/// Where an APIC is after power-up, in [`APIC_BASE`] (SDM vol. 3, 11.4.1).
+const APIC_ADDRESS: u64 = 0xfee0_0000;
 /// `IA32_TSC_DEADLINE` (SDM vol. 3, 11.5.4.1). KVM without an in-kernel APIC would swallow a write,
 /// so it is filtered; where the filter does not work, CPUID does not offer the mode.
 pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
@@ -36,6 +42,7 @@ pub(crate) fn create(
     apics: Apics,
 ) -> Result<VmFd, (&'static str, errno::Error)> {
     let vm = kvm.create_vm().map_err(|e| ("KVM_CREATE_VM", e))?;
+    disable_pmu(&vm).map_err(|e| ("KVM_CAP_PMU_CAPABILITY", e))?;
     if apics == Apics::Kernel {
         let mut cap = kvm_enable_cap {
             cap: KVM_CAP_SPLIT_IRQCHIP,
@@ -50,6 +57,44 @@ pub(crate) fn create(
     vm.set_tss_address(TSS_ADDRESS)
         .map_err(|e| ("KVM_SET_TSS_ADDR", e))?;
     Ok(vm)
+}
+
+/// Takes the PMU away, where KVM can (KVM API 8.34; Linux 5.18): AMD's legacy counters are there
+/// whatever CPUID says. To be called before there are vCPUs.
+fn disable_pmu(vm: &VmFd) -> Result<(), errno::Error> {
+    let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+    if !u32::try_from(offered).is_ok_and(|offered| offered & KVM_PMU_CAP_DISABLE != 0) {
+        return Ok(());
+    }
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        ..kvm_enable_cap::default()
+    };
+    cap.args[0] = KVM_PMU_CAP_DISABLE.into();
+    vm.enable_cap(&cap)
+}
+
+/// A vCPU that never runs, whose interrupts are blocked for debugging: as long as a machine has one,
+/// KVM leaves none of its IPIs to hardware (`kvm_arch_vcpu_guestdbg_update_apicv_inhibit`; Linux 5.16).
+#[derive(Debug)]
+pub(crate) struct BlockedVcpu {
+    _vcpu: VcpuFd,
+}
+
+impl BlockedVcpu {
+    /// Adds one with the APIC id `id`, which no other may have. Its APIC is off: no IPI reaches it, not
+    /// even one to all. An error names the ioctl that failed.
+    pub(crate) fn new(vm: &VmFd, id: u64) -> Result<Self, (&'static str, errno::Error)> {
+        let vcpu = vm.create_vcpu(id).map_err(|e| ("KVM_CREATE_VCPU", e))?;
+        msr::write(&vcpu, APIC_BASE, APIC_ADDRESS).map_err(|e| ("KVM_SET_MSRS", e))?;
+        let debug = kvm_guest_debug {
+            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ,
+            ..kvm_guest_debug::default()
+        };
+        vcpu.set_guest_debug(&debug)
+            .map_err(|e| ("KVM_SET_GUEST_DEBUG", e))?;
+        Ok(Self { _vcpu: vcpu })
+    }
 }
 
 /// Makes KVM bring MSR accesses that it refuses or that are filtered to user space. x2APIC

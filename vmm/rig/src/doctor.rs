@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
-use ipirig_machine::{Host, HostError, HostFacts, Virtualization};
+use ipirig_machine::{GuestDebug, Host, HostError, HostFacts, Virtualization};
 
 use crate::exit::Code;
 use crate::paint::Paint;
@@ -61,6 +61,33 @@ impl Examination {
         };
         let _ = writeln!(out, "\n{}", paint.bold(conclusion));
         out
+    }
+}
+
+/// What of guest debugging works, and what follows if not all does.
+fn debugging(debug: &GuestDebug) -> String {
+    match debug.lack() {
+        None => {
+            "breakpoints and single-steps work in guest kernels and on entry to them".to_owned()
+        }
+        Some(lack) => format!(
+            "KVM {lack}: entries are not recorded, and the checks that rest on their records are \
+             skipped"
+        ),
+    }
+}
+
+/// What `--apic kernel` sees.
+fn kernel_apic(facts: &HostFacts) -> String {
+    let parameters = facts.ipis_past_kvm.join(", ");
+    match (facts.ipis_past_kvm.is_empty(), facts.inhibits_acceleration) {
+        (true, _) => "KVM delivers all IPIs itself".to_owned(),
+        (false, true) => {
+            format!("hardware delivers IPIs ({parameters}); with --apic kernel KVM is made to")
+        }
+        (false, false) => {
+            format!("hardware delivers IPIs ({parameters}), so that --apic kernel is skipped")
+        }
     }
 }
 
@@ -127,16 +154,16 @@ fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
                 "hidden from guests; this KVM does not enforce it (Linux 5.10 and later do)",
             ),
         ),
-        (
-            "stepping",
-            yes(
-                facts.single_step,
-                "possible in guest kernels",
-                "not possible",
-            ),
-        ),
+        ("debugging", debugging(&facts.debug)),
+        ("kernel APIC", kernel_apic(facts)),
     ];
-    for (name, text) in rows {
+    let emulated = facts.emulated.as_ref().map(|how| {
+        (
+            "host",
+            format!("itself emulated, {how}: times mean nothing"),
+        )
+    });
+    for (name, text) in rows.into_iter().chain(emulated) {
         let _ = writeln!(out, "{} {text}", label(name, paint));
     }
     let _ = writeln!(out, "\nProbes:");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipirig_abi::Role;
 use ipirig_entry::KernelLayout;
 use ipirig_image::Image;
 use ipirig_machine::{
@@ -179,9 +180,11 @@ pub(crate) fn on_machine<E>(
             result
         }
         Err(error) if error.is_usage() => return Err(RunError::Input(error)),
-        Err(error @ (MachineError::NoX2apic | MachineError::KvmEvents(_))) => {
-            not_run(plan, Verdict::Skipped, &error)
-        }
+        Err(
+            error @ (MachineError::NoX2apic
+            | MachineError::KvmEvents(_)
+            | MachineError::IpisPastKvm { .. }),
+        ) => not_run(plan, Verdict::Skipped, &error),
         Err(error) => not_run(plan, Verdict::Error, &error),
     };
     result.host = Some(host.facts().clone());
@@ -190,8 +193,9 @@ pub(crate) fn on_machine<E>(
 }
 
 /// What is less with KVM's own APICs.
-const COUNTS_ONLY: &str = "KVM's own APICs: IPIs are counted by the host's trace; what they interrupted, from \
-                           where they were sent, and which were merged is not known";
+const COUNTS_ONLY: &str = "KVM's own APICs: IPIs are counted by the host's trace; from where they were sent and \
+                           which were merged is not known, and what they interrupted only where the \
+                           trace has KVM's entries of isolated vCPUs";
 
 /// What a machine starts from.
 enum Origin {
@@ -249,7 +253,7 @@ fn made(
     let mut machine = Machine::new(host, config, ledger.clone())?;
     machine.expect_boot();
     if machine.kernel_apic() {
-        machine.trace_kvm()?;
+        machine.trace_kvm(&setup.plan.cpus(Role::Isolated))?;
         ledger.count_only();
         warnings.push(COUNTS_ONLY.to_owned());
     }

@@ -58,13 +58,18 @@ pub(super) fn perform_all(
     scenarios: Vec<Scenario>,
     options: &RunOptions,
 ) -> Result<Suite, Failure> {
-    let mut results = Vec::with_capacity(scenarios.len());
+    let mut outcomes = Vec::with_capacity(scenarios.len());
     for scenario in scenarios {
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
-        results.push(perform(scenario, options.clone())?.result);
+        outcomes.push(perform(scenario, options.clone())?);
     }
-    Ok(Suite::new(results))
+    // The host lacks the same for each.
+    if let Some(first) = outcomes.first() {
+        first.advise();
+    }
+    let results = outcomes.into_iter().map(|outcome| outcome.result);
+    Ok(Suite::new(results.collect()))
 }
 
 /// The scenarios that are asked for, each once.

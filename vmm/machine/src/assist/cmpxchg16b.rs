@@ -12,15 +12,20 @@ pub(super) const QUIRK: Quirk = Quirk {
 /// `mov edi, 0x7000; cmpxchg16b [rdi]`.
 const CODE: &[u8] = &[0xbf, 0x00, 0x70, 0x00, 0x00, 0x48, 0x0f, 0xc7, 0x0f];
 
+/// What CPUID says of it (SDM vol. 2, CPUID, leaf 1).
+const CX16: Feature = Feature::new(1, Register::Ecx, 13);
+
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     let outcome = prober.ring0(CODE)?;
+    if outcome != Outcome::Halted && !prober.offers(CX16)? {
+        return Ok(Finding {
+            text: "this CPU has none".into(),
+            remedy: None,
+        });
+    }
     let remedy = Remedy {
         text: "CPUID does not offer it",
-        hide: vec![Feature {
-            leaf: 1,
-            register: Register::Ecx,
-            bit: 13,
-        }],
+        hide: vec![CX16],
         ..Remedy::default()
     };
     Ok(Finding::expect(

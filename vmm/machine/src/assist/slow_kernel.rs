@@ -6,10 +6,8 @@
 //! vCPU in HLT gets its interrupts on time but for the boot ([`crate::Machine::expect_boot`]), and so
 //! does an isolated one in CPL 3: what is measured there stays true.
 
-use std::time::Instant;
-
 use super::{Finding, Quirk, Remedy};
-use crate::probe::{Outcome, ProbeError, Prober};
+use crate::probe::{ProbeError, Prober, Speed};
 
 pub(super) const QUIRK: Quirk = Quirk {
     name: "slow-kernel",
@@ -17,13 +15,12 @@ pub(super) const QUIRK: Quirk = Quirk {
     probe,
 };
 
-/// `mov ecx, LOOPS; 1: dec ecx; jnz 1b`.
-const CODE: &[u8] = &[0xb9, 0xa0, 0x0f, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xfc];
-const LOOPS: u32 = 4000;
 /// Slower than this is no CPU of the last decades, but an emulator: even one that is interrupted
 /// now and then stays far below.
-const NATIVE_NS_PER_INSTRUCTION: u128 = 50;
-const TRIES: usize = 3;
+const NATIVE_NS_PER_INSTRUCTION: f64 = 50.0;
+/// How many times slower than CPL 3 an emulated CPL 0 is at least: hundreds of times, as each of its
+/// instructions is interpreted. Where the host's CPU is itself emulated, both are equally slow.
+const RATIO: f64 = 10.0;
 /// Time between two ticks of a vCPU at work: far more than a tick takes, far less than
 /// Linux's watchdogs bear.
 const SLACK_NS: u64 = 100_000_000;
@@ -43,30 +40,31 @@ const SKIPPED: &str = "initcall_blacklist=param_sysfs_builtin_init,cacheinfo_sys
 const ONE_AT_FIRST: &str = "maxcpus=1";
 
 fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
-    let mut best = u128::MAX;
-    for _ in 0..TRIES {
-        let mut guest = prober.prepare_ring0(CODE)?;
-        let start = Instant::now();
-        match guest.run()? {
-            Outcome::Halted => best = best.min(start.elapsed().as_nanos()),
-            other => {
-                return Ok(Finding {
-                    text: format!("cannot tell: {other}"),
-                    remedy: None,
-                });
-            }
-        }
-    }
-    let instructions = u128::from(LOOPS) * 2;
-    if best / instructions < NATIVE_NS_PER_INSTRUCTION {
-        return Ok(Finding {
+    Ok(match prober.speed()? {
+        Ok(speed) => finding(speed),
+        Err(outcome) => Finding {
+            text: format!("cannot tell: {outcome}"),
+            remedy: None,
+        },
+    })
+}
+
+fn finding(speed: Speed) -> Finding {
+    if speed.kernel_ns < NATIVE_NS_PER_INSTRUCTION {
+        return Finding {
             text: "does".into(),
             remedy: None,
-        });
+        };
     }
-    let per_second = instructions as f64 * 1e3 / best as f64;
-    Ok(Finding {
-        text: format!("is emulated: {per_second:.1} million instructions a second"),
+    if speed.kernel_ns < speed.user_ns * RATIO {
+        return Finding {
+            text: "does, and CPL 3 is no quicker".into(),
+            remedy: None,
+        };
+    }
+    let [kernel, user] = [speed.kernel_ns, speed.lasting_user_ns].map(Speed::millions);
+    Finding {
+        text: format!("is emulated: {kernel:.1} million instructions a second, {user:.0} in CPL 3"),
         remedy: Some(Remedy {
             text: "a vCPU at work gets its timer ticks 100 ms apart (not an isolated one in CPL \
                    3), sysfs and tracefs are left emptier, and of more than 4 vCPUs the kernel \
@@ -76,5 +74,34 @@ fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
             timer_slack_ns: SLACK_NS,
             ..Remedy::default()
         }),
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_cpl_0_that_is_far_slower_than_cpl_3_is_emulated() {
+        let found = |kernel_ns, user_ns| {
+            let finding = finding(Speed {
+                kernel_ns,
+                user_ns,
+                lasting_user_ns: 1.0,
+            });
+            let remedy = finding.remedy.map(|r| (r.timer_slack_ns, r.crowded));
+            (finding.text, remedy)
+        };
+        // A CPU; one in the worst of moments; SVM emulated by QEMU; SVM in SVM in VMX; kvm_pvm.
+        assert_eq!(found(0.2, 0.2), ("does".to_owned(), None));
+        assert_eq!(found(40.0, 0.2), ("does".to_owned(), None));
+        let slow = ("does, and CPL 3 is no quicker".to_owned(), None);
+        assert_eq!(found(250.0, 200.0), slow);
+        assert_eq!(found(60.0, 70.0), slow);
+        let text = "is emulated: 0.4 million instructions a second, 1000 in CPL 3";
+        assert_eq!(
+            found(2500.0, 12.0),
+            (text.to_owned(), Some((SLACK_NS, ONE_AT_FIRST)))
+        );
+    }
 }

@@ -2,7 +2,9 @@
 //! `kvm:kvm_apic_accept_irq` of this machine's threads. For [`crate::ApicMode::Kernel`].
 //!
 //! It is less than what an APIC of one's own knows: an interrupt is seen when it becomes pending, not when it
-//! is taken, so what it interrupted is not known, nor two that were merged told from one.
+//! is taken, and two that were merged are not told from one. What an IPI interrupted is known of the vCPUs that
+//! this is asked for, where the host has the events for it: `kvm:kvm_inj_virq`, and `kvm:kvm_entry` with RIP
+//! (Linux 5.9).
 
 mod parse;
 
@@ -18,10 +20,12 @@ use parse::{Line, Senders};
 /// Where tracefs is (Documentation/trace/ftrace.rst).
 const TRACING: &str = "/sys/kernel/tracing";
 const EVENTS: [&str; 2] = ["kvm/kvm_apic_ipi", "kvm/kvm_apic_accept_irq"];
+/// What is injected, and what that interrupts.
+const INTERRUPTED: [&str; 2] = ["kvm/kvm_entry", "kvm/kvm_inj_virq"];
 /// Names of instances begin with this; the process' number follows.
 const NAME: &str = "ipirig-";
-/// For each CPU of the host: some 50000 events.
-const BUFFER_KIB: &str = "4096";
+/// For each CPU of the host: some 100000 events.
+const BUFFER_KIB: &str = "8192";
 
 /// Why KVM's events cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +58,9 @@ struct Reader {
 }
 
 impl KvmEvents {
-    /// Records what threads do that the calling one starts from now on.
-    pub(crate) fn begin() -> Result<Self, KvmEventsError> {
+    /// Records what threads do that the calling one starts from now on, and what IPIs interrupt on the
+    /// vCPUs `closely`.
+    pub(crate) fn begin(closely: &[usize]) -> Result<Self, KvmEventsError> {
         let instances = Path::new(TRACING).join("instances");
         sweep(&instances);
         let instance = instances.join(format!("{NAME}{}", std::process::id()));
@@ -87,7 +92,34 @@ impl KvmEvents {
         for event in EVENTS {
             events.write(&format!("events/{event}/enable"), "1")?;
         }
+        // An older host's trace has less, and is no worse for what it has.
+        if let Err(_lacking) = events.record_entries(closely) {
+            events.disable(&INTERRUPTED);
+        }
         Ok(events)
+    }
+
+    fn record_entries(&self, vcpus: &[usize]) -> Result<(), KvmEventsError> {
+        let [entry, injection] = INTERRUPTED;
+        let conditions: Vec<String> = vcpus
+            .iter()
+            .map(|cpu| format!("vcpu_id == {cpu}"))
+            .collect();
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        // The host refuses a condition on a field that the event lacks.
+        self.write(&format!("events/{entry}/filter"), "rip != 0")?;
+        let filter = conditions.join(" || ");
+        self.write(&format!("events/{entry}/filter"), &filter)?;
+        self.write(&format!("events/{injection}/enable"), "1")?;
+        self.write(&format!("events/{entry}/enable"), "1")
+    }
+
+    fn disable(&self, events: &[&str]) {
+        for event in events {
+            let _ = self.write(&format!("events/{event}/enable"), "0");
+        }
     }
 
     fn write(&self, file: &str, value: &str) -> Result<(), KvmEventsError> {
@@ -149,9 +181,8 @@ impl KvmEvents {
 
 impl Drop for KvmEvents {
     fn drop(&mut self) {
-        for event in EVENTS {
-            let _ = self.write(&format!("events/{event}/enable"), "0");
-        }
+        self.disable(&EVENTS);
+        self.disable(&INTERRUPTED);
         // An instance that is being read cannot be removed.
         if let Ok(null) = File::open("/dev/null") {
             let reader = self.reader.get_mut();

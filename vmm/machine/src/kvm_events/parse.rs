@@ -1,6 +1,6 @@
 //! Lines of the host's trace, and which of them belong together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipirig_apic::{Accepted, AcceptedKind, CpuSet, DeliveryMode, Ipi, Origin, Sent, Shorthand};
 
@@ -35,7 +35,16 @@ pub(super) enum What {
         vector: u8,
         mode: DeliveryMode,
     },
+    /// This interrupt is injected at the next entry of the guest.
+    Injects { vector: u8 },
+    /// The guest is entered; before what is injected its next instruction is here.
+    Enters { rip: u64 },
 }
+
+/// The one thing in brackets that an event ends with.
+const REINJECTED: &str = " [reinjected]";
+/// Where user space ends (Documentation/arch/x86/x86_64/mm.rst, with five-level page tables).
+const USER_END: u64 = 1 << 56;
 
 impl Line {
     /// `    vcpu0-123   [001] d..1.   77.123456: kvm_apic_ipi: dst 2 vec 251 (Fixed|physical|...)`
@@ -45,6 +54,7 @@ impl Line {
             let number = lost.split(' ').next().and_then(|n| n.parse().ok());
             return Some(Self::Lost(number.unwrap_or(1)));
         }
+        let line = line.strip_suffix(REINJECTED).unwrap_or(line);
         // A thread's name may have anything in it; the event's has no ": ".
         let (task, rest) = line.rsplit_once(" [")?;
         let thread = task.trim_end().rsplit('-').next()?.parse().ok()?;
@@ -71,6 +81,11 @@ fn nanoseconds(time: &str) -> Option<u64> {
 }
 
 fn what(name: &str, fields: &str) -> Option<What> {
+    match name {
+        "kvm_inj_virq" => return injects(fields),
+        "kvm_entry" => return enters(fields),
+        _ => {}
+    }
     let (numbers, modes) = fields.split_once(" (")?;
     let mode = mode(modes.split(['|', ')']).next()?)?;
     let mut words = numbers.split(' ');
@@ -87,6 +102,26 @@ fn what(name: &str, fields: &str) -> Option<What> {
     }
 }
 
+/// `IRQ 0xfb`, with ` [reinjected]` or not; `irq 251` before Linux 6.1.
+fn injects(fields: &str) -> Option<What> {
+    let mut words = fields.split(' ');
+    let (_, number) = (words.next()?, words.next()?);
+    let vector = match number.strip_prefix("0x") {
+        Some(digits) => u8::from_str_radix(digits, 16).ok()?,
+        None => number.parse().ok()?,
+    };
+    Some(What::Injects { vector })
+}
+
+/// `vcpu 2, rip 0x401136`, and more since Linux 6.9.
+fn enters(fields: &str) -> Option<What> {
+    let (_, rest) = fields.split_once("rip 0x")?;
+    let end = rest.find(|c: char| !c.is_ascii_hexdigit());
+    let digits = rest.get(..end.unwrap_or(rest.len()))?;
+    let rip = u64::from_str_radix(digits, 16).ok()?;
+    Some(What::Enters { rip })
+}
+
 fn mode(name: &str) -> Option<DeliveryMode> {
     Some(match name {
         "Fixed" => DeliveryMode::Fixed,
@@ -99,10 +134,17 @@ fn mode(name: &str) -> Option<DeliveryMode> {
     })
 }
 
-/// Sends whose acceptances may still come: a thread that writes an ICR makes the interrupt pending at
-/// each target before it does anything else.
+/// What belongs to events to come, by vCPU.
 #[derive(Debug, Default)]
-pub(super) struct Senders(BTreeMap<usize, IpiEvent>);
+pub(super) struct Senders {
+    /// Sends whose acceptances may still come: a thread that writes an ICR makes the interrupt pending at
+    /// each target before it does anything else.
+    sends: BTreeMap<usize, IpiEvent>,
+    /// Vectors of IPIs that are pending or taken: no interrupt that is injected is one but of these.
+    ipis: BTreeMap<usize, BTreeSet<u8>>,
+    /// What the next entry of the guest injects.
+    injected: BTreeMap<usize, u8>,
+}
 
 impl Senders {
     /// An event of vCPU `cpu`.
@@ -126,16 +168,19 @@ impl Senders {
                     },
                     rip: 0,
                 };
-                if let Some(before) = self.0.insert(cpu, send) {
+                if let Some(before) = self.sends.insert(cpu, send) {
                     observer.ipi(&before);
                 }
             }
             What::Accepts { apic, vector, mode } => {
-                let send = self.0.get_mut(&cpu).map(|send| &mut send.sent.ipi);
+                let send = self.sends.get_mut(&cpu).map(|send| &mut send.sent.ipi);
                 let ipi = send.filter(|ipi| (ipi.vector, ipi.mode) == (vector, mode));
                 // Not twice to one target: the second is the APIC's own.
                 let new = ipi.is_some_and(|ipi| ipi.targets.insert(apic));
                 let origin = if new { Origin::Ipi } else { Origin::Timer };
+                if new {
+                    self.ipis.entry(apic).or_default().insert(vector);
+                }
                 let kind = match mode {
                     DeliveryMode::Nmi => AcceptedKind::Nmi,
                     DeliveryMode::Init => AcceptedKind::Init,
@@ -154,12 +199,24 @@ impl Senders {
                     idle: false,
                 });
             }
+            What::Injects { vector } => {
+                self.injected.insert(cpu, vector);
+            }
+            What::Enters { rip } => {
+                let vector = self.injected.remove(&cpu);
+                let ipis = self.ipis.entry(cpu).or_default();
+                // Once, though the entry that injects may fail and be tried again.
+                let taken = vector.is_some_and(|vector| ipis.remove(&vector));
+                if taken && rip < USER_END {
+                    observer.interrupted_user(cpu);
+                }
+            }
         }
     }
 
     /// Nothing more belongs to what was sent.
     pub(super) fn finish(&mut self, observer: &dyn Observer) {
-        for (_, send) in std::mem::take(&mut self.0) {
+        for (_, send) in std::mem::take(&mut self.sends) {
             observer.ipi(&send);
         }
     }
@@ -199,6 +256,29 @@ mod tests {
             mode: DeliveryMode::Nmi,
         };
         assert_eq!(event(line).what, expected);
+        let injects = |vector| What::Injects { vector };
+        for (fields, expected) in [
+            ("kvm_inj_virq: IRQ 0xfb", injects(251)),
+            ("kvm_inj_virq: IRQ 0xfb [reinjected]", injects(251)),
+            ("kvm_inj_virq: irq 251", injects(251)),
+            (
+                "kvm_entry: vcpu 2, rip 0x401136",
+                What::Enters { rip: 0x0040_1136 },
+            ),
+            (
+                "kvm_entry: vcpu 2, rip 0xffffffff81000000 intr_info 0x800000fb error_code 0x0",
+                What::Enters {
+                    rip: 0xffff_ffff_8100_0000,
+                },
+            ),
+            (
+                "kvm_entry: vcpu 2, rip 0x401136[immediate exit]",
+                What::Enters { rip: 0x0040_1136 },
+            ),
+        ] {
+            let line = format!("x-1 [000] ..... 1.000001: {fields}");
+            assert_eq!(event(&line).what, expected, "{fields}");
+        }
         assert_eq!(Line::parse("CPU:1 [LOST 17 EVENTS]"), Some(Line::Lost(17)));
         assert_eq!(Line::parse("CPU:1 [LOST EVENTS]"), Some(Line::Lost(1)));
         for line in [
@@ -206,6 +286,8 @@ mod tests {
             "x-1 [000] ..... 1.000001: kvm_apic_eoi: apicid 0 vector 251",
             "x-1 [000] ..... 1.000001: kvm_apic_ipi: dst 0 vec 999 (Fixed|physical)",
             "x-y [000] ..... 1.000001: kvm_apic_ipi: dst 0 vec 1 (Fixed|physical)",
+            "x-1 [000] ..... 1.000001: kvm_entry: vcpu 2, rip 0x",
+            "x-1 [000] ..... 1.000001: kvm_inj_virq: IRQ 0x1fb",
             "x-1 [000] ..... later: kvm_apic_ipi: dst 0 vec 1 (Fixed|physical)",
         ] {
             assert_eq!(Line::parse(line), None, "{line}");
@@ -227,6 +309,13 @@ mod tests {
             let Accepted { kind, origin, .. } = event.accepted;
             let words = format!("{} accepts {kind:?} by {origin:?}", event.cpu);
             self.0.lock().unwrap().push(words);
+        }
+
+        fn interrupted_user(&self, cpu: usize) {
+            self.0
+                .lock()
+                .unwrap()
+                .push(format!("{cpu} left user space"));
         }
     }
 
@@ -270,5 +359,51 @@ mod tests {
             "0 sends 252 to [2]",
         ];
         assert_eq!(*seen.0.lock().unwrap(), expected);
+    }
+    #[test]
+    fn an_ipi_interrupted_user_space_if_the_entry_that_injects_it_says_so() {
+        let seen = Seen::default();
+        let mut senders = Senders::default();
+        let mut take = |cpu, what| {
+            let event = Event {
+                thread: 1,
+                time_ns: 0,
+                what,
+            };
+            senders.take(cpu, &event, &seen);
+        };
+        let (vector, mode) = (251, DeliveryMode::Fixed);
+        let (user, kernel) = (0x0040_1136, 0xffff_ffff_8100_0000);
+        let send = [
+            (0, What::Sends { vector, mode }),
+            (
+                0,
+                What::Accepts {
+                    apic: 2,
+                    vector,
+                    mode,
+                },
+            ),
+        ];
+        let injects = |vector| (2, What::Injects { vector });
+        let enters = |rip| (2, What::Enters { rip });
+        let mut outcome = |events: &[(usize, What)]| {
+            seen.0.lock().unwrap().clear();
+            for &(cpu, what) in send.iter().chain(events) {
+                take(cpu, what);
+            }
+            let words = seen.0.lock().unwrap();
+            words.iter().filter(|w| w.contains("left")).count()
+        };
+        assert_eq!(outcome(&[injects(251), enters(user)]), 1);
+        assert_eq!(outcome(&[injects(251), enters(kernel), enters(user)]), 0);
+        // Cancelled before the entry; failed in the entry.
+        assert_eq!(outcome(&[injects(251), injects(251), enters(user)]), 1);
+        assert_eq!(
+            outcome(&[injects(251), enters(user), injects(251), enters(user)]),
+            1
+        );
+        // A timer's, with the IPI pending.
+        assert_eq!(outcome(&[injects(236), enters(user)]), 0);
     }
 }

@@ -48,9 +48,20 @@ pub enum MachineError {
     /// A vCPU does not answer: there is none of that number, or the machine stopped.
     #[error("vCPU {0} does not answer")]
     NoAnswer(usize),
-    /// A guest kernel cannot be stopped at an instruction here.
-    #[error("this host's KVM cannot step a guest kernel")]
-    NoStepping,
+    /// A guest kernel cannot be stopped at an instruction here: what KVM has not.
+    #[error("this host's KVM {0}")]
+    NoStopping(String),
+    /// Hardware delivers IPIs past KVM's own APICs, and KVM cannot be made to deliver them itself.
+    #[error(
+        "hardware delivers IPIs past KVM's own APICs here ({}), and this KVM cannot be made to deliver \
+         them for one machine: load the module with {}=0, or do without --apic kernel",
+        parameters.join(", "),
+        parameters.join("=0 ")
+    )]
+    IpisPastKvm {
+        /// The modules' parameters that are on.
+        parameters: Vec<String>,
+    },
     /// There are four debug registers.
     #[error("vCPU {0} has more addresses to stop at than debug registers")]
     TooManyStops(usize),

@@ -25,7 +25,7 @@ use crate::observer::Observer;
 use crate::placement::Placement;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::vcpu::{Timers, Vcpu};
-use crate::vm::{self, Apics};
+use crate::vm::{self, Apics, BlockedVcpu};
 use crate::wakeups::Wakeups;
 
 /// What a configuration comes to on a host.
@@ -230,6 +230,10 @@ fn assemble(
             (timers, apics),
         )?);
     }
+    let blocked = match apics {
+        Apics::Kernel => keep_ipis_in_kvm(facts, &vm, cpus)?,
+        Apics::User => None,
+    };
     Ok(Machine {
         wakeups,
         placement,
@@ -239,7 +243,8 @@ fn assemble(
         vcpus,
         threads: vec![],
         states: vec![],
-        single_step: facts.single_step,
+        debug: facts.debug,
+        _blocked: blocked,
         apics,
         events: None,
         msrs: host_.msrs.clone(),
@@ -247,6 +252,31 @@ fn assemble(
         fleet,
         mailbox,
     })
+}
+
+/// Has KVM deliver the IPIs of a machine of `cpus` vCPUs itself, where hardware may do so.
+fn keep_ipis_in_kvm(
+    facts: &HostFacts,
+    vm: &VmFd,
+    cpus: usize,
+) -> Result<Option<BlockedVcpu>, MachineError> {
+    if !inhibits(&facts.ipis_past_kvm, facts.inhibits_acceleration)? {
+        return Ok(None);
+    }
+    BlockedVcpu::new(vm, cpus as u64)
+        .map(Some)
+        .map_err(|(ioctl, source)| MachineError::Kvm { ioctl, source })
+}
+
+/// Whether hardware is to be kept from delivering IPIs: wherever KVM `can`, as what its modules'
+/// parameters say cannot be read everywhere.
+fn inhibits(parameters: &[String], can: bool) -> Result<bool, MachineError> {
+    if !can && !parameters.is_empty() {
+        return Err(MachineError::IpisPastKvm {
+            parameters: parameters.to_vec(),
+        });
+    }
+    Ok(can)
 }
 
 fn event() -> Result<EventFd, MachineError> {
@@ -305,5 +335,25 @@ fn prepare(mailbox: &Mailbox, config: &Config) {
         .store(config.roles.len() as u32, Relaxed);
     for (slot, &role) in mailbox.cpus.iter().zip(&config.roles) {
         slot.role.store(role.into(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_whose_hardware_delivers_ipis_is_refused_only_where_kvm_cannot_inhibit_it() {
+        let parameters = ["kvm_intel.enable_ipiv", "kvm_intel.enable_apicv"].map(str::to_owned);
+        assert!(matches!(inhibits(&parameters, true), Ok(true)));
+        assert!(matches!(inhibits(&[], true), Ok(true)));
+        assert!(matches!(inhibits(&[], false), Ok(false)));
+        assert_eq!(
+            inhibits(&parameters, false).unwrap_err().to_string(),
+            "hardware delivers IPIs past KVM's own APICs here (kvm_intel.enable_ipiv, \
+             kvm_intel.enable_apicv), and this KVM cannot be made to deliver them for one machine: \
+             load the module with kvm_intel.enable_ipiv=0 kvm_intel.enable_apicv=0, or do without \
+             --apic kernel"
+        );
     }
 }

@@ -34,9 +34,18 @@ const USER_DS: u16 = 0x20 | 3;
 pub(super) const USER_CS: u16 = 0x28 | 3;
 const TSS_SELECTOR: u16 = 0x30;
 
+/// Bytes of a handler up to the end of the OUT that tells its vector; a NOP comes next.
+pub(super) const HANDLER_AFTER_OUT: u64 = 4;
+
+/// The handler of `vector`, which is below [`VECTORS`].
+pub(super) fn handler(vector: u8) -> u64 {
+    HANDLERS + 16 * u64::from(vector)
+}
+
 /// Writes the tables, the handlers and `code` followed by HLT. All of it fits by construction.
 pub(super) fn write(memory: &GuestMemoryMmap, code: &[u8]) {
     const HLT: u8 = 0xf4;
+    const NOP: u8 = 0x90;
     let put = |address: u64, bytes: &[u8]| {
         // In range: every address here is far below `MEMORY`.
         let _ = memory.write_slice(bytes, GuestAddress(address));
@@ -64,8 +73,9 @@ pub(super) fn write(memory: &GuestMemoryMmap, code: &[u8]) {
     put(TSS + 4, &RING0_STACK.to_le_bytes());
     for vector in 0..VECTORS {
         let handler = HANDLERS + 16 * vector;
-        // mov al, vector; out VECTOR_PORT, al; hlt
-        put(handler, &[0xb0, vector as u8, 0xe6, VECTOR_PORT as u8, HLT]);
+        // mov al, vector; out VECTOR_PORT, al; nop; hlt
+        let code = [0xb0, vector as u8, 0xe6, VECTOR_PORT as u8, NOP, HLT];
+        put(handler, &code);
         // A present 64-bit interrupt gate that CPL 3 may use (SDM vol. 3, figure 6-8).
         let gate = handler | u64::from(KERNEL_CS) << 16 | 0xee00 << 32;
         put(IDT + 16 * vector, &gate.to_le_bytes());

@@ -1,17 +1,17 @@
 //! Probe guests: a few instructions each, run on a virtual machine of their own, to find out what
 //! this host's KVM does with them.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 
-use kvm_bindings::{
-    CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_MAX_CPUID_ENTRIES, kvm_guest_debug,
-};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, MsrExitReason, VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::errno;
 
+use crate::assist::{CpuidRegisters, Feature};
 use crate::clock;
 use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
@@ -20,7 +20,11 @@ use crate::sys;
 use crate::timer::KickTimer;
 use crate::vm::{self, Apics};
 
+mod debug;
 mod layout;
+mod speed;
+
+pub(crate) use speed::Speed;
 
 use layout::{CODE, LSTAR_CODE, MEMORY};
 
@@ -99,6 +103,8 @@ impl fmt::Display for Outcome {
 pub(crate) struct Prober<'a> {
     kvm: &'a Kvm,
     cpuid: CpuId,
+    /// What [`Prober::speed`] has found.
+    speed: OnceCell<Result<Speed, Outcome>>,
 }
 
 impl<'a> Prober<'a> {
@@ -107,7 +113,11 @@ impl<'a> Prober<'a> {
         let cpuid = kvm_fd
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm("KVM_GET_SUPPORTED_CPUID"))?;
-        Ok(Self { kvm: kvm_fd, cpuid })
+        Ok(Self {
+            kvm: kvm_fd,
+            cpuid,
+            speed: OnceCell::new(),
+        })
     }
 
     /// What KVM supports, for the guests to come.
@@ -121,20 +131,52 @@ impl<'a> Prober<'a> {
     }
 
     /// What [`Prober::ring0`] would run, ready to, so that setting it up is not timed.
-    pub(crate) fn prepare_ring0(&self, code: &[u8]) -> Result<Guest, ProbeError> {
+    fn prepare_ring0(&self, code: &[u8]) -> Result<Guest, ProbeError> {
         self.guest(code)
+    }
+
+    /// `code` in 64-bit CPL 3, followed by HLT, which raises #GP there.
+    fn prepare_ring3(&self, code: &[u8]) -> Result<Guest, ProbeError> {
+        let guest = self.guest(code)?;
+        layout::enter_ring3(&guest.vcpu).map_err(kvm("KVM_SET_SREGS"))?;
+        Ok(guest)
     }
 
     /// Runs SYSCALL in CPL 3 with LSTAR at a HLT.
     pub(crate) fn syscall_from_ring3(&self) -> Result<Outcome, ProbeError> {
+        self.prepare_syscall()?.run()
+    }
+
+    fn prepare_syscall(&self) -> Result<Guest, ProbeError> {
         const SYSCALL: &[u8] = &[0x0f, 0x05];
-        let mut guest = self.guest(SYSCALL)?;
-        layout::enter_ring3(&guest.vcpu).map_err(kvm("KVM_SET_SREGS"))?;
+        let guest = self.prepare_ring3(SYSCALL)?;
         let star = u64::from(layout::KERNEL_CS) << 32 | u64::from(layout::USER_CS - 16) << 48;
         for (index, value) in [(msr::STAR, star), (msr::LSTAR, LSTAR_CODE), (msr::FMASK, 0)] {
             msr::write(&guest.vcpu, index, value).map_err(kvm("KVM_SET_MSRS"))?;
         }
-        guest.run()
+        Ok(guest)
+    }
+
+    /// Whether guests that get all that KVM supports see `feature`, by a CPUID of theirs: some KVMs show
+    /// them more than `KVM_GET_SUPPORTED_CPUID` has.
+    pub(crate) fn offers(&self, feature: Feature) -> Result<bool, ProbeError> {
+        Ok(feature.is_set(self.cpuid_in_guest(feature.leaf, feature.subleaf)?))
+    }
+
+    /// What CPUID returns in CPL 0; zeroes, as for a leaf that there is not, if it does not execute.
+    fn cpuid_in_guest(&self, leaf: u32, subleaf: u32) -> Result<CpuidRegisters, ProbeError> {
+        // mov eax, leaf; mov ecx, subleaf; cpuid.
+        let mut code = [0xb8, 0, 0, 0, 0, 0xb9, 0, 0, 0, 0, 0x0f, 0xa2];
+        code[1..5].copy_from_slice(&leaf.to_le_bytes());
+        code[6..10].copy_from_slice(&subleaf.to_le_bytes());
+        let mut guest = self.guest(&code)?;
+        if guest.run()? != Outcome::Halted {
+            return Ok(CpuidRegisters::default());
+        }
+        let regs = guest.vcpu.get_regs().map_err(kvm("KVM_GET_REGS"))?;
+        // The upper halves are zero (SDM vol. 2, CPUID).
+        let [eax, ebx, ecx, edx] = [regs.rax, regs.rbx, regs.rcx, regs.rdx].map(|r| r as u32);
+        Ok(CpuidRegisters { eax, ebx, ecx, edx })
     }
 
     /// Sets a guest's TSC, runs the guest, and tells what its TSC is then.
@@ -143,20 +185,6 @@ impl<'a> Prober<'a> {
         msr::write(&guest.vcpu, msr::TSC, value).map_err(kvm("KVM_SET_MSRS"))?;
         guest.run()?;
         msr::read(&guest.vcpu, msr::TSC).map_err(kvm("KVM_GET_MSRS"))
-    }
-
-    /// Runs one NOP in CPL 0 with KVM's single-stepping on.
-    pub(crate) fn single_step(&self) -> Result<Outcome, ProbeError> {
-        let mut guest = self.guest(&[0x90, 0x90])?;
-        let debug = kvm_guest_debug {
-            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
-            ..kvm_guest_debug::default()
-        };
-        guest
-            .vcpu
-            .set_guest_debug(&debug)
-            .map_err(kvm("KVM_SET_GUEST_DEBUG"))?;
-        guest.run()
     }
 
     fn guest(&self, code: &[u8]) -> Result<Guest, ProbeError> {
@@ -184,7 +212,7 @@ impl<'a> Prober<'a> {
 }
 
 /// A probe guest. Fields are dropped in order: the vCPU goes before its memory.
-pub(crate) struct Guest {
+struct Guest {
     vcpu: VcpuFd,
     _vm: VmFd,
     _memory: GuestMemoryMmap,
@@ -192,7 +220,7 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Runs the guest to its end.
-    pub(crate) fn run(&mut self) -> Result<Outcome, ProbeError> {
+    fn run(&mut self) -> Result<Outcome, ProbeError> {
         let kicker = Kicker::default();
         let _attached = kicker.attach(&mut self.vcpu);
         let mut watchdog = KickTimer::for_this_thread().map_err(ProbeError::Watchdog)?;

@@ -20,6 +20,7 @@ mod injection;
 mod ipis;
 mod looking;
 mod oracle;
+mod pmu;
 mod priority;
 mod recording;
 mod senders;
@@ -114,8 +115,8 @@ fn main() -> ExitCode {
             .then(|| "no x2APIC registers in user space".to_owned()),
         no_stepping: host
             .as_ref()
-            .is_ok_and(|host| !host.facts().single_step)
-            .then(|| "no stepping of guest kernels".to_owned()),
+            .ok()
+            .and_then(|host| host.facts().debug.lack()),
         trials: vec![],
     };
     ending::list(&mut suite);
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
     ipis::list(&mut suite);
     looking::list(&mut suite);
     oracle::list(&mut suite);
+    pmu::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
     snapshots::list(&mut suite);

@@ -101,8 +101,15 @@ fn of_host(host: &HostFacts) -> Vec<Fact> {
         plain("kernel", &host.kernel),
         plain("cores for this process", host.cores.len().to_string()),
         plain("x2APIC to user space", yes(host.x2apic)),
-        plain("steps guest kernels", yes(host.single_step)),
+        plain(
+            "stops and steps guest kernels",
+            host.debug.lack().unwrap_or_else(|| "yes".to_owned()),
+        ),
     ];
+    if let Some(how) = &host.emulated {
+        let value = format!("{how}; times mean nothing");
+        facts.push(plain("the host itself is emulated", value));
+    }
     for probe in &host.probes {
         let value = match probe.assist {
             Some(assist) => format!("{} ({assist})", probe.finding),

@@ -22,7 +22,7 @@ use crate::vectors::Kind;
 mod guest;
 mod script;
 
-pub(crate) use script::{Counting, Moment, Script};
+pub(crate) use script::{Counting, Debugging, Moment, Script};
 
 pub(crate) struct Fake<'a> {
     mailbox: Box<Mailbox>,

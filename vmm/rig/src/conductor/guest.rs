@@ -70,8 +70,9 @@ pub trait Guest {
     /// The machine's.
     fn moment(&self, cpu: usize) -> Result<Moment, Failure>;
 
-    /// Whether the guest's kernel can be stepped: the rest of this trait needs it.
-    fn can_step(&self) -> bool;
+    /// Why the guest's kernel cannot be stopped or stepped, which the rest of this trait needs; `None`
+    /// if it can.
+    fn cannot_stop(&self) -> Option<String>;
 
     /// Where SYSCALL takes a vCPU: IA32_LSTAR.
     ///
@@ -164,8 +165,8 @@ impl Guest for Machine {
         Ok(Machine::moment(self, cpu)?)
     }
 
-    fn can_step(&self) -> bool {
-        Machine::can_step(self)
+    fn cannot_stop(&self) -> Option<String> {
+        Machine::cannot_stop(self)
     }
 
     fn lstar(&self, cpu: usize) -> Result<u64, Failure> {

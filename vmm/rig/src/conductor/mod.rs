@@ -405,8 +405,8 @@ impl<'a> Conductor<'a> {
     /// Where things are in the kernel that runs. `Ok(Err)`: entries cannot be judged, because of
     /// this.
     fn layout(&mut self, layout: LayoutOf<'_>) -> Result<Result<Arc<KernelLayout>, String>, Ended> {
-        if !self.guest.can_step() {
-            return Ok(Err("this host's KVM cannot step a guest kernel".to_owned()));
+        if let Some(why) = self.guest.cannot_stop() {
+            return Ok(Err(why));
         }
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let lstar = self.machine(|guest| guest.lstar(cpu))?;

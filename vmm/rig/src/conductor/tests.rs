@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use ipirig_abi::{Command, Order};
 
-use super::fake::{Fake, Moment, Script, plan};
+use super::fake::{Debugging, Fake, Moment, Script, plan};
 use super::fake_kernel::{self, Path};
 use super::*;
 use crate::ledger::DETAILS;
@@ -320,14 +320,17 @@ fn a_dead_task_ends_the_run_at_once_under_its_name() {
 }
 
 #[test]
-fn a_host_that_cannot_step_gives_windows_without_records_and_a_reason() {
+fn a_host_without_breakpoints_gives_windows_without_records_and_a_reason() {
     let evidence = conduct(Script {
-        no_stepping: true,
+        debug: Debugging::NO_BREAKPOINTS,
         ..Script::default()
     })
     .unwrap();
     let why = evidence.layout.as_ref().unwrap_err();
-    assert_eq!(why, "this host's KVM cannot step a guest kernel");
+    assert_eq!(
+        why,
+        "this host's KVM gives guests no working breakpoints in CPL 0 or on entry to it"
+    );
     let records = &evidence.windows[0].records;
     assert_eq!(*records, BTreeMap::from([(2, Err(NoRecord::CannotStep))]));
 }

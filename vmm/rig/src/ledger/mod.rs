@@ -131,7 +131,7 @@ pub struct Tally {
     pub coalesced: u64,
     /// IPIs that it took, by kind.
     pub delivered: BTreeMap<Kind, u64>,
-    /// IPIs that it took while in user space.
+    /// IPIs that it took while in user space, as far as that is known: at least so many.
     pub ipis_at_user: u64,
     /// Interrupts that it took and that are no IPIs, by kind.
     pub other: BTreeMap<Kind, u64>,
@@ -189,7 +189,7 @@ pub struct Snapshot {
     pub dropped: u64,
     /// Events that named a vCPU which does not exist.
     pub strangers: u64,
-    /// What interrupts interrupted is not known.
+    /// What interrupts interrupted is not known, but of IPIs that are said to have interrupted user space.
     pub counts_only: bool,
 }
 
@@ -229,8 +229,8 @@ impl Ledger {
         }
     }
 
-    /// What is recorded comes from KVM's own APICs: who sends and who gets is known, what was interrupted
-    /// is not.
+    /// What is recorded comes from KVM's own APICs: who sends and who gets is known; what was interrupted is
+    /// known of those IPIs only of which it is said that they interrupted user space.
     pub fn count_only(&self) {
         self.counts_only.store(true, Relaxed);
     }
@@ -311,6 +311,14 @@ impl Ledger {
         }
         if inside {
             self.details.push(Detail::Delivery(*delivery));
+        }
+    }
+
+    /// Records that an IPI whose delivery is recorded without saying so interrupted user space.
+    pub fn ipi_at_user(&self, cpu: usize) {
+        let inside = self.phase.load(SeqCst) == INSIDE;
+        if let Some(cells) = self.cells(cpu, inside) {
+            cells.ipis_at_user.fetch_add(1, Relaxed);
         }
     }
 

@@ -38,6 +38,10 @@ impl Observer for Ledger {
         });
     }
 
+    fn interrupted_user(&self, cpu: usize) {
+        self.ipi_at_user(cpu);
+    }
+
     fn lost(&self, count: u64) {
         self.unheard.fetch_add(count, Relaxed);
     }

@@ -2,7 +2,7 @@
 
 use ipirig_abi::Role;
 
-use super::{COUNTERS, Check, Verdict, worst};
+use super::{COUNTERS, Check, Verdict, ipis, worst};
 use crate::conductor::Evidence;
 use crate::guest_text::{Counters, CpuCounters};
 use crate::plan::Plan;
@@ -10,8 +10,8 @@ use crate::scenario::Changes;
 
 /// With deferral on, each isolated CPU's counter for this kind of storm must have grown, and
 /// entries must have caught up with all of it but what is pending again since. Where nothing was
-/// deferred the ledger decides: if IPIs were sent instead, that is the violation; if not, the storm
-/// did not reach this CPU and the rig cannot say why. With deferral off the counters must stand
+/// deferred the ledger decides: if IPIs were sent instead, that is the violation, unless the window was
+/// not clean ([`ipis`]); if not, the storm did not reach this CPU and the rig cannot say why. With deferral off the counters must stand
 /// still, and then say nothing.
 pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
     let (before, after) = match (&evidence.before.counters, &evidence.after.counters) {
@@ -38,7 +38,8 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
             Some(growth) => {
                 let record = evidence.ledger.cpus.get(cpu);
                 let sent = record.map_or(0, |record| record.window.ipis_targeted());
-                one(plan.deferral, &growth, sent)
+                let (ipis, _) = ipis::of_cpu(plan, evidence, cpu);
+                one(plan.deferral, &growth, sent, ipis)
             }
             None => (
                 Verdict::Error,
@@ -50,8 +51,8 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
     worst(COUNTERS, findings.collect())
 }
 
-/// Judges one CPU, to which `sent` IPIs were sent in the window.
-fn one(deferral: bool, growth: &Growth, sent: u64) -> (Verdict, String) {
+/// Judges one CPU, to which `sent` IPIs were sent in the window, of which `ipis` is the judgement.
+fn one(deferral: bool, growth: &Growth, sent: u64, ipis: Verdict) -> (Verdict, String) {
     let Growth {
         deferred,
         caught_up,
@@ -65,6 +66,10 @@ fn one(deferral: bool, growth: &Growth, sent: u64) -> (Verdict, String) {
         (false, n, _) => (
             Verdict::Violated,
             format!("{n} deferred although deferral is off"),
+        ),
+        (true, 0, _) if sent > 0 && ipis == Verdict::Error => (
+            Verdict::Error,
+            format!("nothing deferred, {sent} IPIs sent instead, and the window was not clean"),
         ),
         (true, 0, _) if sent > 0 => (
             Verdict::Violated,

@@ -66,7 +66,7 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
     let record = match window.records.get(&cpu) {
         Some(Ok(record)) => record,
         Some(Err(NoRecord::CannotStep)) => {
-            return Outcome::Skipped("this host's KVM cannot step a guest kernel".to_owned());
+            return Outcome::Skipped("this host's KVM cannot stop a guest kernel".to_owned());
         }
         Some(Err(NoRecord::InKernel)) => {
             return Outcome::Skipped("it was in the kernel all the while: no entry".to_owned());

@@ -1,5 +1,5 @@
 use super::*;
-use crate::conductor::fake::{Counting, Fake, Script, plan};
+use crate::conductor::fake::{Counting, Debugging, Fake, Script, plan};
 use crate::conductor::fake_kernel::{self, Path};
 use crate::conductor::{Start, conduct};
 use crate::ledger::{DETAILS, Ledger};
@@ -90,6 +90,40 @@ fn a_timer_does_not_excuse_a_storm_of_ipis() {
     );
 }
 
+/// What KVM's own APICs tell: how many IPIs interrupted user space at least.
+#[test]
+fn ipis_known_to_have_interrupted_user_space_are_violated_beyond_what_others_excuse() {
+    let script = Script {
+        ipis_per_operation: 3,
+        timers: 2,
+        counters: Counting::NothingDeferred,
+        ..Script::default()
+    };
+    let (plan, mut evidence) = evidence("static-key-flip", None, script);
+    evidence.ledger.counts_only = true;
+    let mut judged = |at_user| {
+        evidence.ledger.cpus[2].window.ipis_at_user = at_user;
+        let ipis = named(ISOLATED_IPIS, &plan, &evidence);
+        let others = [USER_SPACE, COUNTERS].map(|name| named(name, &plan, &evidence).status);
+        (ipis.status, others, ipis.evidence)
+    };
+    let sent = "vCPU 2: 303 IPIs (call-function 303) from vCPU 0, 3.00 per operation";
+    let excused = format!("{sent}, but 2 other interrupts had it in the kernel: window not clean");
+    for at_user in [0, 2] {
+        let expected = (Error, [Error, Error], excused.clone());
+        assert_eq!(judged(at_user), expected, "{at_user}");
+    }
+    let bound = |n| {
+        format!(
+            "{sent}; at least {n} interrupted user space, of which 2 other interrupts excuse at most 2"
+        )
+    };
+    for at_user in [3, 300] {
+        let expected = (Violated, [Violated, Violated], bound(at_user));
+        assert_eq!(judged(at_user), expected, "{at_user}");
+    }
+}
+
 #[test]
 fn a_stale_page_is_as_bad_as_a_stale_branch() {
     let stale = || Script {
@@ -159,15 +193,18 @@ fn without_a_module_what_was_executed_still_decides() {
 }
 
 #[test]
-fn without_stepping_the_right_value_is_told_and_proves_nothing_but_a_stale_one_does() {
+fn without_breakpoints_the_right_value_is_told_and_proves_nothing_but_a_stale_one_does() {
     let script = |stale| Script {
-        no_stepping: true,
+        debug: Debugging::NO_BREAKPOINTS,
         stale,
         ..Script::default()
     };
     let skipped = check(COMPLETED, "static-key-flip", script(false));
     assert_eq!(skipped.status, Skipped);
-    assert!(skipped.evidence.contains("cannot step"), "{skipped:?}");
+    assert!(
+        skipped.evidence.contains("no working breakpoints"),
+        "{skipped:?}"
+    );
     assert!(skipped.evidence.contains("proves little"), "{skipped:?}");
     let (plan, evidence) = evidence("static-key-flip", None, script(false));
     assert_eq!(overall(&judge(&plan, &evidence).0), Held);

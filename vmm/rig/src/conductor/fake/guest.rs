@@ -127,8 +127,9 @@ impl Guest for Fake<'_> {
         })
     }
 
-    fn can_step(&self) -> bool {
-        !self.script.no_stepping
+    fn cannot_stop(&self) -> Option<String> {
+        let lack = self.script.debug.lack()?;
+        Some(format!("this host's KVM {lack}"))
     }
 
     fn lstar(&self, _cpu: usize) -> Result<u64, Failure> {

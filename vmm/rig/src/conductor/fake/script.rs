@@ -1,6 +1,7 @@
 //! What goes wrong with a fake guest, one thing at a time.
 
 use ipirig_abi::Command;
+use ipirig_machine::{GuestDebug, Levels};
 
 use crate::conductor::fake_kernel::Path;
 use crate::scenario::EntryKind;
@@ -54,8 +55,8 @@ pub(crate) struct Script {
     pub(crate) status: Option<u32>,
     /// What a vCPU executes when it enters the kernel.
     pub(crate) path: Path,
-    /// The host cannot step.
-    pub(crate) no_stepping: bool,
+    /// What of guest debugging works on the host.
+    pub(crate) debug: Debugging,
     /// Ways into the kernel that the machine cannot produce.
     pub(crate) unproducible: Vec<EntryKind>,
     /// Nobody sees what the kernel changes.
@@ -84,6 +85,31 @@ pub(crate) struct Script {
     pub(crate) fails_to_start: bool,
     /// The guest stops because KVM cannot emulate this, not because of a triple fault.
     pub(crate) unknown_instruction: &'static [u8],
+}
+
+/// What of guest debugging works on the fake's host: by default all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Debugging(pub(crate) GuestDebug);
+
+impl Default for Debugging {
+    fn default() -> Self {
+        Self(GuestDebug::ALL)
+    }
+}
+
+impl Debugging {
+    /// As QEMU 7.2 emulates SVM: VMRUN arms no breakpoint.
+    pub(crate) const NO_BREAKPOINTS: Self = Self(GuestDebug {
+        breakpoints: Levels {
+            kernel: false,
+            entry: false,
+        },
+        ..GuestDebug::ALL
+    });
+
+    pub(crate) fn lack(self) -> Option<String> {
+        self.0.lack()
+    }
 }
 
 /// How the fake kernel counts.

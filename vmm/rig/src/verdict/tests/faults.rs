@@ -186,7 +186,7 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
         ),
         (
             Script {
-                no_stepping: true,
+                debug: Debugging::NO_BREAKPOINTS,
                 ..Script::default()
             },
             vec![
