@@ -117,9 +117,9 @@ fn find(dir: &Path, scenario: &str, deferral: bool) -> Result<Baseline, Failure>
     let found = Baseline::read(dir, scenario, deferral).map_err(Failure::usage)?;
     found.ok_or_else(|| {
         let path = Baseline::path(dir, scenario, deferral);
-        let off = if deferral { "" } else { " --deferral off" };
+        let accept = Baseline::accept(scenario, deferral);
         Failure::usage(anyhow!(
-            "no baseline {}: make it with `ipirig gate {scenario}{off} --accept`",
+            "no baseline {}: make it with {accept}",
             path.display()
         ))
     })
@@ -141,11 +141,8 @@ fn accept(dir: &Path, runs: &[Recorded]) -> Result<Code, Failure> {
             say("ipirig: no baseline was written: that run says nothing\n");
             return Ok(code(&compared));
         }
-        let mut new = Baseline::of(run);
-        // An old one that cannot be read any more has no tolerances to keep.
-        if let Ok(Some(old)) = Baseline::read(dir, &scenario.name, scenario.deferral) {
-            new = new.in_place_of(&old);
-        }
+        let old = Baseline::tolerances(dir, &scenario.name, scenario.deferral);
+        let new = Baseline::of(run).in_place_of(&old);
         let text = new.to_json().context("cannot put a baseline into JSON")?;
         files.push((Baseline::path(dir, &scenario.name, scenario.deferral), text));
     }

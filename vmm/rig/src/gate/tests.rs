@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::blame::{Blame, Deferrable, Frame, Taken};
 use crate::conductor::fake::Script;
+use crate::conductor::fake_kernel::Path;
 use crate::result::RunResult;
 use crate::verdict;
 
@@ -77,7 +78,7 @@ fn a_baseline_has_what_is_compared_and_nothing_else() {
     assert_eq!(
         Baseline::of(&good()).to_json().unwrap(),
         r#"{
-  "baseline_version": 1,
+  "baseline_version": 2,
   "scenario": "static-key-flip",
   "deferral": true,
   "operations": 101,
@@ -99,6 +100,7 @@ fn a_baseline_has_what_is_compared_and_nothing_else() {
     "user-space-throughout": "held"
   },
   "isolated_ipis": {},
+  "isolated_senders": [],
   "housekeeping_ipis": {
     "count": 101,
     "tolerance": 110
@@ -111,8 +113,13 @@ fn a_baseline_has_what_is_compared_and_nothing_else() {
     "count": 303,
     "tolerance": 4
   },
-  "catch_up_by": {
-    "syscall": 3
+  "entries": {
+    "syscall": {
+      "catch_up": "before-instrumentable",
+      "danger": [],
+      "flag_set": "before-catch-up",
+      "flag_cleared": "after-user-table"
+    }
   }
 }
 "#
@@ -193,17 +200,6 @@ fn every_field_can_change_and_tolerances_are_kept_to() {
         ["caught up: 303 ± 4 -> not counted"]
     );
     assert_eq!(
-        after(|run| run.entries[0].audit.as_mut().unwrap().catch_up = Some(4)),
-        ["catch-up after syscall by instruction: 3 -> 4"]
-    );
-    assert_eq!(
-        after(|run| run.entries[0].kind = "nmi".to_owned()),
-        [
-            "catch-up after nmi by instruction: none -> 3",
-            "catch-up after syscall by instruction: 3 -> none"
-        ]
-    );
-    assert_eq!(
         after(|run| run.scenario.operations = 100),
         ["operations: 101 -> 100"]
     );
@@ -214,6 +210,194 @@ fn every_field_can_change_and_tolerances_are_kept_to() {
     assert_eq!(
         after(|run| drop(run.checks.remove(5))),
         ["check flag-order: held -> absent"]
+    );
+}
+
+/// The lines that a gate prints of a kernel whose entry goes `path`, beside a right one's baseline.
+fn gated(path: Path) -> Vec<String> {
+    let script = Script {
+        path,
+        ..Script::default()
+    };
+    let run = Recorded::of(&result("static-key-flip", script)).unwrap();
+    let compared = only(Compared::new(&Baseline::of(&good()), &run));
+    let text = render(&compared, Paint::PLAIN);
+    let lines = text.lines().map(|line| line.trim_start().to_owned());
+    lines
+        .filter(|line| line.starts_with("entry by") || line.starts_with("by instruction"))
+        .collect()
+}
+
+#[test]
+fn another_hosts_instruction_numbers_are_no_change() {
+    let script = Script {
+        path: Path::Longer,
+        ..Script::default()
+    };
+    let run = Recorded::of(&result("static-key-flip", script)).unwrap();
+    let catch_up = |run: &Recorded| run.entries[0].audit.as_ref().unwrap().catch_up;
+    assert_eq!([catch_up(&good()), catch_up(&run)], [Some(3), Some(6)]);
+    assert_eq!(changes(&Baseline::of(&good()), &run), []);
+}
+
+#[test]
+fn an_entry_in_another_order_is_a_change() {
+    assert_eq!(
+        gated(Path::NoCatchUp),
+        [
+            "entry by syscall, catch-up: before the first patchable instruction -> \
+             after the first patchable instruction",
+            "by instruction: flag set 2, caught up 6, first patchable 4",
+            "entry by syscall, before the catch-up: none -> ftrace, no-catch-up",
+        ]
+    );
+    assert_eq!(
+        gated(Path::FlagLate),
+        [
+            "entry by syscall, before the catch-up: none -> ftrace, no-catch-up",
+            "by instruction: flag set 3, caught up 2, first patchable 5",
+            "entry by syscall, flag set: before the catch-up -> after the catch-up",
+        ]
+    );
+    assert_eq!(
+        gated(Path::FlagClearedEarly),
+        [
+            "entry by syscall, flag cleared: after the user page table is loaded -> \
+             before the user page table is loaded",
+            "by instruction: flag set 2, caught up 3, first patchable 5",
+        ]
+    );
+    assert_eq!(
+        gated(Path::StaticKey),
+        [
+            "entry by syscall, before the catch-up: none -> static-key",
+            "by instruction: flag set 3, caught up 4, first patchable 6",
+        ]
+    );
+    assert_eq!(gated(Path::Right), [""; 0]);
+}
+
+#[test]
+fn an_entry_that_is_not_recorded_any_more_is_a_change_with_its_reason() {
+    let mut run = good();
+    run.entries[0].audit = None;
+    run.entries[0].why = Some("this host\ncannot".to_owned());
+    assert_eq!(
+        changes(&Baseline::of(&good()), &run),
+        [Change {
+            what: "entry by syscall".to_owned(),
+            was: "recorded".to_owned(),
+            is: "not recorded".to_owned(),
+            why: vec!["this host cannot".to_owned()],
+        }]
+    );
+}
+
+/// `edit` made to the audit of a good run.
+fn audit(edit: impl Fn(&mut read::RecordedAudit)) -> EntryRelations {
+    let mut run = good();
+    edit(run.entries[0].audit.as_mut().unwrap());
+    Baseline::of(&run).entries.remove("syscall").unwrap()
+}
+
+#[test]
+fn relations_follow_from_the_order_of_instructions() {
+    let right = EntryRelations {
+        catch_up: CatchUp::BeforeInstrumentable,
+        danger: [].into(),
+        flag_set: FlagSet::BeforeCatchUp,
+        flag_cleared: Some(FlagCleared::AfterUserTable),
+    };
+    let flag = |set, cleared, user_table| read::RecordedFlag::Known {
+        set,
+        cleared,
+        user_table,
+    };
+    type Edit<'a> = &'a dyn Fn(&mut read::RecordedAudit);
+    let cases: [(&str, Edit<'_>, EntryRelations); 7] = [
+        ("as it is", &|_| {}, right.clone()),
+        (
+            "at the first instrumentable instruction",
+            &|audit| audit.first_instrumentable = audit.catch_up,
+            EntryRelations {
+                catch_up: CatchUp::AfterInstrumentable,
+                ..right.clone()
+            },
+        ),
+        (
+            "translations never",
+            &|audit| (audit.translations_cleared, audit.catch_up) = (None, None),
+            EntryRelations {
+                catch_up: CatchUp::Never,
+                ..right.clone()
+            },
+        ),
+        (
+            "nothing pending",
+            &|audit| {
+                (audit.text_cleared, audit.translations_cleared) = (Some(0), Some(0));
+                audit.catch_up = Some(2);
+            },
+            right.clone(),
+        ),
+        (
+            "no flag",
+            &|audit| audit.flag = read::RecordedFlag::Unknown,
+            EntryRelations {
+                flag_set: FlagSet::NoFlag,
+                flag_cleared: None,
+                ..right.clone()
+            },
+        ),
+        (
+            "the flag is not touched",
+            &|audit| audit.flag = flag(None, None, Some(7)),
+            EntryRelations {
+                flag_set: FlagSet::Never,
+                flag_cleared: Some(FlagCleared::Never),
+                ..right.clone()
+            },
+        ),
+        (
+            "the way out is not in the record",
+            &|audit| {
+                audit.ended = "limit".to_owned();
+                audit.flag = flag(Some(2), None, None);
+            },
+            EntryRelations {
+                flag_cleared: None,
+                ..right.clone()
+            },
+        ),
+    ];
+    for (what, edit, relations) in cases {
+        assert_eq!(audit(edit), relations, "{what}");
+    }
+}
+
+#[test]
+fn of_several_isolated_vcpus_the_worst_counts() {
+    let mut run = good();
+    let mut late = run.entries[0].clone();
+    late.audit.as_mut().unwrap().first_instrumentable = Some(1);
+    run.entries.insert(0, late);
+    assert_eq!(
+        Baseline::of(&run).entries["syscall"].catch_up,
+        CatchUp::AfterInstrumentable
+    );
+}
+
+#[test]
+fn who_sends_ipis_to_isolated_vcpus_is_compared_by_role() {
+    let sent_by = |sources: &[(usize, u64)]| {
+        let mut run = good();
+        run.vcpus[2].window.by_source = sources.iter().copied().collect();
+        Baseline::of(&run).isolated_senders
+    };
+    assert_eq!(sent_by(&[(0, 3), (1, 0)]), ["control".to_owned()].into());
+    assert_eq!(
+        after(|run| run.vcpus[2].window.by_source = [(1, 1)].into()),
+        ["senders of IPIs to isolated vCPUs: none -> housekeeping"]
     );
 }
 
@@ -281,12 +465,13 @@ B  static-key-flip  violated       202           101         0
 
 #[test]
 fn a_new_baseline_keeps_the_tolerances_that_someone_chose() {
-    let mut old = Baseline::of(&bad());
-    old.housekeeping_ipis.tolerance = 7;
-    old.deferred = None;
-    for count in old.isolated_ipis.values_mut() {
-        count.tolerance = 1;
-    }
+    let dir = tempfile::tempdir().unwrap();
+    // Of a version before, which cannot be compared with any more.
+    let old = r#"{"baseline_version": 1, "catch_up_by": {},
+        "isolated_ipis": {"call-function": {"count": 5, "tolerance": 1}, "nmi": {"count": 1, "tolerance": 9}},
+        "housekeeping_ipis": {"count": 1, "tolerance": 7}}"#;
+    file(&dir, "static-key-flip.json", old);
+    let old = Baseline::tolerances(dir.path(), "static-key-flip", true);
     let new = Baseline::of(&bad()).in_place_of(&old);
     let expected = Count {
         count: 202,
@@ -297,6 +482,11 @@ fn a_new_baseline_keeps_the_tolerances_that_someone_chose() {
         (new.housekeeping_ipis.tolerance, new.deferred),
         (7, Baseline::of(&bad()).deferred)
     );
+    for text in ["{}", "x"] {
+        file(&dir, "static-key-flip.json", text);
+        let old = Baseline::tolerances(dir.path(), "static-key-flip", true);
+        assert_eq!(old, Tolerances::default());
+    }
 }
 
 fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
@@ -399,11 +589,14 @@ fn baselines_are_found_by_scenario_and_deferral_and_checked_to_be_theirs() {
     file(
         &dir,
         "static-key-flip.json",
-        &json.replace("\"baseline_version\": 1", "\"baseline_version\": 9"),
+        &json.replace("\"baseline_version\": 2", "\"baseline_version\": 9"),
     );
     let error = words(&read(true).unwrap_err());
     assert!(
-        error.contains("is a baseline of version 9, and this ipirig reads version 1"),
+        error.ends_with(
+            "is a baseline of version 9, and this ipirig reads version 2: make it anew with \
+             `ipirig gate static-key-flip --accept`"
+        ),
         "{error}"
     );
     file(
