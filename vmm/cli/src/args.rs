@@ -29,7 +29,8 @@ Exit codes:
   1  violated: they were not
   2  what was given is wrong: arguments, scenario or kernel file
   3  error: guest or rig failed, so there is no telling
-  4  skipped: host or kernel lacks what is needed
+  4  skipped: host or kernel lacks what is needed, by one of several runs as well (see run's
+     --allow-skipped)
   130  ended by Ctrl-C";
 
 const AFTER_ENTRY: &str = "\
@@ -83,6 +84,7 @@ Examples:
   ipirig run static-key-flip
   ipirig run static-key-flip --vcpus 2 --apic xapic
   ipirig run all                             every scenario, in one table
+  ipirig run all --allow-skipped bpf-jit,kprobe-toggle
   ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --deferral off --html report.html --trace trace.json
@@ -369,6 +371,9 @@ pub(crate) struct RunArgs {
     pub(crate) reports: ReportArgs,
     #[command(flatten)]
     pub(crate) pictures: PictureOptions,
+    /// Scenarios that may be skipped, or `all`: several runs hold without them, if one holds [default: none]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) allow_skipped: Vec<String>,
     /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
     /// to go on
     #[arg(long)]

@@ -158,6 +158,20 @@ fn impossible_options_are_usage_errors() {
 }
 
 #[test]
+fn what_may_be_skipped_must_be_among_what_is_run() {
+    refused(
+        &[
+            "run",
+            "static-key-flip",
+            "vunmap-storm",
+            "--allow-skipped",
+            "all,vunmap-strom",
+        ],
+        "--allow-skipped: `vunmap-strom` is not among what is run",
+    );
+}
+
+#[test]
 fn kernel_files_that_are_none_are_refused_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {

@@ -70,7 +70,7 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
             find(dir, &scenario.name, deferral)?;
         }
     }
-    let suite = perform_all(scenarios, &args.options)?;
+    let suite = perform_all(scenarios, &args.options, &[])?;
     publish_suite(&suite, args.options.json.as_deref(), reports)?;
     args.pictures.write(suite.runs())?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");

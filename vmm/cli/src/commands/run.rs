@@ -16,7 +16,6 @@ use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_
 use ipirig_rig::scenario::{Kernel, Scenario};
 use ipirig_rig::snapshots::Snapshots;
 use ipirig_rig::suite::Suite;
-use ipirig_rig::verdict::Verdict;
 
 use super::check_interrupt;
 use crate::args::{Apic, RunArgs, RunOptions, Switch};
@@ -32,6 +31,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args.group, &args.scenarios)?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let (options, pictures) = (args.options, args.pictures);
+    check_names(&args.allow_skipped, &scenarios)?;
     pictures.check()?;
     let json = options.json.clone();
     if scenarios.len() == 1
@@ -43,26 +43,43 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         outcome.advise();
         return Ok(code);
     }
-    let suite = perform_all(scenarios, &options)?;
+    let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
     let code = publish_suite(&suite, json.as_deref(), &reports)?;
     pictures.write(suite.runs())?;
-    if args.bisect {
-        let verdicts: Vec<Verdict> = suite.runs().iter().map(|run| run.verdict).collect();
-        return Ok(Code::of_each(&verdicts));
+    let missing = suite.missing();
+    if code == Code::Skipped && !missing.is_empty() {
+        let names = missing.join(",");
+        say(&format!(
+            "hint: what was skipped may be missing: `--allow-skipped {names}` if it need not run here\n"
+        ));
     }
     Ok(code)
 }
 
-/// Runs each of `scenarios`.
+/// Checks that `--allow-skipped` names what is run: a name that is mistyped would allow nothing.
+fn check_names(allowed: &[String], scenarios: &[Scenario]) -> Result<(), Failure> {
+    let is_run = |name: &String| name == ALL || scenarios.iter().any(|s| s.name == *name);
+    match allowed.iter().find(|name| !is_run(name)) {
+        Some(name) => Err(Failure::usage(anyhow!(
+            "--allow-skipped: `{name}` is not among what is run"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped.
 pub(super) fn perform_all(
     scenarios: Vec<Scenario>,
     options: &RunOptions,
+    may_skip: &[String],
 ) -> Result<Suite, Failure> {
     let mut results = Vec::with_capacity(scenarios.len());
     for scenario in scenarios {
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
-        results.push(perform(scenario, options.clone())?.result);
+        let mut result = perform(scenario, options.clone())?.result;
+        result.may_skip = may_skip.iter().any(|may| *may == name || may == ALL);
+        results.push(result);
     }
     Ok(Suite::new(results))
 }
