@@ -75,8 +75,8 @@ Examples:
   ipirig mutants --survivors                 also run those that nothing is expected to notice
 
 A mutant is guest/kernel/mutants/NAME.patch on top of the series; it says which checks must notice
-it. Exit code 0: each of them did, and the reference kernel held; 1: one survived. The first time a
-kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes seconds to a minute to
+it. A run that ends as `error`, such as a boot that takes too long, is tried once more. Exit code 0: each of
+them did, and the reference kernel held; 1: one survived; 3: a run was `error` twice. The first time a kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes seconds to a minute to
 build, and comes from the cache afterwards.";
 
 const AFTER_RUN: &str = "\
@@ -351,6 +351,9 @@ pub(crate) struct MutantsArgs {
     /// Also run the mutants that nothing is expected to notice yet
     #[arg(long)]
     pub(crate) survivors: bool,
+    /// Seconds that each phase of a run may take [default: 120 for the boot, 60 for others]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
     /// Write the table as JSON; `-` is standard output, and the table goes to standard error
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
