@@ -362,7 +362,8 @@ pub(crate) struct MutantsArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_RUN)]
 pub(crate) struct RunArgs {
-    /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
+    /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`. One that is named twice is
+    /// run twice; the second run is called NAME:2
     #[arg(required_unless_present = "group")]
     pub(crate) scenarios: Vec<String>,
     /// All scenarios of a group; may be given several times

@@ -68,7 +68,7 @@ pub struct RunResult {
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ScenarioInfo {
-    /// Its name.
+    /// Its name; that of a second run of it in the same suite ends in `:2`.
     pub name: String,
     /// Its group.
     pub group: String,

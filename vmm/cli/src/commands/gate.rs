@@ -8,6 +8,7 @@ use ipirig_guest::Places;
 use ipirig_rig::exit::Code;
 use ipirig_rig::gate::{Baseline, Compared, Outcome, Recorded, code, no_telling, render};
 use ipirig_rig::paint::Paint;
+use ipirig_rig::scenario::base_name;
 
 use super::run::{chosen, perform_all, publish_suite};
 use crate::args::{GateArgs, Switch};
@@ -67,7 +68,7 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
     let deferral = args.options.deferral == Switch::On;
     if !args.accept {
         for scenario in &scenarios {
-            find(dir, &scenario.name, deferral)?;
+            find(dir, base_name(&scenario.name), deferral)?;
         }
     }
     let suite = perform_all(scenarios, &args.options, &[])?;
@@ -99,17 +100,20 @@ fn read(args: &GateArgs) -> Result<Vec<Recorded>, Failure> {
         return Ok(runs);
     }
     for scenario in &wanted {
-        if !runs.iter().any(|run| run.scenario.name == scenario.name) {
+        if !runs
+            .iter()
+            .any(|run| run.scenario.base_name() == scenario.name)
+        {
             let error = anyhow!("--from: no result of {}", scenario.name);
             return Err(Failure::usage(error));
         }
     }
-    runs.retain(|run| wanted.iter().any(|s| s.name == run.scenario.name));
+    runs.retain(|run| wanted.iter().any(|s| s.name == run.scenario.base_name()));
     Ok(runs)
 }
 
 fn baseline(dir: &Path, run: &Recorded) -> Result<Baseline, Failure> {
-    find(dir, &run.scenario.name, run.scenario.deferral)
+    find(dir, run.scenario.base_name(), run.scenario.deferral)
 }
 
 /// The baseline of a scenario.
@@ -141,10 +145,11 @@ fn accept(dir: &Path, runs: &[Recorded]) -> Result<Code, Failure> {
             say("ipirig: no baseline was written: that run says nothing\n");
             return Ok(code(&compared));
         }
-        let old = Baseline::tolerances(dir, &scenario.name, scenario.deferral);
+        let name = scenario.base_name();
+        let old = Baseline::tolerances(dir, name, scenario.deferral);
         let new = Baseline::of(run).in_place_of(&old);
         let text = new.to_json().context("cannot put a baseline into JSON")?;
-        files.push((Baseline::path(dir, &scenario.name, scenario.deferral), text));
+        files.push((Baseline::path(dir, name, scenario.deferral), text));
     }
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot create {}", dir.display()))

@@ -13,7 +13,7 @@ use ipirig_rig::plan::{Options, Plan};
 use ipirig_rig::render::render;
 use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
-use ipirig_rig::scenario::{Kernel, Scenario};
+use ipirig_rig::scenario::{ALL, Kernel, Scenario, base_name, select};
 use ipirig_rig::snapshots::Snapshots;
 use ipirig_rig::suite::Suite;
 
@@ -23,9 +23,6 @@ use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
 use crate::progress::Progress;
 use crate::reports::{Reports, is_stdout};
-
-/// Stands for every scenario.
-const ALL: &str = "all";
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args.group, &args.scenarios)?;
@@ -46,9 +43,9 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
     let code = publish_suite(&suite, json.as_deref(), &reports)?;
     pictures.write(suite.runs())?;
-    let missing = suite.missing();
+    let missing: BTreeSet<&str> = suite.missing().into_iter().map(base_name).collect();
     if code == Code::Skipped && !missing.is_empty() {
-        let names = missing.join(",");
+        let names = Vec::from_iter(missing).join(",");
         say(&format!(
             "hint: what was skipped may be missing: `--allow-skipped {names}` if it need not run here\n"
         ));
@@ -58,7 +55,8 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
 
 /// Checks that `--allow-skipped` names what is run: a name that is mistyped would allow nothing.
 fn check_names(allowed: &[String], scenarios: &[Scenario]) -> Result<(), Failure> {
-    let is_run = |name: &String| name == ALL || scenarios.iter().any(|s| s.name == *name);
+    let is_run =
+        |name: &String| name == ALL || scenarios.iter().any(|s| base_name(&s.name) == name);
     match allowed.iter().find(|name| !is_run(name)) {
         Some(name) => Err(Failure::usage(anyhow!(
             "--allow-skipped: `{name}` is not among what is run"
@@ -78,40 +76,17 @@ pub(super) fn perform_all(
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
         let mut result = perform(scenario, options.clone())?.result;
-        result.may_skip = may_skip.iter().any(|may| *may == name || may == ALL);
+        result.may_skip = may_skip
+            .iter()
+            .any(|may| may == base_name(&name) || may == ALL);
         results.push(result);
     }
     Ok(Suite::new(results))
 }
 
-/// The scenarios that are asked for, each once.
+/// The scenarios that are asked for.
 pub(super) fn chosen(groups: &[String], names: &[String]) -> Result<Vec<Scenario>, Failure> {
-    let all = || Scenario::all().context("a built-in scenario is broken");
-    let mut found: Vec<Scenario> = Vec::new();
-    for group in groups {
-        let all = all()?;
-        let known: BTreeSet<&str> = all.iter().map(|s| s.group.as_str()).collect();
-        if !known.contains(group.as_str()) {
-            let known: Vec<&str> = known.into_iter().collect();
-            let error = anyhow!("no group `{group}`: there are {}", known.join(", "));
-            return Err(Failure::usage(error));
-        }
-        found.extend(all.into_iter().filter(|s| s.group == *group));
-    }
-    for name in names {
-        if name == ALL {
-            found.extend(all()?);
-        } else {
-            found.push(Scenario::find(name).map_err(Failure::usage)?);
-        }
-    }
-    let mut chosen: Vec<Scenario> = Vec::new();
-    for scenario in found {
-        if !chosen.contains(&scenario) {
-            chosen.push(scenario);
-        }
-    }
-    Ok(chosen)
+    select(groups, names).map_err(Failure::usage)
 }
 
 /// What came of a run.

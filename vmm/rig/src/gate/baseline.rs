@@ -128,7 +128,7 @@ impl Baseline {
             .map(|(id, _)| role(id).map_or("unknown".to_owned(), |vcpu| vcpu.role.clone()));
         Self {
             baseline_version: BASELINE_VERSION,
-            scenario: run.scenario.name.clone(),
+            scenario: run.scenario.base_name().to_owned(),
             deferral: run.scenario.deferral,
             operations: run.scenario.operations,
             vcpus,

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::result::{RunResult, SCHEMA_VERSION};
-use crate::scenario::is_name;
+use crate::scenario::{base_name, is_name};
 use crate::verdict::Verdict;
 
 /// Results of a whole catalogue are a few hundred KiB; what is longer is some other file.
@@ -90,7 +90,7 @@ pub struct Recorded {
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RecordedScenario {
-    /// Its name.
+    /// Its name; that of a second run of it in the same suite ends in `:2`.
     pub name: String,
     /// Operations in all windows together.
     pub operations: u64,
@@ -174,6 +174,14 @@ pub(super) struct RecordedKernel {
     pub(super) path: String,
 }
 
+impl RecordedScenario {
+    /// The scenario's name, of whichever of its runs this is.
+    #[must_use]
+    pub fn base_name(&self) -> &str {
+        base_name(&self.name)
+    }
+}
+
 impl Recorded {
     /// The runs in a file that `run --json` wrote, one scenario's or several. Not empty.
     ///
@@ -203,7 +211,7 @@ impl Recorded {
             .collect::<Result<_, _>>()?;
         for run in &runs {
             let name = &run.scenario.name;
-            if !is_name(name) {
+            if !is_name(run.scenario.base_name()) {
                 let reason = format!("{name:?} is no scenario's name");
                 return Err(other(path, RESULT, reason));
             }
