@@ -32,7 +32,8 @@ Exit codes:
   1  violated: they were not
   2  what was given is wrong: arguments, scenario or kernel file
   3  error: guest or rig failed, so there is no telling
-  4  skipped: host or kernel lacks what is needed
+  4  skipped: host or kernel lacks what is needed, by one of several runs as well (see run's
+     --allow-skipped)
   130  ended by Ctrl-C";
 
 const AFTER_ENTRY: &str = "\
@@ -77,8 +78,8 @@ Examples:
   ipirig mutants --survivors                 also run those that nothing is expected to notice
 
 A mutant is guest/kernel/mutants/NAME.patch on top of the series; it says which checks must notice
-it. Exit code 0: each of them did, and the reference kernel held; 1: one survived. The first time a
-kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes seconds to a minute to
+it. A run that ends as `error`, such as a boot that takes too long, is tried once more. Exit code 0: each of
+them did, and the reference kernel held; 1: one survived; 3: a run was `error` twice. The first time a kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes seconds to a minute to
 build, and comes from the cache afterwards.";
 
 const AFTER_RUN: &str = "\
@@ -86,6 +87,7 @@ Examples:
   ipirig run static-key-flip
   ipirig run static-key-flip --vcpus 2 --apic xapic
   ipirig run all                             every scenario, in one table
+  ipirig run all --allow-skipped bpf-jit,kprobe-toggle
   ipirig run --group must-deliver --deferral off
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --deferral off --html report.html --trace trace.json
@@ -357,6 +359,9 @@ pub(crate) struct MutantsArgs {
     /// Also run the mutants that nothing is expected to notice yet
     #[arg(long)]
     pub(crate) survivors: bool,
+    /// Seconds that each phase of a run may take [default: 120 for the boot, 60 for others]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
     /// Write the table as JSON; `-` is standard output, and the table goes to standard error
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -365,7 +370,8 @@ pub(crate) struct MutantsArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_RUN)]
 pub(crate) struct RunArgs {
-    /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
+    /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`. One that is named twice is
+    /// run twice; the second run is called NAME:2
     #[arg(required_unless_present = "group")]
     pub(crate) scenarios: Vec<String>,
     /// All scenarios of a group; may be given several times
@@ -377,6 +383,9 @@ pub(crate) struct RunArgs {
     pub(crate) reports: ReportArgs,
     #[command(flatten)]
     pub(crate) pictures: PictureOptions,
+    /// Scenarios that may be skipped, or `all`: several runs hold without them, if one holds [default: none]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) allow_skipped: Vec<String>,
     /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
     /// to go on
     #[arg(long)]

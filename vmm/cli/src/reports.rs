@@ -11,7 +11,7 @@ use ipirig_report::github;
 use ipirig_report::junit::junit;
 use ipirig_report::ktap::ktap;
 use ipirig_rig::result::RunResult;
-use ipirig_rig::scenario::Scenario;
+use ipirig_rig::scenario::{Scenario, base_name};
 
 use crate::args::ReportArgs;
 use crate::failure::Failure;
@@ -78,7 +78,7 @@ impl Reports {
         }
         let root = var("GITHUB_WORKSPACE").map(PathBuf::from);
         say(&github::annotations(runs, &|run| {
-            let name = &run.scenario.name;
+            let name = base_name(&run.scenario.name);
             let source = match self.sources.get(name) {
                 Some(path) => path.clone(),
                 None => format!("scenarios/{name}.toml"),

@@ -110,6 +110,26 @@ fn a_broken_scenario_file_is_shown_with_line_column_and_caret() {
 }
 
 #[test]
+fn two_scenarios_of_one_name_are_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let built_in = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../scenarios/static-key-flip.toml"
+    );
+    let text = fs::read_to_string(built_in).unwrap();
+    let paths = ["a.toml", "b.toml"].map(|name| {
+        let path = dir.path().join(name);
+        let mine = text.replace("name = \"static-key-flip\"", "name = \"mine\"");
+        fs::write(&path, mine).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let [a, b] = &paths;
+    let words = format!("two scenarios are called `mine`: {a} and {b}; give one");
+    refused(&["run", a, b], &words);
+    refused(&["gate", a, b], &words);
+}
+
+#[test]
 fn impossible_vcpu_counts_are_usage_errors() {
     refused(
         &["run", "static-key-flip", "--vcpus", "1"],
@@ -155,6 +175,20 @@ fn impossible_options_are_usage_errors() {
         "--json -: standard output has the listing",
     );
     refused(&["frobnicate"], "unrecognized subcommand");
+}
+
+#[test]
+fn what_may_be_skipped_must_be_among_what_is_run() {
+    refused(
+        &[
+            "run",
+            "static-key-flip",
+            "vunmap-storm",
+            "--allow-skipped",
+            "all,vunmap-strom",
+        ],
+        "--allow-skipped: `vunmap-strom` is not among what is run",
+    );
 }
 
 #[test]

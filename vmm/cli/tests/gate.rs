@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ipirig_rig::gate::Baseline;
+
 const HELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/held.json");
 const MUTANT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/never-skips.json");
 
@@ -114,6 +116,88 @@ fn a_mutant_kernel_makes_the_gate_fail_and_is_accepted_if_it_must() {
     assert_eq!(place.gate(&["--from", HELD]).0, Some(1));
 }
 
+/// A result in which each of `edits` is made.
+fn changed_by(place: &Place, edits: &[(&str, &str)]) -> String {
+    let mut text = fs::read_to_string(HELD).expect("a file");
+    for (from, to) in edits {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let path = place.path("changed.json");
+    fs::write(&path, text).expect("written");
+    path.to_str().expect("text").to_owned()
+}
+
+#[test]
+fn the_gate_compares_relations_and_not_instruction_numbers() {
+    let place = Place::new();
+    place.gate(&["--accept", "--from", HELD]);
+    // As on another host: one instruction more on the way in.
+    let elsewhere = changed_by(
+        &place,
+        &[
+            ("\"set\": 3", "\"set\": 4"),
+            ("\"text_cleared\": 7", "\"text_cleared\": 8"),
+            ("\"catch_up\": 7", "\"catch_up\": 8"),
+            (
+                "\"first_instrumentable\": 124",
+                "\"first_instrumentable\": 125",
+            ),
+        ],
+    );
+    let (code, stdout, _) = place.gate(&["--from", &elsewhere]);
+    assert_eq!(code, Some(0), "{stdout}");
+    for (edits, words) in [
+        (
+            &[(
+                "\"first_instrumentable\": 124",
+                "\"first_instrumentable\": 7",
+            )][..],
+            "entry by syscall, catch-up: before the first patchable instruction -> after the first",
+        ),
+        (
+            &[
+                ("\"set\": 3", "\"set\": 9"),
+                ("\"catch_up\": 7", "\"catch_up\": null"),
+            ],
+            "entry by syscall, flag set: before the catch-up -> after the catch-up",
+        ),
+        (
+            &[("\"cleared\": 793", "\"cleared\": 791")],
+            "entry by syscall, flag cleared: after the user page table is loaded -> before",
+        ),
+        (
+            &[("\"by_source\": {}", "\"by_source\": {\"1\": 1}")],
+            "senders of IPIs to isolated vCPUs: none -> housekeeping",
+        ),
+    ] {
+        let other = changed_by(&place, edits);
+        let (code, stdout, _) = place.gate(&["--from", &other]);
+        assert_eq!(code, Some(1), "{edits:?}: {stdout}");
+        assert!(stdout.contains(words), "{words}\n{stdout}");
+    }
+}
+
+#[test]
+fn a_baseline_of_an_older_version_is_refused_with_the_next_step_which_keeps_its_tolerances() {
+    let place = Place::new();
+    place.gate(&["--accept", "--from", HELD]);
+    let path = place.path("baselines/static-key-flip.json");
+    let text = fs::read_to_string(&path).expect("a baseline");
+    let old = text
+        .replace("\"baseline_version\": 2", "\"baseline_version\": 1")
+        .replace("\"tolerance\": 4", "\"tolerance\": 77");
+    fs::write(&path, old).expect("written");
+    let (code, stdout, stderr) = place.gate(&["--from", HELD]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    let words = "static-key-flip.json is a baseline of version 1, and this ipirig reads version 2: \
+                 make it anew with `ipirig gate static-key-flip --accept`";
+    assert!(stderr.contains(words), "{stderr}");
+    assert_eq!(place.gate(&["--accept", "--from", HELD]).0, Some(0));
+    let new = text.replace("\"tolerance\": 4", "\"tolerance\": 77");
+    assert_eq!(fs::read_to_string(&path).expect("a baseline"), new);
+}
+
 #[test]
 fn a_run_that_says_nothing_is_neither_compared_nor_accepted() {
     let place = Place::new();
@@ -192,6 +276,14 @@ fn every_committed_baseline_is_of_a_scenario_and_every_scenario_has_one() {
         .iter()
         .find(|name| !on.contains(&name.replace(".off", "")));
     assert_eq!(stray, None);
+    let dir = Path::new(root).join("results/baseline");
+    for (names, deferral) in [(&on, true), (&off, false)] {
+        for name in names {
+            let scenario = name.strip_suffix(".off").unwrap_or(name);
+            let read = Baseline::read(&dir, scenario, deferral);
+            assert!(matches!(read, Ok(Some(_))), "{read:?}");
+        }
+    }
 }
 
 #[test]

@@ -137,8 +137,8 @@ fn describe(error: &dyn std::error::Error) -> String {
 /// Into the kernel's log, and so onto the console.
 fn log(text: &str) {
     if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
-        // Nobody is left to tell if that fails.
-        let _ = writeln!(log, "<3>ipirig lab: {text}");
+        // In one write, which makes one record. Nobody is left to tell if that fails.
+        let _ = log.write_all(format!("<3>ipirig lab: {text}\n").as_bytes());
     }
 }
 
@@ -159,7 +159,11 @@ fn prepare() -> Result<Option<PathBuf>, InitError> {
         let _ = fs::create_dir_all(place);
         let options = CString::new(options).unwrap_or_default();
         let mounted = mount(source, place, kind, MountFlags::empty(), Some(&*options));
-        mounted.map_err(|e| failed(format!("mount {place}"))(e.into()))?;
+        match mounted {
+            // The kernel has done it (CONFIG_DEVTMPFS_MOUNT).
+            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+            Err(error) => return Err(failed(format!("mount {place}"))(error.into())),
+        }
     }
     Ok(changes)
 }

@@ -39,6 +39,7 @@ mod report;
 mod snapshot;
 mod stop;
 mod sys;
+mod threads;
 mod timer;
 mod vcpu;
 mod vm;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
@@ -19,6 +19,7 @@ use crate::memory::MailboxMemory;
 use crate::placement::Placement;
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
 use crate::stop::StopReason;
+use crate::threads;
 use crate::vcpu::Vcpu;
 use crate::vm::{Apics, BlockedVcpu};
 use crate::wakeups::{Heard, Wakeups};
@@ -135,30 +136,23 @@ impl Machine {
         Ok(events.report(self.fleet.observer.as_ref(), vcpu)?)
     }
 
-    /// Starts every vCPU's thread. Each may use every core until [`Machine::settle`]: a boot has one
-    /// busy vCPU after the other, and on a small host those that will share a core would only wait
-    /// for one another. A second call does nothing.
+    /// Starts every vCPU's thread, and returns when each is there: it can be kicked, asked and pinned.
+    /// Each may use every core until [`Machine::settle`]: a boot has one busy vCPU after the other,
+    /// and on a small host those that will share a core would only wait for one another. A second
+    /// call does nothing.
     ///
     /// # Errors
     /// No threads; nothing runs then.
     pub fn start(&mut self) -> Result<(), MachineError> {
-        for (cpu, vcpu) in self.vcpus.drain(..).enumerate() {
-            let body = move || vcpu.run();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{cpu}"))
-                .spawn(body);
-            match thread {
-                Ok(thread) => self.threads.push(thread),
-                Err(source) => {
-                    self.fleet.stop(None);
-                    return Err(MachineError::Host {
-                        what: "starting a vCPU thread",
-                        source,
-                    });
-                }
+        let bodies = self.vcpus.drain(..);
+        let bodies = bodies.map(|vcpu| move |arrival| vcpu.run(arrival));
+        threads::start(bodies, &mut self.threads).map_err(|source| {
+            self.fleet.stop(None);
+            MachineError::Host {
+                what: "starting a vCPU thread",
+                source,
             }
-        }
-        Ok(())
+        })
     }
 
     /// Has timer interrupts wait in HLT as well until [`Machine::settle`], where this host's remedies
@@ -172,17 +166,21 @@ impl Machine {
     /// Pins each vCPU to its core of [`Machine::placement`], and ends what [`Machine::expect_boot`]
     /// began. To be called when the guest has booted, before anything is measured.
     ///
+    /// A machine that has stopped meanwhile is left alone; [`Machine::wait`] says why it did.
+    ///
     /// # Errors
-    /// The host refuses a core, or a vCPU does not run any more.
+    /// The host refuses a core, or the machine was not started.
     pub fn settle(&self) -> Result<(), MachineError> {
         self.fleet.set_booting(false);
         for (slot, &core) in self.fleet.slots.iter().zip(&self.placement.cores) {
-            let thread = slot.kicker.thread();
             let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-            thread
-                .ok_or_else(gone)
-                .and_then(|id| affinity::pin(id, core))
-                .map_err(host("pinning a vCPU thread"))?;
+            let thread = slot.kicker.thread().ok_or_else(gone);
+            let pinned = thread.and_then(|id| affinity::pin(id, core));
+            // A thread ends only after it has stopped the machine.
+            if pinned.is_err() && self.fleet.stopping() {
+                return Ok(());
+            }
+            pinned.map_err(host("pinning a vCPU thread"))?;
         }
         Ok(())
     }

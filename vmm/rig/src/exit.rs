@@ -41,8 +41,8 @@ impl Code {
         }
     }
 
-    /// The code for several runs of which none may be left out: unlike a suite, which one that holds
-    /// makes `held`, they hold only if each does.
+    /// The code for several runs of which none may be left out: they hold only if each does. A suite may
+    /// have some that may be skipped, and its code is that of its verdict.
     #[must_use]
     pub fn of_each(verdicts: &[Verdict]) -> Self {
         let worst = [Verdict::Violated, Verdict::Error, Verdict::Skipped];

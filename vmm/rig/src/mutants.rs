@@ -61,7 +61,7 @@ pub enum Fate {
         /// These.
         scenarios: Vec<String>,
     },
-    /// There is no telling.
+    /// Nobody can tell: a run ended as `error`, twice.
     Error {
         /// Why.
         why: String,
@@ -89,10 +89,25 @@ pub fn is_check(name: &str) -> bool {
     CHECKS.contains(&name)
 }
 
-/// What became of a mutant that `expected` must notice.
+/// The result of `run`; of a second one if the first is an `error`, which may be a slow host's doing: a
+/// boot that took too long says nothing of the kernel.
+///
+/// # Errors
+/// `run`'s.
+pub fn with_second_try<E>(mut run: impl FnMut() -> Result<RunResult, E>) -> Result<RunResult, E> {
+    let first = run()?;
+    if first.verdict == Verdict::Error {
+        return run();
+    }
+    Ok(first)
+}
+
+/// What became of a mutant that `expected` must notice. A check that did not notice it comes before
+/// one that cannot tell.
 #[must_use]
 pub fn judge(expected: &[Expected], results: &Results) -> Fate {
     let mut missed = Vec::new();
+    let mut errors = Vec::new();
     for expected in expected {
         let Some(result) = results.get(&expected.scenario) else {
             return Fate::Error {
@@ -108,20 +123,26 @@ pub fn judge(expected: &[Expected], results: &Results) -> Fate {
                 None => (Verdict::Error, "no checks were made".to_owned()),
             },
         };
-        if status != Verdict::Violated {
-            missed.push(Missed {
+        let Expected { scenario, check } = expected;
+        match status {
+            Verdict::Violated => {}
+            Verdict::Error => errors.push(format!("{scenario} {check} is {status}: {evidence}")),
+            Verdict::Held | Verdict::Skipped => missed.push(Missed {
                 expected: expected.clone(),
                 status,
                 evidence,
-            });
+            }),
         }
     }
-    if missed.is_empty() {
-        return Fate::Noticed {
+    match (missed.is_empty(), errors.is_empty()) {
+        (false, _) => Fate::Survived { missed },
+        (true, false) => Fate::Error {
+            why: errors.join("; "),
+        },
+        (true, true) => Fate::Noticed {
             by: expected.to_vec(),
-        };
+        },
     }
-    Fate::Survived { missed }
 }
 
 /// What became of a mutant that nothing is expected to notice, because of `why`, if it was run.
@@ -138,13 +159,28 @@ pub fn judge_survivor(why: &str, results: &Results) -> Fate {
             check: check.name.to_owned(),
         }));
     }
-    if by.is_empty() {
-        Fate::Waits {
-            why: why.to_owned(),
-        }
-    } else {
-        Fate::Unexpected { by }
+    if !by.is_empty() {
+        return Fate::Unexpected { by };
     }
+    let error = results
+        .iter()
+        .find(|(_, result)| result.verdict == Verdict::Error);
+    match error {
+        Some((scenario, result)) => Fate::Error {
+            why: worst(scenario, result),
+        },
+        None => Fate::Waits {
+            why: why.to_owned(),
+        },
+    }
+}
+
+/// What is said of a run that did not hold.
+fn worst(scenario: &str, result: &RunResult) -> String {
+    let worst = result.checks.iter().find(|c| c.status == result.verdict);
+    let words = worst.map(|check| format!("{}: {}", check.name, check.evidence));
+    let words = words.unwrap_or_default();
+    format!("{scenario} is {}, not held: {words}", result.verdict)
 }
 
 /// The reference kernel, which must hold wherever a mutant must not.
@@ -157,17 +193,9 @@ pub fn judge_reference(results: &Results) -> Fate {
         None => Fate::Held {
             scenarios: results.keys().cloned().collect(),
         },
-        Some((scenario, result)) => {
-            let worst = result.checks.iter().find(|c| c.status == result.verdict);
-            let words = worst.map(|check| format!("{}: {}", check.name, check.evidence));
-            Fate::Error {
-                why: format!(
-                    "{scenario} is {}, not held: {}",
-                    result.verdict,
-                    words.unwrap_or_default()
-                ),
-            }
-        }
+        Some((scenario, result)) => Fate::Error {
+            why: worst(scenario, result),
+        },
     }
 }
 
@@ -197,10 +225,11 @@ pub fn render(rows: &[Row], paint: Paint) -> String {
     let count = |fits: fn(&Fate) -> bool| rows.iter().filter(|row| fits(&row.fate)).count();
     let _ = writeln!(
         out,
-        "\n{} noticed, {} survived, {} wait",
+        "\n{} noticed, {} survived, {} wait, {} error",
         count(|fate| matches!(fate, Fate::Noticed { .. })),
         count(|fate| matches!(fate, Fate::Survived { .. })),
-        count(|fate| matches!(fate, Fate::Waits { .. }))
+        count(|fate| matches!(fate, Fate::Waits { .. })),
+        count(|fate| matches!(fate, Fate::Error { .. }))
     );
     out
 }
@@ -248,12 +277,17 @@ mod tests {
     use crate::conductor::fake::plan;
     use crate::verdict::Check;
 
+    /// A run with these checks beside those that always are there, and hold.
     fn result(checks: &[(&'static str, Verdict)]) -> RunResult {
-        let checks = checks
+        let made = checks
             .iter()
             .map(|&(name, status)| Check::new(name, status, "because"))
             .collect();
-        RunResult::new(&plan("static-key-flip", None), checks)
+        let mut result = RunResult::new(&plan("static-key-flip", None), made);
+        let worst = [Verdict::Violated, Verdict::Error, Verdict::Skipped];
+        let is = |verdict: &Verdict| checks.iter().any(|(_, status)| status == verdict);
+        result.verdict = worst.into_iter().find(is).unwrap_or(Verdict::Held);
+        result
     }
 
     fn results(checks: &[(&'static str, Verdict)]) -> Results {
@@ -273,7 +307,7 @@ mod tests {
         let judged = |status| judge(&must, &results(&[("danger-zone", status)]));
         let by = must.to_vec();
         assert_eq!(judged(Verdict::Violated), Fate::Noticed { by });
-        for status in [Verdict::Held, Verdict::Error, Verdict::Skipped] {
+        for status in [Verdict::Held, Verdict::Skipped] {
             let missed = vec![Missed {
                 expected: must[0].clone(),
                 status,
@@ -297,11 +331,52 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ended_early_has_noticed_nothing() {
+    fn a_check_that_cannot_tell_is_an_error_and_no_survivor() {
+        let must = [expected("danger-zone"), expected("flag-order")];
+        let judged = |zone, order| {
+            judge(
+                &must,
+                &results(&[("danger-zone", zone), ("flag-order", order)]),
+            )
+        };
+        let why = "static-key-flip flag-order is error: because".to_owned();
+        assert_eq!(
+            judged(Verdict::Violated, Verdict::Error),
+            Fate::Error { why }
+        );
+        let survived = judged(Verdict::Held, Verdict::Error);
+        assert!(matches!(survived, Fate::Survived { .. }), "{survived:?}");
+    }
+
+    #[test]
+    fn a_run_that_ended_early_is_an_error() {
         let must = [expected("danger-zone")];
+        let why = "static-key-flip danger-zone is error: because".to_owned();
         let early = results(&[("run", Verdict::Error)]);
-        assert!(matches!(judge(&must, &early), Fate::Survived { .. }));
+        assert_eq!(judge(&must, &early), Fate::Error { why });
         assert!(matches!(judge(&must, &Results::new()), Fate::Error { .. }));
+        let why = "static-key-flip is error, not held: run: because".to_owned();
+        assert_eq!(judge_survivor("no PCID", &early), Fate::Error { why });
+    }
+
+    #[test]
+    fn a_run_that_ends_as_an_error_is_tried_once_more_and_no_other() {
+        use Verdict::{Error, Held, Skipped, Violated};
+        for (ends, tries, last) in [
+            ([Held, Error], 1, Held),
+            ([Violated, Held], 1, Violated),
+            ([Skipped, Held], 1, Skipped),
+            ([Error, Violated], 2, Violated),
+            ([Error, Error], 2, Error),
+        ] {
+            let mut left = ends.iter();
+            let run = with_second_try(|| {
+                let verdict = left.next().ok_or("a third try")?;
+                Ok::<_, &str>(result(&[("run", *verdict)]))
+            });
+            let verdict = run.map(|run| run.verdict);
+            assert_eq!((verdict, 2 - left.len()), (Ok(last), tries), "{ends:?}");
+        }
     }
 
     #[test]
@@ -343,6 +418,9 @@ mod tests {
             judge(&must, &results(&[("flag-order", Verdict::Held)])),
         ));
         assert_eq!(verdict(&rows), Verdict::Violated);
+        rows.push(row("d", judge(&must, &results(&[("run", Verdict::Error)]))));
+        // Exit code 3.
+        assert_eq!(verdict(&rows), Verdict::Error);
         assert_eq!(
             render(&rows, Paint::PLAIN),
             "\
@@ -350,8 +428,9 @@ reference  held        static-key-flip
 a          noticed     static-key-flip flag-order
 b          waits       no PCID
 c          SURVIVED    static-key-flip flag-order is held: because
+d          error       static-key-flip flag-order is error: because
 
-1 noticed, 1 survived, 1 wait
+1 noticed, 1 survived, 1 wait, 1 error
 "
         );
     }

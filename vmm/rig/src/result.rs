@@ -34,6 +34,9 @@ pub struct RunResult {
     pub schema_version: u32,
     /// The verdict on the checks.
     pub verdict: Verdict,
+    /// Whether a suite may hold without this run; [`crate::suite::Suite`] has it in what is written.
+    #[serde(skip)]
+    pub may_skip: bool,
     /// What was run.
     pub scenario: ScenarioInfo,
     /// The named checks.
@@ -65,7 +68,7 @@ pub struct RunResult {
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ScenarioInfo {
-    /// Its name.
+    /// Its name; that of a second run of it in the same suite ends in `:2`.
     pub name: String,
     /// Its group.
     pub group: String,
@@ -235,6 +238,7 @@ impl RunResult {
         Self {
             schema_version: SCHEMA_VERSION,
             verdict: overall(&checks),
+            may_skip: false,
             scenario: ScenarioInfo {
                 name: scenario.name.clone(),
                 group: scenario.group.clone(),

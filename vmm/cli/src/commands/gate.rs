@@ -8,6 +8,7 @@ use ipirig_guest::Places;
 use ipirig_rig::exit::Code;
 use ipirig_rig::gate::{Baseline, Compared, Outcome, Recorded, code, no_telling, render};
 use ipirig_rig::paint::Paint;
+use ipirig_rig::scenario::base_name;
 
 use super::run::{chosen, perform_all, publish_suite};
 use crate::args::{GateArgs, Switch};
@@ -67,10 +68,10 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
     let deferral = args.options.deferral == Switch::On;
     if !args.accept {
         for scenario in &scenarios {
-            find(dir, &scenario.name, deferral)?;
+            find(dir, base_name(&scenario.name), deferral)?;
         }
     }
-    let suite = perform_all(scenarios, &args.options)?;
+    let suite = perform_all(scenarios, &args.options, &[])?;
     publish_suite(&suite, args.options.json.as_deref(), reports)?;
     args.pictures.write(suite.runs())?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");
@@ -99,17 +100,20 @@ fn read(args: &GateArgs) -> Result<Vec<Recorded>, Failure> {
         return Ok(runs);
     }
     for scenario in &wanted {
-        if !runs.iter().any(|run| run.scenario.name == scenario.name) {
+        if !runs
+            .iter()
+            .any(|run| run.scenario.base_name() == scenario.name)
+        {
             let error = anyhow!("--from: no result of {}", scenario.name);
             return Err(Failure::usage(error));
         }
     }
-    runs.retain(|run| wanted.iter().any(|s| s.name == run.scenario.name));
+    runs.retain(|run| wanted.iter().any(|s| s.name == run.scenario.base_name()));
     Ok(runs)
 }
 
 fn baseline(dir: &Path, run: &Recorded) -> Result<Baseline, Failure> {
-    find(dir, &run.scenario.name, run.scenario.deferral)
+    find(dir, run.scenario.base_name(), run.scenario.deferral)
 }
 
 /// The baseline of a scenario.
@@ -117,9 +121,9 @@ fn find(dir: &Path, scenario: &str, deferral: bool) -> Result<Baseline, Failure>
     let found = Baseline::read(dir, scenario, deferral).map_err(Failure::usage)?;
     found.ok_or_else(|| {
         let path = Baseline::path(dir, scenario, deferral);
-        let off = if deferral { "" } else { " --deferral off" };
+        let accept = Baseline::accept(scenario, deferral);
         Failure::usage(anyhow!(
-            "no baseline {}: make it with `ipirig gate {scenario}{off} --accept`",
+            "no baseline {}: make it with {accept}",
             path.display()
         ))
     })
@@ -141,13 +145,11 @@ fn accept(dir: &Path, runs: &[Recorded]) -> Result<Code, Failure> {
             say("ipirig: no baseline was written: that run says nothing\n");
             return Ok(code(&compared));
         }
-        let mut new = Baseline::of(run);
-        // An old one that cannot be read any more has no tolerances to keep.
-        if let Ok(Some(old)) = Baseline::read(dir, &scenario.name, scenario.deferral) {
-            new = new.in_place_of(&old);
-        }
+        let name = scenario.base_name();
+        let old = Baseline::tolerances(dir, name, scenario.deferral);
+        let new = Baseline::of(run).in_place_of(&old);
         let text = new.to_json().context("cannot put a baseline into JSON")?;
-        files.push((Baseline::path(dir, &scenario.name, scenario.deferral), text));
+        files.push((Baseline::path(dir, name, scenario.deferral), text));
     }
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot create {}", dir.display()))

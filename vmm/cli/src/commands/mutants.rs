@@ -8,10 +8,11 @@ use ipirig_guest::{Fate as Wanted, Mutant, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::mutants::{
-    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, render, verdict,
+    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, render,
+    verdict, with_second_try,
 };
 use ipirig_rig::plan::{Options, Plan};
-use ipirig_rig::result::KernelFiles;
+use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, run as run_on};
 use ipirig_rig::scenario::Scenario;
 use ipirig_rig::suggest::closest;
@@ -56,6 +57,10 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
     let bench = Bench {
         host: &host,
         progress: &progress,
+        options: Options {
+            timeout_s: args.timeout,
+            ..Options::default()
+        },
     };
     let all: BTreeSet<String> = runs.iter().flatten().cloned().collect();
     let reference = bench.run("reference", &Request::default(), &all)?;
@@ -130,6 +135,7 @@ fn expected(mutant: &Mutant) -> Result<Vec<Expected>, Failure> {
 struct Bench<'a> {
     host: &'a Host,
     progress: &'a Progress,
+    options: Options,
 }
 
 impl Bench<'_> {
@@ -145,27 +151,31 @@ impl Bench<'_> {
             return Ok(results);
         }
         for scenario in scenarios {
-            check_interrupt()?;
-            let plan = plan(scenario)?;
-            let request = Request {
-                flavour: flavour(plan.scenario.kernel),
-                ..request.clone()
-            };
-            // From the cache for the second scenario of a kernel.
-            let kernel = built(&request, self.progress)?;
-            let setup = setup(plan, kernel);
-            let shown = format!("{name}: {scenario}");
-            self.progress.stage(&shown);
-            let result = run_on(self.host, &setup, &|_| {})?;
+            let mut tries = 0;
+            let result = with_second_try(|| {
+                tries += 1;
+                let again = if tries > 1 { ", once more" } else { "" };
+                self.once(&format!("{name}: {scenario}{again}"), request, scenario)
+            })?;
             results.insert(scenario.clone(), result);
         }
         Ok(results)
     }
-}
 
-fn plan(scenario: &str) -> Result<Plan, Failure> {
-    let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
-    Plan::new(scenario, Options::default()).map_err(Failure::usage)
+    fn once(&self, shown: &str, request: &Request, scenario: &str) -> Result<RunResult, Failure> {
+        check_interrupt()?;
+        let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
+        let plan = Plan::new(scenario, self.options.clone()).map_err(Failure::usage)?;
+        let request = Request {
+            flavour: flavour(plan.scenario.kernel),
+            ..request.clone()
+        };
+        // From the cache for the second scenario of a kernel.
+        let kernel = built(&request, self.progress)?;
+        let setup = setup(plan, kernel);
+        self.progress.stage(shown);
+        Ok(run_on(self.host, &setup, &|_| {})?)
+    }
 }
 
 fn setup(plan: Plan, kernel: KernelFiles) -> Setup {

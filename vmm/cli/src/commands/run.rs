@@ -13,10 +13,9 @@ use ipirig_rig::plan::{Options, Plan};
 use ipirig_rig::render::render;
 use ipirig_rig::result::{KernelFiles, RunResult};
 use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
-use ipirig_rig::scenario::{Kernel, Scenario};
+use ipirig_rig::scenario::{ALL, Kernel, Scenario, base_name, select};
 use ipirig_rig::snapshots::Snapshots;
 use ipirig_rig::suite::Suite;
-use ipirig_rig::verdict::Verdict;
 
 use super::check_interrupt;
 use crate::args::{Apic, RunArgs, RunOptions, Switch};
@@ -25,13 +24,11 @@ use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, writ
 use crate::progress::Progress;
 use crate::reports::{Reports, is_stdout};
 
-/// Stands for every scenario.
-const ALL: &str = "all";
-
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args.group, &args.scenarios)?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let (options, pictures) = (args.options, args.pictures);
+    check_names(&args.allow_skipped, &scenarios)?;
     pictures.check()?;
     let json = options.json.clone();
     if scenarios.len() == 1
@@ -43,26 +40,46 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         outcome.advise();
         return Ok(code);
     }
-    let suite = perform_all(scenarios, &options)?;
+    let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
     let code = publish_suite(&suite, json.as_deref(), &reports)?;
     pictures.write(suite.runs())?;
-    if args.bisect {
-        let verdicts: Vec<Verdict> = suite.runs().iter().map(|run| run.verdict).collect();
-        return Ok(Code::of_each(&verdicts));
+    let missing: BTreeSet<&str> = suite.missing().into_iter().map(base_name).collect();
+    if code == Code::Skipped && !missing.is_empty() {
+        let names = Vec::from_iter(missing).join(",");
+        say(&format!(
+            "hint: what was skipped may be missing: `--allow-skipped {names}` if it need not run here\n"
+        ));
     }
     Ok(code)
 }
 
-/// Runs each of `scenarios`.
+/// Checks that `--allow-skipped` names what is run: a name that is mistyped would allow nothing.
+fn check_names(allowed: &[String], scenarios: &[Scenario]) -> Result<(), Failure> {
+    let is_run =
+        |name: &String| name == ALL || scenarios.iter().any(|s| base_name(&s.name) == name);
+    match allowed.iter().find(|name| !is_run(name)) {
+        Some(name) => Err(Failure::usage(anyhow!(
+            "--allow-skipped: `{name}` is not among what is run"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped.
 pub(super) fn perform_all(
     scenarios: Vec<Scenario>,
     options: &RunOptions,
+    may_skip: &[String],
 ) -> Result<Suite, Failure> {
     let mut outcomes = Vec::with_capacity(scenarios.len());
     for scenario in scenarios {
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
-        outcomes.push(perform(scenario, options.clone())?);
+        let mut outcome = perform(scenario, options.clone())?;
+        outcome.result.may_skip = may_skip
+            .iter()
+            .any(|may| may == base_name(&name) || may == ALL);
+        outcomes.push(outcome);
     }
     // The host lacks the same for each.
     if let Some(first) = outcomes.first() {
@@ -72,34 +89,9 @@ pub(super) fn perform_all(
     Ok(Suite::new(results.collect()))
 }
 
-/// The scenarios that are asked for, each once.
+/// The scenarios that are asked for.
 pub(super) fn chosen(groups: &[String], names: &[String]) -> Result<Vec<Scenario>, Failure> {
-    let all = || Scenario::all().context("a built-in scenario is broken");
-    let mut found: Vec<Scenario> = Vec::new();
-    for group in groups {
-        let all = all()?;
-        let known: BTreeSet<&str> = all.iter().map(|s| s.group.as_str()).collect();
-        if !known.contains(group.as_str()) {
-            let known: Vec<&str> = known.into_iter().collect();
-            let error = anyhow!("no group `{group}`: there are {}", known.join(", "));
-            return Err(Failure::usage(error));
-        }
-        found.extend(all.into_iter().filter(|s| s.group == *group));
-    }
-    for name in names {
-        if name == ALL {
-            found.extend(all()?);
-        } else {
-            found.push(Scenario::find(name).map_err(Failure::usage)?);
-        }
-    }
-    let mut chosen: Vec<Scenario> = Vec::new();
-    for scenario in found {
-        if !chosen.contains(&scenario) {
-            chosen.push(scenario);
-        }
-    }
-    Ok(chosen)
+    select(groups, names).map_err(Failure::usage)
 }
 
 /// What came of a run.

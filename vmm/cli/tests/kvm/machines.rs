@@ -136,7 +136,31 @@ ok 1 static-key-flip # SKIP run: /dev/kvm does not exist
     ensure(output.status.code() == Some(4), || stderr(&output))?;
     let xml = std::fs::read_to_string(xml)?;
     let totals = r#"<testsuites name="ipirig" tests="2" skipped="2" failures="0" errors="0""#;
-    ensure(xml.contains(totals), || xml.clone())
+    ensure(xml.contains(totals), || xml.clone())?;
+    // Each format tells the two runs of one scenario apart.
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let formats = ["json", "ktap", "junit", "html"].map(|format| (format, file(format)));
+    let options = formats
+        .iter()
+        .map(|(option, path)| format!(" --{option} {path}"));
+    let twice = "vmap-stack vmap-stack".to_owned() + &options.collect::<String>();
+    let output = run(&twice)?;
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(table.contains("skipped   vmap-stack:2 "), || table.clone())?;
+    for (format, path) in formats {
+        let text = std::fs::read_to_string(path)?;
+        let count = text.matches("vmap-stack:2").count();
+        ensure(count > 0, || format!("{format}: {text}"))?;
+    }
+    let allowed = run("vmap-stack vmap-stack --allow-skipped vmap-stack")?;
+    let hint = "hint: what was skipped may be missing: `--allow-skipped vmap-stack`";
+    ensure(stderr(&output).contains(hint), || stderr(&output))?;
+    ensure(!stderr(&allowed).contains(hint), || stderr(&allowed))?;
+    let file = "file=scenarios/vmap-stack.toml,title=vmap-stack%3A2%3A run skipped";
+    ensure(stderr(&output).contains(file), || stderr(&output))?;
+    // Whatever may be skipped: where nothing was run nothing held.
+    let output = run("static-key-flip vunmap-storm --allow-skipped all")?;
+    ensure(output.status.code() == Some(4), || stderr(&output))
 }
 
 fn workspace() -> &'static Path {

@@ -411,7 +411,18 @@ fn skipped_without_tracing() -> Result<(), Failed> {
     let (evidence, _) = ended(&result, "skipped")?;
     ensure(evidence.starts_with("no CONFIG_TRACING"), || {
         evidence.to_owned()
-    })
+    })?;
+    // One that holds does not make up for it, unless somebody says so.
+    let both = ["run", "static-key-flip", "tracepoint-toggle"];
+    let output = ipirig(&[&both[..], &args].concat());
+    let hint = "`--allow-skipped tracepoint-toggle`";
+    ensure(
+        output.status.code() == Some(4) && stderr(&output).contains(hint),
+        || stderr(&output),
+    )?;
+    let allowed = ["--allow-skipped", "tracepoint-toggle"];
+    let output = ipirig(&[&both[..], &args, &allowed].concat());
+    ensure(output.status.code() == Some(0), || stderr(&output))
 }
 
 /// Ctrl-C as soon as `phase` is announced.

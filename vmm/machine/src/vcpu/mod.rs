@@ -29,6 +29,7 @@ use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
 use crate::report::{Counters, VcpuState};
 use crate::stop::StopReason;
 use crate::sys;
+use crate::threads::Arrival;
 use crate::timer::KickTimer;
 use crate::vm::Apics;
 
@@ -199,13 +200,15 @@ impl Vcpu {
         self.fd.set_regs(&boot::cpu::boot_regs(loaded))
     }
 
-    /// Runs until the machine stops; gives back the vCPU's last state.
-    pub(crate) fn run(mut self) -> VcpuState {
+    /// Runs until the machine stops, once it has announced that it can be kicked; gives back the
+    /// vCPU's last state.
+    pub(crate) fn run(mut self, arrival: Arrival) -> VcpuState {
         let fleet = Arc::clone(&self.fleet);
         let Some(slot) = fleet.slots.get(self.cpu) else {
             return self.state();
         };
         let _attached = slot.kicker.attach(&mut self.fd);
+        arrival.announce();
         let end = match KickTimer::for_this_thread() {
             Ok(mut timer) => loop {
                 if let Err(end) = self.turn(slot, &mut timer) {

@@ -17,6 +17,10 @@ pub(crate) fn list(suite: &mut Suite) {
     );
     suite.once("port_cf9_resets", port_cf9_resets);
     suite.once(
+        "a_guest_that_has_ended_is_settled_without_error",
+        a_guest_that_has_ended_is_settled_without_error,
+    );
+    suite.once(
         "a_guest_that_hangs_can_be_stopped_and_is_described",
         a_guest_that_hangs_can_be_stopped_and_is_described,
     );
@@ -62,6 +66,17 @@ guest!(
 
 fn the_keyboard_controller_resets() {
     let mut guest = Guest::new(&RESET_I8042).start();
+    assert_eq!(guest.ends(), StopReason::Reset);
+}
+
+// The run is told of the end when it waits for the guest, and not by an error that says less.
+fn a_guest_that_has_ended_is_settled_without_error() {
+    let mut guest = Guest::new(&RESET_I8042).cpus(2).start();
+    assert_eq!(guest.ends(), StopReason::Reset);
+    guest.machine.settle().unwrap();
+    // Once more when the vCPUs have no threads any more.
+    guest.machine.stop();
+    guest.machine.settle().unwrap();
     assert_eq!(guest.ends(), StopReason::Reset);
 }
 

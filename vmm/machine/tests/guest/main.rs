@@ -71,6 +71,13 @@ impl Suite {
         self.add(name.to_owned(), Some(reason), test);
     }
 
+    /// A test that takes too long for each time: run only when asked for, by `--ignored` and its name.
+    fn long(&mut self, name: &str, test: fn()) {
+        let reason = self.no_kvm.clone();
+        let reason = reason.unwrap_or_else(|| "takes long".to_owned());
+        self.add(name.to_owned(), Some(reason), test);
+    }
+
     /// A test that steps the guest's kernel.
     fn stepping(&mut self, name: &str, test: fn()) {
         let reason = self.no_kvm.clone().or_else(|| self.no_stepping.clone());

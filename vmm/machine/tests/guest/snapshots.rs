@@ -25,6 +25,14 @@ pub(crate) fn list(suite: &mut Suite) {
         a_restored_guest_is_saved_as_it_was,
     );
     suite.once("no_damage_goes_unnoticed", no_damage_goes_unnoticed);
+    suite.once(
+        "restored_vcpus_can_be_pinned_at_once",
+        restored_vcpus_can_be_pinned_at_once,
+    );
+    suite.long(
+        "a_thousand_restores_in_a_row_are_without_error",
+        a_thousand_restores_in_a_row_are_without_error,
+    );
 }
 
 // CPU 1 waits in HLT. CPU 0 has something in every kind of register, rings, and at order 1 tells what
@@ -195,6 +203,33 @@ fn a_restored_cpl_3_goes_on() {
                 .load(std::sync::atomic::Ordering::SeqCst)
                 > at_least
     });
+}
+
+/// Restores a snapshot so often; each guest is settled as soon as it is started, as a run's is.
+fn restores(times: usize) {
+    let mut guest = Guest::new(&FULL_OF_STATE).cpus(2).start();
+    guest.rings();
+    guest.until("did not come to rest", |machine| {
+        machine.sample(1).is_some_and(|sample| sample.parked)
+    });
+    let snapshot = guest.save();
+    for nth in 0..times {
+        let mut restored = guest.restored(snapshot.try_clone().unwrap());
+        if let Err(error) = restored.machine.settle() {
+            panic!("restore {nth} of {times}: {error:?}");
+        }
+        restored.order(1, 1);
+        restored.rings();
+        assert_eq!(restored.stop().words[..2], [1, 1], "restore {nth}");
+    }
+}
+
+fn restored_vcpus_can_be_pinned_at_once() {
+    restores(20);
+}
+
+fn a_thousand_restores_in_a_row_are_without_error() {
+    restores(1000);
 }
 
 fn content(mut file: File) -> Vec<u8> {

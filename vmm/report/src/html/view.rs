@@ -171,7 +171,7 @@ impl Page {
 impl Suite {
     fn new(runs: &[RunResult]) -> Self {
         let verdicts: Vec<Verdict> = runs.iter().map(|run| run.verdict).collect();
-        let verdict = overall(&verdicts);
+        let verdict = overall(runs);
         let all = [
             Verdict::Held,
             Verdict::Violated,

@@ -9,6 +9,8 @@ pub(crate) enum Path {
     /// As it should.
     #[default]
     Right,
+    /// As it should, with more instructions before, as on another host.
+    Longer,
     /// It never loads the kernel page table before ordinary code.
     NoCatchUp,
     /// It sets the flag after it has loaded the kernel page table.
@@ -109,6 +111,11 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
     match path {
         Path::NotSeen => return None,
         Path::BrokenOff => return Some(way.record(cpu, Ended::Limit)),
+        Path::Longer => {
+            for _ in 0..3 {
+                way.execute(&[0x90]); // nop
+            }
+        }
         Path::StaticKey => {
             let next = std::mem::replace(&mut way.registers.rip, PATCHABLE);
             way.execute(&[0x0f, 0x1f, 0x44, 0x00, 0x00]); // a nop of five bytes

@@ -1,16 +1,17 @@
 //! What must stay as it is of a run: a small file, which people review.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::entries::EntryRelations;
 use super::read::{ReadError, Recorded, json, shaped, version};
-use crate::verdict::{COMPLETED, Verdict};
+use crate::verdict::Verdict;
 
 /// Version of a baseline's layout.
-pub const BASELINE_VERSION: u32 = 1;
+pub const BASELINE_VERSION: u32 = 2;
 /// What a baseline is called in errors.
 const BASELINE: &str = "baseline";
 
@@ -34,15 +35,27 @@ pub struct Baseline {
     pub checks: BTreeMap<String, Verdict>,
     /// IPIs to isolated vCPUs in the windows, by kind; none of any other kind.
     pub isolated_ipis: BTreeMap<String, Count>,
+    /// The roles of the vCPUs that sent those.
+    pub isolated_senders: BTreeSet<String>,
     /// IPIs to housekeeping vCPUs in the windows, of all kinds.
     pub housekeeping_ipis: Count,
-    /// Work held back from isolated vCPUs. Absent if the kernel does not count.
+    /// Work deferred for isolated vCPUs. Absent if the kernel does not count.
     pub deferred: Option<Count>,
     /// How much of such work their entries did.
     pub caught_up: Option<Count>,
-    /// The instruction by which the first entry of an isolated vCPU caught up, by way in. Empty where
-    /// nothing is held back.
-    pub catch_up_by: BTreeMap<String, u64>,
+    /// What the first entry of an isolated vCPU executed in which order, by entry kind. Empty where
+    /// nothing is deferred.
+    pub entries: BTreeMap<String, EntryRelations>,
+}
+
+/// The tolerances of a baseline, of whatever version: someone may have chosen them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Tolerances {
+    #[serde(default)]
+    isolated_ipis: BTreeMap<String, Count>,
+    housekeeping_ipis: Option<Count>,
+    deferred: Option<Count>,
+    caught_up: Option<Count>,
 }
 
 /// A number, and how far from it another may be.
@@ -74,14 +87,9 @@ impl Count {
     pub fn allows(self, other: u64) -> bool {
         self.count.abs_diff(other) <= self.tolerance
     }
-
-    /// This number with the tolerance of `old`.
-    fn as_tolerant_as(self, old: Self) -> Self {
-        Self::within(self.count, old.tolerance)
-    }
 }
 
-/// Flushes that the kernel makes by itself beside the storm's (vmalloc's lazy purge) are held back
+/// Flushes that the kernel makes by itself beside the storm's (vmalloc's lazy purge) are deferred
 /// too, and an entry may find them done already.
 const DEFERRED_TOLERANCE: u64 = 4;
 
@@ -113,19 +121,14 @@ impl Baseline {
         let counted = |counts: Option<Vec<u64>>| {
             counts.map(|counts| Count::within(sum(counts.into_iter()), DEFERRED_TOLERANCE))
         };
-        let completed = run.checks.iter().find(|check| check.name == COMPLETED);
-        let held_back = completed.is_some_and(|check| check.status == Verdict::Held);
-        let catch_up_by = run
-            .entries
-            .iter()
-            .filter(|_| held_back)
-            .filter_map(|entry| {
-                let catch_up = entry.audit.as_ref()?.catch_up?;
-                Some((entry.kind.clone(), catch_up))
-            });
+        let role = |id: &usize| run.vcpus.iter().find(|vcpu| vcpu.id == *id);
+        let isolated_senders = in_role("isolated")
+            .flat_map(|vcpu| &vcpu.window.by_source)
+            .filter(|(_, sent)| **sent != 0)
+            .map(|(id, _)| role(id).map_or("unknown".to_owned(), |vcpu| vcpu.role.clone()));
         Self {
             baseline_version: BASELINE_VERSION,
-            scenario: run.scenario.name.clone(),
+            scenario: run.scenario.base_name().to_owned(),
             deferral: run.scenario.deferral,
             operations: run.scenario.operations,
             vcpus,
@@ -136,31 +139,32 @@ impl Baseline {
                 .map(|check| (check.name.clone(), check.status))
                 .collect(),
             isolated_ipis,
+            isolated_senders: isolated_senders.collect(),
             housekeeping_ipis: Count::within(
                 housekeeping,
                 (housekeeping / 2).saturating_add(HOUSEKEEPING_TOLERANCE),
             ),
             deferred: counted(in_role("isolated").map(|vcpu| vcpu.deferred).collect()),
             caught_up: counted(in_role("isolated").map(|vcpu| vcpu.caught_up).collect()),
-            catch_up_by: catch_up_by.collect(),
+            entries: EntryRelations::of(run),
         }
     }
 
-    /// This, in place of `old`: tolerances that someone chose stay.
+    /// This, with the tolerances of the one that it replaces.
     #[must_use]
-    pub fn in_place_of(mut self, old: &Self) -> Self {
+    pub fn in_place_of(mut self, old: &Tolerances) -> Self {
         for (kind, count) in &mut self.isolated_ipis {
-            if let Some(old) = old.isolated_ipis.get(kind) {
-                *count = count.as_tolerant_as(*old);
+            keep(count, old.isolated_ipis.get(kind));
+        }
+        keep(&mut self.housekeeping_ipis, old.housekeeping_ipis.as_ref());
+        for (new, old) in [
+            (&mut self.deferred, old.deferred),
+            (&mut self.caught_up, old.caught_up),
+        ] {
+            if let Some(new) = new {
+                keep(new, old.as_ref());
             }
         }
-        let keep = |new: Option<Count>, old: Option<Count>| match (new, old) {
-            (Some(new), Some(old)) => Some(new.as_tolerant_as(old)),
-            (new, _) => new,
-        };
-        self.housekeeping_ipis = self.housekeeping_ipis.as_tolerant_as(old.housekeeping_ipis);
-        self.deferred = keep(self.deferred, old.deferred);
-        self.caught_up = keep(self.caught_up, old.caught_up);
         self
     }
 
@@ -169,6 +173,21 @@ impl Baseline {
     pub fn path(dir: &Path, scenario: &str, deferral: bool) -> PathBuf {
         let state = if deferral { "" } else { ".off" };
         dir.join(format!("{scenario}{state}.json"))
+    }
+
+    /// The command that makes the baseline of a scenario, for a person to copy.
+    #[must_use]
+    pub fn accept(scenario: &str, deferral: bool) -> String {
+        let off = if deferral { "" } else { " --deferral off" };
+        format!("`ipirig gate {scenario}{off} --accept`")
+    }
+
+    /// The tolerances in the baseline of a scenario; none where there is none that can be read.
+    #[must_use]
+    pub fn tolerances(dir: &Path, scenario: &str, deferral: bool) -> Tolerances {
+        let value = json(&Self::path(dir, scenario, deferral), BASELINE).ok();
+        let tolerances = value.and_then(|value| serde_json::from_value(value).ok());
+        tolerances.unwrap_or_default()
     }
 
     /// Reads the baseline of a scenario; `None` if there is none.
@@ -184,8 +203,9 @@ impl Baseline {
             }
             read => read?,
         };
-        let field = "baseline_version";
-        version(&path, BASELINE, &value, field, BASELINE_VERSION)?;
+        let read = ("baseline_version", BASELINE_VERSION);
+        let next = || format!("make it anew with {}", Self::accept(scenario, deferral));
+        version(&path, BASELINE, &value, read, next)?;
         let baseline: Self = shaped(&path, BASELINE, value)?;
         if (baseline.scenario.as_str(), baseline.deferral) != (scenario, deferral) {
             return Err(ReadError::Other {
@@ -208,6 +228,12 @@ impl Baseline {
     /// serde_json's; nothing here can cause one.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+fn keep(new: &mut Count, old: Option<&Count>) {
+    if let Some(old) = old {
+        new.tolerance = old.tolerance;
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
 use super::baseline::{Baseline, Count};
-use super::read::Recorded;
+use super::entries::EntryRelations;
+use super::read::{Recorded, RecordedFlag};
 
 /// Most causes that are named for a change.
 const CAUSES_MAX: usize = 5;
@@ -53,6 +54,11 @@ pub fn changes(baseline: &Baseline, run: &Recorded) -> Vec<Change> {
     if let Some(change) = found.changes.get_mut(from) {
         change.why = causes(run);
     }
+    found.value(
+        "senders of IPIs to isolated vCPUs",
+        &list(&baseline.isolated_senders),
+        &list(&now.isolated_senders),
+    );
     let (was, is) = (baseline.housekeeping_ipis, now.housekeeping_ipis);
     found.count(
         "IPIs to housekeeping vCPUs",
@@ -67,13 +73,14 @@ pub fn changes(baseline: &Baseline, run: &Recorded) -> Vec<Change> {
         now.caught_up,
         now.operations,
     );
-    found.values(
-        "catch-up after ",
-        " by instruction",
-        &baseline.catch_up_by,
-        &now.catch_up_by,
-        "none",
-    );
+    for kind in keys(&baseline.entries, &now.entries) {
+        let (was, is) = (baseline.entries.get(kind), now.entries.get(kind));
+        let from = found.changes.len();
+        found.entry(&plain(kind), was, is);
+        if let Some(change) = found.changes.get_mut(from) {
+            change.why = entries(run, kind);
+        }
+    }
     found.changes
 }
 
@@ -117,6 +124,25 @@ impl Found {
         }
     }
 
+    fn entry(&mut self, kind: &str, was: Option<&EntryRelations>, is: Option<&EntryRelations>) {
+        let (Some(was), Some(is)) = (was, is) else {
+            let recorded = |entry: Option<_>| entry.map_or("not recorded", |_| "recorded");
+            let what = format!("entry by {kind}");
+            return self.value(&what, &recorded(was), &recorded(is));
+        };
+        let what = |relation: &str| format!("entry by {kind}, {relation}");
+        self.value(&what("catch-up"), &was.catch_up, &is.catch_up);
+        self.value(
+            &what("before the catch-up"),
+            &list(&was.danger),
+            &list(&is.danger),
+        );
+        self.value(&what("flag set"), &was.flag_set, &is.flag_set);
+        if let (Some(was), Some(is)) = (was.flag_cleared, is.flag_cleared) {
+            self.value(&what("flag cleared"), &was, &is);
+        }
+    }
+
     fn count(&mut self, what: &str, was: Option<Count>, is: Option<Count>, operations: u64) {
         let shown = |count: Option<Count>| {
             count.map_or("not counted".to_owned(), |count| count.count.to_string())
@@ -147,6 +173,35 @@ impl Found {
 /// The keys of both, in order.
 fn keys<'a, T>(a: &'a BTreeMap<String, T>, b: &'a BTreeMap<String, T>) -> BTreeSet<&'a str> {
     a.keys().chain(b.keys()).map(String::as_str).collect()
+}
+
+fn list(words: &BTreeSet<String>) -> String {
+    if words.is_empty() {
+        return "none".to_owned();
+    }
+    let words: Vec<String> = words.iter().map(|word| plain(word)).collect();
+    words.join(", ")
+}
+
+/// What the result says of the entries of one kind: instructions of this run, or why there are none.
+fn entries(run: &Recorded, kind: &str) -> Vec<String> {
+    let of_kind = run.entries.iter().filter(|entry| entry.kind == kind);
+    let words = of_kind.map(|entry| match (&entry.audit, &entry.why) {
+        (Some(audit), _) => {
+            let step = |step: Option<u64>| step.map_or("none".to_owned(), |n| n.to_string());
+            let flag = match audit.flag {
+                RecordedFlag::Unknown => String::new(),
+                RecordedFlag::Known { set, .. } => format!("flag set {}, ", step(set)),
+            };
+            format!(
+                "by instruction: {flag}caught up {}, first patchable {}",
+                step(audit.executed()),
+                step(audit.first_instrumentable)
+            )
+        }
+        (None, why) => plain(why.as_deref().unwrap_or("no record")),
+    });
+    words.collect()
 }
 
 /// Who sent IPIs to isolated vCPUs, as far as the result says, most first.

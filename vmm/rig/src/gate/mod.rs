@@ -1,11 +1,13 @@
 //! The gate: whether runs are as they were, and if not, what changed.
 //!
-//! A [`Baseline`] has of a run what is compared, and how exactly. Results are read back
+//! A [`Baseline`] has of a run what is compared, and how exactly: relations, verdicts and counts, which are
+//! the kernel's, and no instruction numbers, which are the host's. Results are read back
 //! ([`Recorded`]) from the JSON that a run writes, so that those of another machine or of yesterday
 //! will do. Nothing here runs a scenario or writes a file.
 
 mod baseline;
 mod compare;
+mod entries;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -16,8 +18,9 @@ use crate::exit::Code;
 use crate::paint::Paint;
 use crate::verdict::Verdict;
 
-pub use baseline::{BASELINE_VERSION, Baseline, Count};
+pub use baseline::{BASELINE_VERSION, Baseline, Count, Tolerances};
 pub use compare::{Change, changes};
+pub use entries::{CatchUp, EntryRelations, FlagCleared, FlagSet};
 pub use read::{ReadError, Recorded, RecordedScenario};
 
 /// What became of one scenario.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::result::{RunResult, SCHEMA_VERSION};
-use crate::scenario::is_name;
+use crate::scenario::{base_name, is_name};
 use crate::verdict::Verdict;
 
 /// Results of a whole catalogue are a few hundred KiB; what is longer is some other file.
@@ -55,7 +55,7 @@ pub enum ReadError {
     },
     /// Of another version.
     #[error(
-        "{} is a {wanted} of version {found}, and this ipirig reads version {read}: make it anew",
+        "{} is a {wanted} of version {found}, and this ipirig reads version {read}: {next}",
         path.display()
     )]
     Version {
@@ -67,6 +67,8 @@ pub enum ReadError {
         found: u64,
         /// Ours.
         read: u32,
+        /// What to do about it.
+        next: String,
     },
 }
 
@@ -88,7 +90,7 @@ pub struct Recorded {
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RecordedScenario {
-    /// Its name.
+    /// Its name; that of a second run of it in the same suite ends in `:2`.
     pub name: String,
     /// Operations in all windows together.
     pub operations: u64,
@@ -115,17 +117,41 @@ pub(super) struct RecordedVcpu {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct RecordedWindow {
     pub(super) by_vector: BTreeMap<String, u64>,
+    pub(super) by_source: BTreeMap<usize, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct RecordedEntry {
     pub(super) kind: String,
     pub(super) audit: Option<RecordedAudit>,
+    pub(super) why: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct RecordedAudit {
+    pub(super) ended: String,
+    pub(super) text_cleared: Option<u64>,
+    pub(super) translations_cleared: Option<u64>,
     pub(super) catch_up: Option<u64>,
+    pub(super) first_instrumentable: Option<u64>,
+    pub(super) flag: RecordedFlag,
+    pub(super) danger: Vec<RecordedFinding>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub(super) enum RecordedFlag {
+    Unknown,
+    Known {
+        set: Option<u64>,
+        cleared: Option<u64>,
+        user_table: Option<u64>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct RecordedFinding {
+    pub(super) what: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -148,6 +174,14 @@ pub(super) struct RecordedKernel {
     pub(super) path: String,
 }
 
+impl RecordedScenario {
+    /// The scenario's name, of whichever of its runs this is.
+    #[must_use]
+    pub fn base_name(&self) -> &str {
+        base_name(&self.name)
+    }
+}
+
 impl Recorded {
     /// The runs in a file that `run --json` wrote, one scenario's or several. Not empty.
     ///
@@ -156,7 +190,14 @@ impl Recorded {
     /// See [`ReadError`].
     pub fn read(path: &Path) -> Result<Vec<Self>, ReadError> {
         let mut value = json(path, RESULT)?;
-        version(path, RESULT, &value, "schema_version", SCHEMA_VERSION)?;
+        let anew = || "make it anew".to_owned();
+        version(
+            path,
+            RESULT,
+            &value,
+            ("schema_version", SCHEMA_VERSION),
+            anew,
+        )?;
         let values = match value.get_mut("runs").map(Value::take) {
             Some(Value::Array(runs)) => runs,
             _ => vec![value],
@@ -170,7 +211,7 @@ impl Recorded {
             .collect::<Result<_, _>>()?;
         for run in &runs {
             let name = &run.scenario.name;
-            if !is_name(name) {
+            if !is_name(run.scenario.base_name()) {
                 let reason = format!("{name:?} is no scenario's name");
                 return Err(other(path, RESULT, reason));
             }
@@ -208,13 +249,14 @@ pub(super) fn json(path: &Path, wanted: &'static str) -> Result<Value, ReadError
     serde_json::from_slice(&bytes).map_err(|source| malformed(path, wanted, source))
 }
 
-/// Checks the version of what is in a file, before its shape: an old one has another.
+/// Checks the version of what is in a file, before its shape: an old one has another, and then `next` is
+/// what to do.
 pub(super) fn version(
     path: &Path,
     wanted: &'static str,
     value: &Value,
-    field: &str,
-    read: u32,
+    (field, read): (&str, u32),
+    next: impl FnOnce() -> String,
 ) -> Result<(), ReadError> {
     match value.get(field).and_then(Value::as_u64) {
         None => Err(other(path, wanted, format!("it has no `{field}`"))),
@@ -223,6 +265,7 @@ pub(super) fn version(
             wanted,
             found,
             read,
+            next: next(),
         }),
         Some(_) => Ok(()),
     }

@@ -4,6 +4,7 @@ mod builtin;
 mod diagnostic;
 mod entry;
 mod raw;
+mod selection;
 mod storm;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use ipirig_abi::Role;
 
 pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, Trigger};
+pub use selection::{ALL, SelectionError, base_name, select};
 pub(crate) use storm::NONE as NO_STORM;
 pub use storm::{Changes, Completion, Kind, Part, Storm};
 pub(crate) use validate::is_name;
@@ -153,7 +155,7 @@ impl Scenario {
     ///
     /// See [`ScenarioError`].
     pub fn find(argument: &str) -> Result<Self, ScenarioError> {
-        if argument.ends_with(".toml") || argument.contains('/') {
+        if is_path(argument) {
             return Self::read(Path::new(argument));
         }
         let Some((stem, text)) = builtin::FILES.iter().find(|(stem, _)| *stem == argument) else {
@@ -203,6 +205,11 @@ impl Scenario {
         let text = String::from_utf8(bytes).map_err(|_| not_text("it is not UTF-8 text"))?;
         Self::parse(&path.display().to_string(), &text)
     }
+}
+
+/// Whether what the user wrote is the path of a file, and no name.
+fn is_path(argument: &str) -> bool {
+    argument.ends_with(".toml") || argument.contains('/')
 }
 
 fn unknown(name: &str) -> ScenarioError {
