@@ -239,6 +239,22 @@ impl Symbols {
         })
     }
 
+    /// The symbols in `range`, by address, and those at one address with the best name first.
+    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &str)> {
+        let moved = move |symbol: &Symbol| {
+            let slide = if symbol.address >= KERNEL_HALF {
+                self.slide
+            } else {
+                0
+            };
+            symbol.address.wrapping_add(slide)
+        };
+        self.symbols
+            .iter()
+            .map(move |symbol| (moved(symbol), self.name(symbol)))
+            .filter(move |(address, _)| range.contains(address))
+    }
+
     /// The address of the symbol `name`; of several, the lowest. Per-CPU variables give their offset
     /// in the per-CPU area.
     #[must_use]
