@@ -26,7 +26,7 @@ pub use module::{
 };
 pub use orc::{OrcBase, OrcEntry, OrcError, OrcKind, OrcLayout, OrcTable};
 pub use sites::{Alternative, Branch, Site, SiteKind, Sites, SitesError, Table};
-pub use symbols::{KERNEL_HALF, Resolved, Symbols, SymbolsError};
+pub use symbols::{Function, KERNEL_HALF, NoFunction, Resolved, Symbols, SymbolsError};
 
 #[cfg(test)]
 mod testing;
