@@ -280,23 +280,27 @@ pub(super) fn completed(audited: &Audited) -> Look {
         return skipped;
     }
     let kinds = [
-        ("text", audit.text_cleared, &audited.text),
+        (
+            "text",
+            "which text was patched",
+            audit.text_cleared,
+            &audited.text,
+        ),
         (
             "translations",
+            "which memory was unmapped",
             audit.translations_cleared,
             &audited.translations,
         ),
     ];
     let (mut late, mut not_known) = (Vec::new(), Vec::new());
-    for (what, cleared, known) in kinds {
+    for (what, which, cleared, known) in kinds {
         let in_time = in_time(cleared, audit);
         match &known.everything {
             // There need have been none. That those of the storm were caught up with shows nothing then,
             // and that others were not shows no fault.
             Some(why) if known.blind && known.needed == in_time => {
-                not_known.push(format!(
-                    "which {what} was to be caught up with is not known: {why}"
-                ));
+                not_known.push(format!("{which} is not known: {why}"));
             }
             _ if !in_time => late.push(what),
             _ => {}

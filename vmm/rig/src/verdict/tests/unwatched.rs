@@ -99,7 +99,7 @@ fn each_check_says_what_it_cannot_know_and_why() {
     let (_, checks, _) = judged("static-key-flip", Path::Right, without(true, false));
     assert_eq!(
         evidence_of(&checks, COMPLETED),
-        "vCPU 2, SYSCALL: which text was to be caught up with is not known: the kernel file has no \
+        "vCPU 2, SYSCALL: which text was patched is not known: the kernel file has no \
          `__text_poke`; vCPU 2: the new branch (0x0 -> 0x1) on first entry, which proves little"
     );
     assert_eq!(
