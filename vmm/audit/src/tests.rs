@@ -223,6 +223,20 @@ fn what_cannot_be_told_is_said() {
 }
 
 #[test]
+fn more_ways_than_can_be_followed_are_said_and_not_followed() {
+    let audit = with(Bug::Ways);
+    let whys: Vec<_> = audit
+        .open
+        .iter()
+        .map(|open| (open.why, open.place.as_str()))
+        .collect();
+    assert!(
+        whys.contains(&(Unknown::TooMuch, "entry_SYSCALL_64")),
+        "{whys:?}"
+    );
+}
+
+#[test]
 fn without_a_flag_switches_are_listed_and_not_judged() {
     for bug in [
         Bug::None,

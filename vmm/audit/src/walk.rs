@@ -11,6 +11,9 @@ use crate::text::{Patched, Text};
 
 /// Most states that are followed from one entry point. The kernel's need some thousands.
 const STATES_MAX: usize = 1 << 16;
+/// Most states in all, from all entry points with all combinations of features. A distribution's kernel
+/// needs a twentieth; what a damaged file can make of it takes seconds.
+const TOTAL_MAX: usize = 1 << 23;
 
 /// Why something cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +50,8 @@ pub(crate) struct Seen {
     pub(crate) danger_zone: BTreeSet<u64>,
     /// Whether an entry calls `paranoid_entry`.
     pub(crate) paranoid: bool,
+    /// How many states were followed.
+    pub(crate) states: usize,
 }
 
 /// An entry point.
@@ -127,13 +132,14 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn follow(&mut self, mut states: Vec<State>) {
         let mut visited = HashSet::new();
         while let Some(state) = states.pop() {
-            if visited.len() >= STATES_MAX {
+            if visited.len() >= STATES_MAX || self.seen.states >= TOTAL_MAX {
                 self.open(self.root.address, Open::Ways);
                 return;
             }
             if !visited.insert(state.clone()) {
                 continue;
             }
+            self.seen.states += 1;
             if !state.caught_up {
                 self.seen.danger_zone.insert(state.at);
             }

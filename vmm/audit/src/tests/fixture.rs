@@ -48,6 +48,8 @@ pub(super) enum Bug {
     Pointer,
     /// A function that nothing enters writes CR3.
     Unreached,
+    /// SYSCALL has 24 branches in a row, each of which leaves another value behind.
+    Ways,
 }
 
 /// What the vmlinux lacks.
@@ -179,6 +181,16 @@ impl Code {
 
     fn syscall(&mut self) {
         self.function("entry_SYSCALL_64");
+        if self.bug == Bug::Ways {
+            self.asm.xor(eax, eax).unwrap();
+            for bit in 0..24 {
+                let mut skip = self.asm.create_label();
+                self.asm.cmp(rcx, rdx).unwrap();
+                self.asm.jne(skip).unwrap();
+                self.asm.bts(rax, bit).unwrap();
+                self.set(&mut skip);
+            }
+        }
         self.asm.swapgs().unwrap();
         self.kernel_cr3(rsp, true);
         self.asm.mov(rsp, qword_ptr(0x16000).gs()).unwrap();
