@@ -23,6 +23,7 @@ Examples:
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
   ipirig gate all                            is everything as it was?
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
+  ipirig audit vmlinux                       is its entry code fit? nothing is booted
   ipirig mutants                             break the kernel on purpose: is it noticed?
   ipirig observe -- load fork bpf net        who interrupts an isolated CPU meanwhile?
   ipirig lab -- run static-key-flip          without /dev/kvm: on an emulated host
@@ -137,9 +138,28 @@ Exit codes:
   2  a file cannot be read
   3, 4  a run was `error` or `skipped`, so there is no telling";
 
+const AFTER_AUDIT: &str = "\
+Examples:
+  ipirig audit vmlinux                       is the entry code fit for deferred IPIs?
+  ipirig audit vmlinux --json audit.json
+  ipirig audit --json - /usr/lib/debug/boot/vmlinux-$(uname -r) | jq '.sites[] | select(.when == \"run\")'
+
+Nothing is booted. Entry text is followed as it is patched with page table isolation, from each entry
+point: is the flag by which senders decide set before the kernel's page table is loaded, and cleared
+after the user's is? Static keys, static calls and traced functions in entry and noinstr text are
+listed, and which of them can change at run time. Where pointers lead is not known, nor whether a
+write to CR3 flushes: `ipirig entry` shows that of a run.
+
+Exit codes:
+  0  nothing found
+  1  offences
+  2  the file cannot be read or is damaged
+  4  something cannot be told, or the file lacks what is needed: no ELF file, stripped, without code";
+
 const AFTER_SCHEMA: &str = "\
 Examples:
   ipirig schema > schema.json
+  ipirig schema audit                        of `ipirig audit --json`
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -199,6 +219,8 @@ pub(crate) enum Command {
     Entry(Box<EntryArgs>),
     /// Run a command on the other vCPUs and say who interrupts the isolated ones
     Observe(Box<ObserveArgs>),
+    /// Judge the entry code of a vmlinux without booting it
+    Audit(AuditArgs),
     /// Run a scenario, or read a result, and say who sent IPIs to whom, and why
     Blame(Box<BlameArgs>),
     /// Build kernels with known bugs and see whether the checks notice
@@ -217,7 +239,11 @@ pub(crate) enum Command {
     List,
     /// Print the JSON Schema of what --json writes
     #[command(after_help = AFTER_SCHEMA)]
-    Schema,
+    Schema {
+        /// Of which command's
+        #[arg(value_enum, default_value_t = SchemaOf::Run)]
+        of: SchemaOf,
+    },
     /// Say what this host offers and what to do about what is missing
     #[command(after_help = AFTER_DOCTOR)]
     Doctor,
@@ -323,6 +349,25 @@ pub(crate) struct ObserveArgs {
     /// The command, after `--`
     #[arg(last = true, value_name = "COMMAND", default_values = ["load", "idle"])]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER_AUDIT)]
+pub(crate) struct AuditArgs {
+    /// The kernel, with its symbols
+    pub(crate) vmlinux: PathBuf,
+    /// Write the audit as JSON; `-` is standard output, and the text goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What a schema is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// `ipirig run`
+    Run,
+    /// `ipirig audit`
+    Audit,
 }
 
 #[derive(Debug, ClapArgs)]

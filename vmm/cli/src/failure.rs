@@ -32,6 +32,11 @@ impl Failure {
         }
     }
 
+    /// Whatever `code` says.
+    pub(crate) fn with_code(code: Code, error: anyhow::Error) -> Self {
+        Self { code, error }
+    }
+
     /// The user wants it to end.
     pub(crate) fn interrupted() -> Self {
         Self {

@@ -302,10 +302,48 @@ fn the_schema_that_is_printed_is_the_committed_one() {
     );
 }
 
+#[test]
+fn the_schema_of_audits_is_the_committed_one() {
+    let output = ipirig(&["schema", "audit"]);
+    assert_eq!(output.status.code(), Some(0));
+    let committed = include_str!("../../../results/audit-schema.json");
+    assert_eq!(text(&output.stdout), committed);
+}
+
+#[test]
+fn an_audit_tells_a_file_that_it_cannot_use_from_one_that_lacks_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    refused(&["audit", &path("missing")], "cannot read symbols from");
+    refused(&["audit", &path("")], "it is not a regular file");
+    let json = path("no/such/dir/audit.json");
+    refused(
+        &["audit", &path("missing"), "--json", &json],
+        "no such directory",
+    );
+    // A compressed kernel; and an ELF file with no kernel in it, which is this test.
+    let boot = path("bzImage");
+    fs::write(&boot, b"MZ\x00\x00 no ELF file").unwrap();
+    let this = std::env::current_exe().unwrap();
+    for (file, words) in [
+        (boot.as_str(), "give the vmlinux or System.map"),
+        (this.to_str().unwrap(), "no symbol `__entry_text_start`"),
+    ] {
+        let output = ipirig(&["audit", file]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{stderr}");
+        assert!(
+            output.stdout.is_empty() && stderr.contains(words),
+            "{stderr}"
+        );
+    }
+}
+
 /// The names of all commands, as they are typed.
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &["run"],
     &["entry"],
+    &["audit"],
     &["blame"],
     &["observe"],
     &["mutants"],

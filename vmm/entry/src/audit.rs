@@ -21,6 +21,7 @@ use crate::shadow::Shadow;
 pub use finding::{Finding, What};
 pub use flag::Flag;
 use trace::Cleared;
+pub use trace::USER_TABLE_BIT;
 pub(crate) use trace::{FlagWrite, Seen, Trace, USER_TABLE};
 
 /// Most findings of a kind that are kept. A CPU that runs on without catching up makes many.

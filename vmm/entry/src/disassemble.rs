@@ -11,6 +11,23 @@ pub fn disassemble(code: &[u8]) -> Option<String> {
     Some(text)
 }
 
+/// The first instruction of `code` at `address`, with the addresses that it is relative to worked out.
+#[must_use]
+pub fn disassemble_at(code: &[u8], address: u64) -> Option<String> {
+    let instruction = Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode();
+    if instruction.is_invalid() {
+        return None;
+    }
+    let mut text = String::new();
+    let mut formatter = GasFormatter::new();
+    formatter.options_mut().set_uppercase_hex(false);
+    formatter
+        .options_mut()
+        .set_space_after_operand_separator(true);
+    formatter.format(&instruction, &mut text);
+    Some(text)
+}
+
 /// Bytes of the first instruction of `code`.
 #[must_use]
 pub fn length(code: &[u8]) -> Option<usize> {

@@ -8,9 +8,9 @@ use thiserror::Error;
 
 /// Where vmalloc memory is with 4-level page tables and no CONFIG_RANDOMIZE_MEMORY
 /// (Documentation/arch/x86/x86_64/mm.rst).
-const VMALLOC: Range<u64> = 0xffff_c900_0000_0000..0xffff_e900_0000_0000;
+pub const VMALLOC: Range<u64> = 0xffff_c900_0000_0000..0xffff_e900_0000_0000;
 /// Where modules and BPF programs are: above the mapping of the kernel image (mm.rst).
-const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
+pub const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
 /// Where each CPU's entry stacks are, mapped in the user page table too (mm.rst).
 const CPU_ENTRY_AREA: Range<u64> = 0xffff_fe00_0000_0000..0xffff_fe80_0000_0000;
 /// Size and alignment of a task's stack without KASAN (arch/x86/include/asm/page_64_types.h).
@@ -23,7 +23,7 @@ const SLIDE_MAX: u64 = 1 << 30;
 /// Per-CPU bytes by which senders of IPIs decide whether a CPU may be left alone, by the symbol
 /// that holds them at its start: the reference series' `kernel_cr3.loaded`, and the variable of
 /// v7 to v9 of the series on the mailing lists.
-const FLAGS: [&str; 2] = ["kernel_cr3", "kernel_cr3_loaded"];
+pub const FLAGS: [&str; 2] = ["kernel_cr3", "kernel_cr3_loaded"];
 
 /// Why an entry cannot be judged with a kernel file.
 #[derive(Debug, Error)]

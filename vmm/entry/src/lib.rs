@@ -25,7 +25,7 @@ pub mod record;
 pub mod shadow;
 
 pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
-pub use disassemble::{disassemble, length};
+pub use disassemble::{disassemble, disassemble_at, length};
 pub use layout::{KernelLayout, LayoutError, slide};
 pub use listing::{Extent, listing};
 pub use nop::first_nop;

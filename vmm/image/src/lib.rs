@@ -25,8 +25,8 @@ pub use module::{
     LoadedModule, ModuleError, ModuleFile, STRUCT_MODULE_LIST, STRUCT_MODULE_NAME, SectionAddresses,
 };
 pub use orc::{OrcBase, OrcEntry, OrcError, OrcKind, OrcLayout, OrcTable};
-pub use sites::{Site, SiteKind, Sites, SitesError, Table};
-pub use symbols::{KERNEL_HALF, Resolved, Symbols, SymbolsError};
+pub use sites::{Alternative, Branch, Site, SiteKind, Sites, SitesError, Table};
+pub use symbols::{Function, KERNEL_HALF, NoFunction, Resolved, Symbols, SymbolsError};
 
 #[cfg(test)]
 mod testing;

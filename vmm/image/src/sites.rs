@@ -117,6 +117,65 @@ impl Site {
     }
 }
 
+/// A branch of a static key, with where it goes when it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Branch {
+    /// Link address of the branch: a JMP or a NOP.
+    pub address: u64,
+    /// Link address of where the JMP goes.
+    pub target: u64,
+    /// Link address of the key.
+    pub key: u64,
+}
+
+impl Branch {
+    /// The branches of `image`, in the order of its table. None: the kernel is built without static
+    /// keys, or stripped.
+    ///
+    /// # Errors
+    /// When the table is there but cannot be read or understood.
+    pub fn read_all(image: &Image) -> Result<Vec<Self>, SitesError> {
+        Ok(read::branches(image)?.unwrap_or_default())
+    }
+}
+
+/// Instructions with an alternative: `struct alt_instr` (arch/x86/include/asm/alternative.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alternative {
+    /// Link address of what is replaced.
+    pub address: u64,
+    /// Its bytes.
+    pub len: u8,
+    /// Link address of what replaces it; the rest is filled with NOPs. Offsets in it are relative to
+    /// where it is linked.
+    pub replacement: u64,
+    /// Its bytes, at most `len`.
+    pub replacement_len: u8,
+    /// The CPU feature that decides, `X86_FEATURE_*` (arch/x86/include/asm/cpufeatures.h).
+    pub feature: u16,
+    /// Whether it is applied where the feature is missing, not where it is there.
+    pub inverted: bool,
+}
+
+impl Alternative {
+    /// The alternatives of `image`, in the order in which the kernel applies them: of several at one
+    /// place the last counts. None: the kernel is stripped.
+    ///
+    /// # Errors
+    /// When the table is there but cannot be read or understood.
+    pub fn read_all(image: &Image) -> Result<Vec<Self>, SitesError> {
+        Ok(read::alternatives(image)?.unwrap_or_default())
+    }
+
+    fn site(&self) -> Site {
+        Site {
+            address: self.address,
+            len: self.len,
+            kind: SiteKind::Alternative,
+        }
+    }
+}
+
 /// The places in kernel text that the kernel patches while it runs. Modules have their own, which
 /// are not here; nor are kprobes, which can be nearly anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

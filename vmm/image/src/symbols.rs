@@ -6,6 +6,8 @@
 //!
 //! What this module does not do: modules' symbols, lines of source, inlined functions.
 
+mod function;
+
 use std::cmp::Reverse;
 use std::fmt;
 use std::fs::File;
@@ -19,6 +21,8 @@ use object::elf::{self, FileHeader64, SectionHeader64, Sym64};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
 use thiserror::Error;
+
+pub use function::{Function, NoFunction};
 
 /// Most bytes of a symbol table, of its strings, or of a System.map. The largest kernels stay below
 /// a quarter of it.
@@ -239,10 +243,25 @@ impl Symbols {
         })
     }
 
-    /// The address of the symbol `name`; of several, the lowest. Per-CPU variables give their offset
+    /// The symbols in `range`, by address, and those at one address with the best name first.
+    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &str)> {
+        self.symbols
+            .iter()
+            .map(|symbol| (self.moved(symbol), self.name(symbol)))
+            .filter(move |(address, _)| range.contains(address))
+    }
+
+    /// The address of the symbol `name`; of several, the lowest. A function of the source may have another
+    /// name: [`Symbols::function`]. Per-CPU variables give their offset
     /// in the per-CPU area.
     #[must_use]
     pub fn address(&self, name: &str) -> Option<u64> {
+        let (address, symbol) = self.beginning_with(name).next()?;
+        (symbol == name).then_some(address)
+    }
+
+    /// The symbols whose names begin with `start`, by name, and those of one name by address.
+    fn beginning_with(&self, start: &str) -> impl Iterator<Item = (u64, &str)> {
         let by_name = self.by_name.get_or_init(|| {
             let mut order: Vec<u32> = (0..).take(self.symbols.len()).collect();
             // Stable, so equal names stay sorted by address.
@@ -250,17 +269,23 @@ impl Symbols {
             order
         });
         let at = |index: u32| &self.symbols[index as usize];
-        let first = by_name.partition_point(|&index| self.name(at(index)) < name);
-        let symbol = by_name.get(first).map(|&index| at(index))?;
-        if self.name(symbol) != name {
-            return None;
-        }
-        let moved = symbol.address >= KERNEL_HALF;
-        Some(
-            symbol
-                .address
-                .wrapping_add(if moved { self.slide } else { 0 }),
-        )
+        let first = by_name.partition_point(|&index| self.name(at(index)) < start);
+        by_name
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .map(move |&index| (self.moved(at(index)), self.name(at(index))))
+            .take_while(move |(_, name)| name.starts_with(start))
+    }
+
+    /// Where `symbol` is after KASLR. Offsets of per-CPU variables do not move.
+    fn moved(&self, symbol: &Symbol) -> u64 {
+        let slide = if symbol.address >= KERNEL_HALF {
+            self.slide
+        } else {
+            0
+        };
+        symbol.address.wrapping_add(slide)
     }
 
     fn name(&self, symbol: &Symbol) -> &str {

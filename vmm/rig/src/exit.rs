@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use ipirig_audit::{Audit, AuditError};
 use ipirig_machine::HostError;
 
 use crate::run::RunError;
@@ -11,9 +12,9 @@ use crate::verdict::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
-    /// The verdict is `held`, or the command did what it should.
+    /// The verdict is `held`, an audit found nothing, or the command did what it should.
     Ok = 0,
-    /// The verdict is `violated`.
+    /// The verdict is `violated`, or an audit found offences.
     Violated = 1,
     /// What the user gave is wrong: arguments, kernel and scenario files included. clap uses the
     /// same code.
@@ -72,6 +73,30 @@ impl From<Verdict> for Code {
     }
 }
 
+/// An audit: offences come before what cannot be told, and neither is nothing found.
+impl From<&Audit> for Code {
+    fn from(audit: &Audit) -> Self {
+        if !audit.offences.is_empty() {
+            Self::Violated
+        } else if !audit.open.is_empty() {
+            Self::Skipped
+        } else {
+            Self::Ok
+        }
+    }
+}
+
+/// A file that cannot be audited: it lacks what is needed, or it is none that can be used.
+impl From<&AuditError> for Code {
+    fn from(error: &AuditError) -> Self {
+        if error.is_lack() {
+            Self::Skipped
+        } else {
+            Self::Usage
+        }
+    }
+}
+
 impl From<&RunError> for Code {
     fn from(error: &RunError) -> Self {
         match error {
@@ -109,6 +134,51 @@ mod tests {
         .map(|verdict| Code::from(verdict) as u8);
         assert_eq!(codes, [0, 1, 3, 4]);
         assert_eq!((Code::Usage as u8, Code::Interrupted as u8), (2, 130));
+    }
+
+    #[test]
+    fn an_audit_is_clean_only_if_nothing_is_found_and_nothing_is_left_open() {
+        use ipirig_audit::{Finding, Open, Unknown, What};
+        let offence = Finding {
+            what: What::FlagNotSet,
+            address: 0,
+            place: String::new(),
+            instruction: String::new(),
+            words: String::new(),
+            entries: vec![],
+            features: vec![],
+        };
+        let open = Open {
+            why: Unknown::Unreached,
+            address: 0,
+            place: String::new(),
+            instruction: String::new(),
+            entries: vec![],
+        };
+        let code = |offences: &[Finding], open: &[Open]| {
+            Code::from(&Audit {
+                schema_version: ipirig_audit::SCHEMA_VERSION,
+                banner: None,
+                flag: None,
+                combinations: vec![],
+                entries: vec![],
+                switches: vec![],
+                sites: vec![],
+                alternatives: 0,
+                memory: vec![],
+                offences: offences.to_vec(),
+                open: open.to_vec(),
+            })
+        };
+        assert_eq!(code(&[], &[]), Code::Ok);
+        assert_eq!(code(&[], std::slice::from_ref(&open)), Code::Skipped);
+        assert_eq!(code(&[offence], &[open]), Code::Violated);
+        let lack = AuditError::NoSymbol { name: "x" };
+        let damaged = AuditError::Damaged { what: "x" };
+        assert_eq!(
+            [lack, damaged].map(|error| Code::from(&error)),
+            [Code::Skipped, Code::Usage]
+        );
     }
 
     #[test]

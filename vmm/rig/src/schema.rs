@@ -26,12 +26,25 @@ enum Document {
 ///
 /// serde_json's; nothing here can cause one.
 pub fn schema() -> Result<String, serde_json::Error> {
+    of::<Document>(&format!("urn:ipirig:result:{SCHEMA_VERSION}"))
+}
+
+/// The same of what `ipirig audit --json` writes. `results/audit-schema.json` is this.
+///
+/// # Errors
+///
+/// serde_json's; nothing here can cause one.
+pub fn audit() -> Result<String, serde_json::Error> {
+    let version = ipirig_audit::SCHEMA_VERSION;
+    of::<ipirig_audit::Audit>(&format!("urn:ipirig:audit:{version}"))
+}
+
+fn of<T: JsonSchema>(id: &str) -> Result<String, serde_json::Error> {
     let settings = SchemaSettings::draft2020_12()
         .for_serialize()
         .with_transform(RecursiveTransform(plain_words));
-    let mut schema = settings.into_generator().into_root_schema_for::<Document>();
-    let id = format!("urn:ipirig:result:{SCHEMA_VERSION}");
-    schema.insert("$id".to_owned(), Value::String(id));
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.insert("$id".to_owned(), Value::String(id.to_owned()));
     Ok(serde_json::to_string_pretty(&schema)? + "\n")
 }
 
@@ -69,6 +82,15 @@ mod tests {
             parsed(COMMITTED),
             parsed(&schema().unwrap()),
             "renew it: cargo run --release -- schema > results/schema.json"
+        );
+    }
+
+    #[test]
+    fn the_committed_schema_of_audits_is_that_of_the_types() {
+        assert_eq!(
+            parsed(include_str!("../../../results/audit-schema.json")),
+            parsed(&audit().unwrap()),
+            "renew it: cargo run --release -- schema audit > results/audit-schema.json"
         );
     }
 

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod audit;
 mod blame;
 mod compare;
 mod doctor;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
         Command::Observe(args) => observe::observe(*args),
+        Command::Audit(args) => audit::audit(&args),
         Command::Blame(args) => blame::blame(*args),
         Command::Mutants(args) => mutants::mutants(&args),
         Command::Gate(args) => gate::gate(&args),
@@ -35,7 +37,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Lab(args) => lab::lab(&args),
         Command::LabInit => lab::init(),
         Command::List => list::list(),
-        Command::Schema => schema::schema(),
+        Command::Schema { of } => schema::schema(of),
         Command::Doctor => doctor::doctor(),
         Command::Guest(GuestCommand::Build(args)) => guest::build(&args),
         Command::Guest(GuestCommand::Path(args)) => guest::path(&args),

@@ -4,11 +4,16 @@ use anyhow::Context;
 use ipirig_rig::exit::Code;
 use ipirig_rig::schema;
 
+use crate::args::SchemaOf;
 use crate::failure::Failure;
 use crate::output::print;
 
-pub(crate) fn schema() -> Result<Code, Failure> {
-    let text = schema::schema().context("cannot make the schema")?;
+pub(crate) fn schema(of: SchemaOf) -> Result<Code, Failure> {
+    let text = match of {
+        SchemaOf::Run => schema::schema(),
+        SchemaOf::Audit => schema::audit(),
+    };
+    let text = text.context("cannot make the schema")?;
     print(&text)?;
     Ok(Code::Ok)
 }

@@ -6,8 +6,10 @@ use crate::layout::{KernelLayout, Place};
 use crate::record::{Record, Step};
 use crate::shadow::{Shadow, control_after, pcid};
 
-/// In CR3: the user half of a pair of page tables (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
-pub(crate) const USER_TABLE: u64 = 1 << 12;
+/// The bit of CR3 that says which of a pair of page tables is loaded: set, the user's
+/// (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
+pub const USER_TABLE_BIT: u32 = 12;
+pub(crate) const USER_TABLE: u64 = 1 << USER_TABLE_BIT;
 
 /// One instruction of a record.
 #[derive(Debug)]

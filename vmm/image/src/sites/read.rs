@@ -3,7 +3,7 @@
 //! Offsets in them are relative to the field that holds them, so they are right in the file as it
 //! is, whatever KASLR does later.
 
-use super::{Site, SiteKind, SitesError, Table};
+use super::{Alternative, Branch, Site, SiteKind, SitesError, Table};
 use crate::image::Image;
 
 /// Low bits of a key that are flags, in static keys and static calls both.
@@ -12,10 +12,53 @@ const KEY_FLAGS: u64 = 3;
 const NOP2: [u8; 2] = [0x66, 0x90];
 const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
-type Entries = Result<Vec<Site>, &'static str>;
+const NOT_CODE: &str = "an entry points to a place that is no code";
+
+/// In an alternative's flags: it is applied where the feature is missing (since 6.3).
+const ALT_FLAG_NOT: u16 = 1 << 0;
+/// The same in its feature, before.
+const ALTINSTR_FLAG_INV: u16 = 1 << 15;
+
+type Entries<T> = Result<Vec<T>, &'static str>;
 
 /// The sites of `table`, or none if the image does not have it.
 pub(super) fn table(image: &Image, table: Table) -> Result<Option<Vec<Site>>, SitesError> {
+    read(image, table, |start, bytes| match table {
+        Table::StaticKeys => branches_of(start, bytes).and_then(|branches| {
+            let site = |branch: &Branch| branch_site(image, branch);
+            branches.iter().map(site).collect()
+        }),
+        Table::StaticCalls => static_calls(image, start, bytes),
+        Table::Ftrace => ftrace(image, bytes),
+        Table::Alternatives => Ok(alternatives_of_either(image, start, bytes)?
+            .iter()
+            .map(Alternative::site)
+            .collect()),
+    })
+}
+
+/// The branches of static keys, or none if the image has no such table.
+pub(super) fn branches(image: &Image) -> Result<Option<Vec<Branch>>, SitesError> {
+    read(image, Table::StaticKeys, |start, bytes| {
+        branches_of(start, bytes)
+    })
+}
+
+/// The alternatives in the order in which the kernel applies them, or none if the image has no such
+/// table.
+pub(super) fn alternatives(image: &Image) -> Result<Option<Vec<Alternative>>, SitesError> {
+    read(image, Table::Alternatives, |start, bytes| {
+        alternatives_of_either(image, start, bytes)
+    })
+}
+
+/// What `understand` makes of the bytes of `table` and where they start, or none if the image does
+/// not have it.
+fn read<T>(
+    image: &Image,
+    table: Table,
+    understand: impl FnOnce(u64, &[u8]) -> Entries<T>,
+) -> Result<Option<Vec<T>>, SitesError> {
     let (start, stop) = match table {
         Table::StaticKeys => ("__start___jump_table", "__stop___jump_table"),
         Table::StaticCalls => ("__start_static_call_sites", "__stop_static_call_sites"),
@@ -39,31 +82,28 @@ pub(super) fn table(image: &Image, table: Table) -> Result<Option<Vec<Site>>, Si
         .bytes(start..stop)
         .map_err(|source| SitesError::Read { table, source })?
         .ok_or_else(|| damaged("the file has no bytes for it"))?;
-    match table {
-        Table::StaticKeys => static_keys(image, start, &bytes),
-        Table::StaticCalls => static_calls(image, start, &bytes),
-        Table::Ftrace => ftrace(image, &bytes),
-        Table::Alternatives => alternatives(image, start, &bytes),
-    }
-    .map(Some)
-    .map_err(damaged)
+    understand(start, &bytes).map(Some).map_err(damaged)
 }
 
 /// `struct jump_entry`: s32 code, s32 target, s64 key (include/linux/jump_label.h).
-fn static_keys(image: &Image, start: u64, bytes: &[u8]) -> Entries {
-    entries::<16>(start, bytes)?
-        .map(|(at, entry)| {
-            let address = relative32(at, entry, 0);
-            let key = at
-                .wrapping_add(8)
-                .wrapping_add(u64::from_le_bytes(field(entry, 8)));
-            let len = branch_len(image, address)?;
-            let kind = SiteKind::StaticKey {
-                key: key & !KEY_FLAGS,
-            };
-            site(image, address, len, kind)
-        })
-        .collect()
+fn branches_of(start: u64, bytes: &[u8]) -> Entries<Branch> {
+    let branch = |(at, entry): (u64, &[u8; 16])| {
+        let key = at
+            .wrapping_add(8)
+            .wrapping_add(u64::from_le_bytes(field(entry, 8)));
+        Branch {
+            address: relative32(at, entry, 0),
+            target: relative32(at, entry, 4),
+            key: key & !KEY_FLAGS,
+        }
+    };
+    Ok(entries::<16>(start, bytes)?.map(branch).collect())
+}
+
+fn branch_site(image: &Image, branch: &Branch) -> Result<Site, &'static str> {
+    let len = branch_len(image, branch.address)?;
+    let kind = SiteKind::StaticKey { key: branch.key };
+    site(image, branch.address, len, kind)
 }
 
 /// Length of the branch of a static key: a JMP or a NOP, short or near (arch/x86/kernel/jump_label.c).
@@ -82,7 +122,7 @@ fn branch_len(image: &Image, address: u64) -> Result<u8, &'static str> {
 }
 
 /// `struct static_call_site`: s32 addr, s32 key (include/linux/static_call_types.h).
-fn static_calls(image: &Image, start: u64, bytes: &[u8]) -> Entries {
+fn static_calls(image: &Image, start: u64, bytes: &[u8]) -> Entries<Site> {
     entries::<8>(start, bytes)?
         .map(|(at, entry)| {
             let address = relative32(at, entry, 0);
@@ -102,7 +142,7 @@ fn static_calls(image: &Image, start: u64, bytes: &[u8]) -> Entries {
 
 /// Addresses. Newer kernels leave a zero for a weak function that was overridden
 /// (scripts/sorttable.c).
-fn ftrace(image: &Image, bytes: &[u8]) -> Entries {
+fn ftrace(image: &Image, bytes: &[u8]) -> Entries<Site> {
     entries::<8>(0, bytes)?
         .map(|(_, entry)| u64::from_le_bytes(*entry))
         .filter(|&address| address != 0)
@@ -113,7 +153,7 @@ fn ftrace(image: &Image, bytes: &[u8]) -> Entries {
 /// `struct alt_instr`, packed: s32 instr_offset, s32 repl_offset, then CPU feature and flags, u8
 /// instrlen, u8 replacementlen. The middle is 4 bytes since 6.3 and was 2 before. The table does not
 /// say which; only one of them gives places that have code.
-fn alternatives(image: &Image, start: u64, bytes: &[u8]) -> Entries {
+fn alternatives_of_either(image: &Image, start: u64, bytes: &[u8]) -> Entries<Alternative> {
     match (
         alternatives_of::<14>(image, start, bytes),
         alternatives_of::<12>(image, start, bytes),
@@ -124,19 +164,45 @@ fn alternatives(image: &Image, start: u64, bytes: &[u8]) -> Entries {
     }
 }
 
-fn alternatives_of<const SIZE: usize>(image: &Image, start: u64, bytes: &[u8]) -> Entries {
+fn alternatives_of<const SIZE: usize>(
+    image: &Image,
+    start: u64,
+    bytes: &[u8],
+) -> Entries<Alternative> {
     entries::<SIZE>(start, bytes)?
         .map(|(at, entry)| {
-            let [len, new_len] = field(entry, SIZE - 2);
+            let [len, replacement_len] = field(entry, SIZE - 2);
             // The assembler pads what is replaced (ALTERNATIVE in alternative.h).
-            if new_len > len {
+            if replacement_len > len {
                 return Err("a replacement is longer than what it replaces");
             }
             let replacement = relative32(at, entry, 4);
-            if new_len > 0 && !is_code(image, replacement, new_len) {
+            if replacement_len > 0 && !is_code(image, replacement, replacement_len) {
                 return Err("a replacement is not in code");
             }
-            site(image, relative32(at, entry, 0), len, SiteKind::Alternative)
+            let address = relative32(at, entry, 0);
+            if !is_code(image, address, len) {
+                return Err(NOT_CODE);
+            }
+            let feature = u16::from_le_bytes(field(entry, 8));
+            // ALT_FLAG_NOT, in the upper half; in the shorter entries ALTINSTR_FLAG_INV.
+            let (feature, inverted) = if SIZE == 12 {
+                (
+                    feature & !ALTINSTR_FLAG_INV,
+                    feature & ALTINSTR_FLAG_INV != 0,
+                )
+            } else {
+                let flags = u16::from_le_bytes(field(entry, 10));
+                (feature, flags & ALT_FLAG_NOT != 0)
+            };
+            Ok(Alternative {
+                address,
+                len,
+                replacement,
+                replacement_len,
+                feature,
+                inverted,
+            })
         })
         .collect()
 }
@@ -161,7 +227,7 @@ fn site(image: &Image, address: u64, len: u8, kind: SiteKind) -> Result<Site, &'
     if is_code(image, address, len) {
         Ok(Site { address, len, kind })
     } else {
-        Err("an entry points to a place that is no code")
+        Err(NOT_CODE)
     }
 }
 

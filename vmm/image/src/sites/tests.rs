@@ -176,6 +176,41 @@ fn the_shorter_alternatives_of_older_kernels_are_read() {
 }
 
 #[test]
+fn alternatives_say_what_replaces_them_and_when() {
+    let at = |offset: u64, middle: &[u8]| alternative(ALTERNATIVES + offset, middle, 8, 5);
+    let alternative = |feature, inverted| Alternative {
+        address: TEXT + 0x30,
+        len: 8,
+        replacement: TEXT + 0x38,
+        replacement_len: 5,
+        feature,
+        inverted,
+    };
+    let read = |content| {
+        let tables = [(Table::Alternatives, ALTERNATIVES, content)];
+        Alternative::read_all(&kernel(&tables)).unwrap()
+    };
+    let expected = [alternative(0xeb, false), alternative(0xeb, true)];
+    let newer = [at(0, &[0xeb, 0, 0, 0]), at(14, &[0xeb, 0, 1, 0])].concat();
+    assert_eq!(read(newer), expected);
+    let older = [at(0, &[0xeb, 0]), at(12, &[0xeb, 0x80])].concat();
+    assert_eq!(read(older), expected);
+    assert_eq!(Alternative::read_all(&kernel(&[])).unwrap(), []);
+}
+
+#[test]
+fn branches_say_where_they_go() {
+    let branch = |offset| Branch {
+        address: TEXT + offset,
+        target: TEXT + offset + 0x20,
+        key: KEY,
+    };
+    let branches = Branch::read_all(&kernel(&good()[..1])).unwrap();
+    assert_eq!(branches, [0x00, 0x08, 0x10, 0x18, 0x3e].map(branch));
+    assert_eq!(Branch::read_all(&kernel(&[])).unwrap(), []);
+}
+
+#[test]
 fn a_damaged_table_is_named() {
     let damaged: [(Table, u64, Vec<u8>, &str); 7] = [
         (

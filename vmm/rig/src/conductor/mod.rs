@@ -37,6 +37,7 @@ pub use release::NOT_PRODUCED;
 pub use trace::{Edge, Recorded, Tracing};
 
 use crate::guest_text;
+use crate::ledger::changes::Watched;
 use crate::ledger::{Ledger, Snapshot};
 use crate::plan::Plan;
 use mailbox::agent_state;
@@ -257,8 +258,9 @@ struct Conductor<'a> {
     deadline: Instant,
     /// Number of the newest command.
     seq: u32,
-    /// The kernel's functions that change text and mappings are watched.
-    watching: bool,
+    /// Which of the kernel's functions that change text and mappings are watched, if its functions are
+    /// known.
+    watched: Option<Watched>,
     /// What the storm's kind is told of this kernel.
     target: u64,
     /// The guest's kernel traces its IPIs.
@@ -299,7 +301,7 @@ impl<'a> Conductor<'a> {
             phase: Phase::Boot,
             deadline,
             seq: 0,
-            watching: false,
+            watched: None,
             target: 0,
             tracing: Tracing::NotAsked,
             handlers: Vec::new(),

@@ -116,10 +116,9 @@ impl Conductor<'_> {
         let time = opened.elapsed();
         let closing = self.edge(Ledger::close_window)?;
         self.edges.push((opening, closing));
-        let changed = if self.watching {
-            self.ledger.changes().take()
-        } else {
-            Changed::everything("the kernel's functions are not watched")
+        let changed = match &self.watched {
+            Some(watched) => self.ledger.changes().take().with(watched),
+            None => Changed::everything("the kernel's functions are not known"),
         };
         let marks = open
             .into_iter()
@@ -158,18 +157,15 @@ impl Conductor<'_> {
 
     /// Has the functions that change text and mappings watched, where the storm may run.
     pub(super) fn watch(&mut self, layout: &KernelLayout) -> Result<(), Ended> {
-        let points = changes::points(|name| layout.symbols().address(name));
-        if points.is_empty() {
-            return Ok(());
-        }
-        let addresses: Vec<u64> = points.iter().map(|point| point.address).collect();
-        self.ledger.changes().watch(points);
+        let watched = changes::watched(|name| layout.symbols().function(name));
+        let addresses: Vec<u64> = watched.points.iter().map(|point| point.address).collect();
+        self.ledger.changes().watch(watched.points.clone());
         for (cpu, role) in self.plan.roles.iter().enumerate() {
             if *role != Role::Isolated {
                 self.machine(|guest| guest.watch(cpu, &addresses))?;
             }
         }
-        self.watching = true;
+        self.watched = Some(watched);
         Ok(())
     }
 

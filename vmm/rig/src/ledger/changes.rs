@@ -4,6 +4,7 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ipirig_entry::Pending;
+use ipirig_image::{Function, NoFunction};
 use ipirig_machine::WatchEvent;
 
 /// A function of the kernel to stop at, and which of its arguments say what it changes.
@@ -24,38 +25,74 @@ pub enum Change {
     Mappings(usize, usize),
 }
 
-/// Functions to watch; of several in a row the first that the kernel has. There are four debug
-/// registers, one of which a host's quirk may need.
-const FUNCTIONS: [&[(&str, Change)]; 3] = [
-    // arch/x86/kernel/alternative.c: text_poke() is a call of __text_poke() that a compiler may
-    // inline. The latter's first argument is a function since 6.0.
-    &[
-        ("__text_poke", Change::Text(1, 3)),
-        ("text_poke", Change::Text(0, 2)),
-    ],
-    // arch/x86/mm/tlb.c: called once the page tables are changed.
-    &[("flush_tlb_kernel_range", Change::Mappings(0, 1))],
-    // The same for what may be deferred, in the reference series and in those on the lists.
-    &[("flush_tlb_kernel_range_deferrable", Change::Mappings(0, 1))],
+/// Functions that patch text, the one to watch first: arch/x86/kernel/alternative.c, where text_poke()
+/// is a call of __text_poke() that a compiler may inline. The latter's first argument is a function
+/// since 6.0.
+const TEXT: [(&str, Change); 2] = [
+    ("__text_poke", Change::Text(1, 3)),
+    ("text_poke", Change::Text(0, 2)),
 ];
+/// Called once the page tables are changed (arch/x86/mm/tlb.c). There are four debug registers, one of
+/// which a host's quirk may need.
+const FLUSH: &str = "flush_tlb_kernel_range";
+/// The same for what may be deferred, in the reference series and in those on the lists.
+const FLUSH_DEFERRABLE: &str = "flush_tlb_kernel_range_deferrable";
+const MAPPINGS: Change = Change::Mappings(0, 1);
 
-/// The functions to watch in a kernel whose symbols `address` knows. Empty if it lacks one that
-/// every kernel has: then not all changes would be seen.
-pub fn points(address: impl Fn(&str) -> Option<u64>) -> Vec<Point> {
-    let mut points = Vec::new();
-    for (index, names) in FUNCTIONS.iter().enumerate() {
-        let found = names.iter().find_map(|&(name, change)| {
-            let address = address(name)?;
-            Some(Point { address, change })
-        });
-        match found {
-            Some(point) => points.push(point),
-            // Only the last is a series' own.
-            None if index + 1 == FUNCTIONS.len() => {}
-            None => return Vec::new(),
+/// Which kinds of changes cannot be watched in a kernel, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blind {
+    /// Text that is patched.
+    pub text: Option<String>,
+    /// Mappings that are flushed.
+    pub mappings: Option<String>,
+}
+
+/// What is watched in a kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// The functions.
+    pub points: Vec<Point>,
+    /// What is not seen by that.
+    pub blind: Blind,
+    /// Why it may be that a patch was not seen, if none is.
+    pub doubt: Option<String>,
+}
+
+/// What to watch in a kernel whose functions `find` finds by their names in the source.
+pub fn watched(find: impl Fn(&str) -> Result<Function, NoFunction>) -> Watched {
+    let mut watched = Watched::default();
+    let found = |name: &str, change| match find(name) {
+        Ok(found) if found.altered => Err(format!(
+            "the arguments of `{}` may not be those of `{name}`",
+            found.symbol
+        )),
+        Ok(found) => Ok(Point {
+            address: found.address,
+            change,
+        }),
+        Err(none) => Err(none.to_string()),
+    };
+    let [(first, change), (second, other)] = TEXT;
+    match (found(first, change), found(second, other)) {
+        (Ok(point), _) => watched.points.push(point),
+        (Err(why), Ok(point)) => {
+            watched.points.push(point);
+            watched.doubt = Some(format!("{why}, and `{second}` was not called"));
         }
+        (Err(why), Err(_)) => watched.blind.text = Some(why),
     }
-    points
+    match found(FLUSH, MAPPINGS) {
+        Ok(point) => watched.points.push(point),
+        Err(why) => watched.blind.mappings = Some(why),
+    }
+    match (find(FLUSH_DEFERRABLE), found(FLUSH_DEFERRABLE, MAPPINGS)) {
+        (_, Ok(point)) => watched.points.push(point),
+        // A series' own: a kernel need not have it.
+        (Err(none), _) if none.candidates.is_empty() => {}
+        (_, Err(why)) => watched.blind.mappings = Some(why),
+    }
+    watched
 }
 
 /// What was changed in one window.
@@ -69,18 +106,40 @@ pub struct Changed {
     pub pokes: u64,
     /// How often mappings were flushed.
     pub flushes: u64,
+    /// What could not be watched: all of it counts as changed.
+    pub blind: Blind,
 }
 
 impl Changed {
     /// What may have changed where nobody looked, because of `why`.
     #[must_use]
     pub fn everything(why: &str) -> Self {
-        Self {
-            text: Pending::everything(why),
-            translations: Pending::everything(why),
-            pokes: 0,
-            flushes: 0,
+        let blind = Blind {
+            text: Some(why.to_owned()),
+            mappings: Some(why.to_owned()),
+        };
+        Self::default().unseen(blind)
+    }
+
+    /// The same with what could not be watched.
+    #[must_use]
+    pub fn with(self, watched: &Watched) -> Self {
+        let mut blind = watched.blind.clone();
+        if self.pokes == 0 && blind.text.is_none() {
+            blind.text.clone_from(&watched.doubt);
         }
+        self.unseen(blind)
+    }
+
+    fn unseen(mut self, blind: Blind) -> Self {
+        if let Some(why) = &blind.text {
+            self.text = Pending::everything(why);
+        }
+        if let Some(why) = &blind.mappings {
+            self.translations = Pending::everything(why);
+        }
+        self.blind = blind;
+        self
     }
 }
 
@@ -186,6 +245,8 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_image::{KERNEL_HALF, Symbols};
+
     use super::*;
 
     fn event(address: u64, arguments: [u64; 6]) -> WatchEvent {
@@ -221,6 +282,7 @@ mod tests {
             translations: std::iter::once(0x2000..0x4000).collect(),
             pokes: 2,
             flushes: 1,
+            blind: Blind::default(),
         };
         assert_eq!(changes.take(), expected);
         assert_eq!(changes.take(), Changed::default());
@@ -241,33 +303,103 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_first_known_name_of_a_function_is_watched() {
-        let names = |known: &'static [(&'static str, u64)]| {
-            move |name: &str| known.iter().find(|(n, _)| *n == name).map(|(_, at)| *at)
-        };
-        let point = |address, change| Point { address, change };
-        assert_eq!(
-            points(names(&[("text_poke", 1), ("flush_tlb_kernel_range", 2)])),
-            [
-                point(1, Change::Text(0, 2)),
-                point(2, Change::Mappings(0, 1))
-            ]
+    /// What is watched in a kernel that has these symbols, 16 bytes apart.
+    fn watched_of(names: &[&str]) -> Watched {
+        let functions = (1..).zip(names);
+        let symbols = Symbols::from_functions(
+            functions.map(|(index, name)| (KERNEL_HALF + index * 16, KERNEL_HALF + 0x1000, *name)),
         );
-        let ours: &[_] = &[
-            ("text_poke", 1),
-            ("__text_poke", 5),
-            ("flush_tlb_kernel_range", 2),
-            ("flush_tlb_kernel_range_deferrable", 3),
+        watched(|name| symbols.function(name))
+    }
+
+    fn point(index: u64, change: Change) -> Point {
+        Point {
+            address: KERNEL_HALF + index * 16,
+            change,
+        }
+    }
+
+    #[test]
+    fn the_functions_that_say_what_they_change_are_watched_whatever_is_appended_to_their_names() {
+        let expected = Watched {
+            points: vec![
+                point(2, Change::Text(1, 3)),
+                point(3, Change::Mappings(0, 1)),
+                point(4, Change::Mappings(0, 1)),
+            ],
+            ..Watched::default()
+        };
+        let ours = [
+            "text_poke",
+            "__text_poke",
+            "flush_tlb_kernel_range",
+            "flush_tlb_kernel_range_deferrable",
+        ];
+        assert_eq!(watched_of(&ours), expected);
+        let renamed = ours.map(|name| format!("{name}.llvm.1"));
+        assert_eq!(
+            watched_of(&renamed.each_ref().map(String::as_str)),
+            expected
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_said_and_the_rest_is_watched() {
+        assert_eq!(
+            watched_of(&["__text_poke.isra.0", "flush_tlb_kernel_range"]),
+            Watched {
+                points: vec![point(2, Change::Mappings(0, 1))],
+                blind: Blind {
+                    text: Some(
+                        "the arguments of `__text_poke.isra.0` may not be those of `__text_poke`"
+                            .to_owned()
+                    ),
+                    mappings: None,
+                },
+                doubt: None,
+            }
+        );
+        let doubled = [
+            "__text_poke",
+            "flush_tlb_kernel_range",
+            "flush_tlb_kernel_range.part.0",
         ];
         assert_eq!(
-            points(names(ours)),
-            [
-                point(5, Change::Text(1, 3)),
-                point(2, Change::Mappings(0, 1)),
-                point(3, Change::Mappings(0, 1))
-            ]
+            watched_of(&doubled).blind.mappings.as_deref(),
+            Some(
+                "the kernel file has `flush_tlb_kernel_range` more than once: \
+                 flush_tlb_kernel_range, flush_tlb_kernel_range.part.0"
+            )
         );
-        assert_eq!(points(names(&[("text_poke", 1)])), []);
+        let part = [
+            "__text_poke",
+            "flush_tlb_kernel_range",
+            "flush_tlb_kernel_range_deferrable.part.0",
+        ];
+        assert!(watched_of(&part).blind.mappings.is_some());
+        assert_eq!(
+            watched_of(&[]).blind,
+            Blind {
+                text: Some("the kernel file has no `__text_poke`".to_owned()),
+                mappings: Some("the kernel file has no `flush_tlb_kernel_range`".to_owned()),
+            }
+        );
+    }
+
+    #[test]
+    fn a_caller_that_may_be_inlined_is_doubted_only_if_it_is_never_seen() {
+        let watched = watched_of(&["text_poke", "flush_tlb_kernel_range"]);
+        assert_eq!(watched.points[0], point(1, Change::Text(0, 2)));
+        assert_eq!(watched.blind, Blind::default());
+        let seen = Changed {
+            pokes: 1,
+            ..Changed::default()
+        };
+        assert_eq!(seen.clone().with(&watched), seen);
+        let unseen = Changed::default().with(&watched);
+        let why = "the kernel file has no `__text_poke`, and `text_poke` was not called";
+        assert_eq!(unseen.text, Pending::everything(why));
+        assert_eq!(unseen.blind.text.as_deref(), Some(why));
+        assert_eq!(unseen.translations, Pending::default());
     }
 }

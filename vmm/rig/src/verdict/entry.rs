@@ -2,10 +2,11 @@
 //! and did senders know in time?
 
 use ipirig_abi::Role;
-use ipirig_entry::{Audit, Flag, PendingInput, audit};
+use ipirig_entry::{Audit, Flag, Pending, PendingInput, audit};
 
-use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, joined};
+use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, WATCHED, joined};
 use crate::conductor::{Evidence, NoRecord, Window};
+use crate::ledger::changes::Changed;
 use crate::plan::Plan;
 use crate::result::RecordedEntry;
 use crate::scenario::{Changes, EntryKind};
@@ -40,6 +41,71 @@ pub(crate) struct Audited {
     pub(crate) by_ipis: u64,
     /// What was pending, in words.
     pub(crate) pending: String,
+    /// Patched text.
+    text: Known,
+    /// Unmapped memory.
+    translations: Known,
+}
+
+/// What is known of one kind of changes in a window.
+#[derive(Debug)]
+struct Known {
+    /// The storm makes them.
+    needed: bool,
+    /// Why it is not known which were made, if it is not: all may have been.
+    everything: Option<String>,
+    /// They could not be watched, so that none may have been made.
+    blind: bool,
+}
+
+impl Known {
+    fn new(needed: bool, pending: &Pending, blind: bool) -> Self {
+        Self {
+            needed,
+            everything: match pending {
+                Pending::Everything { why } => Some(why.clone()),
+                Pending::Known(_) => None,
+            },
+            blind,
+        }
+    }
+}
+
+/// Whether the storm patches text, and whether it unmaps memory by the functions that are watched.
+fn needed(plan: &Plan) -> (bool, bool) {
+    let (mut text, mut translations) = (false, false);
+    for part in plan.scenario.storm.parts() {
+        match part.changes {
+            Changes::Text => text = true,
+            // A flush after a change of attributes need not go by the functions that are watched.
+            Changes::Tlb => translations |= !plan.scenario.expect.delivered(),
+            Changes::Some => {}
+        }
+    }
+    (text, translations)
+}
+
+/// What the storm changed and could not be watched, where work is to be deferred.
+pub(super) fn changes_watched(plan: &Plan, evidence: &Evidence) -> Option<Check> {
+    if plan.scenario.expect.delivered() || evidence.layout.is_err() {
+        return None;
+    }
+    let (text, translations) = needed(plan);
+    let mut words = Vec::new();
+    for window in &evidence.windows {
+        let blind = &window.changed.blind;
+        let text = blind.text.as_ref().filter(|_| text);
+        let mappings = blind.mappings.as_ref().filter(|_| translations);
+        words.extend(text.map(|why| format!("text that is patched: {why}")));
+        words.extend(mappings.map(|why| format!("memory that is unmapped: {why}")));
+    }
+    words.sort_unstable();
+    words.dedup();
+    if words.is_empty() {
+        return None;
+    }
+    let words = format!("cannot be watched: {}", words.join("; "));
+    Some(Check::new(WATCHED, Verdict::Skipped, words))
 }
 
 /// Judges every entry after every window.
@@ -79,16 +145,12 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
         }
     };
     let changed = &window.changed;
-    for part in plan.scenario.storm.parts() {
-        // A flush after a change of attributes need not go by the functions that are watched.
-        let (pending, what) = match part.changes {
-            Changes::Text => (&changed.text, "patched"),
-            Changes::Tlb if !plan.scenario.expect.delivered() => {
-                (&changed.translations, "unmapped")
-            }
-            Changes::Tlb | Changes::Some => continue,
-        };
-        if pending.is_empty() {
+    let (text, translations) = needed(plan);
+    for (needed, pending, what) in [
+        (text, &changed.text, "patched"),
+        (translations, &changed.translations, "unmapped"),
+    ] {
+        if needed && pending.is_empty() {
             return Outcome::Error(format!("nothing was seen to be {what} in the window"));
         }
     }
@@ -102,12 +164,27 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
     Outcome::Audit(Box::new(Audited {
         audit: audit(record, layout, &input),
         by_ipis: window.ipis.get(&cpu).copied().unwrap_or_default(),
-        pending: format!(
-            "{}, {}",
-            plural(changed.pokes, "poke"),
-            plural(changed.flushes, "flush")
+        pending: in_words(changed),
+        text: Known::new(text, &changed.text, changed.blind.text.is_some()),
+        translations: Known::new(
+            translations,
+            &changed.translations,
+            changed.blind.mappings.is_some(),
         ),
     }))
+}
+
+/// What was pending. What was not watched is not said to be none.
+fn in_words(changed: &Changed) -> String {
+    let pokes = match changed.blind.text {
+        Some(_) => "pokes not watched".to_owned(),
+        None => plural(changed.pokes, "poke"),
+    };
+    let flushes = match changed.blind.mappings {
+        Some(_) => "flushes not watched".to_owned(),
+        None => plural(changed.flushes, "flush"),
+    };
+    format!("{pokes}, {flushes}")
 }
 
 /// `1 poke`, `2 flushes`.
@@ -202,14 +279,36 @@ pub(super) fn completed(audited: &Audited) -> Look {
     if let Some(skipped) = nothing_held_back(audited) {
         return skipped;
     }
-    let late: Vec<&str> = [
-        ("text", audit.text_cleared),
-        ("translations", audit.translations_cleared),
-    ]
-    .into_iter()
-    .filter(|(_, cleared)| !in_time(*cleared, audit))
-    .map(|(what, _)| what)
-    .collect();
+    let kinds = [
+        (
+            "text",
+            "which text was patched",
+            audit.text_cleared,
+            &audited.text,
+        ),
+        (
+            "translations",
+            "which memory was unmapped",
+            audit.translations_cleared,
+            &audited.translations,
+        ),
+    ];
+    let (mut late, mut not_known) = (Vec::new(), Vec::new());
+    for (what, which, cleared, known) in kinds {
+        let in_time = in_time(cleared, audit);
+        match &known.everything {
+            // There need have been none. That those of the storm were caught up with shows nothing then,
+            // and that others were not shows no fault.
+            Some(why) if known.blind && known.needed == in_time => {
+                not_known.push(format!("{which} is not known: {why}"));
+            }
+            _ if !in_time => late.push(what),
+            _ => {}
+        }
+    }
+    if late.is_empty() && !not_known.is_empty() {
+        return Look::Other(Verdict::Skipped, not_known.join("; "));
+    }
     if !late.is_empty() {
         let what = late.join(" and ");
         let (status, words) = match audit.first_instrumentable {
@@ -263,6 +362,19 @@ pub(super) fn danger_zone(entries: &[Judged]) -> Check {
         let audit = &audited.audit;
         if !audit.danger.is_empty() {
             return Look::Other(Verdict::Violated, shown(&audit.danger));
+        }
+        let not_known: Vec<String> = [
+            ("text executed there was patched", &audited.text),
+            ("memory touched there was unmapped", &audited.translations),
+        ]
+        .into_iter()
+        .filter_map(|(what, known)| {
+            let why = known.everything.as_ref()?;
+            Some(format!("whether {what} is not known: {why}"))
+        })
+        .collect();
+        if !not_known.is_empty() {
+            return Look::Other(Verdict::Skipped, not_known.join("; "));
         }
         Look::Held {
             shared: "nothing patchable executed and no stale memory touched before that, in \

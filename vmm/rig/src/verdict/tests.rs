@@ -7,6 +7,7 @@ use crate::scenario::{EntryKind, IsolatedIpis};
 use Verdict::{Error, Held, Skipped, Violated};
 
 mod faults;
+mod unwatched;
 
 /// The evidence of a fake guest that follows `script`.
 pub(crate) fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> (Plan, Evidence) {
