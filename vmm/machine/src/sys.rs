@@ -62,7 +62,7 @@ pub(crate) fn monotonic() -> u64 {
 /// EBX, ECX and EDX of CPUID leaf 0x40000000 here: a hypervisor's signature, or anything where there
 /// is none (Documentation/virt/kvm/x86/cpuid.rst).
 pub(crate) fn hypervisor() -> [u8; 12] {
-    #[allow(unused_unsafe, reason = "a safe function in later editions of Rust")]
+    #[expect(unused_unsafe, reason = "a safe function in later editions of Rust")]
     // SAFETY: each x86-64 CPU has CPUID, and any leaf may be asked for.
     let leaf = unsafe { std::arch::x86_64::__cpuid(0x4000_0000) };
     let mut signature = [0; 12];
