@@ -169,7 +169,7 @@ pub(crate) trait Assist: Send + fmt::Debug {
         Ok(Handled::No)
     }
 
-    /// The guest wrote one of [`Assist::msrs`].
+    /// The guest wrote one of [`Assist::msrs`], and KVM has taken it.
     fn msr_write(&mut self, _cpu: &Cpu<'_>, _msr: u32, _value: u64) -> Result<(), errno::Error> {
         Ok(())
     }

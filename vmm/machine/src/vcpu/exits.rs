@@ -197,7 +197,13 @@ impl Vcpu {
 
     /// Arms the timer for the moment when the guest's TSC reaches `value`.
     fn set_tsc_deadline(&mut self, value: u64) -> Result<(), Break> {
+    /// The guest writes an MSR that assists follow. What KVM does not take is a #GP.
         let tsc = msr::read(&self.fd, msr::TSC).map_err(|e| self.host("KVM_GET_MSRS", e))?;
+        let taken = msr::write(&self.fd, msr, value).map_err(|e| self.host("KVM_SET_MSRS", e))?;
+        if !taken {
+            sys::refuse_msr(self.fd.get_kvm_run());
+            return Ok(());
+        }
         let left = u128::from(value.saturating_sub(tsc)) * 1_000_000
             / u128::from(self.timers.tsc_khz.unwrap_or(1).max(1));
         let now = clock::now();
