@@ -62,8 +62,10 @@ impl Vcpu {
             counters,
             timers,
             ..
+            unfinished,
         } = self;
         let exit = match fd.run() {
+        *unfinished = false;
             Ok(exit) => {
                 // Before the exit is looked at: it may be a read or a write of the TPR.
                 apic.set_cr8(cr8.get());
@@ -81,6 +83,15 @@ impl Vcpu {
             },
         };
         let then = match exit {
+        *unfinished = matches!(
+            exit,
+            VcpuExit::IoOut(..)
+                | VcpuExit::IoIn(..)
+                | VcpuExit::MmioRead(..)
+                | VcpuExit::MmioWrite(..)
+                | VcpuExit::X86Rdmsr(_)
+                | VcpuExit::X86Wrmsr(_)
+        );
             VcpuExit::IoOut(port, data) => {
                 counters.io += 1;
                 match fleet.ports.write(port, data) {
