@@ -1,6 +1,8 @@
 //! The recorder: waits for the vCPU to come from user space into the kernel, then writes down each
 //! instruction that it executes there.
 
+use std::collections::BTreeSet;
+
 use ipirig_entry::record::INSTRUCTION_MAX;
 use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
 use kvm_ioctls::VcpuFd;
@@ -74,6 +76,7 @@ impl Recorder {
             let record = Record {
                 cpu,
                 began,
+                handlers: BTreeSet::new(),
                 steps: vec![],
                 ended: Ended::Limit,
             };
@@ -239,6 +242,7 @@ mod tests {
         Record {
             cpu: 2,
             began: Began::Syscall,
+            handlers: BTreeSet::new(),
             steps: steps.iter().map(|&rip| step(rip, 0)).collect(),
             ended,
         }

@@ -78,6 +78,9 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
             return Outcome::Error("the entry was not seen".to_owned());
         }
     };
+    if let Err(why) = record.check(window.entry.began()) {
+        return Outcome::Error(format!("its trace says nothing: {why}"));
+    }
     let changed = &window.changed;
     for part in plan.scenario.storm.parts() {
         // A flush after a change of attributes need not go by the functions that are watched.
