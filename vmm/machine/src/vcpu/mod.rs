@@ -1,5 +1,6 @@
 //! One vCPU and its thread: run, look at the exit, look at the APIC, run again.
 
+mod cause;
 mod debug;
 mod exits;
 mod inject;
@@ -245,7 +246,7 @@ impl Vcpu {
         }
         if self.apics == Apics::Kernel {
             // KVM delivers, halts and starts by itself.
-            self.record()?;
+            self.before_entry()?;
             return self.enter();
         }
         let now = self.timer_time()?;
@@ -270,6 +271,8 @@ impl Vcpu {
             }
             self.halted = false;
         }
+        // Before anything is injected: where a record ends, what had to wait for that is due.
+        self.before_entry()?;
         self.deliver(work, now, idle)?;
         // Once it has passed and must wait, the next look is when it need not any more. By the true
         // time: `now` is before every deadline that waits.
@@ -281,7 +284,6 @@ impl Vcpu {
         timer.set(due).map_err(|e| self.host("timer_settime", e))?;
         // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
         self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
-        self.record()?;
         self.enter()
     }
 
@@ -385,6 +387,12 @@ impl Vcpu {
 
     fn regs(&self) -> Result<kvm_regs, Break> {
         self.fd.get_regs().map_err(|e| self.host("KVM_GET_REGS", e))
+    }
+
+    fn set_regs(&self, regs: &kvm_regs) -> Result<(), Break> {
+        self.fd
+            .set_regs(regs)
+            .map_err(|e| self.host("KVM_SET_REGS", e))
     }
 
     fn cpl(&self) -> Result<u8, Break> {

@@ -15,6 +15,8 @@ use crate::msr;
 /// Vectors for which the CPU pushes an error code (SDM vol. 3, table 6-1).
 const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
 
+const IRETQ: [u8; 2] = [0x48, 0xcf];
+
 /// What the recorder does.
 #[derive(Debug, Default)]
 pub(super) enum Recorder {
@@ -71,12 +73,13 @@ impl Recorder {
     }
 
     /// Begins a record of `cpu`, which is about to execute its first kernel instruction.
-    pub(super) fn begin(&mut self, cpu: usize, began: Began) {
+    /// `handlers`: the first instructions of those of its interrupts and exceptions.
+    pub(super) fn begin(&mut self, cpu: usize, began: Began, handlers: BTreeSet<u64>) {
         if let Self::Armed { limit, .. } = *self {
             let record = Record {
                 cpu,
                 began,
-                handlers: BTreeSet::new(),
+                handlers,
                 steps: vec![],
                 ended: Ended::Limit,
             };
@@ -185,13 +188,21 @@ pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
 pub(super) fn returns_to_user(cpu: &Cpu<'_>, step: &Step) -> bool {
     match step.code.bytes() {
         [0x0f, 0x07, ..] | [0x48, 0x0f, 0x07, ..] => true,
-        [0x48, 0xcf, ..] => {
+        code if code.starts_with(&IRETQ) => {
             let mut cs = [0; 8];
             let rsp = step.registers.general[RSP];
             cpu.read_virtual(rsp.wrapping_add(8), &mut cs) && cs[0] & 3 == 3
         }
         _ => false,
     }
+}
+
+/// Where `step` returns to, if it is an IRET.
+pub(super) fn iret_target(cpu: &Cpu<'_>, step: &Step) -> Option<u64> {
+    let mut rip = [0; 8];
+    let read = step.code.bytes().starts_with(&IRETQ)
+        && cpu.read_virtual(step.registers.general[RSP], &mut rip);
+    read.then(|| u64::from_le_bytes(rip))
 }
 
 /// Whether the vCPU, at the first instruction of the handler of `vector`, came from CPL 3: by the CS
@@ -234,7 +245,7 @@ mod tests {
             entries: vec![(1, Began::Syscall)],
             limit,
         };
-        recorder.begin(2, Began::Syscall);
+        recorder.begin(2, Began::Syscall, BTreeSet::new());
         recorder
     }
 

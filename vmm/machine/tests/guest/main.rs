@@ -12,6 +12,7 @@
     reason = "a fixture that fails should stop its test"
 )]
 
+mod debugging;
 mod ending;
 mod harness;
 mod hostile;
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
             .then(|| "no stepping of guest kernels".to_owned()),
         trials: vec![],
     };
+    debugging::list(&mut suite);
     ending::list(&mut suite);
     hostile::list(&mut suite);
     injection::list(&mut suite);
