@@ -236,7 +236,8 @@ impl Vcpu {
         Ok(fits)
     }
 
-    /// An interrupt is about to be injected: its handler is a way in.
+    /// An interrupt is about to be injected: its handler is a way in. Where no debug register is left
+    /// for that, the record says so: what is recorded afterwards would be no first entry.
     pub(super) fn expect_vector(&mut self, vector: u8) -> Result<(), Break> {
         if !self.recorder.armed() {
             return Ok(());
@@ -244,8 +245,13 @@ impl Vcpu {
         let cpu = self.access();
         let handler = assist::handler(&cpu, vector).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         if let Some(address) = handler {
-            self.recorder.expect(address, Began::Vector(vector));
+            let began = Began::Vector(vector);
+            self.recorder.expect(address, began);
             self.stops.entry = self.recorder.addresses();
+            if !self.stops.fits() {
+                self.recorder.give_up(self.cpu, began);
+                self.stops.entry.clear();
+            }
             self.stop_where_wanted()?;
         }
         Ok(())

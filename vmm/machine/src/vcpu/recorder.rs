@@ -53,6 +53,19 @@ impl Recorder {
         }
     }
 
+    /// Ends without a record, as `began`, which comes now, cannot be waited for.
+    pub(super) fn give_up(&mut self, cpu: usize, began: Began) {
+        if self.armed() {
+            *self = Self::Done(Record {
+                cpu,
+                began,
+                handlers: BTreeSet::new(),
+                steps: vec![],
+                ended: Ended::NoBreakpoint,
+            });
+        }
+    }
+
     /// The way in whose first instruction is at `address`.
     pub(super) fn way_in(&self, address: u64) -> Option<Began> {
         match self {
@@ -275,6 +288,25 @@ mod tests {
         assert!(recorder.step(step(1, 0), false));
         assert!(!recorder.step(step(2, 0), true));
         assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::User)));
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_waited_for_is_told_by_name() {
+        let mut recorder = Recorder::Armed {
+            entries: vec![(1, Began::Syscall)],
+            limit: 9,
+        };
+        recorder.give_up(2, Began::Vector(0xfd));
+        let told = Record {
+            began: Began::Vector(0xfd),
+            ..record(&[], Ended::NoBreakpoint)
+        };
+        assert_eq!(recorder.take(), Some(told.clone()));
+        assert!(told.check(Began::Vector(0xfd)).is_err());
+        // A record that runs is not ended by it.
+        let mut recorder = running(9);
+        recorder.give_up(2, Began::Vector(0xfd));
+        assert_eq!(recorder.take(), None);
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub(crate) fn list(suite: &mut Suite) {
         a_watched_function_is_reported_at_each_call,
     );
     suite.stepping("a_fifth_address_is_refused", a_fifth_address_is_refused);
+    suite.stepping(
+        "an_interrupt_without_a_register_left_is_told_by_name",
+        an_interrupt_without_a_register_left_is_told_by_name,
+    );
 }
 
 // Counts in CPL 3; order 0 makes it raise a #UD, order 1 a SYSCALL.
@@ -309,4 +313,21 @@ fn a_fifth_address_is_refused() {
         Err(MachineError::NoAnswer(7))
     ));
     guest.stop();
+}
+
+fn an_interrupt_without_a_register_left_is_told_by_name() {
+    let mut guest = counting(Guest::new(&ENTRIES));
+    // As many as fit: a host's workaround may need a register, too.
+    let armed = [&[3, 6, 13][..], &[3, 6], &[3]]
+        .into_iter()
+        .find(|vectors| guest.machine.arm(0, 100, vectors).is_ok());
+    assert!(armed.is_some());
+    assert!(guest.machine.raise(0, Line::Timer).unwrap());
+    let record = fetch(&mut guest);
+    assert_eq!(
+        (record.began, record.ended, record.steps.len()),
+        (Began::Vector(0x40), Ended::NoBreakpoint, 0)
+    );
+    moves_on(&mut guest);
+    assert_eq!(guest.stop().words[63], 0, "an exception");
 }
