@@ -44,7 +44,9 @@ guest!(
 22: dec ecx
     jnz 22b
     dec ebx
-    jnz 21b
+    jg 21b
+    cmp qword ptr [r15], 0              # CPU 1 may be slower
+    je 21b
     mov qword ptr [r15 + 2 * 128], 1    # enough
     call rt_ring
     jmp rt_rest
