@@ -17,12 +17,14 @@
 pub mod audit;
 pub mod decode;
 mod disassemble;
+mod flow;
 pub mod layout;
 pub mod listing;
 mod nop;
 pub mod pending;
 pub mod record;
 pub mod shadow;
+mod whole;
 
 pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
 pub use disassemble::{disassemble, disassemble_at, length};
@@ -31,6 +33,7 @@ pub use listing::{Extent, listing};
 pub use nop::first_nop;
 pub use pending::Pending;
 pub use record::{Began, Code, Ended, Record, Registers, Step};
+pub use whole::NotWhole;
 
 #[cfg(test)]
 mod testing;

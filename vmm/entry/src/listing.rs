@@ -55,6 +55,7 @@ pub fn listing(record: &Record, layout: &KernelLayout, audit: &Audit, extent: Ex
             Ended::User => "back in user space",
             Ended::Limit => "recorded no further",
             Ended::Halted => "halted",
+            Ended::NoBreakpoint => "not recorded",
         }
     );
     text
@@ -86,7 +87,7 @@ fn header(record: &Record, audit: &Audit) -> String {
 }
 
 /// The name of a way in. Interrupt vectors: arch/x86/include/asm/irq_vectors.h.
-fn way(began: Began) -> String {
+pub(crate) fn way(began: Began) -> String {
     let vector = match began {
         Began::Syscall => return "SYSCALL".into(),
         Began::Vector(vector) => vector,
@@ -137,7 +138,7 @@ fn left_out(trace: &Trace<'_>, audit: &Audit) -> Option<(usize, usize)> {
             .filter(|seen| seen.number > first)
             .map_or(audit.steps, |seen| seen.number)
             .saturating_sub(AROUND),
-        Ended::Limit | Ended::Halted => audit.steps.saturating_sub(AROUND),
+        Ended::Limit | Ended::Halted | Ended::NoBreakpoint => audit.steps.saturating_sub(AROUND),
     };
     (last >= first + LEFT_OUT_MIN).then_some((first, last))
 }

@@ -1,5 +1,7 @@
 //! The record of one way into the kernel: each instruction with the CPU's state before it.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -13,6 +15,8 @@ pub struct Record {
     pub cpu: usize,
     /// How it came in.
     pub began: Began,
+    /// First instructions of the kernel's interrupt and exception handlers (its IDT), then.
+    pub handlers: BTreeSet<u64>,
     /// What it executed, the first kernel instruction first.
     pub steps: Vec<Step>,
     /// Why nothing more was recorded.
@@ -39,6 +43,8 @@ pub enum Ended {
     Limit,
     /// The CPU waits in HLT.
     Halted,
+    /// Nothing was recorded: no debug register was left for the handler's first instruction.
+    NoBreakpoint,
 }
 
 /// One instruction: the CPU's state just before it was executed.

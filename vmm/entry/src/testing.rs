@@ -1,5 +1,6 @@
 //! A small kernel, and records of ways into it, step by step.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
@@ -155,15 +156,29 @@ impl Way {
         })
     }
 
+    /// JMP to `target`.
+    pub(crate) fn jump(self, target: u64) -> Self {
+        let relative = target.wrapping_sub(self.registers.rip + 5) as u32;
+        let mut code = vec![0xe9];
+        code.extend(relative.to_le_bytes());
+        self.step(&code).with(|registers| registers.rip = target)
+    }
+
     /// From the stack into C code and back: 4 instructions and RET.
     pub(crate) fn work(self) -> Self {
         let back = self.registers.rip + 5;
+        let mut load = vec![0x48, 0xb8];
+        load.extend((USER_CR3 | NOFLUSH).to_le_bytes());
         self.call(NOINSTR)
-            .step(&[0x55])
-            .call(WORK)
+            .step(&load)
+            .with(|registers| registers.general[0] = USER_CR3 | NOFLUSH)
+            .jump(WORK)
             .step(&[0x90])
             .step(&[0xc3])
-            .with(|registers| registers.rip = back)
+            .with(|registers| {
+                registers.general[4] += 8;
+                registers.rip = back;
+            })
     }
 
     /// User page table, flag, SWAPGS and SYSRET.
@@ -179,6 +194,7 @@ impl Way {
         Record {
             cpu: 3,
             began: Began::Syscall,
+            handlers: BTreeSet::new(),
             steps: self.steps,
             ended,
         }

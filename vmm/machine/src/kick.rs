@@ -4,6 +4,9 @@
 //! and sets `kvm_run.immediate_exit`, so a kick that lands just before `KVM_RUN` is not lost either
 //! (KVM API 5: "immediate_exit is polled once when KVM_RUN starts"). A parked one waits in
 //! `thread::park`, whose token has the same property.
+//!
+//! The signal is a standard one, not a real-time one: what is to be queued can be refused
+//! (`RLIMIT_SIGPENDING`), and a kick need not come more than once.
 #![expect(
     unsafe_code,
     reason = "signal handling, and the one byte of kvm_run that it may touch"
@@ -17,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::thread::{self, Thread};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{register_signal_handler, unblock_signal};
 
 use crate::sys;
 
@@ -27,10 +30,9 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
 }
 
-/// The signal that kicks: the first real-time one, which nothing else here uses.
-pub(crate) fn signal() -> i32 {
-    SIGRTMIN()
-}
+/// The signal that kicks, which nothing else here uses. Sent while it is pending already it is that
+/// one signal; sending it does not fail for want of memory or of a limit (signal(7)).
+pub(crate) const SIGNAL: i32 = libc::SIGUSR1;
 
 /// The kernel's id of the calling thread.
 pub(crate) fn thread_id() -> i32 {
@@ -54,7 +56,7 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 /// `sigaction`'s.
 pub(crate) fn install() -> io::Result<()> {
     static DONE: OnceLock<Result<(), i32>> = OnceLock::new();
-    DONE.get_or_init(|| register_signal_handler(signal(), on_kick).map_err(|e| e.errno()))
+    DONE.get_or_init(|| register_signal_handler(SIGNAL, on_kick).map_err(|e| e.errno()))
         .map_err(io::Error::from_raw_os_error)
 }
 
@@ -80,7 +82,7 @@ impl Kicker {
         if id != 0 {
             // SAFETY: tgkill touches no memory; `id` is cleared before its thread ends, and the
             // process id keeps a recycled thread id of another process out.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), id, signal()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), id, SIGNAL) };
         }
     }
 
@@ -108,10 +110,17 @@ impl Kicker {
     /// Ties the calling thread, which will run `vcpu`, to this kicker.
     pub(crate) fn attach(&self, vcpu: &mut VcpuFd) -> Attached<'_> {
         IMMEDIATE_EXIT.set(sys::immediate_exit(vcpu));
+        self.here();
+        Attached { kicker: self }
+    }
+
+    /// Kicks are for the calling thread.
+    fn here(&self) {
+        // Who starts this process may have blocked it. Cannot fail for a signal that exists.
+        let _ = unblock_signal(SIGNAL);
         // Set once: a machine's threads start once.
         let _ = self.thread.set(thread::current());
         self.id.store(thread_id(), Ordering::SeqCst);
-        Attached { kicker: self }
     }
 }
 
@@ -126,5 +135,58 @@ impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.kicker.id.store(0, Ordering::SeqCst);
         IMMEDIATE_EXIT.set(ptr::null());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vmm_sys_util::signal::block_signal;
+
+    use super::*;
+
+    static EXIT: AtomicU8 = AtomicU8::new(0);
+
+    /// Sets how many signals may be queued for this user; what it was.
+    fn queue(signals: libc::rlim_t) -> libc::rlim_t {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: both calls get live locals of the right type.
+        unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_SIGPENDING, &raw mut limit), 0);
+            let before = limit.rlim_cur;
+            limit.rlim_cur = signals;
+            assert_eq!(
+                libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const limit),
+                0
+            );
+            before
+        }
+    }
+
+    #[test]
+    fn a_kick_arrives_where_no_signal_can_be_queued_and_where_it_was_blocked() {
+        install().unwrap();
+        let kicker = Arc::new(Kicker::default());
+        let kicked = Arc::clone(&kicker);
+        let thread = thread::spawn(move || {
+            block_signal(SIGNAL).unwrap();
+            IMMEDIATE_EXIT.set(&raw const EXIT);
+            kicked.here();
+            while EXIT.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            IMMEDIATE_EXIT.set(ptr::null());
+        });
+        while kicker.thread().is_none() {
+            thread::yield_now();
+        }
+        let before = queue(0);
+        kicker.kick();
+        let _ = queue(before);
+        thread.join().unwrap();
     }
 }

@@ -15,10 +15,34 @@ pub(crate) const LSTAR: u32 = 0xc000_0082;
 pub(crate) const FMASK: u32 = 0xc000_0084;
 
 /// Reads one.
+///
+/// # Errors
+/// The ioctl's; `ENXIO` where KVM has no such MSR, which the ioctl tells by a count of 0 (KVM API
+/// 4.18).
 pub(crate) fn read(fd: &VcpuFd, index: u32) -> Result<u64, errno::Error> {
     let mut msrs = one(index, 0)?;
-    fd.get_msrs(&mut msrs)?;
-    Ok(msrs.as_slice().first().map_or(0, |entry| entry.data))
+    let count = fd.get_msrs(&mut msrs)?;
+    value(&msrs, count)
+}
+
+/// What `KVM_GET_MSRS` read, of which it says that it is `count` MSRs.
+fn value(msrs: &Msrs, count: usize) -> Result<u64, errno::Error> {
+    match msrs.as_slice().first() {
+        Some(entry) if count == 1 => Ok(entry.data),
+        _ => Err(errno::Error::new(libc::ENXIO)),
+    }
+}
+
+/// Writes one, which KVM must take.
+///
+/// # Errors
+/// The ioctl's; `ENXIO` where KVM has no such MSR or does not take this value.
+pub(crate) fn set(fd: &VcpuFd, index: u32, data: u64) -> Result<(), errno::Error> {
+    if write(fd, index, data)? {
+        Ok(())
+    } else {
+        Err(errno::Error::new(libc::ENXIO))
+    }
 }
 
 /// Writes one. `false`: KVM does not take this value.
@@ -33,4 +57,16 @@ fn one(index: u32, data: u64) -> Result<Msrs, errno::Error> {
         ..kvm_msr_entry::default()
     };
     Msrs::from_entries(&[entry]).map_err(|_| errno::Error::new(libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_msr_that_kvm_did_not_read_has_no_value() {
+        let msrs = one(TSC, 7).unwrap();
+        assert_eq!(value(&msrs, 1), Ok(7));
+        assert_eq!(value(&msrs, 0), Err(errno::Error::new(libc::ENXIO)));
+    }
 }

@@ -106,6 +106,13 @@ pub(crate) fn internal_error(run: &kvm_run) -> InternalError {
     }
 }
 
+/// Has KVM raise #GP for the MSR access of the last exit. To be called after a
+/// `KVM_EXIT_X86_RDMSR` or `KVM_EXIT_X86_WRMSR` and before the next entry (KVM API 5).
+pub(crate) fn refuse_msr(run: &mut kvm_run) {
+    // The member is the live one, and it is plain integers: a write cannot break it.
+    run.__bindgen_anon_1.msr.error = 1;
+}
+
 /// `kvm_run.cr8`, readable while an exit still borrows the rest of `kvm_run`.
 #[derive(Debug)]
 pub(crate) struct Cr8(*const std::sync::atomic::AtomicU64);

@@ -27,7 +27,7 @@ impl KickTimer {
         // SAFETY: `sigevent` is plain data for which all zeroes is valid.
         let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = kick::signal();
+        event.sigev_signo = kick::SIGNAL;
         event.sigev_notify_thread_id = kick::thread_id();
         let mut id: libc::timer_t = ptr::null_mut();
         // SAFETY: both pointers are to live locals of the right type.

@@ -28,10 +28,10 @@ CPU 3 enters the kernel by SYSCALL: catch-up by instruction 5, danger zone 4 ins
      6  entry_SYSCALL_64+0x1b                    mov %gs:0x16010, %rsp                  per-CPU pcpu_hot+0x10
      7  entry_SYSCALL_64+0x24                    push %rax                              task stack 0xffffc90000103ff8
      8  entry_SYSCALL_64+0x25                    call do_syscall_64                     task stack 0xffffc90000103ff0
-     9  do_syscall_64                            push %rbp                              task stack 0xffffc90000103fe8
-    10  do_syscall_64+0x1                        call do_work                           task stack 0xffffc90000103fe8
+     9  do_syscall_64                            movabs $0x8000000001001801, %rax
+    10  do_syscall_64+0xa                        jmp do_work
     11  do_work                                  nop                                      <- first instrumentable code
-    12  do_work+0x1                              ret                                    task stack 0xffffc90000103fe8
+    12  do_work+0x1                              ret                                    task stack 0xffffc90000103ff0
     13  entry_SYSCALL_64+0x2a                    mov %rax, %cr3                         kernel -> user page table, keeps translations
     14  entry_SYSCALL_64+0x2d                    movb $0, %gs:0x15000                   per-CPU kernel_cr3  <- flag cleared
     15  entry_SYSCALL_64+0x36                    swapgs

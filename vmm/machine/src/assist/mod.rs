@@ -3,6 +3,7 @@
 //! One file a quirk, one line in [`QUIRKS`]. A quirk that is not found costs nothing: no assist is
 //! installed, nothing is hidden and the command line stays as it was.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use kvm_ioctls::VcpuFd;
@@ -209,7 +210,7 @@ pub(crate) trait Assist: Send + fmt::Debug {
         Ok(Handled::No)
     }
 
-    /// The guest wrote one of [`Assist::msrs`].
+    /// The guest wrote one of [`Assist::msrs`], and KVM has taken it.
     fn msr_write(&mut self, _cpu: &Cpu<'_>, _msr: u32, _value: u64) -> Result<(), errno::Error> {
         Ok(())
     }
@@ -231,28 +232,52 @@ pub(crate) trait Assist: Send + fmt::Debug {
     }
 }
 
-/// The handler in entry `vector` of the IDT (SDM vol. 3, figure 6-8), if the guest has one.
+/// Bytes of an IDT entry in 64-bit mode (SDM vol. 3, figure 6-8).
+const GATE: usize = 16;
+/// Entries of an IDT.
+const GATES: usize = 256;
+
+/// The handler in entry `vector` of the IDT, if the guest has one.
 pub(crate) fn handler(cpu: &Cpu<'_>, vector: u8) -> Result<Option<u64>, errno::Error> {
     let idt = cpu.fd.get_sregs()?.idt;
-    let offset = u64::from(vector) * 16;
+    let offset = u64::from(vector) * GATE as u64;
     if u64::from(idt.limit) < offset + 15 {
         return Ok(None);
     }
-    let mut gate = [0_u8; 16];
+    let mut gate = [0; GATE];
     let Some(address) = idt.base.checked_add(offset) else {
         return Ok(None);
     };
-    if !cpu.read_virtual(address, &mut gate) {
-        return Ok(None);
-    }
-    let gate = u128::from_le_bytes(gate);
-    let present = gate >> 47 & 1 == 1;
-    let offset = (gate & 0xffff) | (gate >> 48 & 0xffff) << 16 | (gate >> 64 & 0xffff_ffff) << 32;
-    Ok(if present {
-        u64::try_from(offset).ok()
+    Ok(if cpu.read_virtual(address, &mut gate) {
+        target(gate)
     } else {
         None
     })
+}
+
+/// All handlers of the IDT, by vector; none where it cannot be read.
+pub(crate) fn handlers(cpu: &Cpu<'_>) -> Result<BTreeMap<u8, u64>, errno::Error> {
+    let idt = cpu.fd.get_sregs()?.idt;
+    let mut table = vec![0; (usize::from(idt.limit) + 1).min(GATE * GATES)];
+    if !cpu.read_virtual(idt.base, &mut table) {
+        return Ok(BTreeMap::new());
+    }
+    let (gates, _) = table.as_chunks();
+    Ok((0..=u8::MAX)
+        .zip(gates)
+        .filter_map(|(vector, gate)| Some((vector, target(*gate)?)))
+        .collect())
+}
+
+/// Where a gate goes, if it is present (SDM vol. 3, figure 6-8).
+fn target(gate: [u8; GATE]) -> Option<u64> {
+    let gate = u128::from_le_bytes(gate);
+    let offset = (gate & 0xffff) | (gate >> 48 & 0xffff) << 16 | (gate >> 64 & 0xffff_ffff) << 32;
+    if gate >> 47 & 1 == 1 {
+        u64::try_from(offset).ok()
+    } else {
+        None
+    }
 }
 
 /// Moves RIP past `length` bytes.

@@ -9,7 +9,7 @@ use kvm_bindings::kvm_segment;
 use vmm_sys_util::errno;
 
 use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, handler};
-use crate::msr::{self, FMASK, LSTAR, STAR};
+use crate::msr::{FMASK, LSTAR, STAR};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {
@@ -120,8 +120,6 @@ impl Assist for Syscall {
             FMASK => self.fmask = value,
             _ => {}
         }
-        // What KVM does not take, the guest does not get.
-        msr::write(cpu.fd, index, value)?;
         self.look(cpu)
     }
 

@@ -152,7 +152,7 @@ impl<'a> Prober<'a> {
         let guest = self.prepare_ring3(SYSCALL)?;
         let star = u64::from(layout::KERNEL_CS) << 32 | u64::from(layout::USER_CS - 16) << 48;
         for (index, value) in [(msr::STAR, star), (msr::LSTAR, LSTAR_CODE), (msr::FMASK, 0)] {
-            msr::write(&guest.vcpu, index, value).map_err(kvm("KVM_SET_MSRS"))?;
+            msr::set(&guest.vcpu, index, value).map_err(kvm("KVM_SET_MSRS"))?;
         }
         Ok(guest)
     }
@@ -182,7 +182,7 @@ impl<'a> Prober<'a> {
     /// Sets a guest's TSC, runs the guest, and tells what its TSC is then.
     pub(crate) fn set_tsc(&self, value: u64) -> Result<u64, ProbeError> {
         let mut guest = self.guest(&[])?;
-        msr::write(&guest.vcpu, msr::TSC, value).map_err(kvm("KVM_SET_MSRS"))?;
+        msr::set(&guest.vcpu, msr::TSC, value).map_err(kvm("KVM_SET_MSRS"))?;
         guest.run()?;
         msr::read(&guest.vcpu, msr::TSC).map_err(kvm("KVM_GET_MSRS"))
     }

@@ -1,8 +1,10 @@
 //! Debug exits: what a vCPU does where it stops, and the recording of kernel entries.
 
 use ipirig_entry::{Began, Ended};
+use kvm_bindings::kvm_debug_exit_arch;
 use vmm_sys_util::errno;
 
+use super::cause::{self, Cause};
 use super::recorder::{self, Recorder};
 use super::stops::Stepping;
 use super::{Break, Vcpu};
@@ -11,28 +13,77 @@ use crate::clock;
 use crate::observer::WatchEvent;
 use crate::stop::StopReason;
 
+/// Vector of #DB.
+const DEBUG: u8 = 1;
 /// Vector of an NMI.
 const NMI: u8 = 2;
 /// Vector of #PF.
 const PAGE_FAULT: u8 = 14;
+/// Exceptions that a kernel handles where it raises them itself: #BP, #UD, #GP, #PF. As many as
+/// there are debug registers.
+const NESTED: [u8; 4] = [3, 6, 13, PAGE_FAULT];
+/// RFLAGS.TF (SDM vol. 3, 2.3).
+const TRAP_FLAG: u64 = 1 << 8;
+/// INT1, which raises a #DB that has no cause in DR6 (SDM vol. 3, 18.2.3).
+const INT1: u8 = 0xf1;
 
 impl Vcpu {
     /// Deals with a debug exit.
-    pub(super) fn debug(&mut self) -> Result<(), Break> {
-        match self.stops.stepping {
-            // The next turn takes it down.
-            Stepping::Recording => Ok(()),
-            Stepping::Over => {
-                self.stops.stepping = Stepping::No;
-                self.stop_where_wanted()
+    pub(super) fn debug(&mut self, exit: &kvm_debug_exit_arch) -> Result<(), Break> {
+        let trap = matches!(self.stops.stepping, Stepping::Over { trap: true });
+        let cause = cause::cause(exit.dr6, self.stops.told(), trap);
+        let stepped = self.stops.stepping;
+        if let Stepping::Over { trap } = stepped {
+            self.stops.stepping = Stepping::No;
+            self.stop_where_wanted()?;
+            if trap {
+                // Asking for the end of the steps took the guest's flag as well.
+                let mut regs = self.regs()?;
+                regs.rflags |= TRAP_FLAG;
+                self.set_regs(&regs)?;
             }
-            Stepping::No => self.reached(),
         }
+        match (cause, stepped) {
+            (Cause::Guest(causes), _) => self.give_back(causes),
+            (Cause::Machine, Stepping::No) => self.reached(),
+            // A record's next instruction is taken down by the next turn.
+            (Cause::Machine, Stepping::Over { .. } | Stepping::Recording { .. }) => Ok(()),
+        }
+    }
+
+    /// Delivers a #DB to the guest whose it is, with its `causes` in DR6. Where it comes from user
+    /// space, it is an entry like any other.
+    fn give_back(&mut self, causes: u64) -> Result<(), Break> {
+        if causes == 0 {
+            // A trap, as SVM reports it; VMX reports INT1 before it is executed.
+            let mut regs = self.regs()?;
+            let mut byte = [0];
+            if self.access().read_virtual(regs.rip, &mut byte) && byte == [INT1] {
+                regs.rip = regs.rip.wrapping_add(1);
+                self.set_regs(&regs)?;
+            }
+        }
+        self.deliver_debug(causes)
+            .map_err(|e| self.host("delivering a #DB", e))?;
+        self.not_ready();
+        Ok(())
+    }
+
+    fn deliver_debug(&self, causes: u64) -> Result<(), errno::Error> {
+        let mut debug = self.fd.get_debug_regs()?;
+        (debug.dr6, debug.dr7) = cause::delivered((debug.dr6, debug.dr7), causes);
+        self.fd.set_debug_regs(&debug)?;
+        let mut events = self.fd.get_vcpu_events()?;
+        events.exception.injected = 1;
+        events.exception.nr = DEBUG;
+        events.exception.has_error_code = 0;
+        self.fd.set_vcpu_events(&events)
     }
 
     /// At a breakpoint.
     fn reached(&mut self) -> Result<(), Break> {
-        let rip = self.regs()?.rip;
+        let regs = self.regs()?;
+        let rip = regs.rip;
         let mut known = false;
         if self.stops.assist.contains(&rip) {
             known = true;
@@ -66,7 +117,6 @@ impl Vcpu {
         }
         if self.stops.watch.contains(&rip) {
             known = true;
-            let regs = self.regs()?;
             self.fleet.observer.watched(&WatchEvent {
                 time_ns: clock::now(),
                 cpu: self.cpu,
@@ -80,36 +130,56 @@ impl Vcpu {
                 what: format!("debug exit at {rip:#x}"),
             }));
         }
-        self.stops.stepping = Stepping::Over;
+        self.stops.stepping = Stepping::Over {
+            trap: regs.rflags & TRAP_FLAG != 0,
+        };
         self.stop_where_wanted()
     }
 
     /// Begins to record, at the first kernel instruction.
     fn begin(&mut self, began: Began) -> Result<(), Break> {
-        self.recorder.begin(self.cpu, began);
+        let cpu = self.access();
+        let handlers = assist::handlers(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
+        let rip = self.regs()?.rip;
+        let nested = NESTED
+            .into_iter()
+            .filter_map(|nr| handlers.get(&nr).copied());
+        self.stops.nested = nested.collect();
         self.stops.entry.clear();
-        self.stops.stepping = Stepping::Recording;
+        self.stops.stepping = Stepping::Recording { rip };
+        let handlers = handlers.into_values().collect();
+        self.recorder.begin(self.cpu, began, handlers);
         self.stop_where_wanted()
     }
 
-    /// While a record runs: takes down what the vCPU is about to execute.
-    pub(super) fn record(&mut self) -> Result<(), Break> {
-        if self.stops.stepping != Stepping::Recording {
-            return Ok(());
+    /// Takes down what the vCPU is about to execute, while a record runs, and asks for the step.
+    pub(super) fn before_entry(&mut self) -> Result<(), Break> {
+        match self.stops.stepping {
+            Stepping::No => Ok(()),
+            Stepping::Over { .. } => self.stop_where_wanted(),
+            Stepping::Recording { .. } => self.record(),
         }
+    }
+
+    fn record(&mut self) -> Result<(), Break> {
         let cpu = self.access();
         let step = recorder::look(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         let returns = recorder::returns_to_user(&cpu, &step);
-        if !self.recorder.step(step, returns) {
-            self.stops.stepping = Stepping::No;
-            self.stop_where_wanted()?;
-        }
-        Ok(())
+        let target = recorder::iret_target(&cpu, &step);
+        let goes_on = self.recorder.step(step, returns);
+        self.stops.iret_target = target;
+        self.stops.stepping = if goes_on {
+            let rip = step.registers.rip;
+            Stepping::Recording { rip }
+        } else {
+            Stepping::No
+        };
+        self.stop_where_wanted()
     }
 
     /// The vCPU is in HLT: a record ends there.
     pub(super) fn record_halt(&mut self) -> Result<(), Break> {
-        if self.stops.stepping == Stepping::Recording {
+        if self.stops.recording() {
             self.recorder.end(Ended::Halted);
             self.stops.stepping = Stepping::No;
             self.stop_where_wanted()?;
@@ -149,7 +219,7 @@ impl Vcpu {
             self.recorder = Recorder::Off;
         }
         self.stops.entry.clear();
-        if self.stops.stepping == Stepping::Recording {
+        if self.stops.recording() {
             self.stops.stepping = Stepping::No;
         }
         self.stops.apply(&self.fd)
@@ -166,7 +236,8 @@ impl Vcpu {
         Ok(fits)
     }
 
-    /// An interrupt is about to be injected: its handler is a way in.
+    /// An interrupt is about to be injected: its handler is a way in. Where no debug register is left
+    /// for that, the record says so: what is recorded afterwards would be no first entry.
     pub(super) fn expect_vector(&mut self, vector: u8) -> Result<(), Break> {
         if !self.recorder.armed() {
             return Ok(());
@@ -174,8 +245,13 @@ impl Vcpu {
         let cpu = self.access();
         let handler = assist::handler(&cpu, vector).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         if let Some(address) = handler {
-            self.recorder.expect(address, Began::Vector(vector));
+            let began = Began::Vector(vector);
+            self.recorder.expect(address, began);
             self.stops.entry = self.recorder.addresses();
+            if !self.stops.fits() {
+                self.recorder.give_up(self.cpu, began);
+                self.stops.entry.clear();
+            }
             self.stop_where_wanted()?;
         }
         Ok(())

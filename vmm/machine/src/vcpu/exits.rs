@@ -1,6 +1,7 @@
 //! What each KVM exit means to the machine.
 
 use ipirig_apic::{Action, Icr, Mode};
+use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
@@ -29,7 +30,7 @@ enum Then {
     Msr(u32, u64),
     TscDeadline(u64),
     Internal,
-    Debug,
+    Debug(kvm_debug_exit_arch),
     Stop(StopReason),
 }
 
@@ -46,7 +47,7 @@ impl Vcpu {
             Then::Msr(msr, value) => self.follow_msr(msr, value),
             Then::TscDeadline(value) => self.set_tsc_deadline(value),
             Then::Internal => self.internal_error(),
-            Then::Debug => self.debug(),
+            Then::Debug(exit) => self.debug(&exit),
             Then::Stop(reason) => Err(Break::Because(reason)),
         }
     }
@@ -61,8 +62,10 @@ impl Vcpu {
             assists,
             counters,
             timers,
+            unfinished,
             ..
         } = self;
+        *unfinished = false;
         let exit = match fd.run() {
             Ok(exit) => {
                 // Before the exit is looked at: it may be a read or a write of the TPR.
@@ -80,6 +83,15 @@ impl Vcpu {
                 _ => return Err(self.host("KVM_RUN", error)),
             },
         };
+        *unfinished = matches!(
+            exit,
+            VcpuExit::IoOut(..)
+                | VcpuExit::IoIn(..)
+                | VcpuExit::MmioRead(..)
+                | VcpuExit::MmioWrite(..)
+                | VcpuExit::X86Rdmsr(_)
+                | VcpuExit::X86Wrmsr(_)
+        );
         let then = match exit {
             VcpuExit::IoOut(port, data) => {
                 counters.io += 1;
@@ -158,9 +170,9 @@ impl Vcpu {
             // KVM says so when CR8 falls; it has been taken over already.
             VcpuExit::Intr | VcpuExit::SetTpr => Then::Nothing,
             VcpuExit::InternalError => Then::Internal,
-            VcpuExit::Debug(_) => {
+            VcpuExit::Debug(exit) => {
                 counters.debug += 1;
-                Then::Debug
+                Then::Debug(exit)
             }
             VcpuExit::Shutdown => Then::Stop(StopReason::TripleFault { cpu: *cpu }),
             other => Then::Stop(StopReason::UnexpectedExit {
@@ -185,7 +197,13 @@ impl Vcpu {
         Ok(())
     }
 
+    /// The guest writes an MSR that assists follow. What KVM does not take is a #GP.
     fn follow_msr(&mut self, msr: u32, value: u64) -> Result<(), Break> {
+        let taken = msr::write(&self.fd, msr, value).map_err(|e| self.host("KVM_SET_MSRS", e))?;
+        if !taken {
+            sys::refuse_msr(self.fd.get_kvm_run());
+            return Ok(());
+        }
         self.assist(|assist, cpu| {
             if follows(assist, msr) {
                 assist.msr_write(cpu, msr, value)?;

@@ -1,7 +1,9 @@
 //! One vCPU and its thread: run, look at the exit, look at the APIC, run again.
 
+mod cause;
 mod debug;
 mod exits;
+mod inject;
 mod recorder;
 mod saved;
 mod sender;
@@ -58,6 +60,8 @@ pub(crate) struct Vcpu {
     reset: (kvm_sregs, kvm_regs),
     counters: Counters,
     halted: bool,
+    /// The last exit was for an access that KVM completes at the next entry (KVM API 5).
+    unfinished: bool,
     stops: Stops,
     recorder: Recorder,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
@@ -181,6 +185,7 @@ impl Vcpu {
             reset,
             counters,
             halted: false,
+            unfinished: false,
             stops: Stops::default(),
             recorder: Recorder::default(),
             raced: 0,
@@ -244,7 +249,7 @@ impl Vcpu {
         }
         if self.apics == Apics::Kernel {
             // KVM delivers, halts and starts by itself.
-            self.record()?;
+            self.before_entry()?;
             return self.enter();
         }
         let now = self.timer_time()?;
@@ -269,14 +274,9 @@ impl Vcpu {
             }
             self.halted = false;
         }
-        if self.stops.stepping() {
-            self.fd.get_kvm_run().request_interrupt_window = 0;
-        } else {
-            if work.nmi {
-                self.inject_nmi(idle)?;
-            }
-            self.inject(work.interrupt, now, idle && !work.nmi)?;
-        }
+        // Before anything is injected: where a record ends, what had to wait for that is due.
+        self.before_entry()?;
+        self.deliver(work, now, idle)?;
         // Once it has passed and must wait, the next look is when it need not any more. By the true
         // time: `now` is before every deadline that waits.
         let passed = clock::now();
@@ -287,7 +287,6 @@ impl Vcpu {
         timer.set(due).map_err(|e| self.host("timer_settime", e))?;
         // CR8 is input and output of KVM_RUN without an in-kernel APIC (KVM API 5).
         self.fd.get_kvm_run().cr8 = u64::from(self.apic.cr8());
-        self.record()?;
         self.enter()
     }
 
@@ -365,45 +364,7 @@ impl Vcpu {
         // EINTR is what it is asked for.
         let _ = self.fd.run();
         self.fd.set_kvm_immediate_exit(0);
-    }
-
-    fn inject_nmi(&mut self, idle: bool) -> Result<(), Break> {
-        let cpl = self.cpl()?;
-        self.expect_nmi()?;
-        self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
-        self.counters.nmis += 1;
-        let observer = Annotate::taking(self.fleet.observer.as_ref(), Some(cpl), idle);
-        self.apic.accept_nmi(&observer);
-        Ok(())
-    }
-
-    /// Injects `interrupt` if the guest can take one now, and asks for an exit at the moment it
-    /// can if there is more to come. `idle`: it comes out of HLT for this.
-    fn inject(&mut self, interrupt: Option<u8>, now: u64, idle: bool) -> Result<(), Break> {
-        let run = self.fd.get_kvm_run();
-        let Some(vector) = interrupt else {
-            run.request_interrupt_window = 0;
-            return Ok(());
-        };
-        if run.ready_for_interrupt_injection == 0 || run.if_flag == 0 {
-            run.request_interrupt_window = 1;
-            return Ok(());
-        }
-        let cpl = self.cpl()?;
-        self.expect_vector(vector)?;
-        sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
-        self.counters.injected += 1;
-        let observer = Annotate::taking(self.fleet.observer.as_ref(), Some(cpl), idle);
-        self.apic.accept_interrupt(vector, &observer);
-        if observer.tick.get() {
-            self.last_tick = clock::now();
-        }
-        let more = self.apic.poll(now).interrupt.is_some();
-        let run = self.fd.get_kvm_run();
-        // KVM refreshes this only at the next exit; a second injection would replace this one.
-        run.ready_for_interrupt_injection = 0;
-        run.request_interrupt_window = u8::from(more);
-        Ok(())
+        self.unfinished = false;
     }
 
     fn look(&mut self) -> Result<(), Break> {
@@ -429,6 +390,12 @@ impl Vcpu {
 
     fn regs(&self) -> Result<kvm_regs, Break> {
         self.fd.get_regs().map_err(|e| self.host("KVM_GET_REGS", e))
+    }
+
+    fn set_regs(&self, regs: &kvm_regs) -> Result<(), Break> {
+        self.fd
+            .set_regs(regs)
+            .map_err(|e| self.host("KVM_SET_REGS", e))
     }
 
     fn cpl(&self) -> Result<u8, Break> {

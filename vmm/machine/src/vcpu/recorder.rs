@@ -1,6 +1,8 @@
 //! The recorder: waits for the vCPU to come from user space into the kernel, then writes down each
 //! instruction that it executes there.
 
+use std::collections::BTreeSet;
+
 use ipirig_entry::record::INSTRUCTION_MAX;
 use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
 use kvm_ioctls::VcpuFd;
@@ -12,6 +14,8 @@ use crate::msr;
 
 /// Vectors for which the CPU pushes an error code (SDM vol. 3, table 6-1).
 const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+
+const IRETQ: [u8; 2] = [0x48, 0xcf];
 
 /// What the recorder does.
 #[derive(Debug, Default)]
@@ -49,6 +53,19 @@ impl Recorder {
         }
     }
 
+    /// Ends without a record, as `began`, which comes now, cannot be waited for.
+    pub(super) fn give_up(&mut self, cpu: usize, began: Began) {
+        if self.armed() {
+            *self = Self::Done(Record {
+                cpu,
+                began,
+                handlers: BTreeSet::new(),
+                steps: vec![],
+                ended: Ended::NoBreakpoint,
+            });
+        }
+    }
+
     /// The way in whose first instruction is at `address`.
     pub(super) fn way_in(&self, address: u64) -> Option<Began> {
         match self {
@@ -69,11 +86,13 @@ impl Recorder {
     }
 
     /// Begins a record of `cpu`, which is about to execute its first kernel instruction.
-    pub(super) fn begin(&mut self, cpu: usize, began: Began) {
+    /// `handlers`: the first instructions of those of its interrupts and exceptions.
+    pub(super) fn begin(&mut self, cpu: usize, began: Began, handlers: BTreeSet<u64>) {
         if let Self::Armed { limit, .. } = *self {
             let record = Record {
                 cpu,
                 began,
+                handlers,
                 steps: vec![],
                 ended: Ended::Limit,
             };
@@ -182,13 +201,21 @@ pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
 pub(super) fn returns_to_user(cpu: &Cpu<'_>, step: &Step) -> bool {
     match step.code.bytes() {
         [0x0f, 0x07, ..] | [0x48, 0x0f, 0x07, ..] => true,
-        [0x48, 0xcf, ..] => {
+        code if code.starts_with(&IRETQ) => {
             let mut cs = [0; 8];
             let rsp = step.registers.general[RSP];
             cpu.read_virtual(rsp.wrapping_add(8), &mut cs) && cs[0] & 3 == 3
         }
         _ => false,
     }
+}
+
+/// Where `step` returns to, if it is an IRET.
+pub(super) fn iret_target(cpu: &Cpu<'_>, step: &Step) -> Option<u64> {
+    let mut rip = [0; 8];
+    let read = step.code.bytes().starts_with(&IRETQ)
+        && cpu.read_virtual(step.registers.general[RSP], &mut rip);
+    read.then(|| u64::from_le_bytes(rip))
 }
 
 /// Whether the vCPU, at the first instruction of the handler of `vector`, came from CPL 3: by the CS
@@ -231,7 +258,7 @@ mod tests {
             entries: vec![(1, Began::Syscall)],
             limit,
         };
-        recorder.begin(2, Began::Syscall);
+        recorder.begin(2, Began::Syscall, BTreeSet::new());
         recorder
     }
 
@@ -239,6 +266,7 @@ mod tests {
         Record {
             cpu: 2,
             began: Began::Syscall,
+            handlers: BTreeSet::new(),
             steps: steps.iter().map(|&rip| step(rip, 0)).collect(),
             ended,
         }
@@ -260,6 +288,25 @@ mod tests {
         assert!(recorder.step(step(1, 0), false));
         assert!(!recorder.step(step(2, 0), true));
         assert_eq!(recorder.take(), Some(record(&[1, 2], Ended::User)));
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_waited_for_is_told_by_name() {
+        let mut recorder = Recorder::Armed {
+            entries: vec![(1, Began::Syscall)],
+            limit: 9,
+        };
+        recorder.give_up(2, Began::Vector(0xfd));
+        let told = Record {
+            began: Began::Vector(0xfd),
+            ..record(&[], Ended::NoBreakpoint)
+        };
+        assert_eq!(recorder.take(), Some(told.clone()));
+        assert!(told.check(Began::Vector(0xfd)).is_err());
+        // A record that runs is not ended by it.
+        let mut recorder = running(9);
+        recorder.give_up(2, Began::Vector(0xfd));
+        assert_eq!(recorder.take(), None);
     }
 
     #[test]

@@ -2,8 +2,12 @@
 //! `KVM_SET_GUEST_DEBUG` (KVM API 4.87).
 //!
 //! Breakpoints are instruction breakpoints in the four debug registers, so there are at most four
-//! addresses; the guest's own use of the registers is suspended meanwhile. To go on from one the
+//! addresses; KVM suspends the guest's own use of the registers meanwhile. To go on from one the
 //! vCPU steps over it with all of them off, because not every KVM honours RFLAGS.RF.
+//!
+//! A step is asked for anew before each run: KVM's emulator, which completes accesses to MMIO,
+//! clears RFLAGS.TF with the first instruction that it executes (`__kvm_set_rflags` of
+//! arch/x86/kvm/x86.c keeps it at the RIP at which the step was asked for, and nowhere else).
 
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
@@ -24,6 +28,13 @@ pub(super) struct Stops {
     /// Addresses that the machine's user wants to hear of.
     pub(super) watch: Vec<u64>,
     pub(super) stepping: Stepping,
+    /// First instructions of the handlers of exceptions that a kernel may raise itself. Delivering
+    /// one clears RFLAGS.TF and so would end the steps without a word; while the recorder records,
+    /// the vCPU stops there instead.
+    pub(super) nested: Vec<u64>,
+    /// Where the next instruction that is recorded returns to, if it is an IRET: some KVMs execute
+    /// one instruction more before they stop.
+    pub(super) iret_target: Option<u64>,
     /// What KVM was told last.
     told: Told,
 }
@@ -35,18 +46,27 @@ pub(super) enum Stepping {
     #[default]
     No,
     /// One step, over the breakpoint that it stands on.
-    Over,
+    Over {
+        /// The guest has set RFLAGS.TF: the step's #DB is the guest's as well.
+        trap: bool,
+    },
     /// Until the recorder has seen enough.
-    Recording,
+    Recording {
+        /// The instruction that comes next.
+        rip: u64,
+    },
 }
 
+/// What KVM was told of where to stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     /// Nothing, or to stop at nothing.
     #[default]
     Nothing,
+    /// At these addresses.
     Points(Vec<u64>),
-    Step,
+    /// After the next instruction, and at these addresses.
+    Step(Vec<u64>),
 }
 
 impl Stops {
@@ -54,6 +74,11 @@ impl Stops {
     /// then: its handler's first instruction would be the one.
     pub(super) fn stepping(&self) -> bool {
         self.stepping != Stepping::No
+    }
+
+    /// Whether a record runs.
+    pub(super) fn recording(&self) -> bool {
+        matches!(self.stepping, Stepping::Recording { .. })
     }
 
     /// Whether there are registers for all addresses.
@@ -71,38 +96,60 @@ impl Stops {
         points
     }
 
-    /// Tells KVM what has changed since it was told last.
-    pub(super) fn apply(&mut self, fd: &VcpuFd) -> Result<(), errno::Error> {
-        let wanted = if self.stepping() {
-            Told::Step
-        } else {
-            match self.points() {
+    /// What KVM was told last.
+    pub(super) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// What KVM should be told.
+    fn wanted(&self) -> Told {
+        match self.stepping {
+            Stepping::Over { .. } => Told::Step(vec![]),
+            // A breakpoint where the vCPU stands would stop it there for ever.
+            Stepping::Recording { rip } => {
+                let points = self.iret_target.iter().chain(&self.nested).copied();
+                Told::Step(points.filter(|&point| point != rip).take(POINTS).collect())
+            }
+            Stepping::No => match self.points() {
                 points if points.is_empty() => Told::Nothing,
                 points => Told::Points(points),
-            }
-        };
-        if wanted == self.told {
+            },
+        }
+    }
+
+    /// Tells KVM what has changed since it was told last. A step is always asked for anew.
+    pub(super) fn apply(&mut self, fd: &VcpuFd) -> Result<(), errno::Error> {
+        let wanted = self.wanted();
+        if wanted == self.told && !self.stepping() {
             return Ok(());
         }
-        let mut debug = kvm_guest_debug::default();
-        match &wanted {
-            Told::Nothing => {}
-            Told::Step => debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
-            Told::Points(points) => {
-                debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-                // GE and the bit that is always one; an instruction breakpoint has RW = LEN = 0
-                // (SDM vol. 3, 18.2.4).
-                debug.arch.debugreg[7] = 0x600;
-                for (index, &point) in points.iter().take(POINTS).enumerate() {
-                    debug.arch.debugreg[index] = point;
-                    debug.arch.debugreg[7] |= 2 << (2 * index);
-                }
-            }
-        }
-        fd.set_guest_debug(&debug)?;
+        fd.set_guest_debug(&request(&wanted))?;
         self.told = wanted;
         Ok(())
     }
+}
+
+/// `wanted` as KVM takes it.
+fn request(wanted: &Told) -> kvm_guest_debug {
+    let mut debug = kvm_guest_debug::default();
+    let points = match wanted {
+        Told::Nothing => return debug,
+        Told::Points(points) => points,
+        Told::Step(points) => {
+            debug.control |= KVM_GUESTDBG_SINGLESTEP;
+            points
+        }
+    };
+    // Breakpoints even where there are none: so that the guest's are suspended in a step as well.
+    debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    // GE and the bit that is always one; an instruction breakpoint has RW = LEN = 0
+    // (SDM vol. 3, 18.2.4).
+    debug.arch.debugreg[7] = 0x600;
+    for (index, &point) in points.iter().take(POINTS).enumerate() {
+        debug.arch.debugreg[index] = point;
+        debug.arch.debugreg[7] |= 2 << (2 * index);
+    }
+    debug
 }
 
 #[cfg(test)]
@@ -119,6 +166,22 @@ mod tests {
         };
         assert_eq!(stops.points(), [1, 2, 3, 4]);
         assert!(stops.fits());
+    }
+
+    #[test]
+    fn a_record_stops_at_nested_handlers_but_not_where_it_stands() {
+        let stops = Stops {
+            nested: vec![1, 2, 3, 4],
+            iret_target: Some(9),
+            entry: vec![7],
+            stepping: Stepping::Recording { rip: 2 },
+            ..Stops::default()
+        };
+        assert_eq!(stops.wanted(), Told::Step(vec![9, 1, 3, 4]));
+        let debug = request(&stops.wanted());
+        let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP;
+        assert_eq!(debug.control, control);
+        assert_eq!(debug.arch.debugreg, [9, 1, 3, 4, 0, 0, 0, 0x6aa]);
     }
 
     #[test]

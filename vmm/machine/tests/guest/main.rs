@@ -12,6 +12,7 @@
     reason = "a fixture that fails should stop its test"
 )]
 
+mod debugging;
 mod ending;
 mod harness;
 mod hostile;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
             .and_then(|host| host.facts().debug.lack()),
         trials: vec![],
     };
+    debugging::list(&mut suite);
     ending::list(&mut suite);
     hostile::list(&mut suite);
     injection::list(&mut suite);

@@ -10,13 +10,14 @@ use ipirig_abi::{
     AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, Status,
     TEXT_LEN, TaskSlot, TaskState, Text,
 };
+use ipirig_entry::Began;
 use ipirig_machine::WatchEvent;
 
 use super::fake_trace::{FakeClock, FakeTrace};
 use super::{NOT_PRODUCED, fake_kernel};
 use crate::ledger::{Delivery, Ledger, Write};
 use crate::plan::{Options, Plan, Timeouts};
-use crate::scenario::{Scenario, Trigger};
+use crate::scenario::{EntryKind, Scenario, Trigger};
 use crate::vectors::Kind;
 
 mod guest;
@@ -35,9 +36,9 @@ pub(crate) struct Fake<'a> {
     calls: BTreeMap<usize, u32>,
     probes_after: u64,
     settled: bool,
-    /// vCPUs whose next entry is to be recorded, and those that have made it.
+    /// vCPUs whose next entry is to be recorded, and those that have made it, with how.
     armed: RefCell<BTreeSet<usize>>,
-    entered: RefCell<BTreeSet<usize>>,
+    entered: RefCell<BTreeMap<usize, Began>>,
     /// vCPUs that stay in the kernel, until they are let go.
     staying: RefCell<BTreeSet<usize>>,
     let_go: Cell<bool>,
@@ -115,6 +116,10 @@ impl<'a> Fake<'a> {
         self.armed_timers.set(left.saturating_sub(1));
         let armed = left > 0 && self.isolated().contains(&cpu);
         armed.then(|| Duration::from_millis(left.into()))
+    }
+
+    fn enters(&self, cpu: usize, began: Began) {
+        self.entered.borrow_mut().insert(cpu, began);
     }
 
     /// Whether the machine can produce the entry that an order means.
@@ -237,7 +242,7 @@ impl<'a> Fake<'a> {
             Command::ReadInterrupts => self.mailbox.text.set(self.interrupts().as_bytes()),
             Command::ReadVersion => self.mailbox.text.set(b"Linux 6.12.1-fake #1 SMP x86_64"),
             Command::Signal => {
-                self.entered.borrow_mut().insert(arg as usize);
+                self.enters(arg as usize, EntryKind::Reschedule.began());
             }
             Command::Storm => {
                 let operations = self.mailbox.control.args[1].load(SeqCst);
@@ -383,7 +388,7 @@ impl<'a> Fake<'a> {
             }
             if self.produces(Trigger::Order(order)) {
                 slot.task.errno.store(0, SeqCst);
-                self.entered.borrow_mut().insert(cpu);
+                self.enters(cpu, order.vector().map_or(Began::Syscall, Began::Vector));
             } else {
                 slot.task.errno.store(NOT_PRODUCED, SeqCst);
             }

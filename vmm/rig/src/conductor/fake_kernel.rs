@@ -1,5 +1,7 @@
 //! The kernel of the fake guest: a System.map, and what a CPU executes on its way into it.
 
+use std::collections::BTreeSet;
+
 use ipirig_entry::{Began, Code, Ended, KernelLayout, Record, Registers, Step};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
 
@@ -23,11 +25,16 @@ pub(crate) enum Path {
     BrokenOff,
     /// Nothing is recorded.
     NotSeen,
+    /// A step is missing.
+    Hole,
+    /// Another interrupt comes first.
+    Other,
+    /// There was no debug register for it.
+    NoBreakpoint,
 }
 
 const ENTRY: u64 = 0xffff_ffff_8140_0040;
 const PATCHABLE: u64 = ENTRY + 0x100;
-const NOINSTR: u64 = 0xffff_ffff_8120_0000;
 const WORK: u64 = 0xffff_ffff_8100_1000;
 const FLAG: u64 = 0x15000;
 const KERNEL_GS: u64 = 0xffff_8880_3f00_0000;
@@ -94,9 +101,14 @@ pub(crate) fn lstar() -> u64 {
     ENTRY
 }
 
-/// What `cpu` executes on its way in and out.
-pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
+/// What `cpu` executes on its way in and out, by `began`.
+pub(crate) fn record(cpu: usize, began: Began, path: Path) -> Option<Record> {
     let mut way = Way {
+        began: if path == Path::Other {
+            Began::Vector(0xf6)
+        } else {
+            began
+        },
         registers: Registers {
             rip: ENTRY,
             cr3: USER_CR3,
@@ -105,6 +117,7 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
         },
         steps: vec![],
     };
+    way.registers.general[0] = KERNEL_CR3;
     let set = |way: &mut Way| way.flag(1);
     way.execute(&[0x0f, 0x01, 0xf8]); // swapgs
     way.registers.gs_base = KERNEL_GS;
@@ -117,9 +130,10 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
             }
         }
         Path::StaticKey => {
-            let next = std::mem::replace(&mut way.registers.rip, PATCHABLE);
+            let next = way.registers.rip + JMP;
+            way.jump(PATCHABLE);
             way.execute(&[0x0f, 0x1f, 0x44, 0x00, 0x00]); // a nop of five bytes
-            way.registers.rip = next;
+            way.jump(next);
         }
         _ => {}
     }
@@ -132,10 +146,9 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
     if path == Path::FlagLate {
         set(&mut way);
     }
-    for rip in [NOINSTR, WORK, ENTRY + 0x200] {
-        way.registers.rip = rip;
-        way.execute(&[0x90]); // nop
-    }
+    way.jump(WORK);
+    way.jump(ENTRY + 0x200);
+    way.set_rax(USER_CR3);
     if path == Path::FlagClearedEarly {
         way.flag(0);
     }
@@ -144,11 +157,22 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
         way.flag(0);
     }
     way.execute(&[0x48, 0x0f, 0x07]); // sysretq
+    if path == Path::Hole {
+        way.steps.remove(4);
+    }
+    if path == Path::NoBreakpoint {
+        way.steps.clear();
+        return Some(way.record(cpu, Ended::NoBreakpoint));
+    }
     Some(way.record(cpu, Ended::User))
 }
 
+/// Bytes of a JMP.
+const JMP: u64 = 5;
+
 /// A record in the making.
 struct Way {
+    began: Began,
     registers: Registers,
     steps: Vec<Step>,
 }
@@ -168,9 +192,22 @@ impl Way {
         self.execute(&[0x65, 0xc6, 0x04, 0x25, a, b, c, d, value]);
     }
 
-    /// `mov %rax, %cr3`.
-    fn load_cr3(&mut self, value: u64) {
+    fn jump(&mut self, to: u64) {
+        let by = to.wrapping_sub(self.registers.rip + JMP) as u32;
+        let [a, b, c, d] = by.to_le_bytes();
+        self.execute(&[0xe9, a, b, c, d]);
+        self.registers.rip = to;
+    }
+
+    /// `mov $value, %eax`.
+    fn set_rax(&mut self, value: u64) {
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        self.execute(&[0xb8, a, b, c, d]);
         self.registers.general[0] = value;
+    }
+
+    /// `mov %rax, %cr3`, with `value` in RAX.
+    fn load_cr3(&mut self, value: u64) {
         self.execute(&[0x0f, 0x22, 0xd8]);
         self.registers.cr3 = value;
     }
@@ -178,7 +215,8 @@ impl Way {
     fn record(self, cpu: usize, ended: Ended) -> Record {
         Record {
             cpu,
-            began: Began::Syscall,
+            began: self.began,
+            handlers: BTreeSet::new(),
             steps: self.steps,
             ended,
         }

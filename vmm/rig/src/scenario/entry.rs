@@ -3,7 +3,15 @@
 use std::fmt;
 
 use ipirig_abi::Order;
+use ipirig_entry::Began;
 use ipirig_machine::Line;
+
+/// Vector of an NMI (SDM vol. 3, table 6-1).
+const NMI: u8 = 2;
+/// Vectors that Linux gives to its timer and to reschedule IPIs
+/// (arch/x86/include/asm/irq_vectors.h).
+const LOCAL_TIMER: u8 = 0xec;
+const RESCHEDULE: u8 = 0xfd;
 
 /// A way from user space into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +83,21 @@ impl EntryKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// How a record of it begins.
+    #[must_use]
+    pub fn began(self) -> Began {
+        let vector = match self.trigger(false) {
+            Trigger::Order(order) => match order.vector() {
+                Some(vector) => vector,
+                None => return Began::Syscall,
+            },
+            Trigger::Signal => RESCHEDULE,
+            Trigger::Raise(Line::Nmi) => NMI,
+            Trigger::Raise(_) => LOCAL_TIMER,
+        };
+        Began::Vector(vector)
+    }
+
     /// How to provoke it. A system call goes to the module's probe where the guest has it.
     #[must_use]
     pub fn trigger(self, module: bool) -> Trigger {
@@ -112,6 +135,13 @@ impl fmt::Display for EntryKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_way_begins_at_the_handler_that_its_trigger_reaches() {
+        let began = EntryKind::ALL.map(EntryKind::began);
+        let vectors = [14, 13, 6, 1, 3, 0xec, 0xfd, 2].map(Began::Vector);
+        assert_eq!((began[0], &began[1..]), (Began::Syscall, &vectors[..]));
+    }
 
     #[test]
     fn each_way_is_found_by_its_name() {

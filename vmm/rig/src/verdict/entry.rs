@@ -144,6 +144,9 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
             return Outcome::Error("the entry was not seen".to_owned());
         }
     };
+    if let Err(why) = record.check(window.entry.began()) {
+        return Outcome::Error(format!("its trace says nothing: {why}"));
+    }
     let changed = &window.changed;
     let (text, translations) = needed(plan);
     for (needed, pending, what) in [

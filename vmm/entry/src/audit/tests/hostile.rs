@@ -1,5 +1,6 @@
 //! Records that make no sense.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use proptest::collection::vec;
@@ -66,7 +67,7 @@ proptest! {
         alternatives_open in any::<bool>(),
     ) {
         let began = vector.map_or(Began::Syscall, Began::Vector);
-        let record = Record { cpu: 0, began, steps, ended };
+        let record = Record { cpu: 0, began, handlers: BTreeSet::new(), steps, ended };
         let input = PendingInput { text, translations, alternatives_open };
         for layout in LAYOUTS.iter() {
             let audit = audit(&record, layout, &input);

@@ -11,7 +11,7 @@ use ipirig_machine::{Line, StopReason, Wakeup, clock};
 
 use super::{Fake, Moment};
 use crate::conductor::{Failure, Guest, Place, fake_kernel, fake_trace};
-use crate::scenario::Trigger;
+use crate::scenario::{EntryKind, Trigger};
 
 impl Guest for Fake<'_> {
     fn mailbox(&self) -> &Mailbox {
@@ -165,17 +165,23 @@ impl Guest for Fake<'_> {
     }
 
     fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
-        let entered = self.entered.borrow_mut().remove(&cpu);
-        if !entered || !self.armed.borrow_mut().remove(&cpu) {
+        let Some(began) = self.entered.borrow_mut().remove(&cpu) else {
+            return Ok(None);
+        };
+        if !self.armed.borrow_mut().remove(&cpu) {
             return Ok(None);
         }
-        Ok(fake_kernel::record(cpu, self.script.path))
+        Ok(fake_kernel::record(cpu, began, self.script.path))
     }
 
     fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
         let produced = self.produces(Trigger::Raise(line));
         if produced {
-            self.entered.borrow_mut().insert(cpu);
+            let kind = match line {
+                Line::Nmi => EntryKind::Nmi,
+                Line::Timer => EntryKind::Timer,
+            };
+            self.enters(cpu, kind.began());
         }
         Ok(produced)
     }

@@ -186,6 +186,39 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
         ),
         (
             Script {
+                path: Path::Hole,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Error),
+                (DANGER_ZONE, Error),
+                (FLAG_ORDER, Error),
+            ],
+        ),
+        (
+            Script {
+                path: Path::Other,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Error),
+                (DANGER_ZONE, Error),
+                (FLAG_ORDER, Error),
+            ],
+        ),
+        (
+            Script {
+                path: Path::NoBreakpoint,
+                ..Script::default()
+            },
+            vec![
+                (COMPLETED, Error),
+                (DANGER_ZONE, Error),
+                (FLAG_ORDER, Error),
+            ],
+        ),
+        (
+            Script {
                 debug: Debugging::NO_BREAKPOINTS,
                 ..Script::default()
             },
@@ -209,5 +242,27 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
     ];
     for (script, expected) in cases {
         assert_eq!(statuses(script.clone()), expected, "{script:?}");
+    }
+}
+
+#[test]
+fn a_trace_that_is_not_whole_says_why() {
+    for (path, why) in [
+        (Path::Hole, "instructions are missing after 4, from"),
+        (
+            Path::Other,
+            "the CPU came into the kernel by interrupt 0xf6",
+        ),
+        (
+            Path::NoBreakpoint,
+            "no debug register was left for the handler",
+        ),
+    ] {
+        let script = Script {
+            path,
+            ..Script::default()
+        };
+        let said = check(FLAG_ORDER, "static-key-flip", script).evidence;
+        assert!(said.contains(why), "{said}");
     }
 }
