@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, kill_process_group};
 
 use crate::wire::{FilePart, Frame, FrameError};
 use crate::{Ended, LabError};
@@ -58,8 +59,10 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // Both fail if it has ended, which is what is wanted.
-        let _ = self.child.kill();
+        // With all that it has started: Debian's `bochs` is a script. Both fail if it has ended, which is
+        // what is wanted.
+        let group = rustix::process::Pid::from_child(&self.child);
+        let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
     }
 }
@@ -308,6 +311,28 @@ mod tests {
             "{error}"
         );
         rustix::process::test_kill_process(pid).expect_err("it has ended");
+    }
+
+    #[test]
+    fn an_emulator_that_is_a_script_ends_with_what_it_has_started() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped());
+        let mut emulator = Emulator::start(command, "sh".to_owned()).expect("started");
+        let mut line = String::new();
+        let stdout = emulator.child.stdout.take().expect("piped");
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).expect("a line");
+        let pid = line.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.expect("a process");
+        drop(emulator);
+        // It is nobody's child any more: whoever adopts it may take a moment to reap it.
+        let gone = |_| {
+            thread::sleep(Duration::from_millis(10));
+            let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
+            state.map_or(true, |state| state.contains(") Z "))
+        };
+        assert!((0..1000).any(gone), "{pid:?} goes on");
     }
 
     #[test]
