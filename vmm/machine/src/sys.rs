@@ -62,9 +62,14 @@ pub(crate) fn monotonic() -> u64 {
 /// EBX, ECX and EDX of CPUID leaf 0x40000000 here: a hypervisor's signature, or anything where there
 /// is none (Documentation/virt/kvm/x86/cpuid.rst).
 pub(crate) fn hypervisor() -> [u8; 12] {
+<<<<<<< ours
     #[expect(unused_unsafe, reason = "a safe function in later editions of Rust")]
+=======
+    // A pointer, because newer compilers call the function safe and older ones do not.
+    let cpuid: unsafe fn(u32) -> std::arch::x86_64::CpuidResult = std::arch::x86_64::__cpuid;
+>>>>>>> theirs
     // SAFETY: each x86-64 CPU has CPUID, and any leaf may be asked for.
-    let leaf = unsafe { std::arch::x86_64::__cpuid(0x4000_0000) };
+    let leaf = unsafe { cpuid(0x4000_0000) };
     let mut signature = [0; 12];
     for (bytes, register) in signature
         .chunks_exact_mut(4)
