@@ -27,16 +27,7 @@ impl Places {
     }
 
     fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, GuestError> {
-        let var = |name| {
-            var(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let absolute = |path: PathBuf| {
-            std::path::absolute(&path).map_err(GuestError::io("find", path.clone()))
-        };
-
-        let guest = match var("IPIRIG_GUEST_DIR") {
+        let guest = match path(&var, "IPIRIG_GUEST_DIR") {
             Some(dir) => absolute(dir)?,
             // `guest/build/..`, without the dots.
             None => match Path::new(env!("CARGO_MANIFEST_DIR")).parent() {
@@ -52,20 +43,44 @@ impl Places {
             return Err(GuestError::NoGuestDir { path: guest });
         }
 
-        // The XDG base directory specification: a relative path is to be ignored.
-        let xdg = var("XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
-        let cache = match (var("IPIRIG_CACHE_DIR"), xdg, var("HOME")) {
-            (Some(dir), _, _) => absolute(dir)?,
-            (None, Some(dir), _) => dir.join("ipirig"),
-            (None, None, Some(home)) => absolute(home)?.join(".cache/ipirig"),
-            (None, None, None) => return Err(GuestError::NoCacheDir),
-        };
+        let cache = cache_from_vars(&var)?;
         Ok(Self { guest, cache })
+    }
+
+    /// The cache alone: a program that is away from its checkout has one as well.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::NoCacheDir`].
+    pub fn find_cache() -> Result<PathBuf, GuestError> {
+        cache_from_vars(&|name| std::env::var_os(name))
     }
 
     /// The Cargo workspace that holds the agent.
     pub(crate) fn workspace(&self) -> &Path {
         self.guest.parent().unwrap_or(&self.guest)
+    }
+}
+
+/// A variable that says something.
+fn path(var: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    var(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, GuestError> {
+    std::path::absolute(&path).map_err(GuestError::io("find", path))
+}
+
+fn cache_from_vars(var: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, GuestError> {
+    // The XDG base directory specification: a relative path is to be ignored.
+    let xdg = path(var, "XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
+    match (path(var, "IPIRIG_CACHE_DIR"), xdg, path(var, "HOME")) {
+        (Some(dir), _, _) => absolute(dir),
+        (None, Some(dir), _) => Ok(dir.join("ipirig")),
+        (None, None, Some(home)) => Ok(absolute(home)?.join(".cache/ipirig")),
+        (None, None, None) => Err(GuestError::NoCacheDir),
     }
 }
 
@@ -135,6 +150,19 @@ mod tests {
     fn guest_directory_defaults_to_the_checkout() {
         let guest = find(&[("HOME", "/c")]).expect("found").guest;
         assert_eq!(guest.join("build"), Path::new(env!("CARGO_MANIFEST_DIR")));
+    }
+
+    #[test]
+    fn a_cache_needs_no_guest_directory() {
+        let vars = [("IPIRIG_GUEST_DIR", "/nonexistent"), ("HOME", "/c")];
+        let var = |name: &str| {
+            let found = vars.iter().find(|(n, _)| *n == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        let cache = cache_from_vars(&var).expect("found");
+        assert_eq!(cache, Path::new("/c/.cache/ipirig"));
+        let error = cache_from_vars(&|_| None).expect_err("no place for a cache");
+        assert!(matches!(error, GuestError::NoCacheDir), "{error}");
     }
 
     #[test]

@@ -323,7 +323,11 @@ mod tests {
         let mut line = String::new();
         let stdout = emulator.child.stdout.take().expect("piped");
         io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).expect("a line");
-        let pid = line.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+        let pid = line
+            .trim()
+            .parse()
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         let pid = pid.expect("a process");
         drop(emulator);
         // It is nobody's child any more: whoever adopts it may take a moment to reap it.

@@ -14,6 +14,7 @@ use vmm_sys_util::errno;
 use crate::affinity;
 use crate::assist::{CROWD, QUIRKS, Remedy};
 use crate::probe::{Outcome, ProbeError, Prober};
+use crate::snapshot::RegisterList;
 use crate::sys;
 use crate::vm;
 
@@ -192,8 +193,8 @@ pub struct Host {
     pub(crate) remedies: Vec<Remedy>,
     /// KVM leaves general registers in `kvm_run` (`KVM_SYNC_X86_REGS`).
     pub(crate) sync_regs: bool,
-    /// `KVM_GET_MSR_INDEX_LIST`: the MSRs that make up a guest's state.
-    pub(crate) msrs: Vec<u32>,
+    /// What makes up a vCPU's state.
+    pub(crate) registers: RegisterList,
 }
 
 impl Host {
@@ -254,7 +255,7 @@ impl Host {
         let supported = prober.into_supported_cpuid();
         let sync_regs = u32::try_from(kvm.check_extension_int(Cap::SyncRegs))
             .is_ok_and(|which| which & kvm_bindings::KVM_SYNC_X86_REGS != 0);
-        let msrs = kvm
+        let listed = kvm
             .get_msr_index_list()
             .map_err(|source| HostError::Kvm {
                 ioctl: "KVM_GET_MSR_INDEX_LIST",
@@ -262,6 +263,11 @@ impl Host {
             })?
             .as_slice()
             .to_vec();
+        let xsave_bytes = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        let registers = RegisterList {
+            listed,
+            xsave_bytes: (xsave_bytes > 0).then_some(xsave_bytes),
+        };
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo_field(&cpuinfo, "model name");
         let sysfs = Path::new(SYSFS);
@@ -300,7 +306,7 @@ impl Host {
             supported,
             remedies,
             sync_regs,
-            msrs,
+            registers,
         })
     }
 
@@ -392,7 +398,8 @@ fn tsc_khz(kvm: &Kvm) -> Result<u32, HostError> {
     Ok(vcpu.get_tsc_khz().unwrap_or(0))
 }
 
-fn cpuinfo_field(cpuinfo: &str, name: &str) -> String {
+/// The first value of a field of /proc/cpuinfo; empty if there is none.
+pub(crate) fn cpuinfo_field(cpuinfo: &str, name: &str) -> String {
     cpuinfo
         .lines()
         .filter_map(|line| line.split_once(':'))

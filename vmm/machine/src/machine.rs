@@ -18,6 +18,7 @@ use crate::kvm_events::KvmEvents;
 use crate::memory::MailboxMemory;
 use crate::placement::Placement;
 use crate::report::{CONSOLE_LINES, CrashReport, VcpuState};
+use crate::snapshot::RegisterList;
 use crate::stop::StopReason;
 use crate::threads;
 use crate::vcpu::Vcpu;
@@ -67,8 +68,8 @@ pub struct Machine {
     apics: Apics,
     /// What KVM's own APICs do.
     events: Option<KvmEvents>,
-    /// MSRs that KVM keeps for a guest.
-    msrs: Vec<u32>,
+    /// What makes up a vCPU's state.
+    registers: RegisterList,
     /// Keeps hardware from delivering IPIs past KVM's own APICs.
     _blocked: Option<BlockedVcpu>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.

@@ -6,6 +6,8 @@ use vmm_sys_util::errno;
 
 /// `IA32_TIME_STAMP_COUNTER` (SDM vol. 4, table 2-2).
 pub(crate) const TSC: u32 = 0x10;
+/// `IA32_MTRRCAP` (SDM vol. 3, 12.11.1).
+pub(crate) const MTRRCAP: u32 = 0xfe;
 /// `IA32_STAR`: the selectors of SYSCALL and SYSRET. `STAR`, `LSTAR`, `CSTAR`, `FMASK` are
 /// consecutive (SDM vol. 4, table 2-2).
 pub(crate) const STAR: u32 = 0xc000_0081;

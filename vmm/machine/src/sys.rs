@@ -6,7 +6,7 @@
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVMIO,
-    kvm_interrupt, kvm_run, kvm_xsave,
+    Xsave, kvm_interrupt, kvm_run, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
@@ -37,14 +37,61 @@ pub(crate) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), errno::Error> {
     }
 }
 
-/// Sets the FPU's and the vector registers' state (KVM API 4.43).
+/// Words of the old XSAVE area, 4 KiB.
+const XSAVE_WORDS: usize = size_of::<kvm_xsave>() / size_of::<u32>();
+
+/// Words of an XSAVE area of `bytes` (`KVM_CAP_XSAVE2`), or of the old one.
+pub(crate) fn xsave_words(bytes: Option<usize>) -> usize {
+    bytes.map_or(XSAVE_WORDS, |bytes| {
+        bytes.div_ceil(size_of::<u32>()).max(XSAVE_WORDS)
+    })
+}
+
+/// An XSAVE area of so many words, all zero.
+fn xsave_area(words: usize) -> Result<Xsave, errno::Error> {
+    Xsave::new(words - XSAVE_WORDS).map_err(|_| errno::Error::new(libc::ENOMEM))
+}
+
+/// The FPU's and the vector registers' state, by words: an area of `bytes`, which is what
+/// `KVM_CAP_XSAVE2` says, or of 4 KiB where there is no such capability (KVM API 4.42 and 4.134).
 ///
 /// # Errors
 /// The ioctl's.
-pub(crate) fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), errno::Error> {
-    // SAFETY: KVM reads more than a `kvm_xsave` only where the process has asked for dynamically
-    // enabled features (arch_prctl), which this one does not.
-    unsafe { vcpu.set_xsave(xsave) }
+pub(crate) fn get_xsave(vcpu: &VcpuFd, bytes: Option<usize>) -> Result<Vec<u32>, errno::Error> {
+    if bytes.is_none() {
+        return Ok(vcpu.get_xsave()?.region.to_vec());
+    }
+    let mut area = xsave_area(xsave_words(bytes))?;
+    // SAFETY: the area is of the size that KVM says, which does not grow: the process does not ask for
+    // dynamically enabled features (arch_prctl).
+    unsafe { vcpu.get_xsave2(&mut area)? };
+    let mut words = area.as_fam_struct_ref().xsave.region.to_vec();
+    words.extend_from_slice(area.as_slice());
+    Ok(words)
+}
+
+/// Sets the same (KVM API 4.43). KVM reads as many bytes as `KVM_CAP_XSAVE2` says.
+///
+/// # Errors
+/// The ioctl's; EINVAL if `words` are not as many as [`xsave_words`].
+pub(crate) fn set_xsave(
+    vcpu: &VcpuFd,
+    bytes: Option<usize>,
+    words: &[u32],
+) -> Result<(), errno::Error> {
+    let invalid = || errno::Error::new(libc::EINVAL);
+    let mut area = xsave_area(xsave_words(bytes))?;
+    let (region, rest) = words.split_at_checked(XSAVE_WORDS).ok_or_else(invalid)?;
+    if rest.len() != area.as_slice().len() {
+        return Err(invalid());
+    }
+    area.as_mut_slice().copy_from_slice(rest);
+    // SAFETY: the region is replaced by one of the same length, and the length of the flexible part,
+    // which the wrapper relies on, is left alone.
+    let head = unsafe { area.as_mut_fam_struct() };
+    head.xsave.region.copy_from_slice(region);
+    // SAFETY: as in `get_xsave`.
+    unsafe { vcpu.set_xsave2(&area) }
 }
 
 /// `CLOCK_MONOTONIC`, in nanoseconds.
@@ -62,12 +109,8 @@ pub(crate) fn monotonic() -> u64 {
 /// EBX, ECX and EDX of CPUID leaf 0x40000000 here: a hypervisor's signature, or anything where there
 /// is none (Documentation/virt/kvm/x86/cpuid.rst).
 pub(crate) fn hypervisor() -> [u8; 12] {
-<<<<<<< ours
-    #[expect(unused_unsafe, reason = "a safe function in later editions of Rust")]
-=======
     // A pointer, because newer compilers call the function safe and older ones do not.
     let cpuid: unsafe fn(u32) -> std::arch::x86_64::CpuidResult = std::arch::x86_64::__cpuid;
->>>>>>> theirs
     // SAFETY: each x86-64 CPU has CPUID, and any leaf may be asked for.
     let leaf = unsafe { cpuid(0x4000_0000) };
     let mut signature = [0; 12];

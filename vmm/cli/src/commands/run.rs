@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::{Context, anyhow};
-use ipirig_guest::{Flavour, Request};
+use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::paint::Paint;
@@ -191,10 +192,22 @@ pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup 
     }
 }
 
-/// Where snapshots of booted guests are. Without a cache directory each run boots.
+/// Where snapshots of booted guests are. Without a cache directory each run boots, and the reason is
+/// said once.
 pub(super) fn snapshots() -> Option<Snapshots> {
-    let places = ipirig_guest::Places::find().ok()?;
-    Some(Snapshots::new(places.cache.join("snapshot")))
+    static SAID: Once = Once::new();
+    match Places::find_cache() {
+        Ok(cache) => Some(Snapshots::new(cache.join("snapshot"))),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            SAID.call_once(|| {
+                say(&format!(
+                    "ipirig: each run boots, as no snapshot can be kept: {error:#}\n"
+                ));
+            });
+            None
+        }
+    }
 }
 
 /// The path, unless it stands for standard output.

@@ -157,6 +157,10 @@ const ON_KVM: &[(&str, Test)] = &[
         snapshots::as_cold,
     ),
     (
+        "away_from_its_checkout_a_program_has_snapshots_or_says_why_not",
+        snapshots::away,
+    ),
+    (
         "a_damaged_snapshot_is_thrown_away_and_made_again",
         snapshots::damaged,
     ),

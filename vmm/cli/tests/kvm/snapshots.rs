@@ -9,7 +9,7 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Test, ensure, interrupt, reference_kernel, run, stderr};
+use crate::{REFERENCE_MEMORY, Test, ensure, entries, interrupt, reference_kernel, run, stderr};
 
 /// Tests that take too long to be run each time.
 pub(crate) const LONG: &[(&str, Test)] = &[(
@@ -251,4 +251,39 @@ pub(crate) fn interrupted() -> Result<(), Failed> {
     ensure(!table.contains("threw away"), || table.clone())?;
     let left: &Path = &cache.only()?;
     ensure(left.exists(), || left.display().to_string())
+}
+
+/// Kernel and initramfs are given, and there are no guest sources.
+pub(crate) fn away() -> Result<(), Failed> {
+    let kernel = reference_kernel();
+    let initramfs = entries::reference_initramfs();
+    let own = tempfile::tempdir()?;
+    let run = |cache: bool, scenarios: &[&str]| -> Result<(Value, String), Failed> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
+        command.arg("run").args(scenarios);
+        command.args(["--kernel", &kernel, "--initramfs", &initramfs]);
+        command.args(["--memory", REFERENCE_MEMORY, "--json", "-"]);
+        command.env("IPIRIG_GUEST_DIR", "/nonexistent");
+        if cache {
+            command.env("IPIRIG_CACHE_DIR", own.path());
+        } else {
+            for name in ["IPIRIG_CACHE_DIR", "XDG_CACHE_HOME", "HOME"] {
+                command.env_remove(name);
+            }
+        }
+        let output = command.output()?;
+        let table = stderr(&output);
+        ensure(output.status.code() == Some(0), || table.clone())?;
+        Ok((serde_json::from_slice(&output.stdout)?, table))
+    };
+    for boots in [true, false] {
+        let (result, table) = run(true, &["static-key-flip"])?;
+        ensure(booted(&result)? == boots, || table)?;
+    }
+    let (suite, table) = run(false, &["static-key-flip", "vunmap-storm"])?;
+    for result in suite["runs"].as_array().into_iter().flatten() {
+        ensure(booted(result)?, || table.clone())?;
+    }
+    let reason = "no snapshot can be kept: no cache directory: set IPIRIG_CACHE_DIR";
+    ensure(table.matches(reason).count() == 1, || table.clone())
 }

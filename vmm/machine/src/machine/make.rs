@@ -133,7 +133,7 @@ impl Machine {
         machine.fleet.ports.restore(&state.serial.0);
         let now = clock::now();
         for (vcpu, saved) in machine.vcpus.iter_mut().zip(&state.vcpus) {
-            vcpu.restore(saved, now)?;
+            vcpu.restore(saved, &host_.registers, now)?;
         }
         machine
             .vm
@@ -247,7 +247,7 @@ fn assemble(
         _blocked: blocked,
         apics,
         events: None,
-        msrs: host_.msrs.clone(),
+        registers: host_.registers.clone(),
         vm,
         fleet,
         mailbox,

@@ -27,8 +27,8 @@ impl Machine {
         let now = clock::now();
         let mut vcpus = Vec::with_capacity(held.len());
         for (cpu, vcpu) in held.iter().enumerate() {
-            let msrs = self.msrs.clone();
-            let saved = vcpu.call(move |vcpu| vcpu.save(&msrs, now));
+            let registers = self.registers.clone();
+            let saved = vcpu.call(move |vcpu| vcpu.save(&registers, now));
             vcpus.push(saved.ok_or(MachineError::NoAnswer(cpu))??);
         }
         let clock = self.vm.get_clock().map_err(failed("KVM_GET_CLOCK"))?;

@@ -11,9 +11,12 @@ use super::index::{Index, PAGE, Part, Section};
 use super::{SavedMachine, SnapshotError};
 use crate::memory::{self, MailboxMemory};
 
-/// First bytes of each snapshot; the last one is the format's version.
-const MAGIC: &[u8; 16] = b"ipirig snapshot\x01";
-/// Magic, then where the index begins, how long it is, and its hash. The rest of the page is zero.
+/// First bytes of each snapshot.
+const MAGIC: &[u8; 15] = b"ipirig snapshot";
+/// The format's version: to be raised with each change of what is in the file. 2: the XSAVE area is as
+/// long as KVM says, and the TSC's frequency is there.
+const VERSION: u8 = 2;
+/// Magic and version, then where the index begins, how long it is, and its hash. The rest of the page is zero.
 const HEADER: usize = 16 + 8 + 8 + 32;
 /// Memory is looked at and left out in pieces of this size: few enough mappings, and still most of
 /// what is zero.
@@ -50,6 +53,7 @@ pub(crate) fn write(
 
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);
+    header.push(VERSION);
     header.extend_from_slice(&at.to_le_bytes());
     header.extend_from_slice(&(index.len() as u64).to_le_bytes());
     header.extend_from_slice(blake3::hash(&index).as_bytes());
@@ -104,9 +108,14 @@ pub(super) fn check(file: &File, key: &str) -> Result<Index, SnapshotError> {
         return Err(SnapshotError::Damaged("it is cut short"));
     }
     let header = bytes(file, 0, PAGE)?;
-    let (magic, rest) = header.split_first_chunk::<16>().ok_or(HEAD)?;
+    let (magic, rest) = header.split_first_chunk::<15>().ok_or(HEAD)?;
+    let (&found, rest) = rest.split_first().ok_or(HEAD)?;
     if magic != MAGIC {
         return Err(HEAD);
+    }
+    if found != VERSION {
+        let read = VERSION;
+        return Err(SnapshotError::Version { found, read });
     }
     let (at, rest) = rest.split_first_chunk::<8>().ok_or(HEAD)?;
     let (size, rest) = rest.split_first_chunk::<8>().ok_or(HEAD)?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use blake3::Hasher;
 
 use super::SnapshotError;
+use super::host_key::HostFiles;
 use crate::config::Config;
 use crate::cpuid;
 use crate::host::Host;
@@ -18,11 +19,15 @@ const PROGRAM: &str = "/proc/self/exe";
 
 /// The key of the snapshot of a machine of `config` on this host, in hexadecimal digits: of the
 /// contents of kernel and initramfs, the command line, roles, memory and APIC, of what this host's KVM
-/// offers and lacks, and of this very program.
+/// offers and lacks and how it is set up, of the host's kernel and microcode, and of this very program.
 ///
 /// # Errors
 /// A file cannot be read, or there can be no such machine.
 pub fn snapshot_key(host: &Host, config: &Config) -> Result<String, MachineError> {
+    key(host, config, &HostFiles::default())
+}
+
+fn key(host: &Host, config: &Config, files: &HostFiles) -> Result<String, MachineError> {
     let shape = Shape::new(host, config)?;
     let facts = host.facts();
     let mut hasher = Hasher::new();
@@ -46,6 +51,9 @@ pub fn snapshot_key(host: &Host, config: &Config) -> Result<String, MachineError
     part("CPU", facts.vendor.as_bytes());
     part("CPU model", facts.model.as_bytes());
     part("host kernel", facts.kernel.as_bytes());
+    for (name, value) in files.facts() {
+        part(&name, value.as_bytes());
+    }
     part("TSC", &facts.tsc_khz.to_le_bytes());
     part("policy", format!("{:?}", shape.policy).as_bytes());
     for remedy in &host.remedies {

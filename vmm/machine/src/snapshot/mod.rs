@@ -6,8 +6,10 @@
 //! written is refused when it is opened; what is then mapped is the file that was looked at.
 
 mod file;
+mod host_key;
 mod index;
 mod key;
+mod registers;
 mod state;
 
 use std::fs::File;
@@ -21,6 +23,7 @@ use index::Index;
 
 pub(crate) use file::write;
 pub use key::snapshot_key;
+pub(crate) use registers::{RegisterList, has_shadow_stacks};
 pub(crate) use state::{SavedMachine, SavedSerial, SavedVcpu};
 
 /// Why a snapshot cannot be used, or written.
@@ -36,6 +39,14 @@ pub enum SnapshotError {
     /// It is not what was written.
     #[error("the snapshot is damaged: {0}")]
     Damaged(&'static str),
+    /// It is of another format.
+    #[error("the snapshot is of format {found}, and this ipirig reads format {read}")]
+    Version {
+        /// Its format.
+        found: u8,
+        /// Ours.
+        read: u8,
+    },
     /// It is that of another machine.
     #[error("the snapshot does not fit: {0}")]
     Misfit(&'static str),
@@ -49,6 +60,17 @@ pub enum SnapshotError {
         /// Its value in the snapshot.
         value: u64,
     },
+    /// The guest's TSC would run at another rate.
+    #[error("the guest's TSC ran at {saved} kHz, and this host gives it {now} kHz")]
+    Tsc {
+        /// Its frequency when it was saved, 0 if KVM did not say.
+        saved: u32,
+        /// That of a new vCPU, 0 if KVM does not say.
+        now: u32,
+    },
+    /// The guest has more state than can be saved.
+    #[error("the guest has shadow stacks (CET) on, which cannot be saved")]
+    ShadowStacks,
     /// An APIC does not take its state.
     #[error("an APIC does not fit")]
     Apic(#[from] ipirig_apic::RestoreError),

@@ -3,7 +3,6 @@
 use ipirig_apic::SavedApic;
 use kvm_bindings::{
     kvm_clock_data, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
-    kvm_xsave,
 };
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::SerialState;
@@ -36,8 +35,11 @@ pub(crate) struct SavedVcpu {
     pub(crate) sregs: kvm_sregs,
     pub(crate) debug_regs: kvm_debugregs,
     pub(crate) xcrs: kvm_xcrs,
-    pub(crate) xsave: kvm_xsave,
+    /// The XSAVE area, by words: 4 KiB, or as much as KVM says.
+    pub(crate) xsave: Vec<u32>,
     pub(crate) msrs: Vec<kvm_msr_entry>,
+    /// The frequency of its TSC in kHz, 0 if KVM does not say.
+    pub(crate) tsc_khz: u32,
     pub(crate) events: kvm_vcpu_events,
     pub(crate) apic: SavedApic,
     /// It is in HLT.

@@ -1,7 +1,5 @@
 //! A vCPU apart from its machine.
 
-use std::ops::RangeInclusive;
-
 use kvm_bindings::kvm_msr_entry;
 
 use super::exits::follows;
@@ -9,12 +7,8 @@ use super::{ASSIST_FAILED, Vcpu};
 use crate::assist::Cpu;
 use crate::machine::{MachineError, failed};
 use crate::msr;
-use crate::snapshot::{SavedVcpu, SnapshotError};
+use crate::snapshot::{RegisterList, SavedVcpu, SnapshotError, has_shadow_stacks};
 use crate::sys;
-use crate::vm;
-
-/// MSRs of Hyper-V, which no guest is offered; some cannot be written (KVM API, `KVM_GET_MSR_INDEX_LIST`).
-const HYPER_V: RangeInclusive<u32> = 0x4000_0000..=0x4000_01ff;
 
 impl Vcpu {
     /// Completes what the last exit was for, which KVM else does at the next entry. Nothing of the
@@ -36,17 +30,29 @@ impl Vcpu {
     }
 
     /// Everything that makes this vCPU what it is, `now`. Its last exit must be completed.
-    pub(crate) fn save(&mut self, msrs: &[u32], now: u64) -> Result<SavedVcpu, MachineError> {
+    ///
+    /// # Errors
+    /// KVM does not give it, or there is more than it gives.
+    pub(crate) fn save(
+        &mut self,
+        registers: &RegisterList,
+        now: u64,
+    ) -> Result<SavedVcpu, MachineError> {
         let run = self.fd.get_kvm_run();
         let (if_flag, ready) = (run.if_flag, run.ready_for_interrupt_injection);
         let fd = &self.fd;
+        let msrs = self.saved_msrs(registers);
+        if has_shadow_stacks(&msrs) {
+            return Err(SnapshotError::ShadowStacks.into());
+        }
         Ok(SavedVcpu {
             regs: fd.get_regs().map_err(failed("KVM_GET_REGS"))?,
             sregs: fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?,
             debug_regs: fd.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS"))?,
             xcrs: fd.get_xcrs().map_err(failed("KVM_GET_XCRS"))?,
-            xsave: fd.get_xsave().map_err(failed("KVM_GET_XSAVE"))?,
-            msrs: self.saved_msrs(msrs),
+            xsave: sys::get_xsave(fd, registers.xsave_bytes).map_err(failed("KVM_GET_XSAVE"))?,
+            msrs,
+            tsc_khz: self.tsc_khz(),
             events: fd
                 .get_vcpu_events()
                 .map_err(failed("KVM_GET_VCPU_EVENTS"))?,
@@ -57,14 +63,17 @@ impl Vcpu {
         })
     }
 
-    /// Those MSRs that KVM reads. The APIC's own are in its state.
-    fn saved_msrs(&self, msrs: &[u32]) -> Vec<kvm_msr_entry> {
-        let ours = [vm::APIC_BASE, vm::TSC_DEADLINE];
-        let wanted = msrs
-            .iter()
-            .filter(|msr| !ours.contains(msr) && !HYPER_V.contains(msr));
+    /// The frequency of the TSC in kHz; 0 on hosts with an unstable TSC, where KVM does not say.
+    fn tsc_khz(&self) -> u32 {
+        self.fd.get_tsc_khz().unwrap_or(0)
+    }
+
+    /// Those MSRs that KVM reads.
+    fn saved_msrs(&self, registers: &RegisterList) -> Vec<kvm_msr_entry> {
+        let wanted = registers.msrs(msr::read(&self.fd, msr::MTRRCAP).unwrap_or(0));
         wanted
-            .filter_map(|&index| {
+            .into_iter()
+            .filter_map(|index| {
                 let data = msr::read(&self.fd, index).ok()?;
                 Some(kvm_msr_entry {
                     index,
@@ -79,13 +88,23 @@ impl Vcpu {
     ///
     /// # Errors
     /// KVM or the APIC does not take it.
-    pub(crate) fn restore(&mut self, saved: &SavedVcpu, now: u64) -> Result<(), MachineError> {
+    pub(crate) fn restore(
+        &mut self,
+        saved: &SavedVcpu,
+        registers: &RegisterList,
+        now: u64,
+    ) -> Result<(), MachineError> {
+        // Before the TSC, which is counted by it.
+        self.restore_tsc_khz(saved.tsc_khz)?;
+        if saved.xsave.len() != sys::xsave_words(registers.xsave_bytes) {
+            return Err(SnapshotError::Misfit("its XSAVE area has another size").into());
+        }
         let fd = &self.fd;
         fd.set_regs(&saved.regs).map_err(failed("KVM_SET_REGS"))?;
         fd.set_sregs(&saved.sregs)
             .map_err(failed("KVM_SET_SREGS"))?;
         fd.set_xcrs(&saved.xcrs).map_err(failed("KVM_SET_XCRS"))?;
-        sys::set_xsave(fd, &saved.xsave).map_err(failed("KVM_SET_XSAVE"))?;
+        sys::set_xsave(fd, registers.xsave_bytes, &saved.xsave).map_err(failed("KVM_SET_XSAVE"))?;
         fd.set_debug_regs(&saved.debug_regs)
             .map_err(failed("KVM_SET_DEBUGREGS"))?;
         self.restore_msrs(&saved.msrs)?;
@@ -100,6 +119,16 @@ impl Vcpu {
         run.if_flag = saved.if_flag;
         run.ready_for_interrupt_injection = saved.ready;
         self.remind_assists(&saved.msrs)
+    }
+
+    /// Has the guest's TSC run at the rate that it ran at: the guest has measured it, or was told.
+    fn restore_tsc_khz(&self, saved: u32) -> Result<(), MachineError> {
+        let set = |khz| self.fd.set_tsc_khz(khz).is_ok();
+        if tsc_runs_at(saved, || self.tsc_khz(), set) {
+            return Ok(());
+        }
+        let now = self.tsc_khz();
+        Err(SnapshotError::Tsc { saved, now }.into())
     }
 
     fn restore_msrs(&self, msrs: &[kvm_msr_entry]) -> Result<(), MachineError> {
@@ -140,5 +169,42 @@ impl Vcpu {
     pub(crate) fn tell_of_pause(&self) {
         // A guest that does not use kvmclock cannot be told.
         let _ = self.fd.kvmclock_ctrl();
+    }
+}
+
+/// Whether a TSC runs at `wanted` kHz (0: nobody knows), by itself or since it was `set` to, which only
+/// hosts with TSC scaling do (KVM API 4.55). KVM takes what is within its tolerance
+/// (`kvm_set_tsc_khz`) without scaling, so the frequency is looked at afterwards.
+fn tsc_runs_at(wanted: u32, now: impl Fn() -> u32, set: impl FnOnce(u32) -> bool) -> bool {
+    now() == wanted || (wanted != 0 && set(wanted) && now() == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_tsc_is_at_the_rate_it_had_or_is_set_to_it_or_is_refused() {
+        // A vCPU whose TSC runs at `now`, on a host that takes another frequency or not.
+        let runs_at = |wanted, now, scales: bool| {
+            let khz = Cell::new(now);
+            let set = |to| {
+                if scales {
+                    khz.set(to);
+                }
+                scales
+            };
+            (tsc_runs_at(wanted, || khz.get(), set), khz.get())
+        };
+        assert_eq!(runs_at(2_000, 2_000, false), (true, 2_000));
+        assert_eq!(runs_at(2_000, 3_000, true), (true, 2_000));
+        assert_eq!(runs_at(2_000, 3_000, false), (false, 3_000));
+        assert_eq!(runs_at(0, 0, false), (true, 0));
+        assert_eq!(runs_at(0, 3_000, true), (false, 3_000));
+        assert_eq!(runs_at(2_000, 0, false), (false, 0));
+        // A host that says that it did, and did not.
+        assert!(!tsc_runs_at(2_000, || 3_000, |_| true));
     }
 }

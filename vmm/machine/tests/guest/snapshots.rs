@@ -19,6 +19,14 @@ pub(crate) fn list(suite: &mut Suite) {
         "a_timer_that_was_due_and_one_that_is_periodic_go_on",
         a_timer_that_was_due_and_one_that_is_periodic_go_on,
     );
+    suite.once(
+        "a_restored_guest_has_its_mtrrs_and_its_vector_registers",
+        a_restored_guest_has_its_mtrrs_and_its_vector_registers,
+    );
+    suite.once(
+        "a_snapshot_of_another_format_is_refused_by_its_version",
+        a_snapshot_of_another_format_is_refused_by_its_version,
+    );
     suite.once("a_restored_cpl_3_goes_on", a_restored_cpl_3_goes_on);
     suite.once(
         "a_restored_guest_is_saved_as_it_was",
@@ -172,6 +180,85 @@ fn a_timer_that_was_due_and_one_that_is_periodic_go_on(apic: ApicMode) {
     }
 }
 
+// Something in MTRRs (a variable pair, a fixed one, the default type), in IA32_PAT and in XMM1. It rings,
+// and at order 1 tells what is left of it.
+guest!(
+    MEMORY_TYPES,
+    "
+    call rt_setup
+    mov rax, cr4
+    or eax, 1 << 9                      # OSFXSR
+    mov cr4, rax
+    xor edx, edx
+    mov ecx, 0x200                      # IA32_MTRR_PHYSBASE0: uncached at 2 GiB
+    mov eax, 0x80000000
+    wrmsr
+    mov ecx, 0x201                      # IA32_MTRR_PHYSMASK0: 2 GiB, valid
+    mov eax, 0x80000800
+    mov edx, 0xf
+    wrmsr
+    mov ecx, 0x258                      # IA32_MTRR_FIX16K_80000: write-back, write-through
+    mov eax, 0x06060606
+    mov edx, 0x04040404
+    wrmsr
+    mov ecx, 0x2ff                      # IA32_MTRR_DEF_TYPE: on, with fixed ones, write-back
+    mov eax, 0xc06
+    xor edx, edx
+    wrmsr
+    mov ecx, 0x277                      # IA32_PAT
+    mov eax, 0x00010406
+    mov edx, 0x00070406
+    wrmsr
+    movabs rax, 0x0123456789abcdef
+    mov [r15], rax
+    movups xmm1, [r15]
+    call rt_ring
+2:  cmp dword ptr [r15 - 60 + 128], 0   # order 1
+    je 2b
+    lea rbx, [r15]
+    mov ecx, 0x200
+    call 3f
+    mov ecx, 0x201
+    call 3f
+    mov ecx, 0x258
+    call 3f
+    mov ecx, 0x2ff
+    call 3f
+    mov ecx, 0x277
+    call 3f
+    movups [rbx], xmm1
+    call rt_ring
+    jmp rt_rest
+3:  rdmsr                               # into the next word
+    shl rdx, 32
+    or rax, rdx
+    mov [rbx], rax
+    add rbx, 128
+    ret
+    "
+);
+
+fn a_restored_guest_has_its_mtrrs_and_its_vector_registers() {
+    let mut guest = Guest::new(&MEMORY_TYPES).start();
+    guest.rings();
+    let mut restored = guest.restored(guest.save());
+    for guest in [&mut guest, &mut restored] {
+        guest.order(1, 1);
+        guest.rings();
+    }
+    let expected = [
+        0x8000_0000,
+        0xf_8000_0800,
+        0x0404_0404_0606_0606,
+        0xc06,
+        0x0007_0406_0001_0406,
+        0x0123_4567_89ab_cdef,
+    ];
+    for guest in [guest, restored] {
+        assert_eq!(guest.stop().words[..6], expected);
+    }
+}
+
 guest!(
     COUNTS_IN_CPL_3,
     "
@@ -268,6 +355,21 @@ fn a_restored_guest_is_saved_as_it_was() {
     assert_eq!(first["mailbox"]["hash"], second["mailbox"]["hash"]);
 }
 
+fn a_snapshot_of_another_format_is_refused_by_its_version() {
+    let mut guest = Guest::new(&FULL_OF_STATE).cpus(2).start();
+    guest.rings();
+    let mut bytes = content(guest.save());
+    bytes[VERSION] = 1;
+    let error = Snapshot::open(file(&bytes), KEY).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the snapshot is of format 1, and this ipirig reads format 2"
+    );
+}
+
+/// Where the format's version is.
+const VERSION: usize = 15;
+
 fn no_damage_goes_unnoticed() {
     let mut guest = Guest::new(&FULL_OF_STATE).cpus(2).start();
     guest.rings();
@@ -275,6 +377,7 @@ fn no_damage_goes_unnoticed() {
     assert!(Snapshot::open(file(&whole), KEY).is_ok());
     let refused = |bytes: &[u8]| match Snapshot::open(file(bytes), KEY) {
         Err(SnapshotError::Damaged(_)) => true,
+        Err(SnapshotError::Version { .. }) => bytes[VERSION] != whole[VERSION],
         Err(other) => panic!("{other:?}"),
         Ok(_) => false,
     };
