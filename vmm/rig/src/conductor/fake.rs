@@ -288,6 +288,7 @@ impl<'a> Fake<'a> {
                     }
                 }
             }
+            Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
             Command::PowerOff | Command::Symbols | Command::Prepare => {}
         }
         if let Some((_, what)) = self.script.lacks.filter(|(during, _)| *during == command) {
