@@ -20,15 +20,18 @@ mod disassemble;
 pub mod layout;
 pub mod listing;
 mod nop;
+pub mod paging;
 pub mod pending;
 pub mod record;
 pub mod shadow;
 
-pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
+pub use audit::{Audit, Finding, Flag, PendingInput, Switch, What, audit};
+pub use decode::invpcid_descriptor;
 pub use disassemble::{disassemble, length};
 pub use layout::{KernelLayout, LayoutError, slide};
 pub use listing::{Extent, listing};
 pub use nop::first_nop;
+pub use paging::Paging;
 pub use pending::Pending;
 pub use record::{Began, Code, Ended, Record, Registers, Step};
 

@@ -151,6 +151,7 @@ impl Way {
         self.steps.push(Step {
             registers: self.registers,
             code: Code::new(code),
+            descriptor: None,
         });
         self.registers.rip += code.len() as u64;
     }

@@ -2,7 +2,7 @@
 //! and did senders know in time?
 
 use ipirig_abi::Role;
-use ipirig_entry::{Audit, Flag, PendingInput, audit};
+use ipirig_entry::{Audit, Flag, Paging, PendingInput, audit};
 
 use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, joined};
 use crate::conductor::{Evidence, NoRecord, Window};
@@ -98,6 +98,7 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
         // User space runs only after all of them were applied (init/main.c, kernel_init), and a
         // module's are applied before it is live.
         alternatives_open: false,
+        paging: Paging::default(),
     };
     Outcome::Audit(Box::new(Audited {
         audit: audit(record, layout, &input),
