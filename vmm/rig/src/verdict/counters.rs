@@ -2,7 +2,7 @@
 
 use ipirig_abi::Role;
 
-use super::{COUNTERS, Check, Verdict, worst};
+use super::{COUNTERS, Check, Verdict, isolation, worst};
 use crate::conductor::Evidence;
 use crate::guest_text::{Counters, CpuCounters};
 use crate::plan::Plan;
@@ -33,12 +33,18 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
         let words = "this scenario is about IPIs that must be delivered, not about those held back";
         return Check::new(COUNTERS, Verdict::Skipped, words);
     }
+    let off = isolation::off(plan, evidence);
     let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
         let (status, words) = match growth(plan, before, after, cpu) {
             Some(growth) => {
                 let record = evidence.ledger.cpus.get(cpu);
                 let sent = record.map_or(0, |record| record.window.ipis_targeted());
-                one(plan.deferral, &growth, sent)
+                match (one(plan.deferral, &growth, sent), &off) {
+                    ((Verdict::Violated, words), Some(why)) if growth.deferred == 0 => {
+                        (Verdict::Skipped, format!("{words}; {why}"))
+                    }
+                    (judged, _) => judged,
+                }
             }
             None => (
                 Verdict::Error,

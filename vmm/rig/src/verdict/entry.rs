@@ -2,7 +2,7 @@
 //! and did senders know in time?
 
 use ipirig_abi::Role;
-use ipirig_entry::{Audit, Flag, Paging, PendingInput, audit};
+use ipirig_entry::{Audit, Finding, Flag, PendingInput, What, audit};
 
 use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, joined};
 use crate::conductor::{Evidence, NoRecord, Window};
@@ -98,7 +98,7 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
         // User space runs only after all of them were applied (init/main.c, kernel_init), and a
         // module's are applied before it is live.
         alternatives_open: false,
-        paging: Paging::default(),
+        paging: evidence.paging.unwrap_or_default(),
     };
     Outcome::Audit(Box::new(Audited {
         audit: audit(record, layout, &input),
@@ -284,10 +284,28 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
         let words = "the kernel has no flag that is known: kernel_cr3 or kernel_cr3_loaded";
         return Check::new(FLAG_ORDER, Verdict::Skipped, words);
     }
+    if let Some(paging) = evidence.paging
+        && !paging.isolated
+    {
+        let words = "page table isolation is off: there is no kernel page table to load at entry";
+        return Check::new(FLAG_ORDER, Verdict::Skipped, words);
+    }
     let look = |audited: &Audited| {
         let audit = &audited.audit;
-        if !audit.order.is_empty() {
-            return Look::Other(Verdict::Violated, shown(&audit.order));
+        // With PCIDs, an entry that has nothing to catch up with may keep its translations.
+        let needless =
+            |finding: &Finding| audited.by_ipis > 0 && finding.what == What::NoCatchUpAfterFlag;
+        let order: Vec<Finding> = audit
+            .order
+            .iter()
+            .filter(|f| !needless(f))
+            .cloned()
+            .collect();
+        if !order.is_empty() {
+            return Look::Other(Verdict::Violated, shown(&order));
+        }
+        if let (None, Some(skipped)) = (audit.catch_up, nothing_held_back(audited)) {
+            return skipped;
         }
         let Flag::Known {
             set: Some(set),
@@ -313,7 +331,7 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
     joined(FLAG_ORDER, findings(entries, look))
 }
 
-fn shown(findings: &[ipirig_entry::Finding]) -> String {
+fn shown(findings: &[Finding]) -> String {
     let mut words: Vec<String> = findings
         .iter()
         .take(FINDINGS_SHOWN)

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use ipirig_abi::Role;
 
-use super::{Check, ISOLATED_IPIS, Verdict, window, worst};
+use super::{Check, ISOLATED_IPIS, Verdict, isolation, window, worst};
 use crate::attribution::Account;
 use crate::conductor::Evidence;
 use crate::ledger::Tally;
@@ -32,6 +32,13 @@ pub(super) fn isolated_ipis(plan: &Plan, evidence: &Evidence) -> Check {
         let (status, words) = match plan.scenario.expect.isolated {
             IsolatedIpis::AtMost(most) => at_most(most, tally, words),
             IsolatedIpis::AtLeast(least) => at_least(least, tally, &words),
+        };
+        // Nothing to blame the kernel for.
+        let (status, words) = match (status, isolation::off(plan, evidence)) {
+            (Verdict::Violated, Some(why)) if !plan.scenario.expect.delivered() => {
+                (Verdict::Skipped, format!("{words}; {why}"))
+            }
+            (status, _) => (status, words),
         };
         // One that came back to user space may have been spared rightly.
         let (status, words) = match (status, window::left_the_kernel(plan, evidence, cpu)) {

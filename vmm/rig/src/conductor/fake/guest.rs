@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use ipirig_abi::{AgentState, Command, Mailbox, TaskState};
-use ipirig_entry::Record;
+use ipirig_entry::{Paging, Record};
 use ipirig_machine::{Line, StopReason, Wakeup, clock};
 
 use super::{Fake, Moment};
@@ -139,6 +140,11 @@ impl Guest for Fake<'_> {
         // swapgs; xchg %ax, %ax
         let code = [0x0f, 0x01, 0xf8, 0x66, 0x90];
         Ok(code.get(..len.min(code.len())).map(<[u8]>::to_vec))
+    }
+
+    fn paging(&self, cpu: usize, _vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure> {
+        assert!(self.isolated().contains(&cpu));
+        Ok(Some(self.script.paging))
     }
 
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! What goes wrong with a fake guest, one thing at a time.
 
 use ipirig_abi::Command;
+use ipirig_entry::Paging;
 
 use crate::conductor::fake_kernel::Path;
 use crate::scenario::EntryKind;
@@ -54,6 +55,8 @@ pub(crate) struct Script {
     pub(crate) status: Option<u32>,
     /// What a vCPU executes when it enters the kernel.
     pub(crate) path: Path,
+    /// How the kernel's page tables are set up.
+    pub(crate) paging: Paging,
     /// The host cannot step.
     pub(crate) no_stepping: bool,
     /// Ways into the kernel that the machine cannot produce.
