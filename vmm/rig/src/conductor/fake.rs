@@ -388,7 +388,7 @@ impl<'a> Fake<'a> {
             } else {
                 slot.task.errno.store(NOT_PRODUCED, SeqCst);
             }
-            if slot.order.load(SeqCst) == u32::from(Order::Probe) {
+            if matches!(order, Order::Probe | Order::Relay) {
                 let errno = if self.stormed.get() {
                     self.script.probe_errno
                 } else {

@@ -1,6 +1,6 @@
 //! The kernel of the fake guest: a System.map, and what a CPU executes on its way into it.
 
-use ipirig_entry::{Began, Code, Ended, KernelLayout, Record, Registers, Step};
+use ipirig_entry::{Began, Code, Ended, KernelLayout, Paging, Record, Registers, Step};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
 
 /// What the fake vCPU executes when it enters the kernel.
@@ -19,6 +19,12 @@ pub(crate) enum Path {
     StaticKey,
     /// The record breaks off before anything has happened.
     BrokenOff,
+    /// It keeps translations when it loads the kernel page table.
+    KeepsNoflush,
+    /// It goes to other address spaces without flushing their PCIDs.
+    StalePcids,
+    /// It goes to fewer address spaces than there are.
+    FewSpaces,
     /// Nothing is recorded.
     NotSeen,
 }
@@ -32,6 +38,10 @@ const KERNEL_GS: u64 = 0xffff_8880_3f00_0000;
 const KERNEL_CR3: u64 = 0x0100_0000;
 /// The user's page table is the next page (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
 const USER_CR3: u64 = KERNEL_CR3 | 1 << 12;
+
+/// CR4.PCIDE, and the bit that keeps translations in a value for CR3.
+const PCIDE: u64 = 1 << 17;
+const NOFLUSH: u64 = 1 << 63;
 
 /// Where the fake kernel patches text and unmaps memory.
 pub(crate) const POKED: u64 = WORK + 0x40;
@@ -92,12 +102,13 @@ pub(crate) fn lstar() -> u64 {
     ENTRY
 }
 
-/// What `cpu` executes on its way in and out.
-pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
+/// What `cpu` executes on its way in, through `spaces` address spaces besides its task's, and out.
+pub(crate) fn record(cpu: usize, path: Path, spaces: u64, paging: Paging) -> Option<Record> {
     let mut way = Way {
         registers: Registers {
             rip: ENTRY,
             cr3: USER_CR3,
+            cr4: if paging.pcids { PCIDE } else { 0 },
             gs_base: 0x7fff_0000,
             ..Registers::default()
         },
@@ -119,8 +130,10 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
     if path != Path::FlagLate {
         set(&mut way);
     }
-    if path != Path::NoCatchUp {
-        way.load_cr3(KERNEL_CR3);
+    match path {
+        Path::NoCatchUp => {}
+        Path::KeepsNoflush => way.load_cr3(KERNEL_CR3 | NOFLUSH),
+        _ => way.load_cr3(KERNEL_CR3),
     }
     if path == Path::FlagLate {
         set(&mut way);
@@ -128,6 +141,9 @@ pub(crate) fn record(cpu: usize, path: Path) -> Option<Record> {
     for rip in [NOINSTR, WORK, ENTRY + 0x200] {
         way.registers.rip = rip;
         way.execute(&[0x90]); // nop
+        if rip == WORK && spaces > 0 {
+            way.through(spaces, path);
+        }
     }
     if path == Path::FlagClearedEarly {
         way.flag(0);
@@ -166,7 +182,22 @@ impl Way {
     fn load_cr3(&mut self, value: u64) {
         self.registers.general[0] = value;
         self.execute(&[0x0f, 0x22, 0xd8]);
-        self.registers.cr3 = value;
+        self.registers.cr3 = value & !NOFLUSH;
+    }
+
+    /// `push %rax` in other address spaces, and in this one again.
+    fn through(&mut self, spaces: u64, path: Path) {
+        let spaces = if path == Path::FewSpaces {
+            spaces / 2
+        } else {
+            spaces
+        };
+        let noflush = if path == Path::StalePcids { NOFLUSH } else { 0 };
+        let others = (1..=spaces).map(|space| (KERNEL_CR3 + (space << 24)) | space | noflush);
+        for table in others.chain([KERNEL_CR3]) {
+            self.load_cr3(table);
+            self.execute(&[0x50]);
+        }
     }
 
     fn record(self, cpu: usize, ended: Ended) -> Record {

@@ -1,8 +1,10 @@
 //! What each recorded entry says: was everything done in time, was anything dangerous done before,
 //! and did senders know in time?
 
+use std::collections::BTreeSet;
+
 use ipirig_abi::Role;
-use ipirig_entry::{Audit, Finding, Flag, PendingInput, What, audit};
+use ipirig_entry::{Audit, Ended, Finding, Flag, PendingInput, Switch, What, audit};
 
 use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, joined};
 use crate::conductor::{Evidence, NoRecord, Window};
@@ -197,8 +199,9 @@ fn in_time(step: Option<usize>, audit: &Audit) -> bool {
     step.is_some_and(|step| limit.is_none_or(|limit| step < limit))
 }
 
-/// Was what had been held back done before the entry came to ordinary kernel code?
-pub(super) fn completed(audited: &Audited) -> Look {
+/// Was what had been held back done before the entry came to ordinary kernel code, and for each of the
+/// `spaces` other address spaces that it was to go through before memory was touched there?
+pub(super) fn completed(audited: &Audited, spaces: u64) -> Look {
     let audit = &audited.audit;
     if let Some(skipped) = nothing_held_back(audited) {
         return skipped;
@@ -234,14 +237,52 @@ pub(super) fn completed(audited: &Audited) -> Look {
     if let Some(finding) = audit.stale_pcids.first() {
         return Look::Other(Verdict::Violated, finding.to_string());
     }
+    let through = match (spaces > 0).then(|| through(audit, spaces)) {
+        Some(Err(words)) => return Look::Other(Verdict::Error, words),
+        Some(Ok(words)) => words,
+        None => String::new(),
+    };
     let done = audit.text_cleared.max(audit.translations_cleared);
     Look::Held {
         shared: format!(
             "by what was executed, caught up ({} pending) at instruction",
             audited.pending
         ),
-        own: format!("{} of {}", done.unwrap_or_default(), audit.steps),
+        own: format!("{} of {}{through}", done.unwrap_or_default(), audit.steps),
     }
+}
+
+/// What the entry shows of address spaces that it went through; `Err` if they are fewer than there
+/// are, the task's own, to which it came back, not counted.
+fn through(audit: &Audit, spaces: u64) -> Result<String, String> {
+    let distinct =
+        |of: fn(&Switch) -> u64| -> BTreeSet<u64> { audit.switches.iter().map(of).collect() };
+    let seen = distinct(|switch| switch.page_table).len() as u64;
+    if seen <= spaces || audit.ended != Ended::User {
+        return Err(format!(
+            "the {} instructions recorded are to go through {spaces} other address spaces and back, \
+             but load {seen} page tables",
+            audit.steps
+        ));
+    }
+    let pcids = distinct(|switch| switch.pcid.into());
+    let flushed = audit
+        .switches
+        .iter()
+        .filter(|switch| switch.flushed)
+        .count();
+    let how = if pcids.iter().all(|&pcid| pcid == 0) {
+        "no PCIDs in use: each load of CR3 flushes".to_owned()
+    } else {
+        let all = audit.switches.len();
+        format!(
+            "{} PCIDs, none stale: {flushed} of {all} loads of CR3 flush",
+            pcids.len()
+        )
+    };
+    Ok(format!(
+        ", then through {spaces} other address spaces and back ({how})"
+    ))
 }
 
 /// Nothing was held back where IPIs did the work in the window.

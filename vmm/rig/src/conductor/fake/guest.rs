@@ -174,7 +174,9 @@ impl Guest for Fake<'_> {
         if !entered || !self.armed.borrow_mut().remove(&cpu) {
             return Ok(None);
         }
-        Ok(fake_kernel::record(cpu, self.script.path))
+        let script = &self.script;
+        let spaces = self.plan.scenario.vcpus.address_spaces;
+        Ok(fake_kernel::record(cpu, script.path, spaces, script.paging))
     }
 
     fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
