@@ -35,5 +35,11 @@ int ipirig_trigger(struct ipirig_trigger *req);
 int ipirig_purge(void);
 int ipirig_stay(const struct ipirig_stay *req);
 u32 ipirig_let_go(void);
+int ipirig_probe(struct ipirig_probe *req);
+u64 ipirig_alias_now(void);
+void ipirig_init_relays(void);
+int ipirig_join(void);
+int ipirig_relay(struct ipirig_probe *req);
+int ipirig_count_members(struct ipirig_members *req);
 
 #endif /* _IPIRIG_INTERNAL_H */

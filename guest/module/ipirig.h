@@ -143,6 +143,16 @@ struct ipirig_let_go {
 	__u32 reserved;
 };
 
+/**
+ * struct ipirig_members - how many tasks take part in the relays of a CPU
+ * @cpu: its number
+ * @count: how many there are
+ */
+struct ipirig_members {
+	__u32 cpu;
+	__u32 count;
+};
+
 #define IPIRIG_FLIP	_IOWR(IPIRIG_IOC_MAGIC, 1, struct ipirig_flip)
 #define IPIRIG_STORM	_IOWR(IPIRIG_IOC_MAGIC, 2, struct ipirig_storm)
 #define IPIRIG_MOVE	_IOWR(IPIRIG_IOC_MAGIC, 3, struct ipirig_move)
@@ -152,5 +162,17 @@ struct ipirig_let_go {
 #define IPIRIG_LET_GO	_IOR(IPIRIG_IOC_MAGIC, 7, struct ipirig_let_go)
 /* Have freed kernel stacks unmapped, and purge lazily freed vmalloc areas. */
 #define IPIRIG_PURGE	_IO(IPIRIG_IOC_MAGIC, 8)
+/*
+ * Take part in the relays of the one CPU that the task is bound to: sleep, and
+ * look through the alias at each turn. Fails with EINTR when a signal comes.
+ */
+#define IPIRIG_JOIN	_IO(IPIRIG_IOC_MAGIC, 9)
+/*
+ * As IPIRIG_PROBE, and have each task that takes part on the CPU look as well,
+ * one after the other, before this returns. alias is the first word that is not
+ * what it should be, whoever read it.
+ */
+#define IPIRIG_RELAY	_IOR(IPIRIG_IOC_MAGIC, 10, struct ipirig_probe)
+#define IPIRIG_MEMBERS	_IOWR(IPIRIG_IOC_MAGIC, 11, struct ipirig_members)
 
 #endif /* _IPIRIG_H */

@@ -251,7 +251,7 @@ static struct nmiaction ipirig_nmi_action = {
 	.name = KBUILD_MODNAME,
 };
 
-static int ipirig_probe(struct ipirig_probe *req)
+int ipirig_probe(struct ipirig_probe *req)
 {
 	/* Waiting would let another task, or an IPI, get in between. */
 	if (!down_read_trylock(&alias.lock))
@@ -268,6 +268,12 @@ static int ipirig_probe(struct ipirig_probe *req)
 	return 0;
 }
 
+/* What a read through the alias must give while nobody moves it. */
+u64 ipirig_alias_now(void)
+{
+	return alias.mapped ? ipirig_alias_word(alias.moves) : 0;
+}
+
 static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	void __user *user = (void __user *)arg;
@@ -279,6 +285,7 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct ipirig_trigger trigger;
 		struct ipirig_stay stay;
 		struct ipirig_let_go let_go;
+		struct ipirig_members members;
 	} req = {};
 	int err;
 
@@ -286,6 +293,20 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case IPIRIG_PROBE:
 		err = ipirig_probe(&req.probe);
 		if (!err && copy_to_user(user, &req.probe, sizeof(req.probe)))
+			err = -EFAULT;
+		return err;
+	case IPIRIG_RELAY:
+		err = ipirig_relay(&req.probe);
+		if (!err && copy_to_user(user, &req.probe, sizeof(req.probe)))
+			err = -EFAULT;
+		return err;
+	case IPIRIG_JOIN:
+		return ipirig_join();
+	case IPIRIG_MEMBERS:
+		if (copy_from_user(&req.members, user, sizeof(req.members)))
+			return -EFAULT;
+		err = ipirig_count_members(&req.members);
+		if (!err && copy_to_user(user, &req.members, sizeof(req.members)))
 			err = -EFAULT;
 		return err;
 	case IPIRIG_STAY:
@@ -370,6 +391,7 @@ static int __init ipirig_init(void)
 			goto free;
 		}
 	}
+	ipirig_init_relays();
 	*(u64 *)page_address(alias.pages[0]) = ipirig_alias_word(0);
 	alias.addr = ipirig_map(alias.pages[0]);
 	if (!alias.addr) {

@@ -134,6 +134,10 @@ codes! {
         /// begins; at 0 the file is made, with the directories that it lacks, or emptied, and gets the
         /// permissions `args[2]`. `results[0]`: the file's length in bytes afterwards.
         Put = 15,
+        /// Start `args[1]` processes on isolated CPU `args[0]` that sleep in the module and take part in
+        /// each [`Order::Relay`] of that CPU: so many address spaces besides the isolated task's.
+        /// `results[0]`: how many take part.
+        AddressSpaces = 16,
     }
 }
 
@@ -272,6 +276,11 @@ codes! {
         /// than [`STAY_LIMIT_MS`](crate::STAY_LIMIT_MS): then the errno is ETIMEDOUT. ENODEV without
         /// a module. The task cannot say that it is inside; the rig sees its privilege level.
         Stay = 8,
+        /// As [`Probe`](Order::Probe), and before the system call returns each process of
+        /// [`Command::AddressSpaces`] on this CPU looks through the alias as well, one after the other,
+        /// the next time in the opposite order: the CPU goes through all their address spaces without
+        /// leaving the kernel. `alias` is the first word that is not what it should be, whoever read it.
+        Relay = 9,
     }
 }
 
@@ -281,7 +290,7 @@ impl Order {
     #[must_use]
     pub const fn vector(self) -> Option<u8> {
         match self {
-            Self::Probe | Self::Enter | Self::Stay => None,
+            Self::Probe | Self::Enter | Self::Stay | Self::Relay => None,
             Self::PageFault => Some(14),
             Self::GeneralProtection => Some(13),
             Self::InvalidOpcode => Some(6),
@@ -294,7 +303,7 @@ impl Order {
     #[must_use]
     pub const fn signal(self) -> Option<u32> {
         match self {
-            Self::Probe | Self::Enter | Self::PageFault | Self::Stay => None,
+            Self::Probe | Self::Enter | Self::PageFault | Self::Stay | Self::Relay => None,
             Self::GeneralProtection => Some(11),
             Self::InvalidOpcode => Some(4),
             Self::SingleStep | Self::Breakpoint => Some(5),
@@ -344,6 +353,7 @@ mod tests {
             Some(6),
             Some(1),
             Some(3),
+            None,
             None
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
@@ -354,6 +364,7 @@ mod tests {
             Some(4),
             Some(5),
             Some(5),
+            None,
             None
         ]));
     }

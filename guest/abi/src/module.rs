@@ -31,6 +31,12 @@ pub const STAY: u32 = request(WRITE, 6, size_of::<Stay>());
 pub const LET_GO: u32 = request(READ, 7, size_of::<LetGo>());
 /// `IPIRIG_PURGE`: have freed stacks unmapped and purge lazily freed areas. Takes no structure.
 pub const PURGE: u32 = request(0, 8, 0);
+/// `IPIRIG_JOIN`: take part in the relays of the CPU that the task is bound to. Takes no structure.
+pub const JOIN: u32 = request(0, 9, 0);
+/// `IPIRIG_RELAY`: as [`PROBE`], after each task that takes part has looked as well.
+pub const RELAY: u32 = request(READ, 10, size_of::<Probe>());
+/// `IPIRIG_MEMBERS`: how many take part.
+pub const MEMBERS: u32 = read_write(11, size_of::<Members>());
 
 /// `struct ipirig_flip`.
 #[repr(C)]
@@ -128,6 +134,16 @@ pub struct LetGo {
     pub staying: u32,
     /// 0.
     pub reserved: u32,
+}
+
+/// `struct ipirig_members`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The CPU.
+    pub cpu: u32,
+    /// How many tasks take part in its relays.
+    pub count: u32,
 }
 
 const MAGIC: u32 = 0xe9;

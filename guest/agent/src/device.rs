@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
-use ipirig_abi::module::{self, Flip, LetGo, Move, Probe, Stay, Storm, Trigger};
+use ipirig_abi::module::{self, Flip, LetGo, Members, Move, Probe, Stay, Storm, Trigger};
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
@@ -56,6 +56,23 @@ impl Device {
     /// What the calling CPU sees.
     pub(crate) fn probe(&self, request: &mut Probe) -> Result<(), Errno> {
         self.call(module::PROBE, request)
+    }
+
+    /// The same, after each task that takes part in the relays of the calling CPU has looked.
+    pub(crate) fn relay(&self, request: &mut Probe) -> Result<(), Errno> {
+        self.call(module::RELAY, request)
+    }
+
+    /// Takes part in the relays of the CPU that the caller is bound to, until a signal comes: EINTR.
+    pub(crate) fn join(&self) -> Result<(), Errno> {
+        self.call(module::JOIN, &mut ())
+    }
+
+    /// How many tasks take part in the relays of `cpu`.
+    pub(crate) fn members(&self, cpu: u32) -> Result<u32, Errno> {
+        let mut request = Members { cpu, count: 0 };
+        self.call(module::MEMBERS, &mut request)?;
+        Ok(request.count)
     }
 
     /// Provokes one kind of operation.

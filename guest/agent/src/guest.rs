@@ -16,6 +16,7 @@ use crate::failure::{During, Failure};
 use crate::mounts;
 use crate::obey::{Guest, Triggers};
 use crate::put::Part;
+use crate::relay;
 use crate::storms::{Ground, Stopped, Symbols};
 use crate::sys;
 use crate::tasks::Tasks;
@@ -75,6 +76,11 @@ impl Guest for ThisGuest {
 
     fn signal(&self, cpu: u64) -> Result<(), Failure> {
         self.tasks.signal(cpu)
+    }
+
+    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped> {
+        let device = self.device.as_ref().ok_or(Stopped::NoModule)?;
+        Ok(relay::start(device, cpu, count)?)
     }
 
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {

@@ -27,6 +27,7 @@ mod page;
 mod process;
 mod put;
 mod quiet;
+mod relay;
 mod setting;
 mod signals;
 mod spinner;

@@ -28,6 +28,8 @@ pub(crate) trait Guest {
     fn version(&self) -> Result<Vec<u8>, Failure>;
     /// Signals the isolated task of `cpu`.
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
+    /// Starts `count` processes that take part in the relays of `cpu`; how many do then.
+    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped>;
     /// Takes a step of recording what the kernel itself says of IPIs.
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped>;
     /// Writes a part of a file, as [`Command::Put`] explains; the file's length.
@@ -117,6 +119,7 @@ impl Request {
             Ok(Command::Put) => self.put(guest),
             Ok(Command::Execute) => self.execute(guest),
             Ok(Command::ReadOutput) => text(guest.output(self.args[0])),
+            Ok(Command::AddressSpaces) => self.address_spaces(guest),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
@@ -160,9 +163,7 @@ impl Request {
         let results = [progress.done, progress.value, 0, 0];
         match outcome {
             Ok(()) => Answer::new(results, Ok(())),
-            Err(Stopped::Failed(failure)) => Answer::failed(results, &failure),
-            Err(Stopped::Lacking(what)) => Answer::lacking(results, what),
-            Err(Stopped::NoModule) => Answer::no_module(),
+            Err(stopped) => Answer::stopped(results, stopped),
         }
     }
 
@@ -173,9 +174,7 @@ impl Request {
         };
         match guest.trace(step) {
             Ok(text) => Answer::text(text),
-            Err(Stopped::Failed(failure)) => Answer::failed([0; 4], &failure),
-            Err(Stopped::Lacking(what)) => Answer::lacking([0; 4], what),
-            Err(Stopped::NoModule) => Answer::no_module(),
+            Err(stopped) => Answer::stopped([0; 4], stopped),
         }
     }
 
@@ -186,6 +185,14 @@ impl Request {
             text_mutex,
         });
         Answer::text(Vec::new())
+    }
+
+    fn address_spaces(&self, guest: &impl Guest) -> Answer {
+        let [cpu, count, ..] = self.args;
+        match guest.add_address_spaces(cpu, count) {
+            Ok(members) => Answer::new([members, 0, 0, 0], Ok(())),
+            Err(stopped) => Answer::stopped([0; 4], stopped),
+        }
     }
 
     fn put(&self, guest: &impl Guest) -> Answer {
@@ -275,6 +282,15 @@ impl Answer {
             errno: failure.code(),
             results,
             text,
+        }
+    }
+
+    /// A command that did not come to its end.
+    fn stopped(results: [u64; 4], stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed(failure) => Self::failed(results, &failure),
+            Stopped::Lacking(what) => Self::lacking(results, what),
+            Stopped::NoModule => Self::no_module(),
         }
     }
 

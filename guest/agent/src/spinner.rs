@@ -270,6 +270,7 @@ mod tests {
             (3, 5),
             (4, 5),
             (4, 5),
+            (4, 5),
         ];
         for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {
             order(slot, seq, given.into());

@@ -216,6 +216,17 @@ pub(crate) fn wait(pid: i32) -> Result<i32, Errno> {
     }
 }
 
+/// The wait status of the child `pid`, if it is dead.
+pub(crate) fn ended(pid: i32) -> Result<Option<i32>, Errno> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one `int`.
+    match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+        0 => Ok(None),
+        dead if dead == pid => Ok(Some(status)),
+        _ => Err(Errno::last()),
+    }
+}
+
 /// Sends `signal` to the process `pid`, a child of the caller.
 pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: touches no memory of ours.

@@ -156,6 +156,11 @@ impl Entry for KernelEntry<'_> {
                 self.device.ok_or(Errno(libc::ENODEV))?.probe(&mut seen)?;
                 return Ok(Some(seen));
             }
+            Order::Relay => {
+                let mut seen = Probe::default();
+                self.device.ok_or(Errno(libc::ENODEV))?.relay(&mut seen)?;
+                return Ok(Some(seen));
+            }
             Order::Enter => sys::enter_kernel(),
             Order::PageFault => self.page.touch()?,
             Order::GeneralProtection => exception::general_protection()?,

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use ipirig_abi::StormKind;
 use ipirig_abi::module::{
-    FLIP, Flip, LET_GO, LetGo, MAX_CPA_PAGES, MAX_PAGES, MAX_REPEAT, MAX_STAY_MS, MOVE, Move,
-    PROBE, PURGE, Probe, STAY, STORM, Stay, Storm, TRIGGER, Trigger,
+    FLIP, Flip, JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_PAGES, MAX_REPEAT, MAX_STAY_MS, MEMBERS,
+    MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, STORM, Stay, Storm, TRIGGER, Trigger,
 };
 
 /// One `name value` a line, as the C compiler sees the header.
@@ -67,6 +67,9 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         ("IPIRIG_STAY".to_owned(), STAY.into()),
         ("IPIRIG_LET_GO".to_owned(), LET_GO.into()),
         ("IPIRIG_PURGE".to_owned(), PURGE.into()),
+        ("IPIRIG_JOIN".to_owned(), JOIN.into()),
+        ("IPIRIG_RELAY".to_owned(), RELAY.into()),
+        ("IPIRIG_MEMBERS".to_owned(), MEMBERS.into()),
     ];
     for (name, kind) in [
         ("STATIC_KEY_MANY", StormKind::StaticKeyMany),
@@ -93,6 +96,7 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         }
     );
     layout!(mirror, "ipirig_stay", Stay { limit_ms, reserved });
+    layout!(mirror, "ipirig_members", Members { cpu, count });
     layout!(mirror, "ipirig_let_go", LetGo { staying, reserved });
     layout!(
         mirror,

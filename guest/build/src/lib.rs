@@ -48,7 +48,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{Blame, GuestError, LostOption, PatchFailure, Rejection};
 pub use flavour::Flavour;
-pub use mutants::{Fate, Mutant, Notice};
+pub use mutants::{Fate, Mutant, Need, Notice};
 pub use places::Places;
 pub use progress::Progress;
 

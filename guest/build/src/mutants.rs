@@ -12,6 +12,7 @@
 //! Bug-source: where the bug was seen, or what makes it likely
 //! Noticed-by: SCENARIO CHECK      (once for each check that must fail)
 //! Survives: why nothing notices   (instead of Noticed-by)
+//! Needs: PCIDs                    (with Noticed-by: guests on some hosts lack it)
 //! ```
 //!
 //! A line that begins with a space or a tab goes on with the line before it.
@@ -32,6 +33,8 @@ pub struct Mutant {
     pub source: String,
     /// What is to become of it.
     pub fate: Fate,
+    /// What a guest must have for that.
+    pub needs: Option<Need>,
     /// The patch.
     pub path: PathBuf,
 }
@@ -43,6 +46,18 @@ pub enum Fate {
     Noticed(Vec<Notice>),
     /// Nothing notices it, for this reason.
     Survives(String),
+}
+
+/// What the host may not offer to guests, and without which a mutant is as good as the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// PCIDs (SDM vol. 3, 4.10.1).
+    Pcids,
+}
+
+impl Need {
+    /// All of them, with their names in patches.
+    const NAMES: [(&str, Self); 1] = [("PCIDs", Self::Pcids)];
 }
 
 /// A check that fails because of a mutant.
@@ -115,6 +130,7 @@ impl Mutant {
                      does, `Survives: ...`",
                 )
             })?,
+            needs: header.needs,
             name: stem(&path),
             path,
         })
@@ -135,6 +151,7 @@ struct Header {
     source: Option<String>,
     noticed: Vec<Notice>,
     survives: Option<String>,
+    needs: Option<Need>,
     /// The number of the line `---`, from 1.
     end: usize,
 }
@@ -187,7 +204,20 @@ impl Header {
             }
             "bug-source" => once("Bug-source", &mut self.source, value),
             "survives" if !self.noticed.is_empty() => Err(BOTH.to_owned()),
+            "survives" if self.needs.is_some() => Err(NEEDS_NOTHING.to_owned()),
             "survives" => once("Survives", &mut self.survives, value),
+            "needs" if self.survives.is_some() => Err(NEEDS_NOTHING.to_owned()),
+            "needs" if self.needs.is_some() => {
+                Err("`Needs` is there twice; remove one of them".to_owned())
+            }
+            "needs" => {
+                let known = Need::NAMES.into_iter().find(|(name, _)| *name == value);
+                let (_, need) = known.ok_or_else(|| {
+                    format!("nothing is known of `{value}`; write `Needs: PCIDs`")
+                })?;
+                self.needs = Some(need);
+                Ok(())
+            }
             "noticed-by" if self.survives.is_some() => Err(BOTH.to_owned()),
             "noticed-by" => {
                 let [scenario, check] = value.split_whitespace().collect::<Vec<_>>()[..] else {
@@ -211,6 +241,9 @@ impl Header {
 }
 
 const BOTH: &str = "a mutant is either noticed or survives; remove `Survives` or each `Noticed-by`";
+
+const NEEDS_NOTHING: &str =
+    "a mutant that survives needs nothing to be noticed; remove `Survives` or `Needs`";
 
 fn once(name: &str, slot: &mut Option<String>, value: &str) -> Result<(), String> {
     if value.is_empty() {
@@ -240,6 +273,7 @@ Bug-source: a slip of the pen,
 \tthe usual one
 Noticed-by: storm-text sends
 noticed-by: entry  catch-up
+Needs: PCIDs
 Signed-off-by: ipirig developers <ipirig@example.org>
 ---
  main.sh | 2 +-
@@ -296,6 +330,7 @@ Survives: nobody looks at it
                     title: "a counter is off by one".to_owned(),
                     source: "own".to_owned(),
                     fate: Fate::Survives("nobody looks at it".to_owned()),
+                    needs: None,
                     path: path("a-count.patch"),
                 },
                 Mutant {
@@ -306,6 +341,7 @@ Survives: nobody looks at it
                         notice("storm-text", "sends"),
                         notice("entry", "catch-up"),
                     ]),
+                    needs: Some(Need::Pcids),
                     path: path("b-late.patch"),
                 },
             ]
@@ -374,6 +410,18 @@ Survives: nobody looks at it
             ),
             (("it\n", "it\nNoticed-by: a b\n"), 5, BOTH),
             (("own\n", "own\nNoticed-by: a b\n"), 5, BOTH),
+            (("it\n", "it\nNeeds: PCIDs\n"), 5, NEEDS_NOTHING),
+            (("own\n", "own\nNeeds: PCIDs\n"), 5, NEEDS_NOTHING),
+            (
+                ("own\n", "own\nNeeds: PCIDs\nNeeds: PCIDs\n"),
+                5,
+                "`Needs` is there twice; remove one of them",
+            ),
+            (
+                ("own\n", "own\nNeeds: luck\n"),
+                4,
+                "nothing is known of `luck`; write `Needs: PCIDs`",
+            ),
             (("---\n", ""), 4, "the patch ends without a line `---`"),
             (
                 ("---\n", "--- a/x\n"),

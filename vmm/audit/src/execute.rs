@@ -2,7 +2,7 @@
 //! the flag, to the base of GS, and to what is known of registers.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use ipirig_entry::audit::USER_TABLE_BIT;
+use ipirig_entry::paging::USER_TABLE_BIT;
 
 use crate::state::{Conditions, Origin, State};
 use crate::text::{Patched, number};

@@ -1,7 +1,8 @@
 //! Which memory entry and noinstr text access, as far as their instructions say.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
-use ipirig_entry::layout::{MODULES, VMALLOC};
+use ipirig_entry::KernelLayout;
+use ipirig_entry::layout::MODULES;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -91,7 +92,7 @@ impl Swept {
         match memory(instruction) {
             None => {}
             Some(Memory::At { per_cpu: true, .. }) => used.per_cpu += 1,
-            Some(Memory::At { address, .. }) if VMALLOC.contains(&address) => {
+            Some(Memory::At { address, .. }) if KernelLayout::VMALLOC.contains(&address) => {
                 used.vmalloc.push(instruction.ip());
             }
             Some(Memory::At { address, .. }) if MODULES.contains(&address) => {

@@ -1,6 +1,6 @@
 //! A CPU on its way through entry text, as far as it can be known without running it.
 
-use ipirig_entry::audit::USER_TABLE_BIT;
+use ipirig_entry::paging::USER_TABLE_BIT;
 
 use crate::value::Value;
 

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::layout::KernelLayout;
+use crate::paging::Paging;
 use crate::pending::Pending;
 use crate::record::{Began, Ended, Record};
 use crate::shadow::Shadow;
@@ -21,8 +22,7 @@ use crate::shadow::Shadow;
 pub use finding::{Finding, What};
 pub use flag::Flag;
 use trace::Cleared;
-pub use trace::USER_TABLE_BIT;
-pub(crate) use trace::{FlagWrite, Seen, Trace, USER_TABLE};
+pub(crate) use trace::{FlagWrite, Seen, Trace};
 
 /// Most findings of a kind that are kept. A CPU that runs on without catching up makes many.
 const FINDINGS_MAX: usize = 256;
@@ -39,6 +39,8 @@ pub struct PendingInput {
     pub translations: Pending,
     /// Whether alternatives may still be applied. They are while the kernel boots, and for modules.
     pub alternatives_open: bool,
+    /// How the kernel's page tables are set up.
+    pub paging: Paging,
 }
 
 /// What follows from a record.
@@ -71,9 +73,24 @@ pub struct Audit {
     pub danger: Vec<Finding>,
     /// What is wrong with the order of flag, catch-up and page tables.
     pub order: Vec<Finding>,
-    /// Kernel page tables loaded later whose PCID had translations pending: another address space's,
-    /// where the entry cleared but the one in force.
+    /// Changes of address space, in order; no more than the first 256.
+    pub switches: Vec<Switch>,
+    /// Memory touched under a PCID that had translations pending: another address space's, where the
+    /// entry cleared but the one in force.
     pub stale_pcids: Vec<Finding>,
+}
+
+/// A change of address space: a kernel page table loaded in place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct Switch {
+    /// The instruction's number, from 1.
+    pub step: usize,
+    /// Physical address of the page table.
+    pub page_table: u64,
+    /// Its PCID; 0 where there are none.
+    pub pcid: u16,
+    /// Whether the load itself cleared what the CPU held for the PCID.
+    pub flushed: bool,
 }
 
 /// Judges `record`, taken from a CPU on which `pending` was held back, of the kernel in `layout`.
@@ -81,13 +98,16 @@ pub struct Audit {
 pub fn audit(record: &Record, layout: &KernelLayout, pending: &PendingInput) -> Audit {
     let trace = Trace::new(record, layout);
     let instrumentable = trace.first_instrumentable();
-    let shadow = || Shadow::new(pending.text.clone(), &pending.translations);
+    let Paging {
+        isolated, global, ..
+    } = pending.paging;
+    let shadow = || Shadow::new(pending.text.clone(), &pending.translations, global);
 
-    let whole = trace.cleared(shadow(), 0, instrumentable);
+    let whole = trace.cleared(shadow(), 0, instrumentable, isolated);
     let set = flag::first_set(&trace);
     let (catch_up, seen) = match set {
         Some(step) => {
-            let after = trace.cleared(shadow(), step, instrumentable);
+            let after = trace.cleared(shadow(), step, instrumentable, isolated);
             (after.both(), after)
         }
         None => (whole.both(), whole.clone()),
@@ -120,6 +140,7 @@ pub fn audit(record: &Record, layout: &KernelLayout, pending: &PendingInput) -> 
         first_instrumentable: instrumentable,
         danger,
         order: flag::order(&trace, layout, record.ended, catch_up),
+        switches: trace.switches(isolated),
         stale_pcids: seen.stale_pcids,
     }
 }

@@ -9,9 +9,12 @@ use iced_x86::{
 };
 
 use crate::record::{Registers, Step};
+use crate::shadow::{PCID, PCIDE};
 
 /// The direction flag in RFLAGS (SDM vol. 1, 3.4.3.2).
 const DIRECTION: u64 = 1 << 10;
+/// The opcode of INVPCID, after its prefixes (SDM vol. 2).
+const INVPCID: [u8; 3] = [0x0f, 0x38, 0x82];
 /// The part of an XSAVE area that is always accessed: the legacy region and the header (SDM vol. 1,
 /// 13.4).
 const XSAVE_MIN: u64 = 576;
@@ -79,11 +82,11 @@ pub enum Effect {
         /// Any address of the page.
         address: u64,
     },
-    /// INVPCID. A record has no memory, so what its descriptor says is not known.
+    /// INVPCID.
     Invpcid {
         /// The type, from its register.
         kind: u64,
-        /// PCID and address, if they are known.
+        /// PCID and address, if the record has them and the CPU takes them.
         descriptor: Option<(u16, u64)>,
     },
     /// Any other serialising instruction.
@@ -172,7 +175,7 @@ impl Decoder {
         Some(Executed {
             length: instruction.len(),
             accesses,
-            effect: effect(&instruction, registers),
+            effect: effect(&instruction, step),
             stored: stored(&instruction, registers),
             instruction,
         })
@@ -246,7 +249,33 @@ fn bit_offset(instruction: &Instruction, registers: &Registers) -> i64 {
     }
 }
 
-fn effect(instruction: &Instruction, registers: &Registers) -> Effect {
+/// Where the instruction of `step` takes its descriptor from, if it is INVPCID: a linear address.
+#[must_use]
+pub fn invpcid_descriptor(step: &Step) -> Option<u64> {
+    // Cheap, as each step is asked.
+    step.code.bytes().windows(3).find(|code| code == &INVPCID)?;
+    let mut bytes = Bytes::with_ip(
+        64,
+        step.code.bytes(),
+        step.registers.rip,
+        DecoderOptions::NONE,
+    );
+    let instruction = bytes.decode();
+    if instruction.mnemonic() != Mnemonic::Invpcid {
+        return None;
+    }
+    instruction.virtual_address(1, 0, |register, _, _| value(&step.registers, register))
+}
+
+/// PCID and address of a descriptor. None if a reserved bit is set, or the PCID may not be used: then
+/// the instruction ends in #GP (SDM vol. 2, INVPCID).
+fn pcid_and_address([pcid, address]: [u64; 2], kind: u64, cr4: u64) -> Option<(u16, u64)> {
+    let usable = pcid <= PCID && (cr4 & PCIDE != 0 || pcid == 0 || kind > 1);
+    usable.then_some((pcid as u16, address))
+}
+
+fn effect(instruction: &Instruction, step: &Step) -> Effect {
+    let registers = &step.registers;
     match instruction.mnemonic() {
         Mnemonic::Mov => match instruction.op0_register() {
             Register::CR3 => operand(instruction, registers, 1)
@@ -267,7 +296,9 @@ fn effect(instruction: &Instruction, registers: &Registers) -> Effect {
         Mnemonic::Invpcid => {
             operand(instruction, registers, 0).map_or(Effect::None, |kind| Effect::Invpcid {
                 kind,
-                descriptor: None,
+                descriptor: step
+                    .descriptor
+                    .and_then(|descriptor| pcid_and_address(descriptor, kind, registers.cr4)),
             })
         }
         Mnemonic::Wrmsr if msr_serialises(registers) => Effect::Serialising,

@@ -6,9 +6,6 @@ use ipirig_image::{Image, KERNEL_HALF, Site, SiteKind, Sites, SitesError, Symbol
 use serde::Serialize;
 use thiserror::Error;
 
-/// Where vmalloc memory is with 4-level page tables and no CONFIG_RANDOMIZE_MEMORY
-/// (Documentation/arch/x86/x86_64/mm.rst).
-pub const VMALLOC: Range<u64> = 0xffff_c900_0000_0000..0xffff_e900_0000_0000;
 /// Where modules and BPF programs are: above the mapping of the kernel image (mm.rst).
 pub const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
 /// Where each CPU's entry stacks are, mapped in the user page table too (mm.rst).
@@ -117,6 +114,10 @@ pub struct KernelLayout {
 }
 
 impl KernelLayout {
+    /// Where vmalloc memory is with 4-level page tables and no CONFIG_RANDOMIZE_MEMORY
+    /// (Documentation/arch/x86/x86_64/mm.rst).
+    pub const VMALLOC: Range<u64> = 0xffff_c900_0000_0000..0xffff_e900_0000_0000;
+
     /// The layout of the kernel in `image` on a machine whose IA32_LSTAR is `lstar`.
     ///
     /// # Errors
@@ -148,7 +149,7 @@ impl KernelLayout {
             sites,
             slide,
             flag,
-            vmalloc: VMALLOC,
+            vmalloc: Self::VMALLOC,
             thread_size: THREAD_SIZE,
         })
     }

@@ -54,6 +54,9 @@ pub struct Step {
     pub registers: Registers,
     /// The bytes at RIP.
     pub code: Code,
+    /// What INVPCID takes from memory, if it is one and can be read (SDM vol. 2, figure "INVPCID
+    /// Descriptor"): 64 bits with the PCID, 64 with the address.
+    pub descriptor: Option<[u64; 2]>,
 }
 
 /// The registers that say what an instruction does and to which address.

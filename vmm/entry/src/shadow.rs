@@ -1,9 +1,9 @@
 //! What is still pending on one CPU while it executes.
 //!
 //! Translations are those of mappings that the kernel unmaps without telling a CPU in user space:
-//! pages of 4 KiB that are not global. With page table isolation, which deferral needs, no vmalloc
-//! mapping is global (arch/x86/mm/init.c leaves `_PAGE_GLOBAL` out of the default), so what spares
-//! global translations clears all of these.
+//! pages of 4 KiB. With page table isolation, which deferral needs, no vmalloc mapping is global
+//! (arch/x86/mm/init.c leaves `_PAGE_GLOBAL` out of the default), so what spares global translations
+//! clears all of these. Without it they are, and only what flushes global translations clears them.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use crate::pending::{Pending, RANGES_MAX};
 use crate::record::Registers;
 
 /// CR4.PGE and CR4.PCIDE (SDM vol. 3, 2.5).
-const PGE: u64 = 1 << 7;
+pub(crate) const PGE: u64 = 1 << 7;
 pub(crate) const PCIDE: u64 = 1 << 17;
 /// In a value for CR3: keep what is cached for the PCID (SDM vol. 3, 4.10.4.1).
-const NOFLUSH: u64 = 1 << 63;
+pub(crate) const NOFLUSH: u64 = 1 << 63;
 /// In CR3: the PCID, if CR4.PCIDE is set.
-const PCID: u64 = 0xfff;
+pub(crate) const PCID: u64 = 0xfff;
 const PAGE: u64 = 0x1000;
 
 /// The PCID in force.
@@ -50,18 +50,21 @@ pub struct Shadow {
     clean_pcids: BTreeSet<u16>,
     /// PCID and address of a page. Bounded: one that is not noted stays pending.
     clean_pages: BTreeSet<(u16, u64)>,
+    /// The translations are global: they belong to no PCID, and are noted under 0.
+    global: bool,
 }
 
 impl Shadow {
     /// A CPU that knows nothing of patches in `text` and may have cached all translations of
-    /// `ranges`, in each PCID.
+    /// `ranges`, in each PCID, or as `global` ones.
     #[must_use]
-    pub fn new(text: Pending, ranges: &Pending) -> Self {
+    pub fn new(text: Pending, ranges: &Pending, global: bool) -> Self {
         Self {
             text,
             translations: whole_pages(ranges),
             clean_pcids: BTreeSet::new(),
             clean_pages: BTreeSet::new(),
+            global,
         }
     }
 
@@ -72,6 +75,11 @@ impl Shadow {
         }
         match effect {
             Effect::None | Effect::Serialising => {}
+            // Spares what is global.
+            Effect::WriteCr3 { .. } if self.global => {}
+            Effect::Invpcid {
+                kind: 0 | 1 | 3, ..
+            } if self.global => {}
             // Without PCIDs only those of PCID 0 are there: turning PCIDs off has cleared the rest.
             Effect::WriteCr3 { .. } if registers.cr4 & PCIDE == 0 => self.clear_translations(),
             Effect::WriteCr3 { value } if value & NOFLUSH == 0 => {
@@ -84,7 +92,9 @@ impl Shadow {
                 }
             }
             Effect::Invlpg { address } => {
-                self.clear_page(pcid(registers.cr3, registers.cr4), address);
+                // A global translation goes whatever PCID is in force.
+                let pcid = self.under(pcid(registers.cr3, registers.cr4));
+                self.clear_page(pcid, address);
             }
             Effect::Invpcid { kind, descriptor } => match (kind, descriptor) {
                 (0, Some((pcid, address))) => self.clear_page(pcid, address),
@@ -112,6 +122,7 @@ impl Shadow {
     /// Whether the CPU may still use a translation that is gone, with `pcid` in force.
     #[must_use]
     pub fn translations_pending(&self, pcid: u16) -> bool {
+        let pcid = self.under(pcid);
         if self.clean_pcids.contains(&pcid) {
             return false;
         }
@@ -125,6 +136,7 @@ impl Shadow {
     /// `pcid` in force.
     #[must_use]
     pub fn is_stale(&self, range: &Range<u64>, pcid: u16) -> bool {
+        let pcid = self.under(pcid);
         if self.clean_pcids.contains(&pcid) {
             return false;
         }
@@ -149,6 +161,11 @@ impl Shadow {
             page = next;
         }
         false
+    }
+
+    /// The PCID under which something is noted.
+    fn under(&self, pcid: u16) -> u16 {
+        if self.global { 0 } else { pcid }
     }
 
     fn clear_page(&mut self, pcid: u16, address: u64) {

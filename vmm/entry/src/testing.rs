@@ -109,6 +109,7 @@ impl Way {
         self.steps.push(Step {
             registers: self.registers,
             code: Code::new(code),
+            descriptor: None,
         });
         self.registers.rip += code.len() as u64;
         self
@@ -135,6 +136,17 @@ impl Way {
         self.with(|registers| registers.general[0] = value)
             .step(&[0x0f, 0x22, 0xd8])
             .with(|registers| registers.cr3 = value & !NOFLUSH)
+    }
+
+    /// INVPCID (%rdi), %rax: of type `kind`, with `descriptor` on the task's stack.
+    pub(crate) fn invpcid(mut self, kind: u64, descriptor: [u64; 2]) -> Self {
+        self.registers.general[0] = kind;
+        self.registers.general[7] = STACK - 64;
+        let mut way = self.step(&[0x66, 0x0f, 0x38, 0x82, 0x07]);
+        if let Some(step) = way.steps.last_mut() {
+            step.descriptor = Some(descriptor);
+        }
+        way
     }
 
     /// MOV from `%gs:pcpu_hot+0x10` to RSP, then a PUSH.

@@ -31,6 +31,8 @@ pub struct Sample {
     pub rflags: u64,
     /// Page-table base.
     pub cr3: u64,
+    /// Control register 4.
+    pub cr4: u64,
     /// Privilege level: 0 or 3.
     pub cpl: u8,
     /// Not running: it waits for a SIPI, or in HLT for an interrupt.

@@ -3,6 +3,7 @@
 //! Each call is carried out on the vCPU's own thread, between two runs of the guest.
 
 use ipirig_entry::Record;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
 
 use crate::Line;
@@ -111,6 +112,17 @@ impl Machine {
             let mut bytes = vec![0; len];
             vcpu.read_virtual(address, &mut bytes).then_some(bytes)
         })
+    }
+
+    /// Reads `len` bytes of the guest's memory at a physical address. `None` where there is no memory.
+    #[must_use]
+    pub fn read_physical(&self, address: u64, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let memory = &self.fleet.memory;
+        memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .is_ok()
+            .then_some(bytes)
     }
 
     fn stopping_at(

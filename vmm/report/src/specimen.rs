@@ -209,6 +209,7 @@ pub(crate) fn violated() -> RunResult {
         initramfs: "/boot/initramfs".into(),
         cmdline: "nohz_full=2 ipi_deferral=off".into(),
         module: Some(true),
+        paging: None,
     });
     run.machine = Some(MachineInfo {
         apic: "x2apic".into(),

@@ -51,6 +51,11 @@ pub enum Fate {
         /// Why.
         why: String,
     },
+    /// A guest on this host lacks what the mutant's bug needs: nothing can notice it here.
+    Lacking {
+        /// This.
+        what: String,
+    },
     /// It was not expected to be noticed and was.
     Unexpected {
         /// By these.
@@ -145,6 +150,16 @@ pub fn judge(expected: &[Expected], results: &Results) -> Fate {
     }
 }
 
+/// Whether PCIDs were in use in the guests of these runs. `None`: no run came to see that.
+#[must_use]
+pub fn pcids(results: &Results) -> Option<bool> {
+    let seen = results.values().filter_map(|result| {
+        let paging = result.kernel.as_ref()?.paging?;
+        Some(paging.pcids)
+    });
+    seen.reduce(|all, one| all && one)
+}
+
 /// What became of a mutant that nothing is expected to notice, because of `why`, if it was run.
 #[must_use]
 pub fn judge_survivor(why: &str, results: &Results) -> Fate {
@@ -225,11 +240,15 @@ pub fn render(rows: &[Row], paint: Paint) -> String {
     let count = |fits: fn(&Fate) -> bool| rows.iter().filter(|row| fits(&row.fate)).count();
     let _ = writeln!(
         out,
-        "\n{} noticed, {} survived, {} wait, {} error",
+        "\n{} noticed, {} survived, {} wait, {} error{}",
         count(|fate| matches!(fate, Fate::Noticed { .. })),
         count(|fate| matches!(fate, Fate::Survived { .. })),
         count(|fate| matches!(fate, Fate::Waits { .. })),
-        count(|fate| matches!(fate, Fate::Error { .. }))
+        count(|fate| matches!(fate, Fate::Error { .. })),
+        match count(|fate| matches!(fate, Fate::Lacking { .. })) {
+            0 => String::new(),
+            lacking => format!(", {lacking} lacking"),
+        }
     );
     out
 }
@@ -258,6 +277,11 @@ fn describe(fate: &Fate) -> (&'static str, Verdict, String) {
             ("SURVIVED", Verdict::Violated, each.join("; "))
         }
         Fate::Waits { why } => ("waits", Verdict::Skipped, why.clone()),
+        Fate::Lacking { what } => (
+            "lacking",
+            Verdict::Skipped,
+            format!("needs {what}, of which a guest on this host has none"),
+        ),
         Fate::Unexpected { by } => (
             "UNEXPECTED",
             Verdict::Violated,
@@ -275,7 +299,9 @@ fn describe(fate: &Fate) -> (&'static str, Verdict, String) {
 mod tests {
     use super::*;
     use crate::conductor::fake::plan;
+    use crate::result::{KernelFiles, KernelInfo};
     use crate::verdict::Check;
+    use ipirig_entry::Paging;
 
     /// A run with these checks beside those that always are there, and hold.
     fn result(checks: &[(&'static str, Verdict)]) -> RunResult {
@@ -377,6 +403,50 @@ mod tests {
             let verdict = run.map(|run| run.verdict);
             assert_eq!((verdict, 2 - left.len()), (Ok(last), tries), "{ends:?}");
         }
+    }
+
+    #[test]
+    fn one_that_needs_what_guests_here_lack_is_neither_noticed_nor_survives() {
+        let seen = |pcids: Option<bool>| {
+            let mut result = result(&[]);
+            let files = KernelFiles {
+                kernel: "k".into(),
+                initramfs: "i".into(),
+                package: None,
+                series: None,
+            };
+            let mut kernel = KernelInfo::new(&files, "");
+            kernel.paging = pcids.map(|pcids| Paging {
+                pcids,
+                ..Paging::default()
+            });
+            result.kernel = Some(kernel);
+            result
+        };
+        let runs = |all: &[Option<bool>]| -> Results {
+            let named = all.iter().enumerate();
+            named.map(|(n, &one)| (n.to_string(), seen(one))).collect()
+        };
+        assert_eq!(pcids(&runs(&[])), None);
+        assert_eq!(pcids(&runs(&[None, Some(true)])), Some(true));
+        assert_eq!(pcids(&runs(&[Some(false), Some(true)])), Some(false));
+
+        let rows = [Row {
+            name: "a".to_owned(),
+            title: String::new(),
+            fate: Fate::Lacking {
+                what: "PCIDs".to_owned(),
+            },
+        }];
+        assert_eq!(verdict(&rows), Verdict::Held);
+        assert_eq!(
+            render(&rows, Paint::PLAIN),
+            "\
+a  lacking     needs PCIDs, of which a guest on this host has none
+
+0 noticed, 0 survived, 0 wait, 1 lacking
+"
+        );
     }
 
     #[test]

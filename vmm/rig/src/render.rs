@@ -26,7 +26,15 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
             .machine
             .as_ref()
             .map(|machine| format!(", {}", machine.apic));
-        let about = format!("{}{}", describe(kernel), apic.unwrap_or_default());
+        let about = format!(
+            "{}{}{}",
+            describe(kernel),
+            apic.unwrap_or_default(),
+            kernel
+                .paging
+                .map(|paging| format!(", {paging}"))
+                .unwrap_or_default()
+        );
         line(&mut out, paint.dim(about));
     }
     for warning in result.machine.iter().flat_map(|machine| &machine.warnings) {
@@ -245,6 +253,8 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_entry::Paging;
+
     use super::*;
     use crate::conductor::fake::{Counting, Script, plan};
     use crate::result::{KernelFiles, MachineInfo, Timing};
@@ -286,7 +296,7 @@ mod tests {
             rendered(Script::default(), true),
             "\
 static-key-flip: 101 static key flips, deferral on
-Linux 6.12.1-fake (linux-source 6.12.1-1, series 1a2b), x2apic
+Linux 6.12.1-fake (linux-source 6.12.1-1, series 1a2b), x2apic, no PCIDs
 warning: vCPUs 0 and 1 share a core
 
 vCPU  role          IPIs in window     other interrupts  deferred  caught up
@@ -315,13 +325,17 @@ held: isolated CPUs were left alone [boot 5.0 s, window 0.50 s, total 7.0 s]
             ipis_per_operation: 3,
             timers: 1,
             counters: Counting::Absent,
+            paging: Paging {
+                pcids: true,
+                ..Paging::default()
+            },
             ..Script::default()
         };
         assert_eq!(
             rendered(script, false),
             "\
 static-key-flip: 101 static key flips, deferral on
-Linux 6.12.1-fake (/boot/vmlinux), x2apic
+Linux 6.12.1-fake (/boot/vmlinux), x2apic, PCIDs in use
 warning: vCPUs 0 and 1 share a core
 
 vCPU  role          IPIs in window     other interrupts  deferred  caught up

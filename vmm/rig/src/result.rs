@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipirig_abi::Role;
 pub use ipirig_entry::Extent;
-use ipirig_entry::{Audit, KernelLayout, Record, listing};
+use ipirig_entry::{Audit, KernelLayout, Paging, Record, listing};
 use ipirig_machine::HostFacts;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -204,6 +204,8 @@ pub struct KernelInfo {
     pub cmdline: String,
     /// Whether the guest has `ipirig.ko`, if it got as far.
     pub module: Option<bool>,
+    /// How its page tables are set up, if that was seen.
+    pub paging: Option<Paging>,
 }
 
 /// The virtual machine.
@@ -272,6 +274,7 @@ impl RunResult {
         if let Some(kernel) = &mut self.kernel {
             kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
             kernel.module = Some(evidence.module);
+            kernel.paging = evidence.paging;
         }
         self
     }
@@ -297,6 +300,7 @@ impl KernelInfo {
             initramfs: shown(&files.initramfs),
             cmdline: cmdline.to_owned(),
             module: None,
+            paging: None,
         }
     }
 }

@@ -118,6 +118,14 @@ impl Guest for FakeGuest {
         Ok(b"Linux 6.12 #1 x86_64".into())
     }
 
+    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped> {
+        match self.module {
+            Some(_) if cpu == 1 => Ok(count),
+            Some(_) => Err(Failure::of("start processes", Errno(libc::EINVAL)).into()),
+            None => Err(Stopped::NoModule),
+        }
+    }
+
     fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure> {
         match path_len {
             0 => Err(Failure::new("the file has no name")),
@@ -225,6 +233,26 @@ fn an_odd_number_of_flips_leaves_the_key_enabled() {
         obey(&guest, Command::Flip, [1, 0, 0, 0]),
         (ok([1, 0, 0, 0]), Then::Wait)
     );
+}
+
+#[test]
+fn address_spaces_are_counted_refused_and_need_the_module() {
+    let add = |guest, cpu| obey(guest, Command::AddressSpaces, [cpu, 7, 0, 0]).0;
+    let guest = with_module(FakeModule::default());
+    assert_eq!(add(&guest, 1), ok([7, 0, 0, 0]));
+    let refused = Answer {
+        status: Status::Failed,
+        errno: 22,
+        text: b"start processes: EINVAL (Invalid argument)".into(),
+        ..ok([0; 4])
+    };
+    assert_eq!(add(&guest, 2), refused);
+    let lacking = Answer {
+        status: Status::NoModule,
+        text: b"the initramfs has no /ipirig.ko".into(),
+        ..ok([0; 4])
+    };
+    assert_eq!(add(&FakeGuest::default(), 1), lacking);
 }
 
 #[test]

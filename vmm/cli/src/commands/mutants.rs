@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use ipirig_guest::{Fate as Wanted, Mutant, Places, Request};
+use ipirig_guest::{Fate as Wanted, Mutant, Need, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_rig::exit::{Code, host_verdict};
 use ipirig_rig::mutants::{
-    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, render,
+    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, pcids, render,
     verdict, with_second_try,
 };
 use ipirig_rig::plan::{Options, Plan};
@@ -74,7 +74,15 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
             extra_patches: vec![mutant.path.clone()],
             ..Request::default()
         };
+        let lacks = match mutant.needs {
+            Some(Need::Pcids) if pcids(&reference) == Some(false) => Some("PCIDs"),
+            Some(Need::Pcids) | None => None,
+        };
         let fate = match &mutant.fate {
+            // Its kernel need not even be built.
+            Wanted::Noticed(_) if let Some(what) = lacks => Fate::Lacking {
+                what: what.to_owned(),
+            },
             Wanted::Survives(why) if scenarios.is_empty() => Fate::Waits { why: why.clone() },
             Wanted::Survives(why) => {
                 judge_survivor(why, &bench.run(&mutant.name, &request, scenarios)?)

@@ -60,6 +60,6 @@ pub enum What {
     FlagClearedEarly,
     /// Order: the flag is still set when the CPU returns to user space.
     FlagNotCleared,
-    /// Loads a kernel page table whose PCID has stale translations.
+    /// Touches memory under a PCID that has stale translations.
     StalePcid,
 }

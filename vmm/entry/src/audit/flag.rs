@@ -7,9 +7,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::audit::trace::{FlagWrite, Seen, Trace, USER_TABLE};
+use crate::audit::trace::{FlagWrite, Seen, Trace};
 use crate::audit::{Finding, What, push};
 use crate::layout::KernelLayout;
+use crate::paging::USER_TABLE;
 use crate::record::Ended;
 
 /// What was seen of the flag.

@@ -2,6 +2,7 @@
 
 mod flag;
 mod hostile;
+mod spaces;
 
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ fn everything() -> PendingInput {
     PendingInput {
         text: Pending::everything("the window is not known"),
         translations: Pending::everything("the window is not known"),
-        alternatives_open: false,
+        ..PendingInput::default()
     }
 }
 
@@ -38,6 +39,7 @@ fn good_audit() -> Audit {
         first_instrumentable: Some(11),
         danger: vec![],
         order: vec![],
+        switches: vec![],
         stale_pcids: vec![],
     }
 }
@@ -80,7 +82,7 @@ fn an_audit_is_plain_json() {
             "state": "known", "name": "kernel_cr3", "set": 3, "cleared": 14, "user_table": 13,
         },
         "catch_up": 5, "danger_zone": 4, "first_instrumentable": 11,
-        "danger": [], "order": [], "stale_pcids": [],
+        "danger": [], "order": [], "switches": [], "stale_pcids": [],
     });
     assert_eq!(json, expected);
 }
@@ -457,35 +459,6 @@ fn a_module_and_an_unknown_instruction_before_the_catch_up_are_danger() {
         .map(|found| (found.step, found.what, found.words))
         .collect();
     assert_eq!(found, expected);
-}
-
-#[test]
-fn another_address_space_whose_pcid_is_stale_is_found() {
-    let other = |flush: u64| {
-        entered()
-            .flag(1)
-            .step(&[0x0f, 0x20, 0xd8])
-            .cr3(KERNEL_CR3)
-            .stack()
-            .call(NOINSTR)
-            .step(&[0x55])
-            .call(WORK)
-            .cr3(0x0200_0002 | flush)
-            .cr3(KERNEL_CR3 | NOFLUSH)
-    };
-    let expected = Audit {
-        ended: Ended::Limit,
-        steps: 12,
-        flag: known(Some(3), None, None),
-        ..good_audit()
-    };
-    assert_eq!(judged(other(0), Ended::Limit), expected);
-    let words = "loads a kernel page table with stale PCID 2";
-    let expected = Audit {
-        stale_pcids: vec![finding(11, WORK, What::StalePcid, words)],
-        ..expected
-    };
-    assert_eq!(judged(other(NOFLUSH), Ended::Limit), expected);
 }
 
 #[test]

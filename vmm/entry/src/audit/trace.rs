@@ -1,15 +1,14 @@
 //! A record with each step decoded, and walks along it.
 
-use crate::audit::{Finding, What, push};
+use crate::audit::{FINDINGS_MAX, Finding, Switch, What, push};
 use crate::decode::{Decoder, Effect, Executed};
 use crate::layout::{KernelLayout, Place};
+use crate::paging::USER_TABLE;
 use crate::record::{Record, Step};
-use crate::shadow::{Shadow, control_after, pcid};
+use crate::shadow::{NOFLUSH, PCIDE, Shadow, control_after, pcid};
 
-/// The bit of CR3 that says which of a pair of page tables is loaded: set, the user's
-/// (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
-pub const USER_TABLE_BIT: u32 = 12;
-pub(crate) const USER_TABLE: u64 = 1 << USER_TABLE_BIT;
+/// In CR3: the physical address of the page table.
+const TABLE: u64 = 0x000f_ffff_ffff_f000;
 
 /// One instruction of a record.
 #[derive(Debug)]
@@ -50,12 +49,19 @@ struct PageTable {
 }
 
 impl PageTable {
-    fn new(cr3: u64, cr4: u64) -> Self {
+    /// Only if page tables are `isolated` does a bit of their addresses tell the two of a pair apart.
+    fn new(cr3: u64, cr4: u64, isolated: bool) -> Self {
         Self {
             pcid: pcid(cr3, cr4),
-            kernel: cr3 & USER_TABLE == 0,
+            kernel: !isolated || cr3 & USER_TABLE == 0,
         }
     }
+}
+
+/// The pair of page tables, or the one, that CR3 is of.
+fn pair(cr3: u64, isolated: bool) -> u64 {
+    let table = cr3 & TABLE;
+    if isolated { table & !USER_TABLE } else { table }
 }
 
 /// A record with each step decoded.
@@ -82,9 +88,15 @@ impl Seen<'_> {
     }
 
     /// The page table in force after it.
-    fn table_after(&self) -> PageTable {
+    fn table_after(&self, isolated: bool) -> PageTable {
         let (cr3, cr4) = control_after(self.effect(), &self.step.registers);
-        PageTable::new(cr3, cr4)
+        PageTable::new(cr3, cr4, isolated)
+    }
+
+    /// The data that it touches first.
+    fn touches(&self) -> Option<u64> {
+        let accesses = &self.executed.as_ref()?.accesses;
+        accesses.first().map(|access| access.address)
     }
 }
 
@@ -123,22 +135,25 @@ impl<'a> Trace<'a> {
         mut shadow: Shadow,
         start: usize,
         instrumentable: Option<usize>,
+        isolated: bool,
     ) -> Cleared {
         let mut cleared = Cleared::default();
         let before = match start.checked_sub(1) {
-            Some(index) => self.0.get(index).map(Seen::table_after),
+            Some(index) => self.0.get(index).map(|seen| seen.table_after(isolated)),
             None => self.0.first().map(|seen| {
                 let registers = &seen.step.registers;
-                PageTable::new(registers.cr3, registers.cr4)
+                PageTable::new(registers.cr3, registers.cr4, isolated)
             }),
         };
         let Some(before) = before else {
             return cleared;
         };
         cleared.note(&shadow, before, start);
+        // The load of a stale PCID, until the first touch of memory under it.
+        let mut stale = None;
         for seen in self.0.iter().skip(start) {
             shadow.apply(seen.effect(), &seen.step.registers);
-            let table = seen.table_after();
+            let table = seen.table_after(isolated);
             let entering = instrumentable.is_none_or(|first| seen.number < first);
             if cleared.translations.is_some()
                 && table.kernel
@@ -148,14 +163,50 @@ impl<'a> Trace<'a> {
                 if entering {
                     cleared.translations = None;
                 } else if seen.cr3().is_some() {
-                    let words = format!("loads a kernel page table with stale PCID {}", table.pcid);
+                    stale = Some(seen.number);
+                } else if let Some((load, address)) = stale.zip(seen.touches()) {
+                    let words = format!(
+                        "touches memory at {address:#x} under PCID {}, loaded by instruction {load} \
+                         and not flushed since the window",
+                        table.pcid
+                    );
                     let findings = &mut cleared.stale_pcids;
-                    push(findings, seen, seen.rip(), What::StalePcid, words);
+                    push(findings, seen, address, What::StalePcid, words);
+                    stale = None;
                 }
+            } else {
+                stale = None;
             }
             cleared.note(&shadow, table, seen.number);
         }
         cleared
+    }
+}
+
+impl Trace<'_> {
+    /// The changes of address space.
+    pub(super) fn switches(&self, isolated: bool) -> Vec<Switch> {
+        let mut switches = Vec::new();
+        let first = self.0.first();
+        let mut current = first.map(|seen| pair(seen.step.registers.cr3, isolated));
+        for seen in &self.0 {
+            let Some(value) = seen.cr3() else {
+                continue;
+            };
+            let table = Some(pair(value, isolated));
+            let cr4 = seen.step.registers.cr4;
+            let kernel = PageTable::new(value, cr4, isolated).kernel;
+            if kernel && table != current && switches.len() < FINDINGS_MAX {
+                switches.push(Switch {
+                    step: seen.number,
+                    page_table: pair(value, isolated),
+                    pcid: pcid(value, cr4),
+                    flushed: cr4 & PCIDE == 0 || value & NOFLUSH == 0,
+                });
+            }
+            current = table;
+        }
+        switches
     }
 }
 

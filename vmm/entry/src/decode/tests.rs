@@ -32,6 +32,7 @@ fn decode(code: &[u8], registers: Registers) -> Option<Executed> {
     Decoder::new().decode(&Step {
         registers,
         code: Code::new(code),
+        descriptor: None,
     })
 }
 
@@ -206,6 +207,47 @@ fn effects_have_their_values() {
         descriptor: None,
     };
     assert_eq!(effect(|a| a.invpcid(r12, xmmword_ptr(rdi))), invpcid);
+}
+
+#[test]
+fn a_descriptor_of_invpcid_is_found_and_taken_if_the_cpu_takes_it() {
+    // INVPCID (%rax,%rbx,2), %rcx
+    let code = [0x66, 0x0f, 0x38, 0x82, 0x0c, 0x58];
+    let step = |kind: u64, control: u64, descriptor| {
+        let mut registers = Registers {
+            cr4: control,
+            ..registers()
+        };
+        registers.general[1] = kind;
+        Step {
+            registers,
+            code: Code::new(&code),
+            descriptor,
+        }
+    };
+    let address = |step: &Step| invpcid_descriptor(step);
+    let [rax_, rbx_] = [0, 3].map(|place| registers().general[place]);
+    assert_eq!(address(&step(0, PCIDE, None)), Some(rax_ + 2 * rbx_));
+    let mut other = step(0, PCIDE, None);
+    // Its bytes within an immediate are none: MOV $0x82380f, %eax.
+    other.code = Code::new(&[0xb8, 0x0f, 0x38, 0x82, 0x00]);
+    assert_eq!(address(&other), None);
+
+    let taken = |kind: u64, control: u64, descriptor| match Decoder::new()
+        .decode(&step(kind, control, Some(descriptor)))
+        .unwrap()
+        .effect
+    {
+        Effect::Invpcid { descriptor, .. } => descriptor,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(taken(0, PCIDE, [0xfff, 7]), Some((0xfff, 7)));
+    assert_eq!(taken(1, PCIDE, [3, 0]), Some((3, 0)));
+    // Reserved bits, and a PCID without PCIDs, end in #GP.
+    assert_eq!(taken(0, PCIDE, [0x1000, 7]), None);
+    assert_eq!(taken(1, 0, [3, 0]), None);
+    assert_eq!(taken(1, 0, [0, 0]), Some((0, 0)));
+    assert_eq!(taken(2, 0, [3, 0]), Some((3, 0)));
 }
 
 #[test]

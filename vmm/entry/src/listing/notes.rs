@@ -1,8 +1,9 @@
 //! One line of a listing.
 
-use crate::audit::{Audit, FlagWrite, Seen, USER_TABLE};
+use crate::audit::{Audit, FlagWrite, Seen};
 use crate::decode::{Effect, Executed};
 use crate::layout::KernelLayout;
+use crate::paging::USER_TABLE;
 use crate::shadow::{PCIDE, pcid};
 
 /// Widths of the columns of address and instruction.
@@ -91,7 +92,14 @@ fn control(seen: &Seen<'_>) -> Option<String> {
         }
         Effect::WriteCr4 { old, new } => Some(format!("CR4 {old:#x} -> {new:#x}")),
         Effect::Invlpg { address } => Some(format!("page {:#x}", address & !0xfff)),
-        Effect::Invpcid { kind, .. } => Some(format!("type {kind}")),
+        Effect::Invpcid { kind, descriptor } => {
+            let of = descriptor.map(|(pcid, address)| match kind {
+                0 => format!(", PCID {pcid}, page {:#x}", address & !0xfff),
+                1 => format!(", PCID {pcid}"),
+                _ => String::new(),
+            });
+            Some(format!("type {kind}{}", of.unwrap_or_default()))
+        }
         Effect::Serialising => Some("serialises".into()),
         Effect::None => None,
     }

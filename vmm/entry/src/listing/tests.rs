@@ -9,7 +9,7 @@ fn listed(record: &Record, extent: Extent) -> String {
     let everything = PendingInput {
         text: Pending::everything("x"),
         translations: Pending::everything("x"),
-        alternatives_open: false,
+        ..PendingInput::default()
     };
     let layout = layout();
     let audit = audit(record, &layout, &everything);

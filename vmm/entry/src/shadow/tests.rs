@@ -20,9 +20,9 @@ fn registers(cr3: u64, cr4: u64) -> Registers {
 
 /// The PCIDs of [`PCIDS`] that are stale after `effect` alone, with PCID 1 in force and two pages
 /// pending.
-fn stale_after(effect: Effect, cr4: u64) -> Vec<u16> {
+fn stale_after(effect: Effect, cr4: u64, global: bool) -> Vec<u16> {
     let pending = Pending::from(BASE..BASE + 0x2000);
-    let mut shadow = Shadow::new(Pending::default(), &pending);
+    let mut shadow = Shadow::new(Pending::default(), &pending, global);
     shadow.apply(effect, &registers(0x1000_0001, cr4));
     let stale = |pcid: &u16| shadow.translations_pending(*pcid);
     PCIDS.into_iter().filter(stale).collect()
@@ -55,14 +55,48 @@ fn each_instruction_clears_what_the_manual_says() {
         (invpcid(3, None), PCIDE, &[]),
     ];
     for (effect, cr4, stale) in expected {
-        assert_eq!(stale_after(effect, cr4), stale, "{effect:x?}, CR4 {cr4:#x}");
+        let after = stale_after(effect, cr4, false);
+        assert_eq!(after, stale, "{effect:x?}, CR4 {cr4:#x}");
     }
+}
+
+#[test]
+fn global_translations_go_with_global_flushes_alone() {
+    let cr3 = |value| Effect::WriteCr3 { value };
+    let cr4 = |old, new| Effect::WriteCr4 { old, new };
+    let invpcid = |kind, descriptor| Effect::Invpcid { kind, descriptor };
+    let all: &[u16] = &PCIDS;
+    let expected: [(Effect, u64, &[u16]); 9] = [
+        (cr3(0x2000_0002), PCIDE, all),
+        (cr3(0x2000_0002), 0, all),
+        (cr4(PCIDE | PGE, PCIDE), PCIDE | PGE, &[]),
+        (cr4(PCIDE, 0), PCIDE, &[]),
+        // One of two pages.
+        (Effect::Invlpg { address: BASE }, PCIDE, all),
+        (invpcid(0, Some((1, BASE))), PCIDE, all),
+        (invpcid(1, Some((1, 0))), PCIDE, all),
+        (invpcid(2, None), PCIDE, &[]),
+        (invpcid(3, None), PCIDE, all),
+    ];
+    for (effect, cr4, stale) in expected {
+        let after = stale_after(effect, cr4, true);
+        assert_eq!(after, stale, "{effect:x?}, CR4 {cr4:#x}");
+    }
+    // INVLPG clears a global translation for all PCIDs, and that of no other page.
+    let pending = Pending::from(BASE..BASE + 0x2000);
+    let mut shadow = Shadow::new(Pending::default(), &pending, true);
+    for page in [BASE, BASE + PAGE] {
+        shadow.apply(Effect::Invlpg { address: page }, &registers(1, PCIDE | PGE));
+        let stale = shadow.is_stale(&(BASE + PAGE..BASE + 2 * PAGE), 0x801);
+        assert_eq!(stale, page == BASE);
+    }
+    assert!(!shadow.translations_pending(2));
 }
 
 #[test]
 fn only_what_serialises_clears_text() {
     let pending = |effect| {
-        let mut shadow = Shadow::new(Pending::everything("x"), &Pending::default());
+        let mut shadow = Shadow::new(Pending::everything("x"), &Pending::default(), false);
         shadow.apply(effect, &registers(0, PCIDE));
         shadow.text_pending()
     };
@@ -85,7 +119,7 @@ fn only_what_serialises_clears_text() {
 
 #[test]
 fn nothing_is_cleared_for_good_by_more_pages_than_are_noted() {
-    let mut shadow = Shadow::new(Pending::default(), &Pending::everything("x"));
+    let mut shadow = Shadow::new(Pending::default(), &Pending::everything("x"), false);
     let registers = registers(1, PCIDE);
     let page = |index: u64| BASE + index * PAGE;
     for index in 0..=RANGES_MAX as u64 {
@@ -104,7 +138,7 @@ fn nothing_is_cleared_for_good_by_more_pages_than_are_noted() {
 fn the_last_page_can_be_pending() {
     let last = u64::MAX - 0xfff;
     let pending = Pending::from(last..u64::MAX);
-    let mut shadow = Shadow::new(Pending::default(), &pending);
+    let mut shadow = Shadow::new(Pending::default(), &pending, false);
     assert!(shadow.translations_pending(0));
     shadow.apply(Effect::Invlpg { address: u64::MAX }, &registers(0, 0));
     assert!(!shadow.translations_pending(0));
@@ -196,7 +230,7 @@ proptest! {
                 .collect(),
             text: true,
         };
-        let mut shadow = Shadow::new(Pending::everything("x"), &pending);
+        let mut shadow = Shadow::new(Pending::everything("x"), &pending, false);
         for (effect, pcid, pcids) in effects {
             let (cr3, cr4) = (u64::from(pcid), if pcids { PCIDE } else { 0 });
             shadow.apply(effect, &registers(cr3, cr4));

@@ -27,11 +27,13 @@ fn follows(
     registers.general[RSP] = 0x8000;
     before(&mut registers);
     let first = Step {
+        descriptor: None,
         registers,
         code: Code::new(code),
     };
     after(&mut registers);
     let second = Step {
+        descriptor: None,
         registers,
         code: Code::new(&[0x90]),
     };
@@ -305,6 +307,7 @@ fn executed(ops: &[Op]) -> (Record, Vec<Op>) {
             continue;
         }
         record.steps.push(Step {
+            descriptor: None,
             registers,
             code: Code::new(&code),
         });
@@ -351,7 +354,7 @@ proptest! {
         steps in vec((any::<[u64; 16]>(), any::<u64>(), any::<u64>(), vec(any::<u8>(), 0..16)), 0..20),
         ended in prop_oneof![Just(Ended::User), Just(Ended::Limit), Just(Ended::Halted)],
     ) {
-        let steps = steps.into_iter().map(|(general, rip, rflags, code)| Step {
+        let steps = steps.into_iter().map(|(general, rip, rflags, code)| Step { descriptor: None,
             registers: Registers { general, rip, rflags, ..Registers::default() },
             code: Code::new(&code),
         });

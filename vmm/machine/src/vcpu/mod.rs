@@ -442,6 +442,7 @@ impl Vcpu {
             rsp: regs.rsp,
             rflags: regs.rflags,
             cr3: sregs.cr3,
+            cr4: sregs.cr4,
             cpl: privilege(&sregs.ss, &sregs.cs),
             parked: self.halted || self.apic.waiting_for_startup(),
             timer: self.apic.timer_deadline(),

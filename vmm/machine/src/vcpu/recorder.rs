@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ipirig_entry::record::INSTRUCTION_MAX;
-use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
+use ipirig_entry::{Began, Code, Ended, Record, Registers, Step, invpcid_descriptor};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
@@ -177,7 +177,7 @@ pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
         let in_page = 0x1000 - (regs.rip & 0xfff) as usize;
         len = if in_page < len { in_page } else { 0 };
     }
-    Ok(Step {
+    let mut step = Step {
         registers: Registers {
             general: [
                 regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi,
@@ -192,7 +192,14 @@ pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
             cpl: privilege(&sregs.ss, &sregs.cs),
         },
         code: Code::new(bytes.get(..len).unwrap_or_default()),
-    })
+        descriptor: None,
+    };
+    step.descriptor = invpcid_descriptor(&step).and_then(|address| {
+        let mut words = [[0; 8]; 2];
+        cpu.read_virtual(address, words.as_flattened_mut())
+            .then(|| words.map(u64::from_le_bytes))
+    });
+    Ok(step)
 }
 
 /// Whether `step` is the return to CPL 3: SYSRET, or IRET with a CS of CPL 3 on the stack. What comes
@@ -250,6 +257,7 @@ mod tests {
         Step {
             registers,
             code: Code::new(&[0x90]),
+            descriptor: None,
         }
     }
 

@@ -20,6 +20,10 @@ pub(crate) fn list(suite: &mut Suite) {
     suite.stepping("an_exception_is_recorded", an_exception_is_recorded);
     suite.stepping("a_syscall_is_recorded", a_syscall_is_recorded);
     suite.stepping(
+        "an_invpcid_is_recorded_with_its_descriptor",
+        an_invpcid_is_recorded_with_its_descriptor,
+    );
+    suite.stepping(
         "a_record_ends_at_its_limit_and_the_guest_goes_on",
         a_record_ends_at_its_limit_and_the_guest_goes_on,
     );
@@ -106,6 +110,41 @@ TIMER_HANDLER:
     "
 );
 
+// Counts in CPL 3; an NMI executes INVPCID, where there is one (CPUID leaf 7), with the descriptor on
+// the stack.
+guest!(
+    INVPCIDS,
+    "
+    call rt_setup
+    mov edi, 2
+    lea rax, [rip + 31f]
+    call rt_gate
+    lea rax, [rip + 21f]
+    jmp rt_user
+21: inc qword ptr [r15]
+    jmp 21b
+31: push rax
+    push rbx
+    push rcx
+    push rdx
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    bt ebx, 10
+    jnc 32f
+    push 0x123000
+    push 5
+    mov eax, 2                          # all, global translations included
+    invpcid rax, [rsp]
+    add rsp, 16
+32: pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    iretq
+    "
+);
+
 // SAFETY: labels of the guest above; their addresses are all that is used.
 unsafe extern "C" {
     safe static HANDLER: u8;
@@ -169,6 +208,28 @@ fn recorded(line: Line, began: Began) {
     assert_eq!(code, [[0x50], [0x31], [0x58], [0x48]]);
     assert!(record.steps.iter().all(|step| step.registers.cpl == 0));
     assert_eq!(guest.machine.record(0).unwrap(), None, "fetched once");
+    moves_on(&mut guest);
+    assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+fn an_invpcid_is_recorded_with_its_descriptor() {
+    let mut guest = counting(Guest::new(&INVPCIDS));
+    guest.machine.arm(0, 100, &[]).unwrap();
+    assert!(guest.machine.raise(0, Line::Nmi).unwrap());
+    let record = fetch(&mut guest);
+    assert_eq!(record.ended, Ended::User);
+    let seen: Vec<_> = record
+        .steps
+        .iter()
+        .filter_map(|step| step.descriptor)
+        .collect();
+    let invpcid = [0x66, 0x0f, 0x38, 0x82];
+    let executed = record
+        .steps
+        .iter()
+        .any(|step| step.code.bytes().starts_with(&invpcid));
+    let expected: &[[u64; 2]] = if executed { &[[5, 0x12_3000]] } else { &[] };
+    assert_eq!(seen, expected);
     moves_on(&mut guest);
     assert_eq!(guest.stop().words[63], 0, "an exception");
 }

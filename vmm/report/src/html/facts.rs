@@ -70,6 +70,9 @@ fn of_kernel(kernel: &KernelInfo) -> Vec<Fact> {
         Some(code("file", &kernel.path)),
         Some(code("initramfs", &kernel.initramfs)),
         kernel.module.map(module),
+        kernel
+            .paging
+            .map(|paging| plain("page tables", paging.to_string())),
         Some(code("command line", &kernel.cmdline)),
     ]
     .into_iter()

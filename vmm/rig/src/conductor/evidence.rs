@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::sync::Arc;
 
 use ipirig_abi::Order;
-use ipirig_entry::{KernelLayout, Record};
+use ipirig_entry::{KernelLayout, Paging, Record};
 
 use super::Tracing;
 use crate::blame::Blame;
@@ -38,6 +38,9 @@ pub struct Evidence {
     pub blame: Vec<Blame>,
     /// Where things are in the kernel, or why that is not known and no entry can be judged.
     pub layout: Result<Arc<KernelLayout>, String>,
+    /// How the kernel's page tables are set up, seen before the first window; `None` if they could not
+    /// be read.
+    pub paging: Option<Paging>,
     /// The windows, one for each way into the kernel.
     pub windows: Vec<Window>,
     /// What the kernel itself recorded of its IPIs.

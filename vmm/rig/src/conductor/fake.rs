@@ -293,6 +293,7 @@ impl<'a> Fake<'a> {
                     }
                 }
             }
+            Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
             Command::PowerOff | Command::Symbols | Command::Prepare => {}
         }
         if let Some((_, what)) = self.script.lacks.filter(|(during, _)| *during == command) {
@@ -392,7 +393,7 @@ impl<'a> Fake<'a> {
             } else {
                 slot.task.errno.store(NOT_PRODUCED, SeqCst);
             }
-            if slot.order.load(SeqCst) == u32::from(Order::Probe) {
+            if matches!(order, Order::Probe | Order::Relay) {
                 let errno = if self.stormed.get() {
                     self.script.probe_errno
                 } else {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ipirig_entry::{Began, Code, Ended, KernelLayout, Record, Registers, Step};
+use ipirig_entry::{Began, Code, Ended, KernelLayout, Paging, Record, Registers, Step};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
 
 /// What the fake vCPU executes when it enters the kernel.
@@ -23,6 +23,12 @@ pub(crate) enum Path {
     StaticKey,
     /// The record breaks off before anything has happened.
     BrokenOff,
+    /// It keeps translations when it loads the kernel page table.
+    KeepsNoflush,
+    /// It goes to other address spaces without flushing their PCIDs.
+    StalePcids,
+    /// It goes to fewer address spaces than there are.
+    FewSpaces,
     /// Nothing is recorded.
     NotSeen,
     /// A step is missing.
@@ -41,6 +47,10 @@ const KERNEL_GS: u64 = 0xffff_8880_3f00_0000;
 const KERNEL_CR3: u64 = 0x0100_0000;
 /// The user's page table is the next page (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
 const USER_CR3: u64 = KERNEL_CR3 | 1 << 12;
+
+/// CR4.PCIDE, and the bit that keeps translations in a value for CR3.
+const PCIDE: u64 = 1 << 17;
+const NOFLUSH: u64 = 1 << 63;
 
 /// Where the fake kernel patches text and unmaps memory.
 pub(crate) const POKED: u64 = WORK + 0x40;
@@ -101,8 +111,14 @@ pub(crate) fn lstar() -> u64 {
     ENTRY
 }
 
-/// What `cpu` executes on its way in and out, by `began`.
-pub(crate) fn record(cpu: usize, began: Began, path: Path) -> Option<Record> {
+/// What `cpu` executes on its way in, by `began`, through `spaces` address spaces besides its task's, and out.
+pub(crate) fn record(
+    cpu: usize,
+    began: Began,
+    path: Path,
+    spaces: u64,
+    paging: Paging,
+) -> Option<Record> {
     let mut way = Way {
         began: if path == Path::Other {
             Began::Vector(0xf6)
@@ -112,6 +128,7 @@ pub(crate) fn record(cpu: usize, began: Began, path: Path) -> Option<Record> {
         registers: Registers {
             rip: ENTRY,
             cr3: USER_CR3,
+            cr4: if paging.pcids { PCIDE } else { 0 },
             gs_base: 0x7fff_0000,
             ..Registers::default()
         },
@@ -140,13 +157,18 @@ pub(crate) fn record(cpu: usize, began: Began, path: Path) -> Option<Record> {
     if path != Path::FlagLate {
         set(&mut way);
     }
-    if path != Path::NoCatchUp {
-        way.load_cr3(KERNEL_CR3);
+    match path {
+        Path::NoCatchUp => {}
+        Path::KeepsNoflush => way.load_cr3(KERNEL_CR3 | NOFLUSH),
+        _ => way.load_cr3(KERNEL_CR3),
     }
     if path == Path::FlagLate {
         set(&mut way);
     }
     way.jump(WORK);
+    if spaces > 0 {
+        way.through(spaces, path);
+    }
     way.jump(ENTRY + 0x200);
     way.set_rax(USER_CR3);
     if path == Path::FlagClearedEarly {
@@ -182,6 +204,7 @@ impl Way {
         self.steps.push(Step {
             registers: self.registers,
             code: Code::new(code),
+            descriptor: None,
         });
         self.registers.rip += code.len() as u64;
     }
@@ -209,7 +232,29 @@ impl Way {
     /// `mov %rax, %cr3`, with `value` in RAX.
     fn load_cr3(&mut self, value: u64) {
         self.execute(&[0x0f, 0x22, 0xd8]);
-        self.registers.cr3 = value;
+        self.registers.cr3 = value & !NOFLUSH;
+    }
+
+    /// `push %rax` in other address spaces, and in this one again.
+    fn through(&mut self, spaces: u64, path: Path) {
+        let spaces = if path == Path::FewSpaces {
+            spaces / 2
+        } else {
+            spaces
+        };
+        let noflush = if path == Path::StalePcids { NOFLUSH } else { 0 };
+        let others = (1..=spaces).map(|space| (KERNEL_CR3 + (space << 24)) | space | noflush);
+        for table in others.chain([KERNEL_CR3]) {
+            // mov $table, %rax
+            let code: Vec<u8> = [0x48, 0xb8]
+                .into_iter()
+                .chain(table.to_le_bytes())
+                .collect();
+            self.execute(&code);
+            self.registers.general[0] = table;
+            self.load_cr3(table);
+            self.execute(&[0x50]);
+        }
     }
 
     fn record(self, cpu: usize, ended: Ended) -> Record {

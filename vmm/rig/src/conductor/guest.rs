@@ -3,12 +3,18 @@
 
 use std::error::Error;
 use std::fs::File;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
-use ipirig_entry::Record;
+use ipirig_entry::{Paging, Record};
 use ipirig_machine::clock::{self, Moment};
 use ipirig_machine::{Line, Machine, StopReason, Wakeup};
+
+use super::quiet::USER;
+
+/// Bytes of a page table.
+const PAGE: usize = 4096;
 
 /// What went wrong inside the machine; the conductor can only pass it on.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -88,6 +94,14 @@ pub trait Guest {
     ///
     /// The machine's.
     fn read(&self, cpu: usize, address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure>;
+
+    /// How the kernel's page tables are set up whose vmalloc memory is in `vmalloc`, by those of a vCPU
+    /// that is in user space. `None`: it is not, or they cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn paging(&self, cpu: usize, vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure>;
 
     /// Tells the observer each time a vCPU is about to execute one of these kernel addresses.
     ///
@@ -175,6 +189,14 @@ impl Guest for Machine {
 
     fn read(&self, cpu: usize, address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
         Ok(Machine::read_virtual(self, cpu, address, len)?)
+    }
+
+    fn paging(&self, cpu: usize, vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure> {
+        let sample = Machine::sample(self, cpu).filter(|sample| sample.cpl == USER);
+        Ok(sample.and_then(|sample| {
+            let read = |address| self.read_physical(address, PAGE);
+            Paging::look(sample.cr3, sample.cr4, vmalloc, read)
+        }))
     }
 
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{AgentState, Command, Role};
-use ipirig_entry::KernelLayout;
+use ipirig_entry::{KernelLayout, Paging};
 use ipirig_machine::StopReason;
 
 pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
@@ -281,6 +281,7 @@ struct Booted {
     before: KernelView,
     ledger_before: Snapshot,
     layout: Result<Arc<KernelLayout>, String>,
+    paging: Option<Paging>,
 }
 
 impl<'a> Conductor<'a> {
@@ -347,6 +348,7 @@ impl<'a> Conductor<'a> {
             self.ledger.stacks().begin(lstar);
         }
         let layout = self.layout(layout)?;
+        let paging = self.paging(&layout)?;
 
         self.enter(Phase::Prepare);
         self.prepare(&layout)?;
@@ -364,6 +366,7 @@ impl<'a> Conductor<'a> {
             before,
             ledger_before,
             layout,
+            paging,
         })
     }
 
@@ -390,6 +393,7 @@ impl<'a> Conductor<'a> {
             ledger,
             blame: self.ledger.blame(),
             layout: booted.layout,
+            paging: booted.paging,
             windows,
             tracing,
         })
@@ -413,6 +417,26 @@ impl<'a> Conductor<'a> {
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let lstar = self.machine(|guest| guest.lstar(cpu))?;
         Ok(layout(lstar).map(Arc::new))
+    }
+
+    /// How the kernel's page tables are set up, by those of an isolated vCPU that is in user space: it
+    /// is most of the time.
+    fn paging(
+        &mut self,
+        layout: &Result<Arc<KernelLayout>, String>,
+    ) -> Result<Option<Paging>, Ended> {
+        let vmalloc = layout
+            .as_ref()
+            .map_or(KernelLayout::VMALLOC, |layout| layout.vmalloc.clone());
+        let cpu = self.isolated.first().copied().unwrap_or_default();
+        let patience = Instant::now() + self.plan.timeouts.timer;
+        loop {
+            let paging = self.machine(|guest| guest.paging(cpu, &vmalloc))?;
+            if paging.is_some() || Instant::now() >= patience {
+                return Ok(paging);
+            }
+            self.pause()?;
+        }
     }
 
     fn has_module(&self) -> Result<bool, Ended> {

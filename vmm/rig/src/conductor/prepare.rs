@@ -30,6 +30,12 @@ impl Conductor<'_> {
         } else if storm.consists_of(StormKind::Kprobe) {
             self.target = traced().map_or(0, |function| function.after_call);
         }
+        let spaces = self.plan.scenario.vcpus.address_spaces;
+        if spaces > 0 {
+            for cpu in self.isolated.clone() {
+                self.command(Command::AddressSpaces, [cpu as u64, spaces, 0, 0])?;
+            }
+        }
         for part in storm.parts() {
             if part.command == Command::Storm {
                 self.command(Command::Prepare, self.args(&part))?;

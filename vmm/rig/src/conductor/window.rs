@@ -26,12 +26,12 @@ impl Conductor<'_> {
         if self.plan.scenario.vcpus.isolated_in == Mode::Kernel {
             return self.kernel_window(entry);
         }
-        let trigger = entry.trigger(module);
+        let trigger = self.plan.scenario.trigger(entry, module);
         self.enter(Phase::Baseline);
         let mut baseline = BTreeMap::new();
-        if trigger == Trigger::Order(Order::Probe) {
+        if let Trigger::Order(order @ (Order::Probe | Order::Relay)) = trigger {
             for cpu in self.isolated.clone() {
-                baseline.insert(cpu, self.order(cpu, Order::Probe)?);
+                baseline.insert(cpu, self.order(cpu, order)?);
             }
         }
 

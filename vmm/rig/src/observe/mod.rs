@@ -67,6 +67,7 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
             isolated,
             further: Role::Housekeeping,
             isolated_in: Mode::User,
+            address_spaces: 0,
         },
         storm: Storm {
             kind: NO_STORM,

@@ -1,7 +1,11 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 18] = [
+pub(super) const FILES: [(&str, &str); 19] = [
+    (
+        "address-space-switch",
+        include_str!("../../../../scenarios/address-space-switch.toml"),
+    ),
     (
         "bpf-jit",
         include_str!("../../../../scenarios/bpf-jit.toml"),

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use ipirig_abi::Role;
+use ipirig_abi::{Order, Role};
 
 pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, Trigger};
@@ -60,6 +60,9 @@ pub struct Vcpus {
     pub further: Role,
     /// Where the isolated vCPUs are while the storm runs.
     pub isolated_in: Mode,
+    /// Address spaces besides its task's that each isolated vCPU uses before the window, and that the
+    /// entry after it goes through; 0 to 16.
+    pub address_spaces: u64,
 }
 
 /// A flavour of the reference kernel.
@@ -98,6 +101,20 @@ pub enum IsolatedIpis {
     AtMost(u64),
     /// Holding back would be a bug: no fewer than this.
     AtLeast(u64),
+}
+
+impl Scenario {
+    /// How to provoke `entry`, in a guest that has the module or not: if it is to go through several
+    /// address spaces, in the order for that.
+    #[must_use]
+    pub fn trigger(&self, entry: EntryKind, module: bool) -> Trigger {
+        match entry.trigger(module) {
+            Trigger::Order(Order::Probe) if self.vcpus.address_spaces > 0 => {
+                Trigger::Order(Order::Relay)
+            }
+            trigger => trigger,
+        }
+    }
 }
 
 impl Expectations {

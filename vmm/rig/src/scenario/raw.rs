@@ -25,6 +25,7 @@ pub(super) struct RawVcpus {
     pub(super) isolated: Option<Spanned<u64>>,
     pub(super) further: Option<Spanned<String>>,
     pub(super) isolated_in: Option<Spanned<String>>,
+    pub(super) address_spaces: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Deserialize)]

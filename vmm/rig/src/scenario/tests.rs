@@ -77,7 +77,8 @@ fn static_key_flip_reads_as_written() {
                 housekeeping: 1,
                 isolated: 1,
                 further: Role::Housekeeping,
-                isolated_in: Mode::User
+                isolated_in: Mode::User,
+                address_spaces: 0,
             },
             storm: storm("static-key-flip", 101, 0),
             entries: vec![EntryKind::Syscall],
@@ -99,7 +100,8 @@ fn what_a_file_leaves_out_has_a_default() {
                 housekeeping: 1,
                 isolated: 1,
                 further: Role::Housekeeping,
-                isolated_in: Mode::User
+                isolated_in: Mode::User,
+                address_spaces: 0,
             },
             Expectations {
                 isolated: IsolatedIpis::AtMost(0),
@@ -107,6 +109,52 @@ fn what_a_file_leaves_out_has_a_default() {
             }
         )
     );
+}
+
+#[test]
+fn address_spaces_are_gone_through_in_a_system_call_that_comes_from_user_space() {
+    let scenario = Scenario::find("address-space-switch").unwrap();
+    assert_eq!(scenario.vcpus.address_spaces, 7);
+    let trigger = |module| scenario.trigger(EntryKind::Syscall, module);
+    assert_eq!(trigger(true), Trigger::Order(Order::Relay));
+    assert_eq!(trigger(false), Trigger::Order(Order::Enter));
+    let one = Scenario::find("vunmap-storm").unwrap();
+    let trigger = one.trigger(EntryKind::Syscall, true);
+    assert_eq!(trigger, Trigger::Order(Order::Probe));
+
+    let text = include_str!("../../../../scenarios/address-space-switch.toml");
+    for (from, to, message) in [
+        (
+            "spaces = 7",
+            "spaces = 17",
+            "address_spaces = 17 is out of range",
+        ),
+        (
+            "spaces = 7",
+            "spaces = 0",
+            "address_spaces = 0 is out of range",
+        ),
+        (
+            "[vcpus]",
+            "entries = [\"nmi\"]\n[vcpus]",
+            "address spaces are gone through in a system call",
+        ),
+        (
+            "spaces = 7",
+            "spaces = 7\nisolated_in = \"kernel\"",
+            "a vCPU that stays in the kernel has no entry",
+        ),
+        (
+            "kind = \"vunmap\"\noperations = 100\n# As in vunmap-storm.\nsize = 8",
+            "kind = \"kprobe\"\noperations = 100",
+            "address spaces need the module, and the storm does not",
+        ),
+    ] {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text);
+        let error = Scenario::parse("x.toml", &changed).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
 }
 
 #[test]

@@ -14,6 +14,8 @@ use crate::suggest;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
 const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
+/// Address spaces of an isolated vCPU besides its task's.
+const ADDRESS_SPACES: RangeInclusive<u64> = 1..=16;
 /// Length of a name or group.
 const NAME_MAX: usize = 40;
 /// Length of a summary: a line of `ipirig list`.
@@ -35,7 +37,7 @@ pub(crate) fn is_name(text: &str) -> bool {
 pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
     let place = Place { file, text };
     let raw: RawScenario = toml::from_str(text).map_err(|error| place.syntax(&error))?;
-    Ok(Scenario {
+    let scenario = Scenario {
         name: place.name(&raw.name)?,
         group: place.name(&raw.group)?,
         summary: place.summary(&raw.summary)?,
@@ -46,7 +48,9 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
         storm: place.storm(&raw.storm)?,
         entries: place.entries(raw.entries.as_ref())?,
         expect: place.expect(&raw.expect)?,
-    })
+    };
+    place.address_spaces(&raw.vcpus, &scenario)?;
+    Ok(scenario)
 }
 
 /// The file being read, for errors.
@@ -140,7 +144,34 @@ impl Place<'_> {
             isolated_in: self
                 .one_of("mode", raw.isolated_in.as_ref(), &MODES)?
                 .unwrap_or_default(),
+            address_spaces: match &raw.address_spaces {
+                Some(value) => self.number("address_spaces", value, ADDRESS_SPACES)?,
+                None => 0,
+            },
         })
+    }
+
+    /// A vCPU goes through address spaces in a system call that comes from user space.
+    fn address_spaces(&self, raw: &RawVcpus, scenario: &Scenario) -> Result<(), Diagnostic> {
+        let Some(value) = &raw.address_spaces else {
+            return Ok(());
+        };
+        let wrong = |message: &str| self.at(value.span(), message);
+        if scenario.entries != [EntryKind::Syscall] {
+            return Err(wrong("address spaces are gone through in a system call")
+                .help("leave out `entries`, or this line"));
+        }
+        if scenario.vcpus.isolated_in != Mode::User {
+            return Err(wrong("a vCPU that stays in the kernel has no entry")
+                .help("leave out `isolated_in`, or this line"));
+        }
+        if !scenario.storm.needs_module() {
+            return Err(
+                wrong("address spaces need the module, and the storm does not")
+                    .help("another kind of storm, such as `vunmap`"),
+            );
+        }
+        Ok(())
     }
 
     fn storm(&self, raw: &Spanned<RawStorm>) -> Result<Storm, Diagnostic> {

@@ -2,7 +2,7 @@
 
 use ipirig_abi::Role;
 
-use super::{COUNTERS, Check, Verdict, ipis, worst};
+use super::{COUNTERS, Check, Verdict, ipis, isolation, worst};
 use crate::conductor::Evidence;
 use crate::guest_text::{Counters, CpuCounters};
 use crate::plan::Plan;
@@ -33,13 +33,19 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
         let words = "this scenario is about IPIs that must be delivered, not about those held back";
         return Check::new(COUNTERS, Verdict::Skipped, words);
     }
+    let off = isolation::off(plan, evidence);
     let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
         let (status, words) = match growth(plan, before, after, cpu) {
             Some(growth) => {
                 let record = evidence.ledger.cpus.get(cpu);
                 let sent = record.map_or(0, |record| record.window.ipis_targeted());
                 let (ipis, _) = ipis::of_cpu(plan, evidence, cpu);
-                one(plan.deferral, &growth, sent, ipis)
+                match (one(plan.deferral, &growth, sent, ipis), &off) {
+                    ((Verdict::Violated, words), Some(why)) if growth.deferred == 0 => {
+                        (Verdict::Skipped, format!("{words}; {why}"))
+                    }
+                    (judged, _) => judged,
+                }
             }
             None => (
                 Verdict::Error,

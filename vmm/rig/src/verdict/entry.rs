@@ -1,8 +1,10 @@
 //! What each recorded entry says: was everything done in time, was anything dangerous done before,
 //! and did senders know in time?
 
+use std::collections::BTreeSet;
+
 use ipirig_abi::Role;
-use ipirig_entry::{Audit, Flag, Pending, PendingInput, audit};
+use ipirig_entry::{Audit, Ended, Finding, Flag, Pending, PendingInput, Switch, What, audit};
 
 use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, WATCHED, joined};
 use crate::conductor::{Evidence, NoRecord, Window};
@@ -163,6 +165,7 @@ fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome
         // User space runs only after all of them were applied (init/main.c, kernel_init), and a
         // module's are applied before it is live.
         alternatives_open: false,
+        paging: evidence.paging.unwrap_or_default(),
     };
     Outcome::Audit(Box::new(Audited {
         audit: audit(record, layout, &input),
@@ -276,8 +279,9 @@ fn in_time(step: Option<usize>, audit: &Audit) -> bool {
     step.is_some_and(|step| limit.is_none_or(|limit| step < limit))
 }
 
-/// Was what had been held back done before the entry came to ordinary kernel code?
-pub(super) fn completed(audited: &Audited) -> Look {
+/// Was what had been held back done before the entry came to ordinary kernel code, and for each of the
+/// `spaces` other address spaces that it was to go through before memory was touched there?
+pub(super) fn completed(audited: &Audited, spaces: u64) -> Look {
     let audit = &audited.audit;
     if let Some(skipped) = nothing_held_back(audited) {
         return skipped;
@@ -335,14 +339,52 @@ pub(super) fn completed(audited: &Audited) -> Look {
     if let Some(finding) = audit.stale_pcids.first() {
         return Look::Other(Verdict::Violated, finding.to_string());
     }
+    let through = match (spaces > 0).then(|| through(audit, spaces)) {
+        Some(Err(words)) => return Look::Other(Verdict::Error, words),
+        Some(Ok(words)) => words,
+        None => String::new(),
+    };
     let done = audit.text_cleared.max(audit.translations_cleared);
     Look::Held {
         shared: format!(
             "by what was executed, caught up ({} pending) at instruction",
             audited.pending
         ),
-        own: format!("{} of {}", done.unwrap_or_default(), audit.steps),
+        own: format!("{} of {}{through}", done.unwrap_or_default(), audit.steps),
     }
+}
+
+/// What the entry shows of address spaces that it went through; `Err` if they are fewer than there
+/// are, the task's own, to which it came back, not counted.
+fn through(audit: &Audit, spaces: u64) -> Result<String, String> {
+    let distinct =
+        |of: fn(&Switch) -> u64| -> BTreeSet<u64> { audit.switches.iter().map(of).collect() };
+    let seen = distinct(|switch| switch.page_table).len() as u64;
+    if seen <= spaces || audit.ended != Ended::User {
+        return Err(format!(
+            "the {} instructions recorded are to go through {spaces} other address spaces and back, \
+             but load {seen} page tables",
+            audit.steps
+        ));
+    }
+    let pcids = distinct(|switch| switch.pcid.into());
+    let flushed = audit
+        .switches
+        .iter()
+        .filter(|switch| switch.flushed)
+        .count();
+    let how = if pcids.iter().all(|&pcid| pcid == 0) {
+        "no PCIDs in use: each load of CR3 flushes".to_owned()
+    } else {
+        let all = audit.switches.len();
+        format!(
+            "{} PCIDs, none stale: {flushed} of {all} loads of CR3 flush",
+            pcids.len()
+        )
+    };
+    Ok(format!(
+        ", then through {spaces} other address spaces and back ({how})"
+    ))
 }
 
 /// Nothing was held back where IPIs did the work in the window.
@@ -398,10 +440,28 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
         let words = "the kernel has no flag that is known: kernel_cr3 or kernel_cr3_loaded";
         return Check::new(FLAG_ORDER, Verdict::Skipped, words);
     }
+    if let Some(paging) = evidence.paging
+        && !paging.isolated
+    {
+        let words = "page table isolation is off: there is no kernel page table to load at entry";
+        return Check::new(FLAG_ORDER, Verdict::Skipped, words);
+    }
     let look = |audited: &Audited| {
         let audit = &audited.audit;
-        if !audit.order.is_empty() {
-            return Look::Other(Verdict::Violated, shown(&audit.order));
+        // With PCIDs, an entry that has nothing to catch up with may keep its translations.
+        let needless =
+            |finding: &Finding| audited.by_ipis > 0 && finding.what == What::NoCatchUpAfterFlag;
+        let order: Vec<Finding> = audit
+            .order
+            .iter()
+            .filter(|f| !needless(f))
+            .cloned()
+            .collect();
+        if !order.is_empty() {
+            return Look::Other(Verdict::Violated, shown(&order));
+        }
+        if let (None, Some(skipped)) = (audit.catch_up, nothing_held_back(audited)) {
+            return skipped;
         }
         let Flag::Known {
             set: Some(set),
@@ -427,7 +487,7 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
     joined(FLAG_ORDER, findings(entries, look))
 }
 
-fn shown(findings: &[ipirig_entry::Finding]) -> String {
+fn shown(findings: &[Finding]) -> String {
     let mut words: Vec<String> = findings
         .iter()
         .take(FINDINGS_SHOWN)

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use ipirig_abi::Role;
 
-use super::{Check, ISOLATED_IPIS, Verdict, window, worst};
+use super::{Check, ISOLATED_IPIS, Verdict, isolation, window, worst};
 use crate::attribution::Account;
 use crate::conductor::Evidence;
 use crate::ledger::Tally;
@@ -42,6 +42,13 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> (Verdict, 
     let (status, words) = match plan.scenario.expect.isolated {
         IsolatedIpis::AtMost(most) => at_most(most, tally, words, evidence.ledger.counts_only),
         IsolatedIpis::AtLeast(least) => at_least(least, tally, &words),
+    };
+    // Nothing to blame the kernel for.
+    let (status, words) = match (status, isolation::off(plan, evidence)) {
+        (Verdict::Violated, Some(why)) if !plan.scenario.expect.delivered() => {
+            (Verdict::Skipped, format!("{words}; {why}"))
+        }
+        (status, _) => (status, words),
     };
     // One that came back to user space may have been spared rightly.
     match (status, window::left_the_kernel(plan, evidence, cpu)) {

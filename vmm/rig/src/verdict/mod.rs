@@ -19,6 +19,7 @@ mod completion;
 mod counters;
 mod entry;
 mod ipis;
+mod isolation;
 pub(crate) mod soundness;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,6 +7,7 @@ use crate::scenario::{EntryKind, IsolatedIpis};
 use Verdict::{Error, Held, Skipped, Violated};
 
 mod faults;
+mod paging;
 mod unwatched;
 
 /// The evidence of a fake guest that follows `script`.
@@ -49,7 +50,12 @@ fn named(name: &str, plan: &Plan, evidence: &Evidence) -> Check {
 
 #[test]
 fn a_healthy_guest_holds_every_check_in_every_scenario_and_size() {
-    for scenario in ["static-key-flip", "vunmap-storm", "entry-matrix"] {
+    for scenario in [
+        "static-key-flip",
+        "vunmap-storm",
+        "address-space-switch",
+        "entry-matrix",
+    ] {
         for vcpus in [None, Some(2), Some(5), Some(64)] {
             let (plan, evidence) = evidence(scenario, vcpus, Script::default());
             let (checks, _) = judge(&plan, &evidence);

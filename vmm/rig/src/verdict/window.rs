@@ -15,6 +15,7 @@ use crate::scenario::{Expectations, Mode};
 ///
 /// Other interrupts are `error`, because the rig cannot blame the storm for them. Where IPIs are a
 /// violation (`ipis`), being taken out of user space is one as well: the one follows from the other.
+/// So it is where they prove nothing.
 /// Where some are allowed, they must have interrupted user space.
 pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verdict) -> Check {
     if plan.scenario.vcpus.isolated_in == Mode::Kernel {
@@ -63,6 +64,11 @@ fn throughout(
     if taken > 0 && ipis == Verdict::Violated {
         let words = format!("vCPU {cpu}: taken out of user space by {taken} IPIs");
         return (Verdict::Violated, words);
+    }
+    if taken > 0 && ipis == Verdict::Skipped {
+        let words =
+            format!("vCPU {cpu}: taken out of user space by {taken} IPIs, as none is deferred");
+        return (Verdict::Skipped, words);
     }
     if expect.interrupted() && evidence.ledger.counts_only {
         let words =

@@ -27,6 +27,7 @@ prop_compose! {
         general in prop::array::uniform16(addresses()),
         (rip, fs_base, gs_base) in (addresses(), addresses(), addresses()),
         (cr3, cr4, rflags) in any::<(u64, u64, u64)>(),
+        descriptor in any::<Option<[u64; 2]>>(),
         (prefix, code) in (
             prop_oneof![
                 Just(&[][..]),
@@ -42,7 +43,7 @@ prop_compose! {
         let code = Code::new(&[prefix, &code].concat());
         let registers =
             Registers { general, rip, rflags, cr3, cr4, fs_base, gs_base, cpl: 0 };
-        Step { registers, code }
+        Step { registers, code, descriptor }
     }
 }
 
@@ -65,10 +66,12 @@ proptest! {
         ended in prop_oneof![Just(Ended::User), Just(Ended::Limit), Just(Ended::Halted)],
         vector in any::<Option<u8>>(),
         alternatives_open in any::<bool>(),
+        (isolated, global) in any::<(bool, bool)>(),
     ) {
         let began = vector.map_or(Began::Syscall, Began::Vector);
         let record = Record { cpu: 0, began, handlers: BTreeSet::new(), steps, ended };
-        let input = PendingInput { text, translations, alternatives_open };
+        let paging = Paging { pcids: false, isolated, global };
+        let input = PendingInput { text, translations, alternatives_open, paging };
         for layout in LAYOUTS.iter() {
             let audit = audit(&record, layout, &input);
             let number = record.steps.len();

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use ipirig_abi::{AgentState, Command, Mailbox, TaskState};
-use ipirig_entry::Record;
+use ipirig_entry::{Paging, Record};
 use ipirig_machine::{Line, StopReason, Wakeup, clock};
 
 use super::{Fake, Moment};
@@ -142,6 +143,11 @@ impl Guest for Fake<'_> {
         Ok(code.get(..len.min(code.len())).map(<[u8]>::to_vec))
     }
 
+    fn paging(&self, cpu: usize, _vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure> {
+        assert!(self.isolated().contains(&cpu));
+        Ok(Some(self.script.paging))
+    }
+
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
         if self.isolated().contains(&cpu) {
             assert!(self.plan.cross_check, "left alone");
@@ -171,7 +177,15 @@ impl Guest for Fake<'_> {
         if !self.armed.borrow_mut().remove(&cpu) {
             return Ok(None);
         }
-        Ok(fake_kernel::record(cpu, began, self.script.path))
+        let script = &self.script;
+        let spaces = self.plan.scenario.vcpus.address_spaces;
+        Ok(fake_kernel::record(
+            cpu,
+            began,
+            script.path,
+            spaces,
+            script.paging,
+        ))
     }
 
     fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {

@@ -1,6 +1,7 @@
 //! What goes wrong with a fake guest, one thing at a time.
 
 use ipirig_abi::Command;
+use ipirig_entry::Paging;
 use ipirig_machine::{GuestDebug, Levels};
 
 use crate::conductor::fake_kernel::Path;
@@ -55,6 +56,8 @@ pub(crate) struct Script {
     pub(crate) status: Option<u32>,
     /// What a vCPU executes when it enters the kernel.
     pub(crate) path: Path,
+    /// How the kernel's page tables are set up.
+    pub(crate) paging: Paging,
     /// What of guest debugging works on the host.
     pub(crate) debug: Debugging,
     /// Ways into the kernel that the machine cannot produce.

@@ -1,0 +1,260 @@
+//! How the kernel that runs maps itself, as far as it decides what makes a translation stale.
+
+use std::fmt;
+use std::ops::Range;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::shadow::{PCIDE, PGE};
+
+/// CR4.LA57: page tables of five levels (SDM vol. 3, 2.5).
+const LA57: u64 = 1 << 12;
+/// In an entry: present, a leaf above the last level, global (SDM vol. 3, tables 4-15 to 4-20).
+const PRESENT: u64 = 1;
+const LEAF: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
+/// In an entry and in CR3: the physical address of a page.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// The bit of CR3 that says which of a pair of page tables is loaded: set, the user's
+/// (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
+pub const USER_TABLE_BIT: u32 = 12;
+pub(crate) const USER_TABLE: u64 = 1 << USER_TABLE_BIT;
+/// Tables that are looked into for a leaf.
+const TABLES_MAX: usize = 64;
+
+/// How a kernel's page tables are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct Paging {
+    /// PCIDs are in use: CR4.PCIDE is set.
+    pub pcids: bool,
+    /// Page table isolation: in user space another page table is loaded, which lacks the kernel.
+    pub isolated: bool,
+    /// Translations of vmalloc memory are global: the leaf entries say so, and CR4.PGE is set. Then
+    /// no write to CR3 flushes them.
+    pub global: bool,
+}
+
+impl Default for Paging {
+    /// As deferral at entry needs it: page table isolation, nothing of vmalloc memory global.
+    fn default() -> Self {
+        Self {
+            pcids: false,
+            isolated: true,
+            global: false,
+        }
+    }
+}
+
+impl fmt::Display for Paging {
+    /// What decides which flushes an entry needs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.isolated {
+            f.write_str("no page table isolation, ")?;
+        }
+        f.write_str(if self.pcids {
+            "PCIDs in use"
+        } else {
+            "no PCIDs"
+        })
+    }
+}
+
+impl Paging {
+    /// What the page tables say of a CPU that is in user space with `cr3` and `cr4`, its kernel's
+    /// vmalloc memory being in `vmalloc`: nothing of that is in a user page table, while a little of
+    /// the mapping of all memory is (`pti_clone_user_shared` of arch/x86/mm/pti.c). `read` gives the
+    /// page at a physical address. `None` if there is no vmalloc memory there, or no reading.
+    pub fn look(
+        cr3: u64,
+        cr4: u64,
+        vmalloc: &Range<u64>,
+        read: impl Fn(u64) -> Option<Vec<u8>>,
+    ) -> Option<Self> {
+        let tables = Tables {
+            read: &|at| Some(entries(&read(at)?)),
+            vmalloc: vmalloc.clone(),
+            levels: if cr4 & LA57 == 0 { 4 } else { 5 },
+        };
+        let isolated = !tables.maps_some(cr3 & ADDRESS)?;
+        let kernel = if isolated { cr3 & !USER_TABLE } else { cr3 } & ADDRESS;
+        if isolated && !tables.maps_some(kernel)? {
+            return None;
+        }
+        let mut budget = TABLES_MAX;
+        let leaf = tables.global_leaf(kernel, tables.levels, 0, &mut budget);
+        Some(Self {
+            pcids: cr4 & PCIDE != 0,
+            isolated,
+            global: cr4 & PGE != 0 && leaf == Some(true),
+        })
+    }
+}
+
+fn entries(page: &[u8]) -> Vec<u64> {
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+    page.chunks_exact(8).map(word).collect()
+}
+
+/// Page tables, and the addresses in them that are looked at.
+struct Tables<'a> {
+    read: &'a dyn Fn(u64) -> Option<Vec<u64>>,
+    vmalloc: Range<u64>,
+    /// Level of the topmost.
+    levels: u32,
+}
+
+impl Tables<'_> {
+    /// The entries of the table at `at`, of a level from 1 on, that are present and map some of the
+    /// addresses that are looked at, each with its first address. The table's first address is `from`.
+    fn wanted(&self, at: u64, level: u32, from: u64) -> Option<Vec<(u64, u64)>> {
+        let shift = 12 + 9 * (level - 1);
+        let mut wanted = Vec::new();
+        for (index, entry) in (0_u64..).zip((self.read)(at)?) {
+            let mut start = from | index << shift;
+            if level == self.levels && index & 0x100 != 0 {
+                // The other bits repeat the highest (SDM vol. 1, 3.3.7.1).
+                start |= u64::MAX << (shift + 9);
+            }
+            let last = start | ((1 << shift) - 1);
+            let within = start < self.vmalloc.end && last >= self.vmalloc.start;
+            if within && entry & PRESENT != 0 {
+                wanted.push((start, entry));
+            }
+        }
+        Some(wanted)
+    }
+
+    /// Whether a table of the top level has an entry for the addresses.
+    fn maps_some(&self, at: u64) -> Option<bool> {
+        Some(!self.wanted(at, self.levels, 0)?.is_empty())
+    }
+
+    /// Whether a leaf of the first table that has any is global. `None`: there is none within the
+    /// first `budget` tables.
+    fn global_leaf(&self, at: u64, level: u32, from: u64, budget: &mut usize) -> Option<bool> {
+        *budget = budget.checked_sub(1)?;
+        let mut found = None;
+        for (start, entry) in self.wanted(at, level, from)? {
+            if level == 1 || level < 4 && entry & LEAF != 0 {
+                found = Some(found.unwrap_or(false) || entry & GLOBAL != 0);
+            } else if found.is_none() {
+                let below = self.global_leaf(entry & ADDRESS, level - 1, start, budget);
+                if below.is_some() {
+                    return below;
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Where vmalloc memory is: entry 402 of the top table.
+    const VMALLOC: Range<u64> = 0xffff_c900_0000_0000..0xffff_e900_0000_0000;
+    const KERNEL: u64 = 0x10_0000;
+    const USER: u64 = KERNEL | USER_TABLE;
+
+    /// A pair of page tables whose kernel half maps one page of vmalloc memory with `leaf`, by a path
+    /// that begins with an empty table; the user half has the entry stacks.
+    fn tables(leaf: u64) -> BTreeMap<u64, Vec<(usize, u64)>> {
+        BTreeMap::from([
+            (
+                KERNEL,
+                vec![(273, 0x20_0003), (402, 0x30_0003), (508, 0x50_0003)],
+            ),
+            (
+                USER,
+                vec![(0, 0x60_0007), (273, 0x20_0003), (508, 0x50_0003)],
+            ),
+            // A direct map whose leaves are global does not count.
+            (0x20_0000, vec![(0, 0x183)]),
+            (0x30_0000, vec![(0, 0x31_0003)]),
+            (0x31_0000, vec![(3, 0x32_0003), (4, 0x33_0003)]),
+            (0x32_0000, vec![]),
+            (0x33_0000, vec![(7, leaf)]),
+            (0x50_0000, vec![(0, 0x183)]),
+        ])
+    }
+
+    fn look(cr3: u64, cr4: u64, leaf: u64) -> Option<Paging> {
+        look_in(&VMALLOC, cr3, cr4, leaf)
+    }
+
+    fn look_in(vmalloc: &Range<u64>, cr3: u64, cr4: u64, leaf: u64) -> Option<Paging> {
+        let tables = tables(leaf);
+        Paging::look(cr3, cr4, vmalloc, |at| {
+            let mut page = vec![0; 4096];
+            for &(index, entry) in tables.get(&at)? {
+                page[index * 8..index * 8 + 8].copy_from_slice(&u64::to_le_bytes(entry));
+            }
+            Some(page)
+        })
+    }
+
+    #[test]
+    fn a_user_page_table_without_the_kernel_is_isolation_and_the_leaf_says_global() {
+        let paging = |pcids, isolated, global| {
+            Some(Paging {
+                pcids,
+                isolated,
+                global,
+            })
+        };
+        let (plain, global) = (0x1003, 0x1103);
+        assert_eq!(
+            look(USER | 0x801, PCIDE | PGE, plain),
+            paging(true, true, false)
+        );
+        assert_eq!(look(USER, PGE, plain), paging(false, true, false));
+        assert_eq!(look(KERNEL, PGE, plain), paging(false, false, false));
+        assert_eq!(look(KERNEL, PGE, global), paging(false, false, true));
+        assert_eq!(look(KERNEL, PCIDE, global), paging(true, false, false));
+        assert_eq!(look(USER, PGE, global), paging(false, true, true));
+        assert_eq!(look(0x7000, PGE, plain), None);
+        // Without vmalloc memory there is no telling.
+        let elsewhere = 0xffff_a000_0000_0000..0xffff_b000_0000_0000;
+        assert_eq!(look_in(&elsewhere, USER, PGE, plain), None);
+        assert_eq!(look_in(&elsewhere, KERNEL, PGE, plain), None);
+    }
+
+    #[test]
+    fn what_flushes_depend_on_reads_in_a_few_words() {
+        let words = [(true, true), (true, false), (false, true), (false, false)].map(
+            |(isolated, pcids)| {
+                let global = false;
+                Paging {
+                    pcids,
+                    isolated,
+                    global,
+                }
+                .to_string()
+            },
+        );
+        let expected = [
+            "PCIDs in use",
+            "no PCIDs",
+            "no page table isolation, PCIDs in use",
+            "no page table isolation, no PCIDs",
+        ];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn tables_that_point_at_each_other_end_the_search() {
+        // Each entry of the one table points at it.
+        let page: Vec<u8> = (0..512).flat_map(|_| 0x1003_u64.to_le_bytes()).collect();
+        let calls = std::cell::Cell::new(0);
+        let paging = Paging::look(0x1000, PGE, &VMALLOC, |_| {
+            calls.set(calls.get() + 1);
+            Some(page.clone())
+        });
+        assert!(!paging.unwrap().global);
+        assert!(calls.get() <= TABLES_MAX + 1);
+    }
+}
