@@ -20,6 +20,7 @@ struct ipirig_member {
 
 /* All of it is for tasks that are bound to one CPU. */
 struct ipirig_relay {
+	/* Held for all below, and for the turns of members. */
 	spinlock_t lock;
 	struct list_head members;
 	u32 count;

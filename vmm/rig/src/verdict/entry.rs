@@ -460,7 +460,8 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
         if !order.is_empty() {
             return Look::Other(Verdict::Violated, shown(&order));
         }
-        if let (None, Some(skipped)) = (audit.catch_up, nothing_held_back(audited)) {
+        let late = order.len() < audit.order.len() || audit.catch_up.is_none();
+        if let (true, Some(skipped)) = (late, nothing_held_back(audited)) {
             return skipped;
         }
         let Flag::Known {
