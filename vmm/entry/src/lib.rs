@@ -28,6 +28,7 @@ mod whole;
 
 pub use audit::{Audit, Finding, Flag, PendingInput, What, audit};
 pub use disassemble::{disassemble, length};
+pub use flow::successor;
 pub use layout::{KernelLayout, LayoutError, slide};
 pub use listing::{Extent, listing};
 pub use nop::first_nop;
