@@ -340,7 +340,7 @@ fn an_audit_tells_a_file_that_it_cannot_use_from_one_that_lacks_something() {
 }
 
 /// The names of all commands, as they are typed.
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &["run"],
     &["entry"],
     &["audit"],
@@ -349,6 +349,7 @@ const COMMANDS: [&[&str]; 16] = [
     &["mutants"],
     &["gate"],
     &["compare"],
+    &["lab"],
     &["list"],
     &["schema"],
     &["doctor"],

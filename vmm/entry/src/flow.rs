@@ -81,11 +81,7 @@ impl Flows {
     /// What `step` leaves; none if its bytes are no instruction.
     pub(crate) fn of(&mut self, step: &Step) -> Option<Flow> {
         let registers = &step.registers;
-        let mut bytes = Bytes::with_ip(64, step.code.bytes(), registers.rip, DecoderOptions::NONE);
-        let instruction = bytes.decode();
-        if instruction.is_invalid() {
-            return None;
-        }
+        let instruction = decode(step)?;
         let next = next(&instruction, registers);
         let calls = matches!(
             instruction.flow_control(),
@@ -138,6 +134,23 @@ impl Flows {
         }
         written
     }
+}
+
+/// The address of the instruction that comes after `step`, unless it raises an exception. `None` where
+/// that depends on memory, or the bytes are no instruction.
+#[must_use]
+pub fn successor(step: &Step) -> Option<u64> {
+    match next(&decode(step)?, &step.registers) {
+        Next::At(rip) => Some(rip),
+        _ => None,
+    }
+}
+
+fn decode(step: &Step) -> Option<Instruction> {
+    let rip = step.registers.rip;
+    let mut bytes = Bytes::with_ip(64, step.code.bytes(), rip, DecoderOptions::NONE);
+    let instruction = bytes.decode();
+    (!instruction.is_invalid()).then_some(instruction)
 }
 
 fn write(access: OpAccess) -> bool {

@@ -30,6 +30,7 @@ mod whole;
 pub use audit::{Audit, Finding, Flag, PendingInput, Switch, What, audit};
 pub use decode::invpcid_descriptor;
 pub use disassemble::{disassemble, disassemble_at, length};
+pub use flow::successor;
 pub use layout::{KernelLayout, LayoutError, slide};
 pub use listing::{Extent, listing};
 pub use nop::first_nop;

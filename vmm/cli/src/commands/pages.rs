@@ -43,7 +43,11 @@ fn page(dir: &Path, command: &Command) -> Result<Code, Failure> {
         .context("cannot make a man page")?;
     let text = String::from_utf8(text).context("a man page that is no text")?;
     write_file(&dir.join(format!("{name}.1")), &text).map_err(Failure::usage)?;
-    for command in command.get_subcommands() {
+    // What is hidden is not typed by anybody.
+    let shown = command
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    for command in shown {
         page(dir, command)?;
     }
     Ok(Code::Ok)

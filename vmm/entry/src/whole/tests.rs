@@ -154,6 +154,35 @@ fn an_indirect_branch_goes_where_its_register_says_and_by_memory_anywhere() {
 }
 
 #[test]
+fn the_successor_of_an_instruction_is_known_unless_memory_has_it() {
+    let successor = |code: &[u8]| {
+        let mut registers = Registers {
+            rip: NOINSTR,
+            ..Registers::default()
+        };
+        registers.general[0] = 0x1234;
+        crate::successor(&Step {
+            registers,
+            code: Code::new(code),
+        })
+    };
+    assert_eq!(successor(&[0x0f, 0x01, 0xf8]), Some(NOINSTR + 3)); // swapgs
+    assert_eq!(successor(&[0xeb, 0x10]), Some(NOINSTR + 0x12));
+    assert_eq!(successor(&[0x74, 0x10]), Some(NOINSTR + 2));
+    assert_eq!(successor(&[0xff, 0xe0]), Some(0x1234));
+    // jmp *(%rax), ret, iretq, ud2, and no instruction.
+    for code in [
+        &[0xff, 0x20][..],
+        &[0xc3],
+        &[0x48, 0xcf],
+        &[0x0f, 0x0b],
+        &[0x06],
+    ] {
+        assert_eq!(successor(code), None);
+    }
+}
+
+#[test]
 fn an_exception_goes_to_a_handler_with_registers_as_they_were() {
     let raised = |rip, rsp, rbx| {
         move |registers: &mut Registers| {

@@ -45,8 +45,8 @@ pub(super) fn emulated(signs: &Signs<'_>) -> Option<String> {
     }
     let user_ns = signs.speed?.lasting_user_ns;
     (user_ns > SLOW_USER_NS).then(|| {
-        let millions = Speed::millions(user_ns);
-        format!("says its speed: {millions:.1} million instructions a second in CPL 3")
+        let limit = Speed::millions(SLOW_USER_NS);
+        format!("says its speed: less than {limit:.0} million instructions a second in CPL 3")
     })
 }
 
@@ -91,7 +91,7 @@ mod tests {
             }),
             ..real
         };
-        let why = "says its speed: 5.0 million instructions a second in CPL 3";
+        let why = "says its speed: less than 50 million instructions a second in CPL 3";
         assert_eq!(emulated(&slow).as_deref(), Some(why));
         fs::write(id.join("bios_vendor"), "Bochs\n").unwrap();
         let why = "by Bochs, says its firmware (bios_vendor in /sys/class/dmi/id)";

@@ -19,9 +19,8 @@ const DEBUG: u8 = 1;
 const NMI: u8 = 2;
 /// Vector of #PF.
 const PAGE_FAULT: u8 = 14;
-/// Exceptions that a kernel handles where it raises them itself: #BP, #UD, #GP, #PF. As many as
-/// there are debug registers.
-const NESTED: [u8; 4] = [3, 6, 13, PAGE_FAULT];
+/// Exceptions that a kernel handles where it raises them itself, the likely first: #PF, #GP, #UD, #BP.
+const NESTED: [u8; 4] = [PAGE_FAULT, 13, 6, 3];
 /// RFLAGS.TF (SDM vol. 3, 2.3).
 const TRAP_FLAG: u64 = 1 << 8;
 /// INT1, which raises a #DB that has no cause in DR6 (SDM vol. 3, 18.2.3).
@@ -165,9 +164,9 @@ impl Vcpu {
         let cpu = self.access();
         let step = recorder::look(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         let returns = recorder::returns_to_user(&cpu, &step);
-        let target = recorder::iret_target(&cpu, &step);
+        let successor = recorder::successor(&cpu, &step);
         let goes_on = self.recorder.step(step, returns);
-        self.stops.iret_target = target;
+        self.stops.successor = successor;
         self.stops.stepping = if goes_on {
             let rip = step.registers.rip;
             Stepping::Recording { rip }

@@ -217,12 +217,15 @@ pub(super) fn returns_to_user(cpu: &Cpu<'_>, step: &Step) -> bool {
     }
 }
 
-/// Where `step` returns to, if it is an IRET.
-pub(super) fn iret_target(cpu: &Cpu<'_>, step: &Step) -> Option<u64> {
+/// The address of the instruction that comes after `step`, if that is known.
+pub(super) fn successor(cpu: &Cpu<'_>, step: &Step) -> Option<u64> {
+    if !step.code.bytes().starts_with(&IRETQ) {
+        return ipirig_entry::successor(step);
+    }
     let mut rip = [0; 8];
-    let read = step.code.bytes().starts_with(&IRETQ)
-        && cpu.read_virtual(step.registers.general[RSP], &mut rip);
-    read.then(|| u64::from_le_bytes(rip))
+    let rsp = step.registers.general[RSP];
+    cpu.read_virtual(rsp, &mut rip)
+        .then(|| u64::from_le_bytes(rip))
 }
 
 /// Whether the vCPU, at the first instruction of the handler of `vector`, came from CPL 3: by the CS

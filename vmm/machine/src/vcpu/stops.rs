@@ -32,9 +32,9 @@ pub(super) struct Stops {
     /// one clears RFLAGS.TF and so would end the steps without a word; while the recorder records,
     /// the vCPU stops there instead.
     pub(super) nested: Vec<u64>,
-    /// Where the next instruction that is recorded returns to, if it is an IRET: some KVMs execute
-    /// one instruction more before they stop.
-    pub(super) iret_target: Option<u64>,
+    /// The instruction after the next one that is recorded, if it is known: after some (IRET, SWAPGS)
+    /// a KVM may execute one more before it stops.
+    pub(super) successor: Option<u64>,
     /// What KVM was told last.
     told: Told,
 }
@@ -107,7 +107,7 @@ impl Stops {
             Stepping::Over { .. } => Told::Step(vec![]),
             // A breakpoint where the vCPU stands would stop it there for ever.
             Stepping::Recording { rip } => {
-                let points = self.iret_target.iter().chain(&self.nested).copied();
+                let points = self.successor.iter().chain(&self.nested).copied();
                 Told::Step(points.filter(|&point| point != rip).take(POINTS).collect())
             }
             Stepping::No => match self.points() {
@@ -172,7 +172,7 @@ mod tests {
     fn a_record_stops_at_nested_handlers_but_not_where_it_stands() {
         let stops = Stops {
             nested: vec![1, 2, 3, 4],
-            iret_target: Some(9),
+            successor: Some(9),
             entry: vec![7],
             stepping: Stepping::Recording { rip: 2 },
             ..Stops::default()

@@ -251,7 +251,11 @@ FAULTS:
     mov ecx, 0xffff                     # 6
     rdmsr                               # 11: no such MSR
     pop rcx                             # 13
-    iretq                               # 14
+    swapgs                              # 14
+    nop                                 # 17
+    swapgs                              # 18
+    nop                                 # 21
+    iretq                               # 22
 FAULT_HANDLER:
     add qword ptr [rsp + 8], 2          # 0
     add rsp, 8                          # 6
@@ -319,7 +323,7 @@ fn a_fault_in_the_kernel_is_recorded_with_its_handler() {
     let record = fetch(&mut guest);
     let mut expected = offsets(address(&FAULTS), &[0, 5, 6, 11]);
     expected.extend(offsets(address(&FAULT_HANDLER), &[0, 6, 10]));
-    expected.extend(offsets(address(&FAULTS), &[13, 14]));
+    expected.extend(offsets(address(&FAULTS), &[13, 14, 17, 18, 21, 22]));
     assert_eq!(path(&record), expected);
     assert_eq!(record.check(Began::Vector(6)), Ok(()));
     moves_on(&mut guest);
