@@ -162,6 +162,7 @@ fn the_successor_of_an_instruction_is_known_unless_memory_has_it() {
         };
         registers.general[0] = 0x1234;
         crate::successor(&Step {
+            descriptor: None,
             registers,
             code: Code::new(code),
         })
