@@ -51,7 +51,7 @@ fn list_names_every_scenario_and_succeeds() {
     sorted.sort_unstable();
     assert_eq!(sorted, files);
     assert!(
-        listed.contains("\ntlb\n  vmap-stack ") && listed.contains("\nmust-deliver\n"),
+        listed.contains("\ntlb\n  address-space-switch ") && listed.contains("\nmust-deliver\n"),
         "{listed}"
     );
 }
@@ -77,7 +77,10 @@ fn unknown_scenarios_get_suggestions() {
         &["run", "static-key-filp"],
         "no scenario `static-key-filp`: did you mean `static-key-flip`?",
     );
-    refused(&["run", "xyz"], "no scenario `xyz`: there are bpf-jit, ");
+    refused(
+        &["run", "xyz"],
+        "no scenario `xyz`: there are address-space-switch, bpf-jit, ",
+    );
     refused(
         &["run", "--group", "txt"],
         "no group `txt`: there are entry, load, must-deliver, text, tlb, tracing",

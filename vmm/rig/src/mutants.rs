@@ -444,7 +444,7 @@ mod tests {
             "\
 a  lacking     needs PCIDs, of which a guest on this host has none
 
-0 noticed, 0 survived, 0 wait, 1 lacking
+0 noticed, 0 survived, 0 wait, 0 error, 1 lacking
 "
         );
     }

@@ -134,7 +134,10 @@ pub(crate) fn record(
         },
         steps: vec![],
     };
-    way.registers.general[0] = KERNEL_CR3;
+    way.registers.general[0] = match path {
+        Path::KeepsNoflush => KERNEL_CR3 | NOFLUSH,
+        _ => KERNEL_CR3,
+    };
     let set = |way: &mut Way| way.flag(1);
     way.execute(&[0x0f, 0x01, 0xf8]); // swapgs
     way.registers.gs_base = KERNEL_GS;
@@ -189,6 +192,8 @@ pub(crate) fn record(
     Some(way.record(cpu, Ended::User))
 }
 
+/// The place of RSP among the general registers.
+const RSP: usize = 4;
 /// Bytes of a JMP.
 const JMP: u64 = 5;
 
@@ -254,6 +259,8 @@ impl Way {
             self.registers.general[0] = table;
             self.load_cr3(table);
             self.execute(&[0x50]);
+            let rsp = &mut self.registers.general[RSP];
+            *rsp = rsp.wrapping_sub(8);
         }
     }
 

@@ -61,7 +61,7 @@ fn an_entry_in_another_order_is_a_change() {
         gated(Path::StaticKey),
         [
             "entry by syscall, before the catch-up: none -> static-key",
-            "by instruction: flag set 3, caught up 4, first patchable 6",
+            "by instruction: flag set 5, caught up 6, first patchable 8",
         ]
     );
     assert_eq!(gated(Path::Right), [""; 0]);

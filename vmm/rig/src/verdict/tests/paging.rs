@@ -24,7 +24,7 @@ fn each_pcid_is_flushed_before_it_is_used_or_the_load_that_uses_it_is_named() {
     let held = |how: &str| {
         let words = format!(
             "vCPU 2: by what was executed, caught up (0 pokes, 1 flush pending) at instruction: \
-             SYSCALL 3 of 25, then through 7 other address spaces and back ({how}){seen}"
+             SYSCALL 3 of 33, then through 7 other address spaces and back ({how}){seen}"
         );
         Check::new(COMPLETED, Held, words)
     };
@@ -72,7 +72,7 @@ fn an_entry_that_keeps_translations_is_violated_unless_ipis_had_them_flushed() {
 
 #[test]
 fn fewer_address_spaces_than_there_are_prove_nothing() {
-    let words = "vCPU 2, SYSCALL: the 17 instructions recorded are to go through 7 other address \
+    let words = "vCPU 2, SYSCALL: the 21 instructions recorded are to go through 7 other address \
                  spaces and back, but load 4 page tables";
     assert_eq!(
         completed(Path::FewSpaces, true),
