@@ -418,6 +418,9 @@ fn skipped_without_tracing() -> Result<(), Failed> {
     })?;
     // One that holds does not make up for it, unless somebody says so.
     let both = ["run", "static-key-flip", "tracepoint-toggle"];
+    // With the module, for the other.
+    let initramfs = entries::reference_initramfs();
+    let args = [&args[..], &["--initramfs", &initramfs]].concat();
     let output = ipirig(&[&both[..], &args].concat());
     let hint = "`--allow-skipped tracepoint-toggle`";
     ensure(
