@@ -84,6 +84,18 @@ pub enum GuestError {
         reason: &'static str,
     },
 
+    /// Something is to be built in an emulated host.
+    #[error(
+        "the {stage} is not in the cache, and nothing is built in an emulated host ({host}): run \
+         `ipirig guest build` (with --flavour tracing, or `ipirig guest path --patch FILE`) outside first"
+    )]
+    InLab {
+        /// What is missing: kernel, module, agent.
+        stage: String,
+        /// What the host has, `svm` or `vmx`.
+        host: String,
+    },
+
     /// A program could not be started.
     #[error("cannot start `{program}`")]
     Spawn {
@@ -214,6 +226,7 @@ impl GuestError {
             | Self::NoSource { .. }
             | Self::Spawn { .. }
             | Self::TreeInUse { .. }
+            | Self::InLab { .. }
             | Self::Io { .. } => Blame::Host,
             Self::Failed { .. } | Self::Product { .. } => Blame::Build,
             Self::Interrupted { .. } => Blame::Interrupt,

@@ -11,6 +11,8 @@
 //! log/STAGE-KEY      what a build printed, also when it failed
 //! ```
 
+use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -30,10 +32,18 @@ const TRASH: &str = "trash-";
 /// The file that says that a [`Bench`] is whole.
 const WHOLE: &str = "whole";
 
+/// The variable by which `ipirig lab` says to what it runs that the host is emulated.
+const IN_LAB: &str = "IPIRIG_LAB";
+
+/// The one stage that starts no program: it only packs files.
+const PACKED: &str = "initramfs";
+
 /// The cache directory.
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
+    /// What emulates this host, if something does.
+    pub(crate) emulated: Option<OsString>,
 }
 
 /// A finished stage.
@@ -82,6 +92,7 @@ impl Store {
         }
         Ok(Self {
             root: root.to_owned(),
+            emulated: env::var_os(IN_LAB).filter(|host| !host.is_empty()),
         })
     }
 
@@ -123,6 +134,13 @@ impl Store {
                 dir,
                 key,
                 fresh: false,
+            });
+        }
+        if let (Some(host), true) = (&self.emulated, stage != PACKED) {
+            // Its file locks are not ours, and it would take hours.
+            return Err(GuestError::InLab {
+                stage: stage.to_owned(),
+                host: host.to_string_lossy().into_owned(),
             });
         }
         let name = format!("{stage}-{key}");
