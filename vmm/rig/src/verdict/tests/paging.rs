@@ -95,7 +95,7 @@ fn without_isolation(scenario: &str, append: Option<&str>, path: Path) -> Vec<(C
     let (mut plan, evidence) = evidence(scenario, None, script);
     plan.append = append.map(str::to_owned);
     let (checks, _) = judge(&plan, &evidence);
-    let verdict = overall(&checks);
+    let verdict = overall(&plan, &checks);
     checks
         .into_iter()
         .filter(|check| check.status != Held)
