@@ -349,7 +349,7 @@ vCPU  role          IPIs in window     other interrupts  deferred  caught up
 held      isolated-ipis          vCPU 2: no IPI
 held      user-space-throughout  vCPU 2: CPL 3 at both ends, 5000 turns, no interrupt taken
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
-held      completed-on-entry     vCPU 2: by what was executed, caught up (1 poke, 0 flushes pending) at instruction: SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry
+held      completed-on-entry     vCPU 2: by what was executed, caught up (303 pokes, 0 flushes pending) at instruction: SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry
 held      danger-zone            vCPU 2: nothing patchable executed and no stale memory touched before that, in instructions: SYSCALL 2
 held      flag-order             vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by instruction: SYSCALL 2 < 3
 held      kernel-counters        CPU 2: 303 deferred, 303 caught up with

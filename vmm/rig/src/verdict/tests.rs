@@ -165,7 +165,7 @@ fn an_outcome_that_changes_nothing_proves_nothing() {
 fn what_was_executed_is_said_with_its_place_and_what_was_pending() {
     assert_eq!(
         check(COMPLETED, "static-key-flip", Script::default()).evidence,
-        "vCPU 2: by what was executed, caught up (1 poke, 0 flushes pending) at instruction: \
+        "vCPU 2: by what was executed, caught up (303 pokes, 0 flushes pending) at instruction: \
          SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry"
     );
     let late = Script {

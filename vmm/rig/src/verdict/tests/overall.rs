@@ -130,3 +130,32 @@ fn a_run_without_evidence_is_never_held() {
         assert_eq!(overall(&plan, &[Check::new(RUN, status, "")]), expected);
     }
 }
+
+/// One operation of many would send the witness its IPI, and leave what the first entry must show.
+#[test]
+fn a_guest_that_says_it_did_more_than_was_seen_is_no_proof() {
+    for (scenario, pretended, words) in [
+        (
+            "static-key-flip",
+            100,
+            "101 operations by the guest's count, but 3 pokes were seen before the entry by SYSCALL, of \
+             at least 303",
+        ),
+        (
+            "vunmap-storm",
+            1,
+            "100 operations by the guest's count, but 99 flushes were seen before the entry by SYSCALL, \
+             of at least 100",
+        ),
+    ] {
+        let script = Script {
+            pretended,
+            ..Script::default()
+        };
+        let (plan, evidence) = evidence(scenario, None, script);
+        let checks = judge(&plan, &evidence).0;
+        let storm_ran = checks.iter().find(|check| check.name == STORM_RAN).unwrap();
+        assert_eq!(*storm_ran, Check::new(STORM_RAN, Error, words));
+        assert_eq!(overall(&plan, &checks), Error);
+    }
+}

@@ -120,7 +120,7 @@ fn what_the_storm_does_not_change_costs_the_danger_zone_and_so_the_verdict() {
     assert_eq!(verdict, Skipped);
     let completed = evidence_of(&checks, COMPLETED);
     assert!(
-        completed.contains("1 poke, flushes not watched pending"),
+        completed.contains("303 pokes, flushes not watched pending"),
         "{completed}"
     );
 }
