@@ -22,6 +22,10 @@ use crate::errno::Errno;
 use crate::failure::{During, Failure};
 use crate::obey::Triggers;
 
+/// What a kernel lacks in which the module refuses to flip static keys.
+pub(crate) const NO_JUMP_LABEL: &str =
+    "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing";
+
 /// Runs a kind of storm. What was done counts also when it stops half way.
 type Run = fn(&Ground<'_>, &Asked, &mut Progress) -> Result<(), Stopped>;
 

@@ -93,6 +93,7 @@ Examples:
   ipirig run vunmap-storm --pin 0,0,1 --json - | jq .verdict
   ipirig run static-key-flip --deferral off --html report.html --trace trace.json
   ipirig run static-key-flip --deferral off --cross-check
+  ipirig run static-key-flip --kernel stripped --initramfs initramfs.cpio --isolation-only
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
   ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
   ipirig run all --junit report.xml
@@ -104,7 +105,8 @@ a table in the summary.
 
 The first run builds the reference kernel, which takes some minutes; later runs find it in the
 cache. With --kernel and without --initramfs the guest gets the agent but no module, and what needs
-the module is skipped.";
+the module is skipped. Without symbols (a bzImage, a stripped vmlinux) it cannot be told whether deferred
+work was done, and a run is skipped, unless --isolation-only says that isolation alone is wanted.";
 
 const AFTER_GATE: &str = "\
 Examples:
@@ -431,6 +433,9 @@ pub(crate) struct RunArgs {
     /// Scenarios that may be skipped, or `all`: several runs hold without them, if one holds [default: none]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) allow_skipped: Vec<String>,
+    /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
+    #[arg(long)]
+    pub(crate) isolation_only: bool,
     /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
     /// to go on
     #[arg(long)]
@@ -438,7 +443,7 @@ pub(crate) struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 19] = [
+const NOT_WITH_FROM: [&str; 20] = [
     "vcpus",
     "apic",
     "deferral",
@@ -454,6 +459,7 @@ const NOT_WITH_FROM: [&str; 19] = [
     "cold",
     "no_stacks",
     "cross_check",
+    "isolation_only",
     "ktap",
     "junit",
     "html",
@@ -475,6 +481,9 @@ pub(crate) struct GateArgs {
     /// Make what is now the baseline; tolerances in it stay
     #[arg(long)]
     pub(crate) accept: bool,
+    /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
+    #[arg(long)]
+    pub(crate) isolation_only: bool,
     /// Where baselines are [default: results/baseline of the checkout]
     #[arg(long, value_name = "DIR")]
     pub(crate) baseline: Option<PathBuf>,

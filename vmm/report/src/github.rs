@@ -73,9 +73,14 @@ pub fn summary(runs: &[RunResult]) -> String {
             let ipis: u64 = isolated.map(|vcpu| vcpu.window.ipis_targeted).sum();
             ipis.to_string()
         };
+        let only = if run.isolation_only {
+            " (isolation only)"
+        } else {
+            ""
+        };
         let _ = writeln!(
             out,
-            "| {} **{}** | {} | {deferral} | {ipis} | {:.1} |",
+            "| {} **{}**{only} | {} | {deferral} | {ipis} | {:.1} |",
             mark(run.verdict),
             run.verdict,
             cell(&run.scenario.name),
@@ -183,7 +188,7 @@ mod tests {
 
 | verdict | scenario | deferral | IPIs to isolated vCPUs | seconds |
 | --- | --- | --- | --- | --- |
-| :white_check_mark: **held** | static-key-flip | on | - | 12.2 |
+| :white_check_mark: **held** (isolation only) | static-key-flip | on | - | 12.2 |
 | :x: **violated** | vunmap-storm | on | - | 12.2 |
 | :grey_question: **error** | vmap-stack | on | - | 12.2 |
 | :fast_forward: **skipped** | set-memory | on | - | 12.2 |

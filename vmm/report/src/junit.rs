@@ -53,6 +53,9 @@ fn properties(run: &RunResult) -> Vec<(&'static str, String)> {
         ("storm", run.scenario.storm.clone()),
         ("deferral", deferral.to_owned()),
     ];
+    if run.isolation_only {
+        properties.push(("isolation_only", "true".to_owned()));
+    }
     if let Some(kernel) = &run.kernel {
         let known = [
             ("kernel", &kernel.release),
@@ -198,5 +201,10 @@ mod tests {
             ]
         );
         assert_eq!(suite.time, Some(Duration::from_millis(12_250)));
+        let only = |index: usize| {
+            let mut properties = report.test_suites[index].properties.iter();
+            properties.any(|p| (p.name.as_str(), p.value.as_str()) == ("isolation_only", "true"))
+        };
+        assert_eq!([0, 1, 2, 3].map(only), [true, false, false, false]);
     }
 }

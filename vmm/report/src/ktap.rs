@@ -43,7 +43,12 @@ fn scenario(out: &mut String, number: usize, run: &RunResult) {
         result(out, "  ", number, check.name, check.status, &check.evidence);
     }
     let deferral = if run.scenario.deferral { "on" } else { "off" };
-    let about = format!("{}, deferral {deferral}", run.scenario.storm);
+    let only = if run.isolation_only {
+        ", isolation only"
+    } else {
+        ""
+    };
+    let about = format!("{}, deferral {deferral}{only}", run.scenario.storm);
     diagnostic(out, "", name, &about);
     if let Some(kernel) = &run.kernel {
         let release = kernel.release.as_deref().unwrap_or(&kernel.path);
@@ -125,7 +130,7 @@ KTAP version 1
   ok 4 danger-zone # SKIP no symbol `x`, so # of 100%
   # nothing-lost: all 5 events recorded
   ok 5 nothing-lost
-# static-key-flip: 101 static key flips, deferral on
+# static-key-flip: 101 static key flips, deferral on, isolation only
 ok 1 static-key-flip
   KTAP version 1
   # Subtest: vunmap-storm

@@ -7,8 +7,16 @@ use ipirig_rig::verdict::{Check, Verdict};
 
 /// A run of a built-in scenario that ended with these checks.
 pub(crate) fn run(scenario: &str, checks: &[(&'static str, Verdict, &str)]) -> RunResult {
+    run_with(Options::default(), scenario, checks)
+}
+
+fn run_with(
+    options: Options,
+    scenario: &str,
+    checks: &[(&'static str, Verdict, &str)],
+) -> RunResult {
     let scenario = Scenario::find(scenario).expect("a built-in scenario");
-    let plan = Plan::new(scenario, Options::default()).expect("no options");
+    let plan = Plan::new(scenario, options).expect("options that fit");
     let check = |(name, status, evidence): &(&'static str, Verdict, &str)| Check {
         name,
         status: *status,
@@ -19,11 +27,16 @@ pub(crate) fn run(scenario: &str, checks: &[(&'static str, Verdict, &str)]) -> R
     run
 }
 
-/// One run a verdict, the violated one with words that mean something to the formats.
+/// One run a verdict, the violated one with words that mean something to the formats, and the one that
+/// is held for isolation only.
 pub(crate) fn runs() -> Vec<RunResult> {
     use Verdict::{Error, Held, Skipped, Violated};
     let mut runs = vec![
-        run(
+        run_with(
+            Options {
+                isolation_only: true,
+                ..Options::default()
+            },
             "static-key-flip",
             &[
                 ("isolated-ipis", Held, "vCPU 2: no IPI"),

@@ -40,6 +40,8 @@ pub struct Options {
     pub no_stacks: bool,
     /// The guest's kernel records its IPIs too, and the two records are compared.
     pub cross_check: bool,
+    /// The verdict is to be on isolation alone.
+    pub isolation_only: bool,
 }
 
 /// What one run does.
@@ -63,6 +65,9 @@ pub struct Plan {
     pub stacks: bool,
     /// The guest's kernel records its IPIs too, and the two records are compared.
     pub cross_check: bool,
+    /// The verdict is on isolation alone: whether deferred work was done need not be known. Never where
+    /// IPIs must be delivered, so that there is none.
+    pub isolation_only: bool,
 }
 
 /// How long each phase may take before the rig gives up and reports.
@@ -191,6 +196,7 @@ impl Plan {
             timeouts.phase = timeouts.boot;
         }
         Ok(Self {
+            isolation_only: options.isolation_only && !scenario.expect.delivered(),
             scenario,
             roles,
             deferral: !options.no_deferral,
@@ -381,6 +387,22 @@ mod tests {
         assert_eq!(
             [timeouts.boot, timeouts.prepare, timeouts.phase],
             [seven; 3]
+        );
+    }
+
+    #[test]
+    fn isolation_alone_is_no_wish_where_ipis_must_come() {
+        let only = |name: &str| {
+            let options = Options {
+                isolation_only: true,
+                ..Options::default()
+            };
+            let plan = Plan::new(Scenario::find(name).unwrap(), options);
+            plan.unwrap().isolation_only
+        };
+        assert_eq!(
+            ["static-key-flip", "bpf-jit", "noinstr-key-flip"].map(only),
+            [true, true, false]
         );
     }
 }

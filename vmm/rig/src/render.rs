@@ -8,7 +8,7 @@ use crate::cross_check;
 use crate::paint::Paint;
 use crate::result::{KernelInfo, RunResult, Vcpu};
 use crate::scenario::Scenario;
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, isolation_held};
 
 /// The whole report, with a newline at its end.
 #[must_use]
@@ -208,6 +208,9 @@ pub(crate) fn counts(counts: &BTreeMap<String, u64>) -> String {
     }
 }
 
+/// What a `held` that was asked for with `--isolation-only` says besides.
+pub(crate) const ISOLATION_ONLY: &str = "isolation only, so deferred work need not have been done";
+
 fn verdict_line(result: &RunResult, paint: Paint) -> String {
     let with = |status| {
         let names = result.checks.iter().filter(|check| check.status == status);
@@ -216,11 +219,14 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
     let why = match result.verdict {
         Verdict::Held => {
             let skipped = with(Verdict::Skipped);
-            let but = if skipped.is_empty() {
-                String::new()
+            let mut but = if result.isolation_only {
+                format!("; {ISOLATION_ONLY}")
             } else {
-                format!(" (not checked: {skipped})")
+                String::new()
             };
+            if !skipped.is_empty() {
+                let _ = write!(but, " (not checked: {skipped})");
+            }
             let isolated = result.vcpus.iter().filter(|vcpu| vcpu.role == "isolated");
             let alone = isolated.map(|vcpu| vcpu.window.ipis_targeted).sum::<u64>() == 0;
             let what = match (alone, result.scenario.must_deliver) {
@@ -232,7 +238,17 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
         }
         Verdict::Violated => with(Verdict::Violated),
         Verdict::Error => format!("the rig could not tell: {}", with(Verdict::Error)),
-        Verdict::Skipped => format!("not checked: {}", with(Verdict::Skipped)),
+        Verdict::Skipped => {
+            let skipped = with(Verdict::Skipped);
+            if isolation_held(&result.checks) {
+                format!(
+                    "isolated CPUs were left alone, but whether deferred work was done is not known \
+                     (not checked: {skipped})"
+                )
+            } else {
+                format!("not checked: {skipped}")
+            }
+        }
     };
     let timing = &result.timing;
     let mut times = String::new();
@@ -259,6 +275,32 @@ mod tests {
     use crate::conductor::fake::{Counting, Script, plan};
     use crate::result::{KernelFiles, MachineInfo, Timing};
     use crate::verdict::{self, Check};
+
+    /// The last line about a guest whose kernel file is stripped.
+    fn last_line_of_stripped(isolation_only: bool) -> String {
+        let (mut plan, mut evidence) =
+            verdict::tests::evidence("static-key-flip", None, Script::default());
+        plan.isolation_only = isolation_only;
+        evidence.layout = Err("no symbol `x`".to_owned());
+        let result = RunResult::new(&plan, verdict::judge(&plan, &evidence).0);
+        let text = render(&result.with_evidence(&plan, &evidence), Paint::PLAIN);
+        let last = text.lines().last().unwrap();
+        last.split(" [").next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_verdict_on_isolation_alone_says_so_and_one_that_is_skipped_for_want_of_more_too() {
+        assert_eq!(
+            last_line_of_stripped(true),
+            "held: isolated CPUs were left alone; isolation only, so deferred work need not have been \
+             done (not checked: completed-on-entry, danger-zone, flag-order)"
+        );
+        assert_eq!(
+            last_line_of_stripped(false),
+            "skipped: isolated CPUs were left alone, but whether deferred work was done is not known \
+             (not checked: completed-on-entry, danger-zone, flag-order)"
+        );
+    }
 
     fn rendered(script: Script, own: bool) -> String {
         let (plan, mut evidence) = verdict::tests::evidence("static-key-flip", None, script);
@@ -307,7 +349,7 @@ vCPU  role          IPIs in window     other interrupts  deferred  caught up
 held      isolated-ipis          vCPU 2: no IPI
 held      user-space-throughout  vCPU 2: CPL 3 at both ends, 5000 turns, no interrupt taken
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
-held      completed-on-entry     vCPU 2: by what was executed, caught up (1 poke, 0 flushes pending) at instruction: SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry
+held      completed-on-entry     vCPU 2: by what was executed, caught up (303 pokes, 0 flushes pending) at instruction: SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry
 held      danger-zone            vCPU 2: nothing patchable executed and no stale memory touched before that, in instructions: SYSCALL 2
 held      flag-order             vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by instruction: SYSCALL 2 < 3
 held      kernel-counters        CPU 2: 303 deferred, 303 caught up with

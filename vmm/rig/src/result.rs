@@ -34,6 +34,9 @@ pub struct RunResult {
     pub schema_version: u32,
     /// The verdict on the checks.
     pub verdict: Verdict,
+    /// Whether the verdict is on isolation alone, as `--isolation-only` asks for: `held` then does not say
+    /// that deferred work was done.
+    pub isolation_only: bool,
     /// Whether a suite may hold without this run; [`crate::suite::Suite`] has it in what is written.
     #[serde(skip)]
     pub may_skip: bool,
@@ -239,7 +242,8 @@ impl RunResult {
         let scenario = &plan.scenario;
         Self {
             schema_version: SCHEMA_VERSION,
-            verdict: overall(&checks),
+            verdict: overall(plan, &checks),
+            isolation_only: plan.isolation_only,
             may_skip: false,
             scenario: ScenarioInfo {
                 name: scenario.name.clone(),
@@ -387,6 +391,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["schema_version"], 3);
         assert_eq!(json["verdict"], "held");
+        assert_eq!(json["isolation_only"], false);
         assert_eq!(json["checks"][0]["name"], "isolated-ipis");
         assert_eq!(json["checks"][0]["status"], "held");
         assert_eq!(json["kernel"]["release"], "6.12.1-fake");
@@ -430,6 +435,7 @@ mod tests {
             serde_json::json!({
                 "schema_version": 3,
                 "verdict": "skipped",
+                "isolation_only": false,
                 "scenario": {
                     "name": "vunmap-storm",
                     "group": "tlb",

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::paint::Paint;
+use crate::render::ISOLATION_ONLY;
 use crate::result::{RunResult, SCHEMA_VERSION};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, isolation_held};
 
 /// The results of several runs.
 #[derive(Debug, JsonSchema, Serialize)]
@@ -66,6 +67,14 @@ impl Suite {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
+    /// Whether one of the runs that were skipped and may not be would be `held` if it were for isolation
+    /// alone.
+    #[must_use]
+    pub fn isolation_held(&self) -> bool {
+        let mut missing = self.runs.iter().filter(|run| is_missing(run));
+        missing.any(|run| isolation_held(&run.checks))
+    }
+
     /// The table, and for each run that is not `held` why, with a newline at the end.
     #[must_use]
     pub fn render(&self, paint: Paint) -> String {
@@ -93,11 +102,17 @@ impl Suite {
                 .filter(|run| run.verdict == verdict)
                 .count()
         };
+        let isolation_only = self.runs.iter().any(|run| run.isolation_only);
         let _ = writeln!(
             out,
-            "\n{}: {} held, {} violated, {} error, {} skipped",
+            "\n{}: {} held{}, {} violated, {} error, {} skipped",
             paint.verdict(self.verdict, self.verdict.to_string()),
             count(Verdict::Held),
+            if isolation_only {
+                format!(" ({ISOLATION_ONLY})")
+            } else {
+                String::new()
+            },
             count(Verdict::Violated),
             count(Verdict::Error),
             count(Verdict::Skipped)
@@ -215,5 +230,26 @@ violated: 1 held, 1 violated, 0 error, 0 skipped
         let json: serde_json::Value = serde_json::from_str(&suite.to_json().unwrap()).unwrap();
         assert_eq!(json["verdict"], "violated");
         assert_eq!(json["runs"][1]["scenario"]["name"], "vunmap-storm");
+    }
+
+    #[test]
+    fn a_suite_on_isolation_alone_says_so() {
+        let only = RunResult {
+            isolation_only: true,
+            ..run("static-key-flip", Verdict::Held)
+        };
+        let last = |runs| {
+            let text = Suite::new(runs).render(Paint::PLAIN);
+            text.lines().last().unwrap().to_owned()
+        };
+        assert_eq!(
+            last(vec![only]),
+            "held: 1 held (isolation only, so deferred work need not have been done), 0 violated, 0 \
+             error, 0 skipped"
+        );
+        assert_eq!(
+            last(vec![run("static-key-flip", Verdict::Held)]),
+            "held: 1 held, 0 violated, 0 error, 0 skipped"
+        );
     }
 }

@@ -12,6 +12,7 @@ use crate::mailbox;
 struct FakeModule {
     key: Cell<bool>,
     calls: RefCell<Vec<String>>,
+    flip_fails: Option<Errno>,
     move_fails: Option<Errno>,
     trigger_fails: Option<Errno>,
 }
@@ -23,6 +24,9 @@ impl Triggers for FakeModule {
             .push(format!("flip {}", request.count));
         if request.count == 0 {
             return Err(Errno(libc::EINVAL));
+        }
+        if let Some(errno) = self.flip_fails {
+            return Err(errno);
         }
         for _ in 0..request.count {
             self.key.set(!self.key.get());
@@ -253,6 +257,20 @@ fn address_spaces_are_counted_refused_and_need_the_module() {
         ..ok([0; 4])
     };
     assert_eq!(add(&FakeGuest::default(), 1), lacking);
+}
+
+#[test]
+fn a_kernel_whose_flips_patch_nothing_is_lacking() {
+    let guest = with_module(FakeModule {
+        flip_fails: Some(Errno(libc::EOPNOTSUPP)),
+        ..FakeModule::default()
+    });
+    let text = "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing";
+    let lacking = Answer::lacking([0; 4], text.to_owned());
+    assert_eq!(
+        obey(&guest, Command::Flip, [101, 0, 0, 0]),
+        (lacking, Then::Wait)
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ipirig_abi::StormKind;
 use ipirig_abi::module::Trigger;
 
-use super::{Asked, Ground, Progress, Stopped};
+use super::{Asked, Ground, NO_JUMP_LABEL, Progress, Stopped};
 use crate::errno::Errno;
 use crate::failure::During;
 
@@ -41,9 +41,7 @@ pub(super) fn run(
 /// What a kernel lacks whose module answers EOPNOTSUPP.
 fn lacking(kind: StormKind) -> &'static str {
     match kind {
-        StormKind::StaticKeyMany | StormKind::NoinstrKey => {
-            "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing"
-        }
+        StormKind::StaticKeyMany | StormKind::NoinstrKey => NO_JUMP_LABEL,
         StormKind::StaticCall => {
             "no CONFIG_HAVE_STATIC_CALL: a static call is a pointer, and an update patches nothing"
         }

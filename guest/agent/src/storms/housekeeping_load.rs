@@ -5,9 +5,10 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use ipirig_abi::module::{Flip, Storm};
 
 use super::children::{self, Children};
-use super::{Asked, Ground, Progress, Stopped};
+use super::{Asked, Ground, NO_JUMP_LABEL, Progress, Stopped};
 use crate::errno::Errno;
-use crate::failure::{During, Failure};
+use crate::failure::During;
+use crate::obey::Triggers;
 use crate::sys;
 
 /// Bytes of a message: hackbench's.
@@ -26,6 +27,8 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), Stopped> {
     asked.size(0, 0)?;
+    // Without the vfrees and the flips it would be another load, which interrupts nobody.
+    let triggers = ground.triggers.ok_or(Stopped::NoModule)?;
     let mut children = Children::default();
     let next = ground.housekeeping.iter().cycle().skip(1);
     for (&from, &to) in ground.housekeeping.iter().zip(next) {
@@ -34,7 +37,7 @@ pub(super) fn run(
         progress.value += 1;
     }
     for _ in 0..asked.operations.div_ceil(ROUND) {
-        round(ground)?;
+        round(triggers)?;
     }
     children
         .join()
@@ -44,11 +47,8 @@ pub(super) fn run(
 }
 
 /// What the control CPU does meanwhile.
-fn round(ground: &Ground<'_>) -> Result<(), Failure> {
+fn round(triggers: &dyn Triggers) -> Result<(), Stopped> {
     children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
-    let Some(triggers) = ground.triggers else {
-        return Ok(());
-    };
     let mut storm = Storm {
         rounds: 1,
         pages: PAGES,
@@ -61,9 +61,10 @@ fn round(ground: &Ground<'_>) -> Result<(), Failure> {
         count: 1,
         ..Flip::default()
     };
-    triggers
-        .flip(&mut flip)
-        .during(|| "flip the static key once")
+    match triggers.flip(&mut flip) {
+        Err(Errno(libc::EOPNOTSUPP)) => Err(Stopped::Lacking(NO_JUMP_LABEL.to_owned())),
+        outcome => Ok(outcome.during(|| "flip the static key once")?),
+    }
 }
 
 /// Starts a sender on one CPU and a receiver on another.

@@ -77,6 +77,9 @@ pub(crate) struct RunOptions {
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// The verdict is on isolation alone; an option of the commands that give one.
+    #[arg(skip)]
+    pub(crate) isolation_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

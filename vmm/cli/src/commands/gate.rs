@@ -11,7 +11,7 @@ use ipirig_rig::paint::Paint;
 use ipirig_rig::scenario::base_name;
 
 use super::run::{chosen, perform_all, publish_suite};
-use crate::args::{GateArgs, Switch};
+use crate::args::{GateArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
 use crate::reports::{Reports, annotate_on_github, is_stdout};
@@ -71,7 +71,11 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
             find(dir, base_name(&scenario.name), deferral)?;
         }
     }
-    let suite = perform_all(scenarios, &args.options, &[])?;
+    let options = RunOptions {
+        isolation_only: args.isolation_only,
+        ..args.options.clone()
+    };
+    let suite = perform_all(scenarios, &options, &[])?;
     publish_suite(&suite, args.options.json.as_deref(), reports)?;
     args.pictures.write(suite.runs())?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");

@@ -17,6 +17,7 @@ use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_
 use ipirig_rig::scenario::{ALL, Kernel, Scenario, base_name, select};
 use ipirig_rig::snapshots::Snapshots;
 use ipirig_rig::suite::Suite;
+use ipirig_rig::verdict::isolation_held;
 
 use super::check_interrupt;
 use crate::args::{Apic, RunArgs, RunOptions, Switch};
@@ -28,7 +29,8 @@ use crate::reports::{Reports, is_stdout};
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args.group, &args.scenarios)?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
-    let (options, pictures) = (args.options, args.pictures);
+    let (mut options, pictures) = (args.options, args.pictures);
+    options.isolation_only = args.isolation_only;
     check_names(&args.allow_skipped, &scenarios)?;
     pictures.check()?;
     let json = options.json.clone();
@@ -39,6 +41,9 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         let code = publish(&outcome.result, json.as_deref(), &reports)?;
         pictures.write(std::slice::from_ref(&outcome.result))?;
         outcome.advise();
+        if code == Code::Skipped && isolation_held(&outcome.result.checks) {
+            say(ISOLATION_HINT);
+        }
         return Ok(code);
     }
     let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
@@ -51,8 +56,15 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
             "hint: what was skipped may be missing: `--allow-skipped {names}` if it need not run here\n"
         ));
     }
+    if code == Code::Skipped && suite.isolation_held() {
+        say(ISOLATION_HINT);
+    }
     Ok(code)
 }
+
+/// Where nothing is missing but what says that deferred work was done.
+const ISOLATION_HINT: &str = "hint: a kernel that drops deferred work would do the same; \
+    `--isolation-only` if isolation is all that is wanted\n";
 
 /// Checks that `--allow-skipped` names what is run: a name that is mistyped would allow nothing.
 fn check_names(allowed: &[String], scenarios: &[Scenario]) -> Result<(), Failure> {
@@ -153,6 +165,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         timeout_s: args.timeout,
         no_stacks: args.no_stacks,
         cross_check: args.cross_check,
+        isolation_only: args.isolation_only,
     }
 }
 

@@ -89,7 +89,7 @@ const ON_KVM: &[(&str, Test)] = &[
     ),
     ("an_entry_is_listed_with_its_marks", entries::listing),
     (
-        "a_kernel_without_symbols_is_held_and_its_entries_skipped",
+        "a_kernel_without_symbols_is_skipped_and_held_for_isolation_only",
         entries::stripped,
     ),
     ("kernels_with_bugs_are_noticed", entries::mutants),

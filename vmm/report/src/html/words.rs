@@ -3,7 +3,7 @@
 use ipirig_rig::result::RunResult;
 use ipirig_rig::verdict::{
     COMPLETED, COUNTERS, Check, DANGER_ZONE, FLAG_ORDER, ISOLATED_IPIS, KERNEL, NO_WAY_ROUND,
-    NOTHING_LOST, STORM_RAN, USER_SPACE, Verdict,
+    NOTHING_LOST, STORM_RAN, USER_SPACE, Verdict, isolation_held,
 };
 
 /// IPIs sent to isolated vCPUs in the windows.
@@ -25,6 +25,12 @@ pub(super) fn meaning(run: &RunResult) -> String {
             "There is no telling: the guest or the rig failed, or proof is missing ({}).",
             names(run, Verdict::Error)
         ),
+        Verdict::Skipped if isolation_held(&run.checks) => format!(
+            "{}, but whether work was held back and done in time is not known: host or kernel lacks \
+             what is needed ({}).",
+            came(run),
+            names(run, Verdict::Skipped)
+        ),
         Verdict::Skipped => format!(
             "This was not checked: host or kernel lacks what is needed ({}).",
             names(run, Verdict::Skipped)
@@ -38,13 +44,13 @@ fn held(run: &RunResult) -> String {
                 not be."
             .to_owned();
     }
-    let came = match isolated_ipis(run) {
-        0 => "No IPI was sent to an isolated CPU while the storm ran".to_owned(),
-        count => format!(
-            "{} to isolated CPUs while the storm ran, no more than the scenario allows",
-            counted(count, "IPI was sent", "IPIs were sent")
-        ),
-    };
+    let came = came(run);
+    if run.isolation_only {
+        return format!(
+            "{came}; this run is on isolation alone, and does not say that work that was held back was \
+             done."
+        );
+    }
     let status = |name| run.checks.iter().find(|c| c.name == name).map(|c| c.status);
     let then = match status(COMPLETED) {
         Some(Verdict::Held) => {
@@ -55,6 +61,17 @@ fn held(run: &RunResult) -> String {
     };
     let joint = if then.starts_with("and") { ", " } else { "; " };
     format!("{came}{joint}{then}.")
+}
+
+/// What was sent to isolated CPUs, where that is as it should be.
+fn came(run: &RunResult) -> String {
+    match isolated_ipis(run) {
+        0 => "No IPI was sent to an isolated CPU while the storm ran".to_owned(),
+        count => format!(
+            "{} to isolated CPUs while the storm ran, no more than the scenario allows",
+            counted(count, "IPI was sent", "IPIs were sent")
+        ),
+    }
 }
 
 fn violated(run: &RunResult, check: &Check) -> String {

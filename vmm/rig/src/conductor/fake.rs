@@ -226,15 +226,21 @@ impl<'a> Fake<'a> {
         let mut status = Status::Ok;
         match command {
             Command::Flip => {
-                self.storm(arg);
-                self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
+                let flips = arg - self.script.pretended;
+                self.storm(flips);
+                for _ in 0..3 * flips {
+                    self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
+                }
                 self.key ^= arg & 1;
                 results = [arg - self.script.lazy, self.key, 0, 0];
             }
             Command::Vunmap => {
-                self.storm(arg);
+                let rounds = arg - self.script.pretended;
+                self.storm(rounds);
                 let (start, end) = (fake_kernel::UNMAPPED, fake_kernel::UNMAPPED + 0x8000);
-                self.change(fake_kernel::FLUSH, [start, end, 0, 0, 0, 0]);
+                for _ in 0..rounds {
+                    self.change(fake_kernel::FLUSH, [start, end, 0, 0, 0, 0]);
+                }
                 self.alias += 0x1111;
                 results = [arg - self.script.lazy, self.alias, 0, 0];
             }

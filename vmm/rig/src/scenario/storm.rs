@@ -36,6 +36,8 @@ pub struct Kind {
 struct Call {
     what: What,
     changes: Changes,
+    /// See [`Part::calls_each`].
+    calls_each: u64,
     completion: Option<Completion>,
 }
 
@@ -69,6 +71,8 @@ const fn flip() -> Call {
     Call {
         what: What::Command(Command::Flip),
         changes: Changes::Text,
+        // INT3, the tail, the first byte (text_poke_bp_batch of arch/x86/kernel/alternative.c).
+        calls_each: 3,
         completion: Some(Completion::Branch),
     }
 }
@@ -77,6 +81,8 @@ const fn vunmap() -> Call {
     Call {
         what: What::Command(Command::Vunmap),
         changes: Changes::Tlb,
+        // Each round purges what it freed.
+        calls_each: 1,
         completion: Some(Completion::Alias),
     }
 }
@@ -85,6 +91,7 @@ const fn storm(kind: StormKind, changes: Changes) -> Call {
     Call {
         what: What::Storm(kind),
         changes,
+        calls_each: 0,
         completion: None,
     }
 }
@@ -209,6 +216,8 @@ pub struct Part {
     pub operations: u64,
     /// What it changes.
     pub changes: Changes,
+    /// How often each operation calls the functions that make such changes, at least. 0: that varies.
+    pub calls_each: u64,
     /// What the first entry must show, if anything.
     pub completion: Option<Completion>,
 }
@@ -239,6 +248,7 @@ impl Storm {
                 args,
                 operations,
                 changes: call.changes,
+                calls_each: call.calls_each,
                 completion: call.completion,
             }
         };

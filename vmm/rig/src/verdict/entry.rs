@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use ipirig_abi::Role;
 use ipirig_entry::{Audit, Ended, Finding, Flag, Pending, PendingInput, Switch, What, audit};
 
-use super::{Check, DANGER_ZONE, FLAG_ORDER, Verdict, WATCHED, joined};
+use super::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
 use crate::conductor::{Evidence, NoRecord, Window};
 use crate::ledger::changes::Changed;
 use crate::plan::Plan;
 use crate::result::RecordedEntry;
-use crate::scenario::{Changes, EntryKind};
+use crate::scenario::{Changes, EntryKind, IsolatedIpis};
 
 /// Findings of one entry that a check's evidence shows.
 const FINDINGS_SHOWN: usize = 3;
@@ -108,6 +108,22 @@ pub(super) fn changes_watched(plan: &Plan, evidence: &Evidence) -> Option<Check>
     }
     let words = format!("cannot be watched: {}", words.join("; "));
     Some(Check::new(WATCHED, Verdict::Skipped, words))
+}
+
+/// Why no entry was followed, where IPIs that are allowed may have done only some of the work.
+pub(super) fn entries_followed(plan: &Plan, entries: &[Judged]) -> Option<Check> {
+    if !matches!(plan.scenario.expect.isolated, IsolatedIpis::AtMost(1..)) {
+        return None;
+    }
+    let mut words: Vec<&str> = Vec::new();
+    for entry in entries {
+        match &entry.outcome {
+            Outcome::Skipped(why) if words.contains(&why.as_str()) => {}
+            Outcome::Skipped(why) => words.push(why),
+            Outcome::Audit(_) | Outcome::Error(_) => return None,
+        }
+    }
+    Some(Check::new(FOLLOWED, Verdict::Skipped, words.join("; ")))
 }
 
 /// Judges every entry after every window.

@@ -7,7 +7,12 @@
 //! | `skipped`, an essential one | none is `violated` or `error` | `skipped` |
 //! | `held`, all essential ones | the others `held` or `skipped` | `held` |
 //! | an essential one is missing altogether | none is `violated` | `error` |
-//! | `changes-watched` is there | as for an essential one that is `skipped` | `skipped` |
+//! | `changes-watched` or `entries-followed` is there | as for an essential one that is `skipped` | `skipped` |
+//!
+//! Which checks are essential is the plan's: that isolated CPUs were left alone always is, and where IPIs
+//! are to be deferred also that the deferred work was done. A kernel that drops it leaves isolated CPUs
+//! alone as well. Whoever wants to know of isolation alone has to ask for that
+//! ([`Plan::isolation_only`]).
 //!
 //! `violated` comes before `error`: what was seen was seen, and a doubt elsewhere does not undo it.
 //! A doubt that could itself have produced the finding is dealt with inside the check: it then
@@ -34,6 +39,7 @@ use crate::conductor::Evidence;
 use crate::cross_check;
 use crate::plan::Plan;
 use crate::result::RecordedEntry;
+use crate::scenario::IsolatedIpis;
 
 /// What became of a check, and of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
@@ -109,16 +115,36 @@ pub const CHECKS: [&str; 9] = [
 /// What the storm changed was seen. Only made where it was not: what was to be caught up with is then
 /// not known, so there is nothing to hold.
 pub const WATCHED: &str = "changes-watched";
+/// An entry was followed. Only made where none was although some IPIs are allowed: what those did not do is
+/// then not known to be done.
+pub const FOLLOWED: &str = "entries-followed";
+/// Checks that are only made where they are `skipped`, and a verdict on completion with them.
+const UNKNOWN: [&str; 2] = [WATCHED, FOLLOWED];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 
-/// Checks without which a run cannot be `held`; of those in a row, one.
-const ESSENTIAL: [&[&str]; 4] = [
+/// Checks of which a run needs one that is `held`.
+type AnyOf = &'static [&'static str];
+
+/// Checks without which no run can be `held`: isolation.
+const ISOLATION: [AnyOf; 4] = [
     &[ISOLATED_IPIS],
     &[USER_SPACE, KERNEL],
     &[STORM_RAN],
     &[NOTHING_LOST],
 ];
+/// Those that say, too, that deferred work was done, and in time.
+const COMPLETION: [AnyOf; 3] = [&[COMPLETED], &[DANGER_ZONE], &[FLAG_ORDER]];
+
+/// What has to be `held` besides [`ISOLATION`]. Where some IPIs are allowed, those that come may do the
+/// work, and leave nothing for the entry to do: then it is enough that none of [`UNKNOWN`] is there.
+fn completion(plan: &Plan) -> &'static [AnyOf] {
+    match plan.scenario.expect.isolated {
+        _ if plan.isolation_only => &[],
+        IsolatedIpis::AtMost(0) => &COMPLETION,
+        IsolatedIpis::AtMost(_) | IsolatedIpis::AtLeast(_) => &[],
+    }
+}
 
 impl Check {
     pub(crate) fn new(name: &'static str, status: Verdict, evidence: impl Into<String>) -> Self {
@@ -149,13 +175,31 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         soundness::no_way_round(evidence),
     ];
     checks.extend(entry::changes_watched(plan, evidence));
+    checks.extend(entry::entries_followed(plan, &entries));
     checks.extend(cross_check::check(plan, evidence));
     (checks, entry::recorded(evidence, entries))
 }
 
+/// Whether a run would be `held` if it were for isolation alone.
+#[must_use]
+pub fn isolation_held(checks: &[Check]) -> bool {
+    on(checks, &[]) == Verdict::Held
+}
+
 /// The verdict on a run; the table above.
 #[must_use]
-pub fn overall(checks: &[Check]) -> Verdict {
+pub fn overall(plan: &Plan, checks: &[Check]) -> Verdict {
+    let verdict = on(checks, completion(plan));
+    let unknown = checks.iter().any(|check| UNKNOWN.contains(&check.name));
+    if verdict == Verdict::Held && unknown && !plan.isolation_only {
+        Verdict::Skipped
+    } else {
+        verdict
+    }
+}
+
+/// The verdict where `completion` is essential besides [`ISOLATION`].
+fn on(checks: &[Check], completion: &[AnyOf]) -> Verdict {
     let any = |status| checks.iter().any(|check| check.status == status);
     if any(Verdict::Violated) {
         return Verdict::Violated;
@@ -174,7 +218,7 @@ pub fn overall(checks: &[Check]) -> Verdict {
         };
     }
     let mut verdict = Verdict::Held;
-    for essential in ESSENTIAL {
+    for essential in ISOLATION.iter().chain(completion) {
         match checks
             .iter()
             .find(|check| essential.contains(&check.name))
@@ -184,9 +228,6 @@ pub fn overall(checks: &[Check]) -> Verdict {
             Some(_) => verdict = Verdict::Skipped,
             None => return Verdict::Error,
         }
-    }
-    if checks.iter().any(|check| check.name == WATCHED) {
-        verdict = Verdict::Skipped;
     }
     verdict
 }

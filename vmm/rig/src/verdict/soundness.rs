@@ -5,9 +5,10 @@ use ipirig_abi::Role;
 use super::{Check, NO_WAY_ROUND, NOTHING_LOST, STORM_RAN, Verdict, worst};
 use crate::conductor::Evidence;
 use crate::plan::Plan;
+use crate::scenario::Changes;
 use crate::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
 
-/// The guest did what was asked, by its own count; and every housekeeping vCPU, whom nothing
+/// The guest did what was asked, by its own count, and made as many changes as that takes; and every housekeeping vCPU, whom nothing
 /// protects, got the storm's IPIs. With no housekeeping vCPU there is no such witness, and the
 /// check says so.
 pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
@@ -17,6 +18,10 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
     let least = plan.scenario.expect.housekeeping_ipis_min;
     if done != asked {
         let words = format!("the guest says it did {done} of {asked} operations");
+        return Check::new(STORM_RAN, Verdict::Error, words);
+    }
+    if let Some(words) = pretended(plan, evidence) {
+        let words = format!("{done} operations by the guest's count, but {words}");
         return Check::new(STORM_RAN, Verdict::Error, words);
     }
     let witnesses = plan.cpus(Role::Housekeeping);
@@ -44,6 +49,36 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
         )
     });
     worst(STORM_RAN, findings.collect())
+}
+
+/// What the rig saw too little of for the operations that the guest says it did in a window. Where it saw
+/// nothing at all, the host may be unable to stop there, and the checks of entries say so.
+fn pretended(plan: &Plan, evidence: &Evidence) -> Option<String> {
+    for window in &evidence.windows {
+        let changed = &window.changed;
+        for (of, seen, blind, what) in [
+            (Changes::Text, changed.pokes, &changed.blind.text, "pokes"),
+            (
+                Changes::Tlb,
+                changed.flushes,
+                &changed.blind.mappings,
+                "flushes",
+            ),
+        ] {
+            let parts = plan.scenario.storm.parts();
+            let parts = parts.iter().filter(|part| part.changes == of);
+            let least = parts.fold(0_u64, |sum, part| {
+                sum.saturating_add(part.operations.saturating_mul(part.calls_each))
+            });
+            if blind.is_none() && seen > 0 && seen < least {
+                return Some(format!(
+                    "{seen} {what} were seen before the entry by {}, of at least {least}",
+                    window.entry
+                ));
+            }
+        }
+    }
+    None
 }
 
 /// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to

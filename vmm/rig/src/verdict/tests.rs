@@ -7,6 +7,7 @@ use crate::scenario::{EntryKind, IsolatedIpis};
 use Verdict::{Error, Held, Skipped, Violated};
 
 mod faults;
+mod overall;
 mod paging;
 mod unwatched;
 
@@ -61,7 +62,7 @@ fn a_healthy_guest_holds_every_check_in_every_scenario_and_size() {
             let (checks, _) = judge(&plan, &evidence);
             let not_held: Vec<&Check> = checks.iter().filter(|c| c.status != Held).collect();
             assert!(not_held.is_empty(), "{scenario} {vcpus:?}: {not_held:?}");
-            assert_eq!(overall(&checks), Held);
+            assert_eq!(overall(&plan, &checks), Held);
             let names: Vec<&str> = checks.iter().map(|check| check.name).collect();
             assert_eq!(names, CHECKS);
         }
@@ -164,7 +165,7 @@ fn an_outcome_that_changes_nothing_proves_nothing() {
 fn what_was_executed_is_said_with_its_place_and_what_was_pending() {
     assert_eq!(
         check(COMPLETED, "static-key-flip", Script::default()).evidence,
-        "vCPU 2: by what was executed, caught up (1 poke, 0 flushes pending) at instruction: \
+        "vCPU 2: by what was executed, caught up (303 pokes, 0 flushes pending) at instruction: \
          SYSCALL 3 of 9; vCPU 2: the new branch (0x0 -> 0x1) on first entry"
     );
     let late = Script {
@@ -213,8 +214,12 @@ fn without_breakpoints_the_right_value_is_told_and_proves_nothing_but_a_stale_on
         "{skipped:?}"
     );
     assert!(skipped.evidence.contains("proves little"), "{skipped:?}");
-    let (plan, evidence) = evidence("static-key-flip", None, script(false));
-    assert_eq!(overall(&judge(&plan, &evidence).0), Held);
+    let (mut plan, evidence) = evidence("static-key-flip", None, script(false));
+    let mut verdict = |isolation_only| {
+        plan.isolation_only = isolation_only;
+        overall(&plan, &judge(&plan, &evidence).0)
+    };
+    assert_eq!([verdict(false), verdict(true)], [Skipped, Held]);
     assert_eq!(
         check(COMPLETED, "static-key-flip", script(true)).status,
         Violated
@@ -262,7 +267,7 @@ fn what_must_be_delivered_is_held_when_it_comes_and_violated_when_it_does_not() 
     for scenario in ["noinstr-key-flip", "entry-text-poke", "target-in-kernel"] {
         let (plan, all) = evidence(scenario, None, script(3));
         let (checks, _) = judge(&plan, &all);
-        assert_eq!(overall(&checks), Held, "{scenario}: {checks:?}");
+        assert_eq!(overall(&plan, &checks), Held, "{scenario}: {checks:?}");
         let (plan, none) = evidence(scenario, None, script(0));
         let check = named(ISOLATED_IPIS, &plan, &none);
         assert_eq!(check.status, Violated, "{scenario}");
@@ -400,7 +405,10 @@ fn with_deferral_off_a_stock_storm_is_violated_and_nothing_else() {
     plan.deferral = false;
     let (checks, _) = judge(&plan, &evidence);
     let counters = checks.iter().find(|check| check.name == COUNTERS).unwrap();
-    assert_eq!((counters.status, overall(&checks)), (Skipped, Violated));
+    assert_eq!(
+        (counters.status, overall(&plan, &checks)),
+        (Skipped, Violated)
+    );
 }
 
 #[test]
@@ -480,53 +488,4 @@ fn an_allowed_number_of_ipis_is_allowed_and_no_more() {
     assert_eq!(ipis::isolated_ipis(&plan, &evidence).status, Held);
     plan.scenario.expect.isolated = IsolatedIpis::AtMost(100);
     assert_eq!(ipis::isolated_ipis(&plan, &evidence).status, Violated);
-}
-
-/// The documented table, for every combination of an essential and another check.
-#[test]
-fn precedence_is_as_documented_for_every_combination() {
-    let all = [Held, Violated, Error, Skipped];
-    for essential in all {
-        for other in all {
-            let mut checks: Vec<Check> = ESSENTIAL
-                .iter()
-                .map(|names| Check::new(names[0], Held, ""))
-                .collect();
-            checks[1].status = essential;
-            checks.push(Check::new(COUNTERS, other, ""));
-            let expected = match (essential, other) {
-                (Violated, _) | (_, Violated) => Violated,
-                (Error, _) | (_, Error) => Error,
-                (Skipped, _) => Skipped,
-                (Held, Held | Skipped) => Held,
-            };
-            assert_eq!(overall(&checks), expected, "{essential} {other}");
-            checks.reverse();
-            assert_eq!(
-                overall(&checks),
-                expected,
-                "order matters: {essential} {other}"
-            );
-        }
-    }
-}
-
-#[test]
-fn a_missing_essential_check_is_an_error() {
-    assert_eq!(overall(&[]), Error);
-    for missing in ESSENTIAL {
-        let checks: Vec<Check> = ESSENTIAL
-            .iter()
-            .filter(|names| **names != missing)
-            .map(|names| Check::new(names[0], Held, ""))
-            .collect();
-        assert_eq!(overall(&checks), Error, "{missing:?}");
-    }
-}
-
-#[test]
-fn a_run_without_evidence_is_never_held() {
-    for (status, expected) in [(Held, Error), (Error, Error), (Skipped, Skipped)] {
-        assert_eq!(overall(&[Check::new(RUN, status, "")]), expected);
-    }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Script {
     pub(crate) in_kernel: bool,
     /// Operations that the guest leaves out, without saying so in the status.
     pub(crate) lazy: u64,
+    /// It says that it did so many operations that it did not do.
+    pub(crate) pretended: u64,
     /// The storm's command fails with this error number.
     pub(crate) storm_errno: u32,
     /// The first entry still sees the old branch and page.

@@ -26,7 +26,7 @@ fn judged(
         .filter(|check| names.contains(&check.name))
         .map(|check| (check.name, check.status))
         .collect();
-    let verdict = overall(&checks);
+    let verdict = overall(&plan, &checks);
     (statuses, checks, verdict)
 }
 
@@ -114,13 +114,13 @@ fn each_check_says_what_it_cannot_know_and_why() {
 }
 
 #[test]
-fn what_the_storm_does_not_change_costs_the_danger_zone_only() {
+fn what_the_storm_does_not_change_costs_the_danger_zone_and_so_the_verdict() {
     let (statuses, checks, verdict) = judged("static-key-flip", Path::Right, without(false, true));
     assert_eq!(statuses, [(COMPLETED, Held), (DANGER_ZONE, Skipped)]);
-    assert_eq!(verdict, Held);
+    assert_eq!(verdict, Skipped);
     let completed = evidence_of(&checks, COMPLETED);
     assert!(
-        completed.contains("1 poke, flushes not watched pending"),
+        completed.contains("303 pokes, flushes not watched pending"),
         "{completed}"
     );
 }
@@ -144,7 +144,7 @@ fn too_many_changes_can_be_caught_up_with_but_not_told_apart_in_the_danger_zone(
     };
     let (statuses, checks, verdict) = judged("static-key-flip", Path::Right, many);
     assert_eq!(statuses, [(COMPLETED, Held), (DANGER_ZONE, Skipped)]);
-    assert_eq!(verdict, Held);
+    assert_eq!(verdict, Skipped);
     assert_eq!(
         evidence_of(&checks, DANGER_ZONE),
         "vCPU 2, SYSCALL: whether text executed there was patched is not known: more than 4096 places \
@@ -152,6 +152,18 @@ fn too_many_changes_can_be_caught_up_with_but_not_told_apart_in_the_danger_zone(
     );
     let (statuses, ..) = judged("static-key-flip", Path::NoCatchUp, many);
     assert_eq!(statuses[0], (COMPLETED, Violated));
+}
+
+#[test]
+fn isolation_alone_does_not_need_the_changes_watched() {
+    let (mut plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+    for window in &mut evidence.windows {
+        window.changed = without(true, true)(window.changed.clone());
+    }
+    let checks = judge(&plan, &evidence).0;
+    assert!(checks.iter().any(|check| check.name == WATCHED));
+    plan.isolation_only = true;
+    assert_eq!(overall(&plan, &checks), Held);
 }
 
 #[test]
