@@ -5,7 +5,7 @@
 //! standard streams, Ctrl-C and exit code. SVM comes with QEMU's TCG, VMX with Bochs ([`Cpu`]).
 //!
 //! Both halves are here: outside, [`Lab`] starts the emulator and passes on what it is sent; inside,
-//! [`init`] is process 1 of the emulated host. They talk in [`wire`]'s frames over one port, and
+//! [`init`] is process 1 of the emulated host. They talk in frames (`wire`) over one port, and
 //! what is to be run is a [`Job`] in a file.
 //!
 //! What it does not do: build the host's kernel (`ipirig-guest` does), know what the program is
