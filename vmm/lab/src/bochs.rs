@@ -45,12 +45,7 @@ pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
     let at = |name: &str| scratch.path().join(name);
     let io = |path: &Path| LabError::io(format!("write {}", path.display()));
 
-    let job = at("job.json");
-    let text = serde_json::to_vec(&lab.job).map_err(|error| LabError::Io {
-        what: "write down what to run".to_owned(),
-        source: error.into(),
-    })?;
-    fs::write(&job, text).map_err(io(&job))?;
+    let job = lab.job.write(scratch.path())?;
     let words = format!(
         "root=/dev/sr0 rootfstype=iso9660 ro rootwait {}",
         kernel_words(&crate::text(&job)?, &crate::text(&lab.init)?)

@@ -1,10 +1,13 @@
 //! What is to be run in the emulated host: written outside, read by its process 1.
 
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::LabError;
 
 /// A program with all that it sees of its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +67,17 @@ impl Job {
             directory: directory.into_os_string().into(),
             terminals: Terminals::here(),
         })
+    }
+
+    /// Writes it to a file in `dir`, for process 1.
+    pub(crate) fn write(&self, dir: &Path) -> Result<PathBuf, LabError> {
+        let path = dir.join("job.json");
+        let text = serde_json::to_vec(self).map_err(|error| LabError::Io {
+            what: "write down what to run".to_owned(),
+            source: error.into(),
+        })?;
+        fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))?;
+        Ok(path)
     }
 
     pub(crate) fn program(&self) -> PathBuf {

@@ -1,7 +1,6 @@
 //! SVM by QEMU's TCG: a microvm with this machine's files over 9P.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -28,12 +27,7 @@ pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
         .prefix("ipirig-lab-")
         .tempdir()
         .map_err(LabError::io("make a temporary directory"))?;
-    let job = scratch.path().join("job.json");
-    let text = serde_json::to_vec(&lab.job).map_err(|error| LabError::Io {
-        what: "write down what to run".to_owned(),
-        source: error.into(),
-    })?;
-    fs::write(&job, text).map_err(LabError::io(format!("write {}", job.display())))?;
+    let job = lab.job.write(scratch.path())?;
     let console = match &lab.console {
         Some(path) => path.clone(),
         None => scratch.path().join("console"),
