@@ -1,10 +1,11 @@
-//! The arguments as they are typed. What they mean together is checked by `ipirig_rig::plan`.
+//! The arguments as they are typed. What they mean together is checked by `ipirig_scenario::plan`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use ipirig_report::attribution::To;
+
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use ipirig_rig::attribution::To;
 
 mod lab;
 mod options;

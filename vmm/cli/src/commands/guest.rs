@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use ipirig_guest::stock::StockRequest;
 use ipirig_guest::{Flavour, Guest, Request};
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
 use crate::args::{self, GuestBuildArgs, GuestPathArgs};
 use crate::failure::Failure;

@@ -16,7 +16,7 @@ mod run;
 mod schema;
 
 use anyhow::Context;
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
 use crate::args::{Args, Command, GuestCommand};
 use crate::failure::Failure;
