@@ -462,8 +462,7 @@ fn send_changes(changes: &Path, job: &Job, port: &Port) -> Result<(), InitError>
         if PRIVATE.iter().any(|dir| inside.starts_with(dir)) && !asked.contains(&outside) {
             continue;
         }
-        send_file(&file, &outside, port)
-            .map_err(failed(format!("read {}", file.display())))?;
+        send_file(&file, &outside, port).map_err(failed(format!("read {}", file.display())))?;
     }
     Ok(())
 }
