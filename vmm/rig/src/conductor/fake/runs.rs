@@ -22,6 +22,14 @@ const TIMEOUTS: Timeouts = Timeouts {
     poll: Duration::from_millis(1),
 };
 
+/// The same for a guest that is to come to the end, on a host however slow.
+const PATIENT: Timeouts = Timeouts {
+    boot: Duration::from_secs(60),
+    prepare: Duration::from_secs(60),
+    phase: Duration::from_secs(60),
+    ..TIMEOUTS
+};
+
 /// A plan with deadlines short enough for tests.
 pub fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
     let scenario = Scenario::find(scenario).unwrap();
@@ -40,6 +48,7 @@ pub fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
 /// The evidence of a guest that follows `script`.
 pub fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> (Plan, Evidence) {
     let mut plan = plan(scenario, vcpus);
+    plan.timeouts = PATIENT;
     plan.deferral = script.ipis_per_operation == 0;
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
     let evidence = conduct(
@@ -58,6 +67,7 @@ pub fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> (Plan, 
 /// The same with the guest's kernel tracing its IPIs.
 pub fn traced(script: Script) -> (Plan, Evidence) {
     let mut plan = plan("static-key-flip", None);
+    plan.timeouts = PATIENT;
     plan.cross_check = true;
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
     let mut guest = Fake::new(&plan, &ledger, script);
