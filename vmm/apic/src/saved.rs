@@ -1,6 +1,6 @@
 //! The state of an APIC apart from its machine: to be kept, and to go on from.
 
-use crate::base::Mode;
+use crate::addressing::Mode;
 use crate::local::LocalApic;
 use crate::mailbox::Events;
 use crate::registers::Registers;

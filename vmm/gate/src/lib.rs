@@ -93,7 +93,7 @@ pub fn no_telling(run: &Recorded) -> Option<Outcome> {
     let why = check.map(|check| format!("{}: {}", check.name, check.evidence));
     Some(Outcome::NoTelling {
         verdict: run.verdict,
-        why: compare::plain(&why.unwrap_or_default()),
+        why: read::plain(&why.unwrap_or_default()),
     })
 }
 

@@ -15,8 +15,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::compare::plain;
-
 /// Results of a whole catalogue are a few hundred KiB; what is longer is some other file.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -307,4 +305,10 @@ fn other(path: &Path, wanted: &'static str, reason: impl Into<String>) -> ReadEr
         wanted,
         reason: reason.into(),
     }
+}
+
+/// Text from a file, on one line and without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    let c = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(c).collect()
 }

@@ -22,6 +22,7 @@ pub mod clock;
 mod config;
 mod console;
 mod cpuid;
+mod feature;
 mod fleet;
 mod host;
 mod inspect;

@@ -1,11 +1,12 @@
 //! A record with each step decoded, and walks along it.
 
 use crate::audit::{FINDINGS_MAX, Finding, Switch, What, push};
+use crate::control::{NOFLUSH, PCIDE, pcid};
 use crate::decode::{Decoder, Effect, Executed};
 use crate::layout::{KernelLayout, Place};
 use crate::paging::USER_TABLE;
 use crate::record::{Record, Step};
-use crate::shadow::{NOFLUSH, PCIDE, Shadow, control_after, pcid};
+use crate::shadow::{Shadow, control_after};
 
 /// In CR3: the physical address of the page table.
 const TABLE: u64 = 0x000f_ffff_ffff_f000;

@@ -1,10 +1,10 @@
 //! One line of a listing.
 
 use crate::audit::{Audit, FlagWrite, Seen};
+use crate::control::{PCIDE, pcid};
 use crate::decode::{Effect, Executed};
 use crate::layout::KernelLayout;
 use crate::paging::USER_TABLE;
-use crate::shadow::{PCIDE, pcid};
 
 /// Widths of the columns of address and instruction.
 const PLACE: usize = 40;

@@ -5,7 +5,7 @@
 //! behind. KVM's clock can be set (KVM API 4.30): a guest that tells the time by it does not notice.
 //! The TSC-deadline timer is no matter, as each deadline is counted from a TSC read just before.
 
-use super::{Finding, Quirk, Remedy};
+use super::quirk::{Finding, Quirk, Remedy};
 use crate::probe::{ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {
