@@ -19,7 +19,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
 
 pub use baseline::{BASELINE_VERSION, Baseline, Count, Tolerances};

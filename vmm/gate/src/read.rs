@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ipirig_scenario::{base_name, is_name};
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::result::{RunResult, SCHEMA_VERSION};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -1,4 +1,7 @@
 //! What all vCPU threads of a machine and the machine itself share.
+//!
+//! This file and [`crate::vcpu`] name each other: a job is code that runs with a vCPU at hand on its thread,
+//! and whoever asks for one knows neither which vCPU that is nor when its thread gets to it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

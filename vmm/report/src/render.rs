@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipirig_scenario::Scenario;
-use ipirig_verdict::checks::{Verdict, isolation_held};
+use ipirig_verdict::check::Verdict;
+use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::{KernelInfo, RunResult, Vcpu};
 
 use crate::attribution::Account;
@@ -273,8 +274,9 @@ mod tests {
     use ipirig_entry::Paging;
     use ipirig_rig::conductor::fake::{Counting, Script, evidence, plan};
     use ipirig_rig::run::KernelFiles;
-    use ipirig_verdict::checks::{self, Check};
+    use ipirig_verdict::check::Check;
     use ipirig_verdict::result::{MachineInfo, Timing};
+    use ipirig_verdict::{check, checks};
 
     use super::*;
 
@@ -404,11 +406,7 @@ violated: isolated-ipis, user-space-throughout [boot 5.0 s, window 0.50 s, total
     #[test]
     fn a_run_without_evidence_shows_the_report_and_why() {
         let plan = plan("static-key-flip", None);
-        let check = Check::new(
-            checks::RUN,
-            Verdict::Error,
-            "the guest stopped during: boot",
-        );
+        let check = Check::new(check::RUN, Verdict::Error, "the guest stopped during: boot");
         let mut result = RunResult::new(&plan, vec![check]);
         result.report = Some("vCPU 0: rip 0x10\n".into());
         assert_eq!(

@@ -9,7 +9,8 @@ use ipirig_rig::conductor::Ended;
 use ipirig_rig::run::{Conducted, Outcome, Setup};
 use ipirig_scenario::plan::Plan;
 
-use crate::checks::{Check, RUN, Verdict, judge};
+use crate::check::{Check, RUN, Verdict};
+use crate::checks::judge;
 use crate::result::{KernelInfo, MachineInfo, RunResult, seconds};
 
 /// The result of a run of `setup`.

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipirig_abi::Role;
-pub use ipirig_entry::Extent;
-use ipirig_entry::{Audit, KernelLayout, Paging, Record, listing};
+use ipirig_entry::Paging;
 use ipirig_evidence::Evidence;
 use ipirig_evidence::blame::Blame;
 use ipirig_evidence::guest_text;
@@ -21,8 +19,11 @@ use ipirig_scenario::plan::Plan;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::checks::{Check, Verdict, overall};
+use crate::check::{Check, Verdict};
 use crate::cross_check::{self, CrossCheck};
+use crate::entry::RecordedEntry;
+use crate::overall::overall;
+use crate::role::role_name;
 
 /// Version of the JSON's layout.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -85,37 +86,6 @@ pub struct ScenarioInfo {
     /// Whether IPIs to isolated vCPUs must be delivered: whether holding them back is a bug.
     #[serde(skip)]
     pub must_deliver: bool,
-}
-
-/// The first entry of an isolated vCPU after a window.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-pub struct RecordedEntry {
-    /// The vCPU.
-    pub cpu: usize,
-    /// The way in, by its name in scenario files.
-    pub kind: &'static str,
-    /// The way in, for a person.
-    #[serde(skip)]
-    pub title: String,
-    /// What the record says; absent if there is none.
-    pub audit: Option<Audit>,
-    /// Why there is no audit.
-    pub why: Option<String>,
-    /// The record.
-    #[serde(skip)]
-    pub(crate) record: Option<Record>,
-    /// The kernel that it is about.
-    #[serde(skip)]
-    pub(crate) layout: Option<Arc<KernelLayout>>,
-}
-
-impl RecordedEntry {
-    /// The instructions, annotated; `None` if they were not recorded or could not be judged.
-    #[must_use]
-    pub fn listing(&self, extent: Extent) -> Option<String> {
-        let (record, layout) = (self.record.as_ref()?, self.layout.as_ref()?);
-        Some(listing(record, layout, self.audit.as_ref()?, extent))
-    }
 }
 
 /// One vCPU.
@@ -210,17 +180,6 @@ pub struct MachineInfo {
     pub memory_mib: u64,
     /// What the machine warned of when it placed the vCPUs.
     pub warnings: Vec<String>,
-}
-
-/// The name of a role, as results have it.
-#[must_use]
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Absent => "absent",
-        Role::Control => "control",
-        Role::Housekeeping => "housekeeping",
-        Role::Isolated => "isolated",
-    }
 }
 
 impl RunResult {
@@ -363,7 +322,7 @@ mod tests {
     use ipirig_rig::conductor::fake::{Script, evidence, plan};
 
     use super::*;
-    use crate::checks;
+    use crate::{check, checks};
 
     #[test]
     fn json_has_the_fields_that_readers_rely_on() {
@@ -418,7 +377,7 @@ mod tests {
     #[test]
     fn a_run_that_never_began_is_a_result_too() {
         let plan = plan("vunmap-storm", None);
-        let check = Check::new(checks::RUN, Verdict::Skipped, "no /dev/kvm");
+        let check = Check::new(check::RUN, Verdict::Skipped, "no /dev/kvm");
         let json = RunResult::new(&plan, vec![check]).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(

@@ -1,7 +1,7 @@
 mod contrast;
 
 use askama::Template;
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 
 use super::view::{Entry, Page};
 use super::*;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use ipirig_evidence::blame::{Blame, Deferrable, Frame};
-use ipirig_verdict::checks::Verdict;
-use ipirig_verdict::result::{Extent, RecordedEntry, RunResult, Vcpu};
+use ipirig_verdict::check::Verdict;
+use ipirig_verdict::entry::{Extent, RecordedEntry};
+use ipirig_verdict::result::{RunResult, Vcpu};
 use ipirig_verdict::suite::overall;
 
 use super::Made;

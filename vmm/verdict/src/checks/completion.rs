@@ -6,7 +6,7 @@ use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Completion, Part};
 
 use super::entry::{self, Judged};
-use super::{COMPLETED, Check, Verdict, joined};
+use crate::check::{COMPLETED, Check, Verdict, joined};
 
 /// What the CPU executed decides: whether what was pending was cleared before ordinary code came.
 /// Where the entry was a look from the module, it must have taken the new branch, or read the new

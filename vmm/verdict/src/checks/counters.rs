@@ -6,7 +6,8 @@ use ipirig_evidence::guest_text::{Counters, CpuCounters};
 use ipirig_scenario::Changes;
 use ipirig_scenario::plan::Plan;
 
-use super::{COUNTERS, Check, Verdict, ipis, isolation, worst};
+use super::{ipis, isolation};
+use crate::check::{COUNTERS, Check, Verdict, worst};
 
 /// With deferral on, each isolated CPU's counter for this kind of storm must have grown, and
 /// entries must have caught up with all of it but what is pending again since. Where nothing was

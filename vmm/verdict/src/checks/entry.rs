@@ -10,8 +10,8 @@ use ipirig_evidence::{Evidence, NoRecord, Window};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Changes, EntryKind, IsolatedIpis};
 
-use super::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
-use crate::result::RecordedEntry;
+use crate::check::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
+use crate::entry::RecordedEntry;
 
 /// Findings of one entry that a check's evidence shows.
 const FINDINGS_SHOWN: usize = 3;

@@ -1,8 +1,5 @@
 //! Was any isolated vCPU sent an IPI in the window?
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-
 use ipirig_abi::Role;
 use ipirig_evidence::Evidence;
 use ipirig_evidence::blame;
@@ -10,7 +7,8 @@ use ipirig_evidence::ledger::Tally;
 use ipirig_scenario::IsolatedIpis;
 use ipirig_scenario::plan::Plan;
 
-use super::{Check, ISOLATED_IPIS, Verdict, isolation, window, worst};
+use super::{isolation, window};
+use crate::check::{Check, ISOLATED_IPIS, Verdict, list, worst};
 
 /// Sends are counted, not deliveries: two sends that were merged into one delivery are two.
 ///
@@ -117,13 +115,4 @@ fn describe(plan: &Plan, evidence: &Evidence, cpu: usize, window: &Tally) -> Str
         sources.join(", "),
         why.unwrap_or_default()
     )
-}
-
-/// `call-function 300, reschedule 3`
-pub(super) fn list<K: Display>(counts: &BTreeMap<K, u64>) -> String {
-    counts
-        .iter()
-        .map(|(kind, count)| format!("{kind} {count}"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

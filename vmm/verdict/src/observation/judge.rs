@@ -7,8 +7,8 @@ use ipirig_rig::conductor::Observed;
 use ipirig_rig::observe::Wishes;
 use ipirig_scenario::plan::Plan;
 
+use crate::check::{Check, ISOLATED_IPIS, Verdict, worst};
 use crate::checks::soundness::{no_way_round, nothing_lost};
-use crate::checks::{Check, ISOLATED_IPIS, Verdict, worst};
 
 /// The command ran, and the isolated vCPUs did all the while.
 pub(super) const OBSERVED: &str = "observed";

@@ -20,7 +20,7 @@ use ipirig_rig::observe::Wishes;
 use ipirig_rig::run::{Outcome, Setup};
 use ipirig_scenario::plan::Plan;
 
-use crate::checks::{Check, RUN, Verdict};
+use crate::check::{Check, RUN, Verdict};
 use crate::conclude::{self, not_run, without_evidence};
 use crate::result::{KernelInfo, RunResult, seconds_of_ns};
 
