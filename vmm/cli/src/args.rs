@@ -375,6 +375,9 @@ pub(crate) struct ObserveArgs {
     /// Write what the command prints to a file, up to a MiB
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Take an exit code other than 0, or a signal, for an end of the command like any other
+    #[arg(long)]
+    pub(crate) ignore_exit_code: bool,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
     pub(crate) max_ipis: Option<u64>,
@@ -473,12 +476,13 @@ pub(crate) struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 21] = [
+const NOT_WITH_FROM: [&str; 22] = [
     "vcpus",
     "apic",
     "deferral",
     "kernel",
     "tree",
+    "without",
     "initramfs",
     "pin",
     "memory",

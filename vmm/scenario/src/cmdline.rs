@@ -4,7 +4,7 @@
 use ipirig_abi::Role;
 
 use crate::cpu_list::CpuList;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanError};
 
 /// What a parameter's value is made of.
 #[derive(Clone, Copy)]
@@ -58,6 +58,7 @@ pub fn command_line(plan: &Plan) -> String {
         .collect();
     let mut words: Vec<String> = PARAMETERS
         .iter()
+        .filter(|(word, _)| !plan.without.iter().any(|out| out == name(word)))
         .map(|&(name, value)| match value {
             Value::Plain => name.to_owned(),
             Value::Isolated(prefix) => format!("{name}{prefix}{}", CpuList(&isolated)),
@@ -67,6 +68,30 @@ pub fn command_line(plan: &Plan) -> String {
         .collect();
     words.extend(plan.append.clone());
     words.join(" ")
+}
+
+/// A parameter's name: the word up to its `=`.
+fn name(word: &str) -> &str {
+    word.split('=').next().unwrap_or(word)
+}
+
+/// The names of the rig's own words that `asked`, as the user wrote them, stand for.
+pub(crate) fn left_out(asked: &[String]) -> Result<Vec<String>, PlanError> {
+    let known = || PARAMETERS.iter().map(|(word, _)| name(word));
+    asked
+        .iter()
+        .map(|word| {
+            let wanted = name(word);
+            if known().any(|name| name == wanted) {
+                Ok(wanted.to_owned())
+            } else {
+                Err(PlanError::Without {
+                    word: word.clone(),
+                    known: known().collect::<Vec<_>>().join(", "),
+                })
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -87,6 +112,33 @@ mod tests {
             "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
              nohz_full=2 isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
              mce=ignore_ce"
+        );
+    }
+
+    #[test]
+    fn the_rigs_words_can_be_left_out_by_name_or_as_they_stand() {
+        let line = line(Options {
+            without: vec!["mce".into(), "pti=on".into(), "nohz_full".into()],
+            ..Options::default()
+        });
+        assert_eq!(
+            line,
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
+             isolcpus=domain,managed_irq,2 irqaffinity=0-1 ipi_deferral=on nowatchdog"
+        );
+    }
+
+    #[test]
+    fn a_word_that_is_not_the_rigs_is_refused_with_those_that_are() {
+        let scenario = Scenario::find("static-key-flip").unwrap();
+        let options = Options {
+            without: vec!["isolcpu".into()],
+            ..Options::default()
+        };
+        assert_eq!(
+            Plan::new(scenario, options).unwrap_err().to_string(),
+            "--without isolcpu: the rig has no such word; its own are console, quiet, panic, reboot, oops, tsc, \
+             nohz_full, isolcpus, irqaffinity, pti, ipi_deferral, nowatchdog, mce"
         );
     }
 

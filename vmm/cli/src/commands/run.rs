@@ -164,6 +164,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         memory_mib: args.memory,
         own_kernel: args.kernel.is_some(),
         append: args.append.clone(),
+        without: args.without.clone(),
         timeout_s: args.timeout,
         no_stacks: args.no_stacks,
         cross_check: args.cross_check,

@@ -16,6 +16,7 @@ fn observed() -> Report {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),
+        any_exit_code: false,
         max_ipis: None,
     };
     let script = Script {

@@ -7,6 +7,7 @@
 //! causes ([`ipirig_evidence::blame`]'s makers do), or start programs (the agent does).
 
 pub mod files;
+pub mod load;
 
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Wishes {
     pub files: Vec<GuestFile>,
     /// How long it may run.
     pub limit: Duration,
+    /// An exit code other than 0 is an end like any other.
+    pub any_exit_code: bool,
     /// IPIs that each isolated vCPU may get; `None`: any number.
     pub max_ipis: Option<u64>,
 }

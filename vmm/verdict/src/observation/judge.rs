@@ -90,13 +90,27 @@ fn was_observed(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Check {
         (Verdict::Held, format!("vCPU {cpu} made {turns} turns"))
     });
     let check = worst(OBSERVED, findings.collect());
-    let command = match observed.command.ending {
-        Ending::Exited => format!("the command exited with {}", observed.command.code),
-        Ending::Signalled => format!("the command was killed by signal {}", observed.command.code),
-        Ending::TimeUp => "the command ran until its time was up".to_owned(),
+    let (words, failed) = match command.ending {
+        Ending::Exited => (
+            format!("the command exited with {}", command.code),
+            command.code != 0,
+        ),
+        Ending::Signalled => (
+            format!("the command was killed by signal {}", command.code),
+            true,
+        ),
+        Ending::TimeUp => ("the command ran until its time was up".to_owned(), false),
     };
+    // Nobody knows what a command that failed would have done.
+    if failed && !wishes.any_exit_code {
+        let words = format!(
+            "{words}: see what it printed; --ignore-exit-code takes that for an end like any other; {}",
+            check.evidence
+        );
+        return Check::new(OBSERVED, Verdict::Error, words);
+    }
     Check {
-        evidence: format!("{command}; {}", check.evidence),
+        evidence: format!("{words}; {}", check.evidence),
         ..check
     }
 }

@@ -12,6 +12,7 @@ fn wishes() -> Wishes {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),
+        any_exit_code: false,
         max_ipis: None,
     }
 }
@@ -200,19 +201,37 @@ fn a_kernel_that_ticks_all_the_time_is_observed_with_a_warning() {
 
 #[test]
 fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_words() {
-    let ended = |results| {
+    let ended = |results, any_exit_code| {
         let script = Script {
             command_results: Some(results),
             ..busy()
         };
-        let report = observe(&wishes(), script);
+        let wishes = Wishes {
+            any_exit_code,
+            ..wishes()
+        };
+        let report = observe(&wishes, script);
         let checks = report.run.checks;
         let observed = checks.into_iter().find(|check| check.name == "observed");
-        observed.map(|check| check.evidence).unwrap_or_default()
+        let evidence = observed.map(|check| check.evidence).unwrap_or_default();
+        let words = evidence.split([';', ':']).next().unwrap_or_default();
+        (report.run.verdict, words.to_owned())
     };
-    assert!(ended([1, 7, 0, 0]).starts_with("the command exited with 7; "));
-    assert!(ended([2, 11, 0, 0]).starts_with("the command was killed by signal 11; "));
-    assert!(ended([3, 9, 0, 0]).starts_with("the command ran until its time was up; "));
+    let failures = [
+        ([1, 7, 0, 0], "the command exited with 7"),
+        ([2, 11, 0, 0], "the command was killed by signal 11"),
+    ];
+    for (results, words) in failures {
+        assert_eq!(ended(results, false), (Verdict::Error, words.to_owned()));
+        assert_eq!(ended(results, true), (Verdict::Held, words.to_owned()));
+    }
+    assert_eq!(
+        ended([3, 9, 0, 0], false),
+        (
+            Verdict::Held,
+            "the command ran until its time was up".to_owned()
+        )
+    );
 
     let report = observe(
         &wishes(),
@@ -241,7 +260,7 @@ fn loads_that_the_kernel_does_not_offer_are_skipped() {
         command: vec!["prog".to_owned()],
         ..wishes()
     };
-    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Held);
+    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Error);
 }
 
 #[test]
