@@ -179,7 +179,7 @@ impl LocalApic {
             };
         }
         if self.waiting_for_startup {
-            // Held back until the CPU runs: NMIs and interrupts.
+            // Pending until the CPU runs: NMIs and interrupts.
             return Work {
                 startup: events.startup,
                 ..Work::default()

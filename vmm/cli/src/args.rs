@@ -33,7 +33,7 @@ Exit codes:
   0  held: isolated CPUs were left alone (or the command did its work)
   1  violated: they were not
   2  what was given is wrong: arguments, scenario or kernel file
-  3  error: guest or rig failed, so there is no telling
+  3  error: guest or rig failed, so the rig cannot tell
   4  skipped: host or kernel lacks what is needed, by one of several runs as well (see run's
      --allow-skipped)
   130  ended by Ctrl-C";
@@ -125,7 +125,7 @@ Exit codes:
   0  all as it was
   1  something changed
   2  what was given is wrong, or a baseline is missing
-  3, 4  a run was `error` or `skipped`, so there is no telling";
+  3, 4  a run was `error` or `skipped`, so nothing can be said of the kernel";
 
 const AFTER_COMPARE: &str = "\
 Examples:
@@ -139,7 +139,7 @@ Exit codes:
   0  the same
   1  something differs, or only one file has a scenario
   2  a file cannot be read
-  3, 4  a run was `error` or `skipped`, so there is no telling";
+  3, 4  a run was `error` or `skipped`, so nothing can be said of the kernel";
 
 const AFTER_AUDIT: &str = "\
 Examples:
@@ -469,7 +469,7 @@ pub(crate) struct RunArgs {
     /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
     #[arg(long)]
     pub(crate) isolation_only: bool,
-    /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
+    /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 cannot tell, more if it makes no sense
     /// to go on
     #[arg(long)]
     pub(crate) bisect: bool,

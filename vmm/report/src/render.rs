@@ -391,8 +391,8 @@ vCPU  role          IPIs in window     other interrupts  deferred  caught up
 violated  isolated-ipis          vCPU 2: 303 IPIs (call-function 303) from vCPU 0, 3.00 per operation
 violated  user-space-throughout  vCPU 2: taken out of user space by 303 IPIs
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
-skipped   completed-on-entry     vCPU 2, SYSCALL: nothing was held back, 303 IPIs did the work; vCPU 2: the new branch (0x0 -> 0x1) on first entry, which proves little
-skipped   danger-zone            vCPU 2, SYSCALL: nothing was held back, 303 IPIs did the work
+skipped   completed-on-entry     vCPU 2, SYSCALL: nothing was deferred, 303 IPIs did the work; vCPU 2: the new branch (0x0 -> 0x1) on first entry, which proves little
+skipped   danger-zone            vCPU 2, SYSCALL: nothing was deferred, 303 IPIs did the work
 held      flag-order             vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by instruction: SYSCALL 2 < 3
 skipped   kernel-counters        the kernel has no /sys/kernel/debug/ipi_deferral
 held      nothing-lost           all 809 events of the window recorded

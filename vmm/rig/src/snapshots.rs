@@ -27,7 +27,7 @@ pub struct Snapshots {
     directory: PathBuf,
 }
 
-/// Why there is no snapshot to go on from although there might be one, or why none was kept. A run
+/// Why there is no snapshot to restore although there might be one, or why none was kept. A run
 /// boots then, and says so.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -39,7 +39,7 @@ fn built_in_scenarios_either_allow_no_ipi_or_need_as_many_as_operations() {
     for scenario in Scenario::all().unwrap() {
         let operations = scenario.storm.operations();
         match scenario.expect.isolated {
-            // Two flushes of each program may be held back; these may not.
+            // Two flushes of each program may be deferred; these may not.
             IsolatedIpis::AtMost(most) if scenario.name == "bpf-jit" => {
                 assert_eq!(most, 2 * operations);
             }

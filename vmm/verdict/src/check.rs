@@ -50,7 +50,7 @@ pub const USER_SPACE: &str = "user-space-throughout";
 pub const KERNEL: &str = "kernel-throughout";
 /// The storm happened.
 pub const STORM_RAN: &str = "storm-ran";
-/// The first entry did what was held back before it executed ordinary kernel code, and showed the
+/// The first entry did what was deferred before it executed ordinary kernel code, and showed the
 /// storm's outcome.
 pub const COMPLETED: &str = "completed-on-entry";
 /// Nothing that may be out of date was executed or touched before that.

@@ -83,7 +83,7 @@ pub struct ScenarioInfo {
     pub operations: u64,
     /// Whether the kernel was told to defer.
     pub deferral: bool,
-    /// Whether IPIs to isolated vCPUs must be delivered: whether holding them back is a bug.
+    /// Whether IPIs to isolated vCPUs must be delivered: whether deferring them is a bug.
     #[serde(skip)]
     pub must_deliver: bool,
 }
@@ -97,7 +97,7 @@ pub struct Vcpu {
     pub role: &'static str,
     /// What it sent and got in the window.
     pub window: Window,
-    /// Work that the kernel held back for it, text and translations together. Absent if the kernel
+    /// Work that the kernel deferred for it, text and translations together. Absent if the kernel
     /// does not count.
     pub deferred: Option<u64>,
     /// How much of such work its kernel entries did.
@@ -126,7 +126,7 @@ pub struct Window {
 /// How long it took, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub struct Timing {
-    /// From the first instruction to the agent's readiness; null where the guest went on from a snapshot.
+    /// From the first instruction to the agent's readiness; null where the guest was restored from a snapshot.
     pub boot_s: Option<f64>,
     /// From looking for a snapshot to the agent's readiness, where there was one.
     pub restored_s: Option<f64>,

@@ -51,7 +51,7 @@ pub(crate) enum Handled {
     No,
 }
 
-/// A work-around that runs on one vCPU's thread. Every method has a default that does nothing.
+/// A workaround that runs on one vCPU's thread. Every method has a default that does nothing.
 pub(crate) trait Assist: Send + fmt::Debug {
     /// The quirk's name; counters are kept by it.
     fn name(&self) -> &'static str;

@@ -1,4 +1,4 @@
-//! Making a machine: from a kernel to boot, or from a snapshot to go on from.
+//! Making a machine: from a kernel to boot, or from a snapshot to restore.
 
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Makes a machine, ready to start, that goes on from where [`Machine::save`] left another of the
+    /// Makes a machine, ready to start, restored from where [`Machine::save`] left another of the
     /// same configuration. Memory is shared with the snapshot's file until it is written to.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! `KVM_SET_GUEST_DEBUG` (KVM API 4.87).
 //!
 //! Breakpoints are instruction breakpoints in the four debug registers, so there are at most four
-//! addresses; KVM suspends the guest's own use of the registers meanwhile. To go on from one the
+//! addresses; KVM suspends the guest's own use of the registers meanwhile. To continue from one the
 //! vCPU steps over it with all of them off, because not every KVM honours RFLAGS.RF.
 //!
 //! A step is asked for anew before each run: KVM's emulator, which completes accesses to MMIO,

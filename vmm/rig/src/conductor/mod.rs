@@ -164,7 +164,7 @@ pub enum Start<'a> {
     Boot,
     /// It boots, and is written down by this once it is ready.
     BootAndSave(Saving<'a>),
-    /// It goes on from where it was ready.
+    /// It is restored, as it was when it was ready.
     Restored,
 }
 

@@ -1,4 +1,4 @@
-//! Did the first entry after the window do what was held back, and show what the storm had done?
+//! Did the first entry after the window do what was deferred, and show what the storm had done?
 
 use ipirig_abi::{Order, Role};
 use ipirig_evidence::{Entry, Evidence, NOT_PRODUCED, StormReport, Window};

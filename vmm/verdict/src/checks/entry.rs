@@ -295,11 +295,11 @@ fn in_time(step: Option<usize>, audit: &Audit) -> bool {
     step.is_some_and(|step| limit.is_none_or(|limit| step < limit))
 }
 
-/// Was what had been held back done before the entry came to ordinary kernel code, and for each of the
+/// Was what had been deferred done before the entry came to ordinary kernel code, and for each of the
 /// `spaces` other address spaces that it was to go through before memory was touched there?
 pub(super) fn completed(audited: &Audited, spaces: u64) -> Look {
     let audit = &audited.audit;
-    if let Some(skipped) = nothing_held_back(audited) {
+    if let Some(skipped) = nothing_deferred(audited) {
         return skipped;
     }
     let kinds = [
@@ -403,11 +403,11 @@ fn through(audit: &Audit, spaces: u64) -> Result<String, String> {
     ))
 }
 
-/// Nothing was held back where IPIs did the work in the window.
-fn nothing_held_back(audited: &Audited) -> Option<Look> {
+/// Nothing was deferred where IPIs did the work in the window.
+fn nothing_deferred(audited: &Audited) -> Option<Look> {
     (audited.by_ipis > 0).then(|| {
         let words = format!(
-            "nothing was held back, {} IPIs did the work",
+            "nothing was deferred, {} IPIs did the work",
             audited.by_ipis
         );
         Look::Other(Verdict::Skipped, words)
@@ -417,7 +417,7 @@ fn nothing_held_back(audited: &Audited) -> Option<Look> {
 /// Was anything that may be out of date executed or touched before the catch-up?
 pub(super) fn danger_zone(entries: &[Judged]) -> Check {
     let look = |audited: &Audited| {
-        if let Some(skipped) = nothing_held_back(audited) {
+        if let Some(skipped) = nothing_deferred(audited) {
             return skipped;
         }
         let audit = &audited.audit;
@@ -477,7 +477,7 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
             return Look::Other(Verdict::Violated, shown(&order));
         }
         let late = order.len() < audit.order.len() || audit.catch_up.is_none();
-        if let (true, Some(skipped)) = (late, nothing_held_back(audited)) {
+        if let (true, Some(skipped)) = (late, nothing_deferred(audited)) {
             return skipped;
         }
         let Flag::Known {

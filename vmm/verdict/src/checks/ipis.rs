@@ -85,13 +85,13 @@ fn at_most(most: u64, window: &Tally, words: String, bound: bool) -> (Verdict, S
     (Verdict::Violated, words)
 }
 
-/// Where holding back would be a bug, each IPI has to come.
+/// Where deferring would be a bug, each IPI has to come.
 fn at_least(least: u64, window: &Tally, words: &str) -> (Verdict, String) {
     let sent = window.ipis_targeted();
     if sent < least {
         return (
             Verdict::Violated,
-            format!("{words}; at least {least} must be delivered, holding them back is a bug"),
+            format!("{words}; at least {least} must be delivered, deferring them is a bug"),
         );
     }
     (
