@@ -163,6 +163,7 @@ const AFTER_SCHEMA: &str = "\
 Examples:
   ipirig schema > schema.json
   ipirig schema audit                        of `ipirig audit --json`
+  ipirig schema scenario                     of a scenario file, for an editor
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -260,10 +261,10 @@ pub(crate) enum Command {
     /// List the scenarios
     #[command(after_help = AFTER_LIST)]
     List,
-    /// Print the JSON Schema of what --json writes
+    /// Print the JSON Schema of what --json writes, or of a scenario file
     #[command(after_help = AFTER_SCHEMA)]
     Schema {
-        /// Of which command's
+        /// Of which command's, or of what
         #[arg(value_enum, default_value_t = SchemaOf::Run)]
         of: SchemaOf,
     },
@@ -403,6 +404,8 @@ pub(crate) enum SchemaOf {
     Run,
     /// `ipirig audit`
     Audit,
+    /// A scenario file
+    Scenario,
 }
 
 #[derive(Debug, ClapArgs)]
