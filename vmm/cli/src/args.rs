@@ -188,7 +188,11 @@ const AFTER_BUILD: &str = "\
 Examples:
   ipirig guest build
   ipirig guest build --flavour tracing --jobs 4
-  ipirig guest build --update                with the newest linux-source package";
+  ipirig guest build --update                with the newest linux-source package
+  ipirig guest build --install-tools         for a script; CI=true does the same
+
+What building needs and is missing is named, with the command that installs it. As root on a terminal you are asked
+whether to install it.";
 
 const AFTER_CONFIG: &str = "\
 Examples:
@@ -317,6 +321,9 @@ pub(crate) struct GuestBuildArgs {
     /// Compilers to run at once [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// As root, install the Debian packages that building needs without asking
+    #[arg(long)]
+    pub(crate) install_tools: bool,
 }
 
 #[derive(Debug, ClapArgs)]
