@@ -23,7 +23,7 @@ use crate::stop::StopReason;
 use crate::threads;
 use crate::vcpu::Vcpu;
 use crate::vm::{Apics, BlockedVcpu};
-use crate::wakeups::{Heard, Wakeups};
+use crate::wakeups::{WaitEvent, Wakeups};
 
 mod error;
 mod make;
@@ -206,7 +206,7 @@ impl Machine {
             {
                 return Ok(Wakeup::Stopped(self.stop_reason()));
             }
-            if heard == Heard::Doorbell {
+            if heard == WaitEvent::Doorbell {
                 return Ok(Wakeup::Doorbell);
             }
             if Instant::now() >= deadline {
