@@ -32,7 +32,7 @@ mod save;
 pub use error::MachineError;
 pub(crate) use error::failed;
 use error::host;
-pub(crate) use make::Shape;
+pub(crate) use make::ResolvedConfig;
 
 /// How long a kernel that panicked may go on to print.
 const LAST_WORDS_NS: u64 = 3_000_000_000;

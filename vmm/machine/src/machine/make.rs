@@ -30,13 +30,13 @@ use crate::wakeups::Wakeups;
 
 /// What a configuration comes to on a host.
 #[derive(Debug)]
-pub(crate) struct Shape {
+pub(crate) struct ResolvedConfig {
     pub(crate) cpus: u8,
     pub(crate) cmdline: String,
     pub(crate) policy: Policy,
 }
 
-impl Shape {
+impl ResolvedConfig {
     pub(crate) fn new(host_: &Host, config: &Config) -> Result<Self, MachineError> {
         let facts = host_.facts();
         let number = config.roles.len();
@@ -84,7 +84,7 @@ impl Machine {
         config: &Config,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, MachineError> {
-        let shape = Shape::new(host_, config)?;
+        let shape = ResolvedConfig::new(host_, config)?;
         let placement = placement(host_, config)?;
         let ram = memory::ram(config.memory_mib.saturating_mul(boot::layout::MIB))?;
         let loaded = boot::load(
@@ -119,7 +119,7 @@ impl Machine {
         if config.apic == ApicMode::Kernel {
             return Err(SnapshotError::Misfit("KVM's own APICs are in none").into());
         }
-        let shape = Shape::new(host_, config)?;
+        let shape = ResolvedConfig::new(host_, config)?;
         let placement = placement(host_, config)?;
         let bytes = config.memory_mib.saturating_mul(boot::layout::MIB);
         let ram = memory::ram(bytes)?;
@@ -157,12 +157,12 @@ fn assemble(
     host_: &Host,
     config: &Config,
     observer: Arc<dyn Observer>,
-    shape: Shape,
+    shape: ResolvedConfig,
     placement: Placement,
     ram: GuestMemoryMmap,
 ) -> Result<Machine, MachineError> {
     let facts = host_.facts();
-    let Shape {
+    let ResolvedConfig {
         cmdline, policy, ..
     } = shape;
     let cpus = policy.cpus;
