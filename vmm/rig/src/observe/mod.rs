@@ -19,7 +19,7 @@ use ipirig_scenario::{
     EntryKind, Expectations, IsolatedIpis, Kernel, Mode, NO_STORM, Scenario, Storm, Vcpus,
 };
 
-use crate::conductor::{self, Errand, GuestFile, Observed};
+use crate::conductor::{self, GuestFile, Observed, Workload};
 use crate::run::{self, Outcome, RunError, Setup};
 
 /// What stands in a result where a scenario has its name.
@@ -95,7 +95,7 @@ pub fn observe(
         DETAILS,
         phase,
         |guest, start, layout, ledger, phase| {
-            let errand = Errand {
+            let errand = Workload {
                 command: &command,
                 files: &wishes.files,
                 limit: wishes.limit,

@@ -9,7 +9,7 @@ use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan, Timeouts};
 
 use super::{Fake, Script};
-use crate::conductor::{self, Ended, Errand, Observed, Start, conduct, fake_kernel};
+use crate::conductor::{self, Ended, Observed, Start, Workload, conduct, fake_kernel};
 use crate::observe::{self, Wishes};
 
 /// Deadlines short enough for tests.
@@ -99,7 +99,7 @@ pub fn observe(wishes: &Wishes, script: Script) -> Observing {
     };
     let ledger = Ledger::new(plan.roles.len(), 1000);
     let mut guest = Fake::new(&plan, &ledger, script);
-    let errand = Errand {
+    let errand = Workload {
         command: &observe::files::command(&wishes.command),
         files: &wishes.files,
         limit: wishes.limit,
