@@ -12,7 +12,6 @@ use kvm_ioctls::VmFd;
 
 use crate::affinity;
 use crate::clock;
-use crate::fleet::Fleet;
 use crate::host::GuestDebug;
 use crate::kvm_events::KvmEvents;
 use crate::memory::MailboxMemory;
@@ -22,6 +21,7 @@ use crate::snapshot::RegisterList;
 use crate::stop::StopReason;
 use crate::threads;
 use crate::vcpu::Vcpu;
+use crate::vcpu_set::VcpuSet;
 use crate::vm::{Apics, BlockedVcpu};
 use crate::wakeups::{WaitEvent, Wakeups};
 
@@ -74,7 +74,7 @@ pub struct Machine {
     _blocked: Option<BlockedVcpu>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
     vm: VmFd,
-    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<VcpuSet>,
     mailbox: MailboxMemory,
 }
 

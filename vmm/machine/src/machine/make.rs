@@ -17,7 +17,6 @@ use crate::clock;
 use crate::config::{ApicMode, Config};
 use crate::console::Console;
 use crate::cpuid::{self, Policy};
-use crate::fleet::Fleet;
 use crate::host::{Host, HostFacts};
 use crate::kick;
 use crate::memory::{self, MailboxMemory};
@@ -25,6 +24,7 @@ use crate::observer::Observer;
 use crate::placement::Placement;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::vcpu::{Timers, Vcpu};
+use crate::vcpu_set::VcpuSet;
 use crate::vm::{self, Apics, BlockedVcpu};
 use crate::wakeups::Wakeups;
 
@@ -199,7 +199,7 @@ fn assemble(
     let wakeups = Wakeups::new(doorbell, heard_stopped).map_err(host("making an epoll set"))?;
 
     let bus = Bus::new(cpus).map_err(|_| MachineError::Cpus(cpus))?;
-    let fleet = Arc::new(Fleet::new(
+    let fleet = Arc::new(VcpuSet::new(
         Arc::clone(&bus),
         observer,
         ram,
@@ -299,7 +299,7 @@ fn vcpu(
     cpu: usize,
     table: &CpuId,
     apic: LocalApic,
-    fleet: Arc<Fleet>,
+    fleet: Arc<VcpuSet>,
     (timers, apics): (Timers, Apics),
 ) -> Result<Vcpu, MachineError> {
     let fd = vm
