@@ -163,6 +163,7 @@ const AFTER_SCHEMA: &str = "\
 Examples:
   ipirig schema > schema.json
   ipirig schema audit                        of `ipirig audit --json`
+  ipirig schema scenario                     of a scenario file, for an editor
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -187,7 +188,11 @@ const AFTER_BUILD: &str = "\
 Examples:
   ipirig guest build
   ipirig guest build --flavour tracing --jobs 4
-  ipirig guest build --update                with the newest linux-source package";
+  ipirig guest build --update                with the newest linux-source package
+  ipirig guest build --install-tools         for a script; CI=true does the same
+
+What building needs and is missing is named, with the command that installs it. As root on a terminal you are asked
+whether to install it.";
 
 const AFTER_CONFIG: &str = "\
 Examples:
@@ -260,10 +265,10 @@ pub(crate) enum Command {
     /// List the scenarios
     #[command(after_help = AFTER_LIST)]
     List,
-    /// Print the JSON Schema of what --json writes
+    /// Print the JSON Schema of what --json writes, or of a scenario file
     #[command(after_help = AFTER_SCHEMA)]
     Schema {
-        /// Of which command's
+        /// Of which command's, or of what
         #[arg(value_enum, default_value_t = SchemaOf::Run)]
         of: SchemaOf,
     },
@@ -316,6 +321,9 @@ pub(crate) struct GuestBuildArgs {
     /// Compilers to run at once [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// As root, install the Debian packages that building needs without asking
+    #[arg(long)]
+    pub(crate) install_tools: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -403,6 +411,8 @@ pub(crate) enum SchemaOf {
     Run,
     /// `ipirig audit`
     Audit,
+    /// A scenario file
+    Scenario,
 }
 
 #[derive(Debug, ClapArgs)]

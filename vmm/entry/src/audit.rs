@@ -22,7 +22,7 @@ use crate::shadow::Shadow;
 pub use finding::{Finding, What};
 pub use flag::Flag;
 use trace::Cleared;
-pub(crate) use trace::{FlagWrite, Seen, Trace};
+pub(crate) use trace::{FlagWrite, Trace, TracedStep};
 
 /// Most findings of a kind that are kept. A CPU that runs on without catching up makes many.
 const FINDINGS_MAX: usize = 256;
@@ -146,7 +146,13 @@ pub fn audit(record: &Record, layout: &KernelLayout, pending: &PendingInput) -> 
 }
 
 /// Adds a finding, unless there are enough.
-fn push(findings: &mut Vec<Finding>, seen: &Seen<'_>, address: u64, what: What, words: String) {
+fn push(
+    findings: &mut Vec<Finding>,
+    seen: &TracedStep<'_>,
+    address: u64,
+    what: What,
+    words: String,
+) {
     if findings.len() < FINDINGS_MAX {
         findings.push(Finding {
             step: seen.number,

@@ -23,7 +23,6 @@ mod config;
 mod console;
 mod cpuid;
 mod feature;
-mod fleet;
 mod host;
 mod inspect;
 pub mod interrupt;
@@ -43,6 +42,7 @@ mod sys;
 mod threads;
 mod timer;
 mod vcpu;
+mod vcpu_set;
 mod vm;
 mod wakeups;
 
@@ -52,7 +52,6 @@ pub use boot::{
 pub use config::{ApicMode, Config};
 pub use console::ConsoleSinks;
 pub use cpuid::CpuidError;
-pub use fleet::Sample;
 pub use host::{GuestDebug, Host, HostError, HostFacts, Levels, ProbeResult, Virtualization};
 pub use ipirig_apic::Line;
 pub use kvm_events::KvmEventsError;
@@ -64,3 +63,4 @@ pub use probe::ProbeError;
 pub use report::{Counters, CrashReport, VcpuState};
 pub use snapshot::{Snapshot, SnapshotError, snapshot_key};
 pub use stop::StopReason;
+pub use vcpu_set::Sample;

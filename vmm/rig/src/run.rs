@@ -201,7 +201,7 @@ pub(crate) fn on_machine<E>(
 
 /// Has `conduct` take the guest of a machine through, which then is stopped.
 fn conducted<E>(
-    made: Made,
+    made: NewMachine,
     started: Instant,
     setup: &Setup,
     ledger: &Ledger,
@@ -214,7 +214,7 @@ fn conducted<E>(
         &dyn Fn(Phase),
     ) -> Result<E, Ended>,
 ) -> Conducted<E> {
-    let Made {
+    let NewMachine {
         mut machine,
         origin,
         warnings,
@@ -279,7 +279,7 @@ enum Origin {
 }
 
 /// A machine, and how it came to be.
-struct Made {
+struct NewMachine {
     machine: Machine,
     origin: Origin,
     /// Why it is not restored although it might have been.
@@ -292,7 +292,7 @@ fn made(
     setup: &Setup,
     config: &Config,
     ledger: &Arc<Ledger>,
-) -> Result<Made, MachineError> {
+) -> Result<NewMachine, MachineError> {
     let mut warnings = Vec::new();
     let keeps = |_: &&Snapshots| setup.apic != ApicMode::Kernel;
     let place = match setup.snapshots.as_ref().filter(keeps) {
@@ -310,7 +310,7 @@ fn made(
         match place.find() {
             Ok(Some(snapshot)) => match Machine::restore(host, config, ledger.clone(), &snapshot) {
                 Ok(machine) => {
-                    return Ok(Made {
+                    return Ok(NewMachine {
                         machine,
                         origin: Origin::Snapshot,
                         warnings,
@@ -330,7 +330,7 @@ fn made(
         ledger.count_only();
         warnings.push(COUNTS_ONLY.to_owned());
     }
-    Ok(Made {
+    Ok(NewMachine {
         machine,
         origin: Origin::Kernel { saved_to: place },
         warnings,

@@ -55,6 +55,7 @@ fn every_file_in_scenarios_is_built_in() {
     let mut files: Vec<String> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".toml"))
         .collect();
     files.sort();
     let mut built_in = builtin::FILES.map(|(stem, _)| format!("{stem}.toml"));

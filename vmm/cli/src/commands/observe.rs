@@ -8,7 +8,7 @@ use ipirig_guest::stock::StockRequest;
 use ipirig_machine::Host;
 use ipirig_report::observation::render;
 use ipirig_rig::observe::files::{self, Extra};
-use ipirig_rig::observe::{Wishes, load, observe as observe_on, plan};
+use ipirig_rig::observe::{ObservationPlan, load, observe as observe_on, plan};
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::not_run;
@@ -39,7 +39,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         check_writable(path).map_err(Failure::usage)?;
     }
     let files = args.file.iter().map(|file| files::read(&extra(file)));
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         command: args.command,
         files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
         limit: Duration::from_secs(args.limit),

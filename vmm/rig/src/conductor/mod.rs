@@ -34,7 +34,7 @@ use ipirig_evidence::{
 use ipirig_machine::StopReason;
 
 pub use guest::{Failure, Guest, Place};
-pub use observe::{CommandEnd, Errand, GuestFile, Observed, observe};
+pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
 
 use ipirig_evidence::guest_text;
 use ipirig_evidence::ledger::changes::Watched;

@@ -19,7 +19,7 @@ use ipirig_scenario::{
     EntryKind, Expectations, IsolatedIpis, Kernel, Mode, NO_STORM, Scenario, Storm, Vcpus,
 };
 
-use crate::conductor::{self, Errand, GuestFile, Observed};
+use crate::conductor::{self, GuestFile, Observed, Workload};
 use crate::run::{self, Outcome, RunError, Setup};
 
 /// What stands in a result where a scenario has its name.
@@ -31,7 +31,7 @@ const DETAILS: usize = 1 << 20;
 
 /// What is to be observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wishes {
+pub struct ObservationPlan {
     /// The command and its arguments.
     pub command: Vec<String>,
     /// What the guest is to have for it besides its initramfs.
@@ -84,7 +84,7 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
 pub fn observe(
     host: &Host,
     setup: &Setup,
-    wishes: &Wishes,
+    wishes: &ObservationPlan,
     phase: &dyn Fn(Phase),
 ) -> Result<Outcome<Observed>, RunError> {
     let plan = &setup.plan;
@@ -95,7 +95,7 @@ pub fn observe(
         DETAILS,
         phase,
         |guest, start, layout, ledger, phase| {
-            let errand = Errand {
+            let errand = Workload {
                 command: &command,
                 files: &wishes.files,
                 limit: wishes.limit,

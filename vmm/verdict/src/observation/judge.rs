@@ -4,7 +4,7 @@ use ipirig_abi::observe::{LOAD, NO_LOAD};
 use ipirig_abi::{Ending, Role};
 
 use ipirig_rig::conductor::Observed;
-use ipirig_rig::observe::Wishes;
+use ipirig_rig::observe::ObservationPlan;
 use ipirig_scenario::plan::Plan;
 
 use crate::check::{Check, ISOLATED_IPIS, Verdict, worst};
@@ -14,7 +14,7 @@ use crate::checks::soundness::{no_way_round, nothing_lost};
 pub(super) const OBSERVED: &str = "observed";
 
 /// Every check of an observation.
-pub(super) fn judge(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Vec<Check> {
+pub(super) fn judge(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> Vec<Check> {
     let limit = wishes
         .max_ipis
         .map(|most| isolated_ipis(plan, most, observed));
@@ -65,7 +65,7 @@ fn isolated_ipis(plan: &Plan, most: u64, observed: &Observed) -> Check {
 }
 
 /// The task of each isolated vCPU ran in the window: one that is not there gets no IPIs either.
-fn was_observed(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Check {
+fn was_observed(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> Check {
     let is_load = wishes.command.first().is_some_and(|word| word == LOAD);
     let command = &observed.command;
     if is_load && command.ending == Ending::Exited && command.code == u64::from(NO_LOAD) {

@@ -7,8 +7,8 @@ use ipirig_rig::run::KernelFiles;
 
 use super::*;
 
-fn wishes() -> Wishes {
-    Wishes {
+fn wishes() -> ObservationPlan {
+    ObservationPlan {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),
@@ -17,12 +17,15 @@ fn wishes() -> Wishes {
     }
 }
 
-fn observe(wishes: &Wishes, script: Script) -> Report {
+fn observe(wishes: &ObservationPlan, script: Script) -> Report {
     observe_and_keep(wishes, script).0
 }
 
 /// With the files that the guest has afterwards.
-fn observe_and_keep(wishes: &Wishes, script: Script) -> (Report, BTreeMap<String, Vec<u8>>) {
+fn observe_and_keep(
+    wishes: &ObservationPlan,
+    script: Script,
+) -> (Report, BTreeMap<String, Vec<u8>>) {
     let Observing {
         plan,
         outcome,
@@ -86,7 +89,7 @@ fn the_guest_gets_the_command_and_each_file_whole() {
         content: (0..len).map(|at| (at % 251) as u8).collect(),
     };
     let half = ipirig_abi::TEXT_LEN / 2;
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         files: vec![
             file("empty", 0),
             file("whole", half),
@@ -123,7 +126,7 @@ fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
 #[test]
 fn a_limit_makes_a_check_of_it() {
     let verdict = |most, script| {
-        let wishes = Wishes {
+        let wishes = ObservationPlan {
             max_ipis: Some(most),
             ..wishes()
         };
@@ -206,7 +209,7 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
             command_results: Some(results),
             ..busy()
         };
-        let wishes = Wishes {
+        let wishes = ObservationPlan {
             any_exit_code,
             ..wishes()
         };
@@ -256,7 +259,7 @@ fn loads_that_the_kernel_does_not_offer_are_skipped() {
     };
     assert_eq!(observe(&wishes(), script()).run.verdict, Verdict::Skipped);
     // Any other program's exit code is its own.
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         command: vec!["prog".to_owned()],
         ..wishes()
     };

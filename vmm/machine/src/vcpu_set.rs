@@ -45,7 +45,7 @@ pub struct Sample {
 }
 
 #[derive(Debug)]
-pub(crate) struct Fleet {
+pub(crate) struct VcpuSet {
     pub(crate) bus: Arc<Bus>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -109,7 +109,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-impl Fleet {
+impl VcpuSet {
     pub(crate) fn new(
         bus: Arc<Bus>,
         observer: Arc<dyn Observer>,
