@@ -25,10 +25,12 @@ use crate::vcpu::Vcpu;
 use crate::vm::{Apics, BlockedVcpu};
 use crate::wakeups::{Heard, Wakeups};
 
+mod checkpoint;
 mod error;
 mod make;
 mod save;
 
+pub use checkpoint::Checkpoint;
 pub use error::MachineError;
 pub(crate) use error::failed;
 use error::host;

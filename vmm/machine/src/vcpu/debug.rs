@@ -224,6 +224,13 @@ impl Vcpu {
         self.stops.apply(&self.fd)
     }
 
+    /// Drops what is recorded and all stops but those of the assists and the addresses that are watched.
+    pub(super) fn forget_stops(&mut self) -> Result<(), errno::Error> {
+        self.recorder = Recorder::Off;
+        self.stops.forget();
+        self.stops.apply(&self.fd)
+    }
+
     /// Reports each time the vCPU reaches one of `addresses`, and no others.
     pub(crate) fn watch(&mut self, addresses: &[u64]) -> Result<bool, errno::Error> {
         let before = std::mem::replace(&mut self.stops.watch, addresses.to_vec());
