@@ -8,9 +8,11 @@ use ipirig_rig::attribution::To;
 
 mod lab;
 mod options;
+mod sweep;
 
 pub(crate) use lab::{Cpu, LabArgs};
 pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
+pub(crate) use sweep::SweepArgs;
 
 const AFTER: &str = "\
 Examples:
@@ -21,6 +23,7 @@ Examples:
   ipirig run vunmap-storm --json result.json
   ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
+  ipirig sweep syscall --event nmi           an NMI at each instruction of the system call entry
   ipirig gate all                            is everything as it was?
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig audit vmlinux                       is its entry code fit? nothing is booted
@@ -219,6 +222,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run a scenario and list what each first entry into the kernel executed
     Entry(Box<EntryArgs>),
+    /// Place events at each instruction of kernel entry and exit, and judge what follows
+    Sweep(Box<SweepArgs>),
     /// Run a command on the other vCPUs and say who interrupts the isolated ones
     Observe(Box<ObserveArgs>),
     /// Judge the entry code of a vmlinux without booting it

@@ -1,7 +1,7 @@
 //! What all vCPU threads of a machine and the machine itself share.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,6 +95,8 @@ impl Held {
 pub(crate) struct Slot {
     pub(crate) kicker: Kicker,
     asked: AtomicBool,
+    /// A [`crate::Placed`].
+    pub(crate) placed: AtomicU8,
     job: Mutex<Option<Job>>,
 }
 

@@ -63,3 +63,4 @@ pub use probe::ProbeError;
 pub use report::{Counters, CrashReport, VcpuState};
 pub use snapshot::{Snapshot, SnapshotError, snapshot_key};
 pub use stop::StopReason;
+pub use vcpu::Placed;

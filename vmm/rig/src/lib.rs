@@ -37,6 +37,7 @@ pub mod snapshots;
 pub mod stacks;
 pub mod suggest;
 pub mod suite;
+pub mod sweep;
 pub mod timeline;
 pub mod vectors;
 pub mod verdict;

@@ -4,6 +4,7 @@ mod cause;
 mod debug;
 mod exits;
 mod inject;
+mod placed;
 mod recorder;
 mod saved;
 mod sender;
@@ -35,6 +36,8 @@ use crate::threads::Arrival;
 use crate::timer::KickTimer;
 use crate::vm::Apics;
 
+pub use placed::Placed;
+use placed::Placing;
 use recorder::Recorder;
 use stops::Stops;
 
@@ -64,6 +67,8 @@ pub(crate) struct Vcpu {
     unfinished: bool,
     stops: Stops,
     recorder: Recorder,
+    /// An event that is to come at an instruction.
+    placing: Option<Placing>,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
     raced: u32,
     /// KVM leaves the registers in `kvm_run` at each exit (KVM API 5, `kvm_valid_regs`).
@@ -188,6 +193,7 @@ impl Vcpu {
             unfinished: false,
             stops: Stops::default(),
             recorder: Recorder::default(),
+            placing: None,
             raced: 0,
             synced: false,
         })
@@ -241,6 +247,11 @@ impl Vcpu {
         }
         if slot.answer(self) {
             // Which may have cleared `immediate_exit`, the one sign of a kick: look again.
+            return Ok(());
+        }
+        if self.stands() {
+            slot.kicker
+                .park(None, || self.fleet.stopping() || slot.asked());
             return Ok(());
         }
         self.counters.turns += 1;
@@ -432,6 +443,12 @@ impl Vcpu {
     /// Reads at a guest-virtual address; `false` where nothing is mapped there.
     pub(crate) fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> bool {
         self.access().read_virtual(address, buffer)
+    }
+
+    /// The guest-physical address of a guest-virtual one.
+    pub(crate) fn translate(&self, address: u64) -> Option<u64> {
+        let translation = self.fd.translate_gva(address).ok()?;
+        (translation.valid != 0).then_some(translation.physical_address)
     }
 
     pub(crate) fn sample(&self) -> Result<Sample, errno::Error> {

@@ -15,7 +15,8 @@ use crate::msr;
 /// Vectors for which the CPU pushes an error code (SDM vol. 3, table 6-1).
 const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
 
-const IRETQ: [u8; 2] = [0x48, 0xcf];
+/// IRETQ.
+pub(super) const IRETQ: [u8; 2] = [0x48, 0xcf];
 
 /// What the recorder does.
 #[derive(Debug, Default)]

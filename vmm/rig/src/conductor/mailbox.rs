@@ -68,7 +68,15 @@ impl Conductor<'_> {
 
     /// Sleeps until the doorbell, but no longer than the poll interval.
     pub(super) fn pause(&mut self) -> Result<(), Ended> {
-        let until = (Instant::now() + self.plan.timeouts.poll).min(self.deadline);
+        self.pause_until((Instant::now() + self.plan.timeouts.poll).min(self.deadline))
+    }
+
+    /// Looks whether the guest still runs, and does not wait.
+    pub(super) fn glance(&mut self) -> Result<(), Ended> {
+        self.pause_until(Instant::now())
+    }
+
+    fn pause_until(&mut self, until: Instant) -> Result<(), Ended> {
         let phase = self.phase;
         let woken = self
             .guest
@@ -121,6 +129,12 @@ impl Conductor<'_> {
 
     /// Has the control task carry out a command and returns its results.
     pub(super) fn command(&mut self, command: Command, args: [u64; 4]) -> Result<[u64; 4], Ended> {
+        let seq = self.begin_command(command, args);
+        self.end_command(command, seq)
+    }
+
+    /// Has the control task begin to carry out a command. Its number.
+    pub(super) fn begin_command(&mut self, command: Command, args: [u64; 4]) -> u32 {
         self.seq += 1;
         let seq = self.seq;
         let control = &self.guest.mailbox().control;
@@ -129,6 +143,15 @@ impl Conductor<'_> {
             cell.store(arg, Ordering::Relaxed);
         }
         control.seq.store(seq, STORE);
+        seq
+    }
+
+    /// Whether the command with this number is carried out.
+    pub(super) fn acknowledged(&self, seq: u32) -> bool {
+        self.guest.mailbox().control.reply.ack.load(LOAD) == seq
+    }
+
+    fn end_command(&mut self, command: Command, seq: u32) -> Result<[u64; 4], Ended> {
         self.wait_for(|mailbox| (mailbox.control.reply.ack.load(LOAD) == seq).then_some(()))?;
 
         let reply = &self.guest.mailbox().control.reply;
@@ -175,6 +198,12 @@ impl Conductor<'_> {
         let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
         slot.order.store(order.into(), Ordering::Relaxed);
         slot.order_seq.store(seq, STORE);
+    }
+
+    /// Whether the newest order is carried out.
+    pub(super) fn obeyed(&self, cpu: usize) -> bool {
+        let slot = &self.guest.mailbox().cpus[cpu];
+        slot.task.order_ack.load(LOAD) == slot.order_seq.load(Ordering::Relaxed)
     }
 
     /// Waits until the newest order is carried out.

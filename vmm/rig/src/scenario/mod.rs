@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use ipirig_abi::{Order, Role};
 
 pub use diagnostic::Diagnostic;
-pub use entry::{EntryKind, Trigger};
+pub use entry::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 pub use selection::{ALL, SelectionError, base_name, select};
 pub(crate) use storm::NONE as NO_STORM;
 pub use storm::{Changes, Completion, Kind, Part, Storm};

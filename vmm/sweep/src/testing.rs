@@ -1,0 +1,1 @@
+//! A small kernel, and ways through it.
