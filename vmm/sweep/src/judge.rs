@@ -165,6 +165,9 @@ struct Walk<'a> {
     ground: &'a Ground<'a>,
     decoder: Decoder,
     shadow: Shadow,
+    /// The last RSP that was in vmalloc memory: in the task's stack, which is nobody's to unmap. The way
+    /// out copies from it while it is on another.
+    task_stack: u64,
     /// A violation of this kind was told, and nothing has changed since.
     told: [bool; 2],
     violations: Vec<Violation>,
@@ -176,6 +179,7 @@ impl<'a> Walk<'a> {
             ground,
             decoder: Decoder::new(),
             shadow: stale(ground.paging),
+            task_stack: 0,
             told: [false; 2],
             violations: Vec::new(),
         }
@@ -189,6 +193,10 @@ impl<'a> Walk<'a> {
     fn step(&mut self, crossed: &Crossed) {
         let registers = &crossed.step.registers;
         let layout = self.ground.layout;
+        let stack = registers.general[RSP];
+        if layout.vmalloc.contains(&stack) {
+            self.task_stack = stack;
+        }
         let executed = self.decoder.decode(&crossed.step);
         let place = layout.place(registers.rip);
         let loose = crossed.free || place.is_instrumentable();
@@ -232,12 +240,17 @@ impl<'a> Walk<'a> {
             let mut sites = layout.sites_at(&code);
             let patched = sites.find(|site| site.kind.table() != Table::Alternatives);
             if let Some(site) = patched {
-                let words = format!("executes {}, which may be stale", layout.site_name(site.kind));
+                let words = format!(
+                    "executes {}, which may be stale",
+                    layout.site_name(site.kind)
+                );
                 self.tell(Invariant::CaughtUp, registers.rip, words);
             }
-            let stack = registers.general[RSP];
             let mut accesses = executed.accesses.iter();
-            if let Some(access) = accesses.find(|it| layout.is_vmalloc(it.address, stack)) {
+            let others = |address| {
+                layout.is_vmalloc(address, stack) && layout.is_vmalloc(address, self.task_stack)
+            };
+            if let Some(access) = accesses.find(|access| others(access.address)) {
                 let words = format!(
                     "touches vmalloc memory at {:#x}, whose translation may be stale",
                     access.address
@@ -287,7 +300,10 @@ fn end(ground: &Ground<'_>, passage: &Passage, violations: &mut Vec<Violation>) 
         } else {
             String::new()
         };
-        add(rip, format!("raises exception {vector}{about}, which nothing should here"));
+        add(
+            rip,
+            format!("raises exception {vector}{about}, which nothing should here"),
+        );
         return;
     }
     let (Some(last), Some(expected)) = (passage.steps.last(), ground.whole.steps.last()) else {
@@ -295,10 +311,16 @@ fn end(ground: &Ground<'_>, passage: &Passage, violations: &mut Vec<Violation>) 
     };
     let (now, then) = (&last.step.registers, &expected.step.registers);
     if expected.flag == Some(0) && last.flag != Some(0) {
-        add(now.rip, "returns to user space with the flag set".to_owned());
+        add(
+            now.rip,
+            "returns to user space with the flag set".to_owned(),
+        );
     }
     if ground.paging.isolated && now.cr3 >> USER_TABLE_BIT & 1 == 0 {
-        add(now.rip, "returns to user space on the kernel page table".to_owned());
+        add(
+            now.rip,
+            "returns to user space on the kernel page table".to_owned(),
+        );
     }
     if now.gs_base != then.gs_base {
         let words = format!(

@@ -187,7 +187,14 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused_with_what_there_is() {
         let told = |text: &str| text.parse::<PointName>().unwrap_err().to_string();
-        for text in ["", "nmi", "nmi@syscall", "nmi@syscall+", "nmi@syscall+x", "nmi@syscall+-1"] {
+        for text in [
+            "",
+            "nmi",
+            "nmi@syscall",
+            "nmi@syscall+",
+            "nmi@syscall+x",
+            "nmi@syscall+-1",
+        ] {
             assert!(told(text).contains("EVENT@PATH+NUMBER"), "{text}");
         }
         assert!(told("nmi@syscall+99999999999999999999999").contains("EVENT@PATH+NUMBER"));

@@ -211,7 +211,11 @@ impl SweepResult {
 
     /// The verdict on points that were all visited, or not.
     #[must_use]
-    pub fn conclusion(points: &[PointResult], paths: &[PathResult], complete: bool) -> &'static str {
+    pub fn conclusion(
+        points: &[PointResult],
+        paths: &[PathResult],
+        complete: bool,
+    ) -> &'static str {
         let any = |status| points.iter().any(|point| point.status == status);
         if any(Status::Violated) {
             "violated"

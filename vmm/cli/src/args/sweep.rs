@@ -36,7 +36,12 @@ pub(crate) struct SweepArgs {
     #[arg(value_name = "PATH", conflicts_with = "point")]
     pub(crate) paths: Vec<String>,
     /// Events [default: all]
-    #[arg(long, value_name = "EVENTS", value_delimiter = ',', conflicts_with = "point")]
+    #[arg(
+        long,
+        value_name = "EVENTS",
+        value_delimiter = ',',
+        conflicts_with = "point"
+    )]
     pub(crate) event: Vec<String>,
     /// Only this point, as EVENT@PATH+NUMBER
     #[arg(long, value_name = "POINT", conflicts_with = "shard")]

@@ -127,7 +127,9 @@ impl Vcpu {
     pub(crate) fn take_passage(&mut self) -> Option<Passage> {
         match &self.placing {
             Some(placing) if placing.stage == Stage::Over => {}
-            Some(placing) if placing.stage == Stage::Standing && !placing.passage.steps.is_empty() => {
+            Some(placing)
+                if placing.stage == Stage::Standing && !placing.passage.steps.is_empty() =>
+            {
                 // It stays where it is.
                 return Some(placing.passage.clone());
             }
@@ -172,7 +174,9 @@ impl Vcpu {
     }
 
     fn in_stage(&self, which: impl Fn(Stage) -> bool) -> bool {
-        self.placing.as_ref().is_some_and(|placing| which(placing.stage))
+        self.placing
+            .as_ref()
+            .is_some_and(|placing| which(placing.stage))
     }
 
     /// At a breakpoint. `None`: it is none of an event; `false`: it is, and the vCPU steps over it.
@@ -240,8 +244,7 @@ impl Vcpu {
             .map_err(|e| self.host("KVM_GET_VCPU_EVENTS", e))?;
         let regs = self.regs()?;
         let cpu = self.access();
-        let handler =
-            assist::handler(&cpu, vector).map_err(|e| self.host("KVM_GET_SREGS", e))?;
+        let handler = assist::handler(&cpu, vector).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         if let Some(why) = blocked(event, &events, regs.rflags) {
             if let Some(placing) = &mut self.placing {
                 placing.passage.arrival = Arrival::Blocked(why);
@@ -255,8 +258,9 @@ impl Vcpu {
         self.stops.entry = vec![handler, regs.rip];
         self.stop_where_wanted()?;
         match event {
-            Event::Interrupt(vector) => sys::interrupt(&self.fd, vector)
-                .map_err(|e| self.host("KVM_INTERRUPT", e))?,
+            Event::Interrupt(vector) => {
+                sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?
+            }
             Event::Nmi | Event::Stand => {
                 self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
                 self.counters.nmis += 1;
@@ -306,7 +310,10 @@ impl Vcpu {
         if placing.stops > placing.at.limit {
             return self.end_passage(PassageEnd::Limit, Stage::Standing);
         }
-        let unexpected = placing.unexpected.iter().find(|(at, _)| *at == rip && !first);
+        let unexpected = placing
+            .unexpected
+            .iter()
+            .find(|(at, _)| *at == rip && !first);
         if let Some(&(_, vector)) = unexpected {
             return self.exception(vector, rsp);
         }

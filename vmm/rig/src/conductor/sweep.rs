@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::Command;
 use ipirig_entry::passage::{Crossed, Event, EventAt, Passage, PassageEnd};
-use ipirig_entry::{KernelLayout, Paging};
+use ipirig_entry::{KernelLayout, Paging, Step};
 use ipirig_machine::{Checkpoint, Machine, Placed};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
@@ -245,7 +245,9 @@ impl Sweep<'_, '_> {
             self.rewind()?;
             self.flag = self.real(|machine| Ok(machine.translate(cpu, address)?))?;
             if self.flag.is_none() {
-                return Ok(Err("the flag is not mapped in the user page table".to_owned()));
+                return Ok(Err(
+                    "the flag is not mapped in the user page table".to_owned()
+                ));
             }
         }
         let at = EventAt {
@@ -263,27 +265,59 @@ impl Sweep<'_, '_> {
             return Ok(Err("the entry was not seen again".to_owned()));
         };
         if passage.ended != PassageEnd::User {
-            return Ok(Err(format!("its trace ends otherwise: {:?}", passage.ended)));
-        }
-        let again = passage.steps.iter().map(|crossed| &crossed.step);
-        let differs = record.steps.iter().zip(again).position(|(one, other)| {
-            let place = |step: &ipirig_entry::Step| (step.registers.rip, step.registers.general[4]);
-            place(one) != place(other)
-        });
-        if let Some(number) = differs
-            && !self.within_c(&passage.steps, number)
-        {
             return Ok(Err(format!(
-                "two traces of it differ, from instruction {number} on"
+                "its trace ends otherwise: {:?}",
+                passage.ended
             )));
+        }
+        if let Some(why) = self.differ(&record.steps, &passage.steps) {
+            return Ok(Err(why));
         }
         Ok(Ok(passage))
     }
 
-    /// Whether the instruction `number` is in code that no point is in.
-    fn within_c(&self, steps: &[Crossed], number: usize) -> bool {
-        let at = steps.get(number).or(steps.last());
-        at.is_some_and(|at| self.layout.place(at.step.registers.rip).is_instrumentable())
+    /// In what two traces of one way differ where there are points: before the first instrumentable code
+    /// and after the last. In between, a kernel may look at the time.
+    fn differ(&self, one: &[Step], other: &[Crossed]) -> Option<String> {
+        let one: Vec<_> = one.iter().collect();
+        let other: Vec<_> = other.iter().map(|crossed| &crossed.step).collect();
+        let ((in_one, out_one), (in_other, out_other)) = (self.ends(&one), self.ends(&other));
+        let place = |step: &Step| (step.registers.rip, step.registers.general[4]);
+        for (one, other) in [(in_one, in_other), (out_one, out_other)] {
+            let same = |number: usize| {
+                let places = [one, other].map(|it| it.get(number).map(|step| place(step)));
+                places[0] == places[1]
+            };
+            if let Some(number) = (0..one.len().max(other.len())).find(|&number| !same(number)) {
+                let name = |steps: &[&Step]| {
+                    let step = steps.get(number);
+                    step.map_or_else(
+                        || "its end".to_owned(),
+                        |step| self.layout.describe(step.registers.rip),
+                    )
+                };
+                return Some(format!(
+                    "two traces of it differ: {} and {}",
+                    name(one),
+                    name(other)
+                ));
+            }
+        }
+        None
+    }
+
+    /// The way in and the way out.
+    fn ends<'t, 's>(&self, steps: &'t [&'s Step]) -> (&'t [&'s Step], &'t [&'s Step]) {
+        let loose = |step: &&Step| self.layout.place(step.registers.rip).is_instrumentable();
+        let first = steps.iter().position(loose).unwrap_or(steps.len());
+        let last = steps
+            .iter()
+            .rposition(loose)
+            .map_or(steps.len(), |last| last + 1);
+        (
+            steps.get(..first).unwrap_or_default(),
+            steps.get(last..).unwrap_or_default(),
+        )
     }
 
     /// Visits a point.
@@ -463,7 +497,10 @@ impl Sweep<'_, '_> {
         self.conductor.seq = self.seq;
         let phase = self.conductor.phase;
         let rewound = match self.conductor.guest.real() {
-            Some(machine) => machine.rewind(&self.checkpoint).map(|_| ()).map_err(Into::into),
+            Some(machine) => machine
+                .rewind(&self.checkpoint)
+                .map(|_| ())
+                .map_err(Into::into),
             None => Err(NOT_REAL.into()),
         };
         if rewound.is_err() {

@@ -62,7 +62,11 @@ fn write(text: &mut String, result: &SweepResult, paint: Paint) -> std::fmt::Res
         result.points.len(),
         result.timing.sweep_s,
         result.timing.points_per_s,
-        if result.complete { "" } else { ", not complete" }
+        if result.complete {
+            ""
+        } else {
+            ", not complete"
+        }
     )?;
     if let Some(why) = &result.why {
         writeln!(text, "{why}")?;
