@@ -35,7 +35,7 @@ pub struct SweepResult {
     pub schema_version: u32,
     /// `held`: every point that was to be visited was, and none is violated or an error. `violated`: one
     /// is. `error`: one is an error, or the sweep did not come to its end. `skipped`: host or kernel lacks
-    /// what is needed.
+    /// what is needed, or the CPU can take the event at none of the points.
     pub verdict: String,
     /// Why there are no points, or not all.
     pub why: Option<String>,
@@ -222,9 +222,11 @@ impl SweepResult {
         } else if any(Status::Error)
             || !complete
             || paths.iter().any(|path| path.why.is_some())
-            || !any(Status::Held)
+            || points.is_empty()
         {
             "error"
+        } else if !any(Status::Held) {
+            "skipped"
         } else {
             "held"
         }

@@ -94,7 +94,6 @@ pub fn sweep(
     let mut sweep = Sweep {
         layout: &layout,
         paging: booted.paging.unwrap_or_default(),
-        module: booted.module,
         cpu: conductor.isolated.first().copied().unwrap_or_default(),
         flag: None,
         conductor,
@@ -109,7 +108,6 @@ struct Sweep<'a, 'c> {
     conductor: Conductor<'c>,
     layout: &'a KernelLayout,
     paging: Paging,
-    module: bool,
     /// The target.
     cpu: usize,
     /// Guest-physical address of its flag.
@@ -429,7 +427,7 @@ impl Sweep<'_, '_> {
     /// Has the target enter the kernel. `false`: this guest cannot.
     fn provoke(&mut self, entry: EntryKind) -> Result<bool, Ended> {
         let cpu = self.cpu;
-        match entry.trigger(self.module) {
+        match entry.trigger(false) {
             Trigger::Order(order) => self.conductor.begin_order(cpu, order),
             Trigger::Signal => {
                 self.conductor
@@ -444,7 +442,7 @@ impl Sweep<'_, '_> {
     fn back_in_user(&mut self, entry: EntryKind) -> Result<bool, Ended> {
         let deadline = Instant::now() + PATIENCE;
         let cpu = self.cpu;
-        let ordered = matches!(entry.trigger(self.module), Trigger::Order(_));
+        let ordered = matches!(entry.trigger(false), Trigger::Order(_));
         let beat = self.conductor.heartbeat(cpu);
         let mut looks = 0;
         loop {
