@@ -348,3 +348,6 @@ fn end(ground: &Ground<'_>, passage: &Passage, violations: &mut Vec<Violation>) 
 pub fn missed(point: &PlannedPoint, event: EventName) -> Option<Blocked> {
     (event.is_maskable() && point.rflags & INTERRUPTS == 0).then_some(Blocked::InterruptsOff)
 }
+
+#[cfg(test)]
+mod tests;
