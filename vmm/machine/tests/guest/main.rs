@@ -22,6 +22,7 @@ mod injection;
 mod ipis;
 mod looking;
 mod oracle;
+mod placed;
 mod pmu;
 mod priority;
 mod recording;
@@ -150,6 +151,7 @@ fn main() -> ExitCode {
     ipis::list(&mut suite);
     looking::list(&mut suite);
     oracle::list(&mut suite);
+    placed::list(&mut suite);
     pmu::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
