@@ -30,7 +30,7 @@ mod error;
 mod make;
 mod save;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Beginning, Checkpoint, Follow, Raise};
 pub use error::MachineError;
 pub(crate) use error::failed;
 use error::host;

@@ -15,7 +15,7 @@ use crate::ledger::DETAILS;
 use crate::result::{RunResult, seconds};
 use crate::run::{RunError, Setup, chain, on_machine};
 
-/// Most guests that may fail without having come to a point, or for the rig's own reasons.
+/// Most guests that may fail for other reasons than a point. What they did not come to is tried again.
 const FAILURES_MAX: usize = 3;
 
 /// Sweeps as `errand` says. `phase` hears of each phase as it begins, `tick` of each point.
@@ -34,6 +34,7 @@ pub fn sweep(
     let started = Instant::now();
     let mut swept = Swept::default();
     let mut failures = 0;
+    let mut retried = None;
     let (complete, why, skipped) = loop {
         let mut ended = None;
         let run = on_machine(
@@ -75,6 +76,10 @@ pub fn sweep(
         };
         let why = chain(&ended);
         let Some(name) = swept.current.take() else {
+            failures += 1;
+            if failures <= FAILURES_MAX && !swept.points.is_empty() {
+                continue;
+            }
             break (false, Some(why), false);
         };
         let outcome = match &ended {
@@ -85,6 +90,11 @@ pub fn sweep(
             }]),
             _ => {
                 failures += 1;
+                if failures <= FAILURES_MAX && retried.as_ref() != Some(&name) {
+                    // With a new guest.
+                    retried = Some(name);
+                    continue;
+                }
                 Outcome::Error(why.clone())
             }
         };

@@ -8,6 +8,9 @@
 
 use std::fmt;
 
+use ipirig_abi::Mailbox;
+use ipirig_apic::Line;
+use ipirig_entry::passage::EventAt;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::error::{MachineError, failed};
@@ -20,6 +23,43 @@ use crate::vm::Apics;
 const PAGE: usize = 4096;
 /// Slot of the RAM's first region; the mailbox is in the one after it, and not logged.
 const RAM_SLOT: u32 = 0;
+
+/// What one vCPU finds as a machine that was put back goes on: before it executes anything, so that the
+/// same comes of it each time.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// The vCPU.
+    pub cpu: usize,
+    /// What of it is written down.
+    pub follow: Follow,
+    /// What interrupts it at once.
+    pub raise: Option<Raise>,
+}
+
+/// What is written down of a vCPU.
+#[derive(Clone, Debug)]
+pub enum Follow {
+    /// Nothing.
+    Nothing,
+    /// Its next entry into the kernel, as [`Machine::arm`] has it.
+    Entry {
+        /// Most instructions.
+        limit: usize,
+        /// Exceptions by which it may come.
+        vectors: Vec<u8>,
+    },
+    /// An event at an instruction, and what comes after, as [`Machine::place`] has it.
+    Event(EventAt),
+}
+
+/// An interrupt that is raised from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raise {
+    /// A line of the APIC.
+    Line(Line),
+    /// An IPI with this vector.
+    Ipi(u8),
+}
 
 /// A moment of a machine.
 pub struct Checkpoint {
@@ -78,6 +118,51 @@ impl Machine {
     /// A vCPU does not answer, or KVM does not take its state; the machine is of no use then.
     pub fn rewind(&self, checkpoint: &Checkpoint) -> Result<usize, MachineError> {
         let held = self.hold_all()?;
+        self.put_back(&held, checkpoint)
+    }
+
+    /// Puts the machine back, as [`Machine::rewind`] does, and has it go on from there with what
+    /// `beginning` says and what `order` leaves in the mailbox. `false`: the guest has not set up what was
+    /// to be raised.
+    ///
+    /// # Errors
+    /// Also if the host cannot stop guests, or there are too few debug registers.
+    pub fn rewind_and(
+        &self,
+        checkpoint: &Checkpoint,
+        beginning: Beginning,
+        order: impl FnOnce(&Mailbox),
+    ) -> Result<bool, MachineError> {
+        if let Some(lack) = self.debug.lack() {
+            return Err(MachineError::NoStopping(lack));
+        }
+        let held = self.hold_all()?;
+        self.put_back(&held, checkpoint)?;
+        order(self.mailbox.mailbox());
+        let Beginning { cpu, follow, raise } = beginning;
+        let gone = MachineError::NoAnswer(cpu);
+        let Some(vcpu) = held.get(cpu) else {
+            return Err(gone);
+        };
+        let fits = vcpu.call(move |vcpu| match follow {
+            Follow::Nothing => Ok(true),
+            Follow::Entry { limit, vectors } => vcpu.arm(limit, &vectors),
+            Follow::Event(at) => vcpu.place(at),
+        });
+        if !fits.ok_or(gone)?.map_err(failed("KVM_SET_GUEST_DEBUG"))? {
+            return Err(MachineError::TooManyStops(cpu));
+        }
+        let Some(raise) = raise else {
+            return Ok(true);
+        };
+        let raised = vcpu.call(move |vcpu| match raise {
+            Raise::Line(line) => vcpu.raise(line),
+            Raise::Ipi(vector) => vcpu.raise_ipi(vector),
+        });
+        raised.ok_or(MachineError::NoAnswer(cpu))
+    }
+
+    fn put_back(&self, held: &[Held], checkpoint: &Checkpoint) -> Result<usize, MachineError> {
         let dirty = self.dirty()?;
         let memory = &self.fleet.memory;
         for &page in &dirty {

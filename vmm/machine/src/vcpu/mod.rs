@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, Line, LocalApic, Origin, Sent, Work};
+use ipirig_apic::{Accepted, ApicObserver, Icr, Line, LocalApic, Origin, Sent, Work};
 use ipirig_entry::Record;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
@@ -199,7 +199,8 @@ impl Vcpu {
         })
     }
 
-    /// Has KVM leave the registers in `kvm_run` at each exit. Only where it has `KVM_SYNC_X86_REGS`.
+    /// Has KVM leave the general registers in `kvm_run` at each exit. Only where it can, and the system
+    /// registers as well.
     pub(crate) fn sync_registers(&mut self) {
         self.fd.set_sync_valid_reg(SyncReg::Register);
         self.synced = true;
@@ -425,6 +426,13 @@ impl Vcpu {
     /// Raises a line of the APIC.
     pub(crate) fn raise(&mut self, line: Line) -> bool {
         self.apic.raise(line)
+    }
+
+    /// Has an IPI with `vector` come, from itself. The observer does not hear of who sent it. `false`: the
+    /// APIC does not take it.
+    pub(crate) fn raise_ipi(&mut self, vector: u8) -> bool {
+        let sent = self.fleet.bus.send(self.cpu, Icr::self_ipi(vector), &());
+        sent.ipi.targets.contains(self.cpu)
     }
 
     /// Where SYSCALL goes.

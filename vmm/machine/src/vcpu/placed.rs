@@ -10,7 +10,9 @@ use ipirig_entry::Step;
 use ipirig_entry::passage::{
     Arrival, Blocked, Crossed, Event, EventAt, Frame, Passage, PassageEnd,
 };
-use kvm_bindings::kvm_vcpu_events;
+use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
+use kvm_ioctls::SyncReg;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
@@ -66,6 +68,12 @@ pub(super) struct Placing {
     unexpected: Vec<(u64, u8)>,
     /// How often the vCPU was stopped.
     stops: usize,
+    /// The registers in `kvm_run` are the vCPU's: it has run since KVM was asked to leave them there, and
+    /// nobody has changed them.
+    synced: bool,
+    /// Guest-physical addresses of the pages that code was read from, by CR3 and linear address. The
+    /// kernel does not map its assembly anew.
+    pages: HashMap<(u64, u64), Option<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +121,8 @@ impl Vcpu {
             },
             unexpected,
             stops: 0,
+            synced: false,
+            pages: HashMap::new(),
         });
         self.announce(Placed::Waiting);
         if !self.stops.fits() {
@@ -155,6 +165,7 @@ impl Vcpu {
     /// Drops what was asked for.
     pub(super) fn forget_placed(&mut self) {
         self.placing = None;
+        self.fd.clear_sync_valid_reg(SyncReg::SystemRegister);
         self.announce(Placed::Waiting);
     }
 
@@ -289,13 +300,17 @@ impl Vcpu {
         }
         self.stops.successor = None;
         self.stops.stepping = Stepping::Recording { rip };
+        if self.synced {
+            self.fd.set_sync_valid_reg(SyncReg::SystemRegister);
+        }
+        self.registers_changed();
         self.set_stops()
     }
 
     /// Takes down what the vCPU is about to execute, and asks for the step.
     pub(super) fn follow(&mut self) -> Result<(), Break> {
+        let step = self.look_along()?;
         let cpu = self.access();
-        let step = recorder::look(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
         let returns = recorder::returns_to_user(&cpu, &step);
         let successor = recorder::successor(&cpu, &step);
         let (rip, rsp) = (step.registers.rip, step.registers.general[RSP]);
@@ -310,10 +325,11 @@ impl Vcpu {
         if placing.stops > placing.at.limit {
             return self.end_passage(PassageEnd::Limit, Stage::Standing);
         }
-        let unexpected = placing
-            .unexpected
-            .iter()
-            .find(|(at, _)| *at == rip && !first);
+        // The handler may be where the event came.
+        let resumed = (rip, rsp) == (placing.at.rip, placing.at.rsp);
+        let unexpected = (!first && !resumed)
+            .then(|| placing.unexpected.iter().find(|(at, _)| *at == rip))
+            .flatten();
         if let Some(&(_, vector)) = unexpected {
             return self.exception(vector, rsp);
         }
@@ -349,7 +365,56 @@ impl Vcpu {
         }
         self.stops.successor = successor;
         self.stops.stepping = Stepping::Recording { rip };
-        self.stop_where_wanted()
+        self.stop_where_wanted()?;
+        if let Some(placing) = self.placing.as_mut().filter(|_| self.synced) {
+            // By the next time the vCPU has run.
+            placing.synced = true;
+        }
+        Ok(())
+    }
+
+    /// The vCPU's registers are others than at its last exit.
+    pub(super) fn registers_changed(&mut self) {
+        if let Some(placing) = &mut self.placing {
+            placing.synced = false;
+        }
+    }
+
+    /// What the vCPU is about to execute, with as few ioctls as can be.
+    fn look_along(&mut self) -> Result<Step, Break> {
+        let synced = self.placing.as_ref().is_some_and(|placing| placing.synced);
+        let (regs, sregs): (kvm_regs, kvm_sregs) = if synced {
+            let left = self.fd.sync_regs();
+            (left.regs, left.sregs)
+        } else {
+            let sregs = self.fd.get_sregs();
+            (
+                self.regs()?,
+                sregs.map_err(|e| self.host("KVM_GET_SREGS", e))?,
+            )
+        };
+        let Some(placing) = &mut self.placing else {
+            return Ok(recorder::step(&regs, &sregs, |_, _| false));
+        };
+        let (fd, memory, pages) = (&self.fd, &self.fleet.memory, &mut placing.pages);
+        let translate = |page: u64| {
+            let found = fd.translate_gva(page).ok();
+            found
+                .filter(|it| it.valid != 0)
+                .map(|it| it.physical_address)
+        };
+        Ok(recorder::step(&regs, &sregs, |address, buffer| {
+            let (page, offset) = (address & !0xfff, address & 0xfff);
+            let whole = offset as usize + buffer.len() <= 0x1000;
+            if !whole {
+                let cpu = crate::assist::Cpu { fd, memory };
+                return cpu.read_virtual(address, buffer);
+            }
+            let at = *pages
+                .entry((sregs.cr3, page))
+                .or_insert_with(|| translate(page));
+            at.is_some_and(|at| memory.read_slice(buffer, GuestAddress(at + offset)).is_ok())
+        }))
     }
 
     /// Where the code ends that begins with `step` and is not to be followed: where it was called from,
@@ -400,6 +465,7 @@ impl Vcpu {
             placing.passage.ended = ended;
             placing.stage = stage;
         }
+        self.fd.clear_sync_valid_reg(SyncReg::SystemRegister);
         self.stops.forget();
         self.stop_where_wanted()?;
         self.announce(Placed::Over);

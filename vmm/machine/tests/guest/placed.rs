@@ -135,7 +135,9 @@ fn at(event: Event, record: &Record, number: usize) -> EventAt {
         event,
         rip,
         rsp,
-        skip: (0..number).filter(|&before| place(before) == (rip, rsp)).count(),
+        skip: (0..number)
+            .filter(|&before| place(before) == (rip, rsp))
+            .count(),
         resume: resume.filter(|_| !assembly.contains(&rip)),
         assembly: std::iter::once(assembly).collect(),
         flag: None,
@@ -179,7 +181,10 @@ fn an_nmi_comes_at_each_instruction_of_an_entry() {
     let function = place_of(&PLACE_FUNCTION);
     assert_eq!(record.steps.len(), 2 + 3 + 1 + 4 + 1);
     for (number, step) in record.steps.iter().enumerate() {
-        guest.machine.place(0, at(Event::Nmi, &record, number)).unwrap();
+        guest
+            .machine
+            .place(0, at(Event::Nmi, &record, number))
+            .unwrap();
         guest.order(1, 1);
         let passage = passage(&mut guest);
         let Arrival::Taken(frame) = passage.arrival else {
@@ -198,7 +203,10 @@ fn an_nmi_comes_at_each_instruction_of_an_entry() {
         assert_eq!(places[..3], begin, "{number}");
         assert_eq!(places[6..], rest(&record, number), "{number}");
         moves_on(&mut guest);
-        assert_eq!([3, 2].map(|word| guest.word(word)), [calls + 2, returns + 1]);
+        assert_eq!(
+            [3, 2].map(|word| guest.word(word)),
+            [calls + 2, returns + 1]
+        );
         guest.machine.rewind(&checkpoint).unwrap();
     }
     assert_eq!(guest.stop().words[63], 0, "an exception");
@@ -206,7 +214,10 @@ fn an_nmi_comes_at_each_instruction_of_an_entry() {
 
 fn a_vcpu_stands_at_an_instruction_until_it_is_told_to_go_on() {
     let (mut guest, record) = recorded();
-    guest.machine.place(0, at(Event::Stand, &record, 5)).unwrap();
+    guest
+        .machine
+        .place(0, at(Event::Stand, &record, 5))
+        .unwrap();
     assert_eq!(guest.machine.placed(0), Placed::Waiting);
     guest.order(1, 1);
     guest.until("does not stand", |machine| {
@@ -220,7 +231,10 @@ fn a_vcpu_stands_at_an_instruction_until_it_is_told_to_go_on() {
     assert_eq!(guest.word(0), counted);
     guest.machine.go_on(0).unwrap();
     let passage = passage(&mut guest);
-    assert_eq!((passage.arrival, passage.ended), (Arrival::Stood, PassageEnd::User));
+    assert_eq!(
+        (passage.arrival, passage.ended),
+        (Arrival::Stood, PassageEnd::User)
+    );
     assert_eq!(places(&passage), rest(&record, 5));
     moves_on(&mut guest);
     assert_eq!(guest.stop().words[63], 0, "an exception");
@@ -257,7 +271,10 @@ fn an_interrupt_is_blocked_where_interrupts_are_off() {
     guest.order(1, 1);
     let passage = passage(&mut guest);
     assert_eq!(passage.arrival, Arrival::Blocked(Blocked::InterruptsOff));
-    assert_eq!((passage.ended, passage.steps), (PassageEnd::NoEvent, vec![]));
+    assert_eq!(
+        (passage.ended, passage.steps),
+        (PassageEnd::NoEvent, vec![])
+    );
     moves_on(&mut guest);
     assert_eq!(guest.stop().words[63], 0, "an exception");
 }
@@ -272,7 +289,10 @@ fn an_instruction_that_is_executed_twice_is_told_by_its_number() {
         .map(|(number, _)| number)
         .collect();
     let left = twice.iter().map(|&number| {
-        guest.machine.place(0, at(Event::Nmi, &record, number)).unwrap();
+        guest
+            .machine
+            .place(0, at(Event::Nmi, &record, number))
+            .unwrap();
         guest.order(1, 1);
         let passage = passage(&mut guest);
         guest.machine.rewind(&checkpoint).unwrap();

@@ -17,6 +17,14 @@ const STORE: Ordering = Ordering::Release;
 /// Characters of a guest's text that go into a message.
 const TEXT_SHOWN: usize = 500;
 
+/// Orders the task on an isolated vCPU to enter the kernel.
+pub(super) fn post_order(mailbox: &Mailbox, cpu: usize, order: Order) {
+    let slot = &mailbox.cpus[cpu];
+    let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
+    slot.order.store(order.into(), Ordering::Relaxed);
+    slot.order_seq.store(seq, STORE);
+}
+
 pub(super) fn agent_state(mailbox: &Mailbox) -> Result<AgentState, UnknownCode> {
     AgentState::try_from(mailbox.header.agent.load(LOAD))
 }
@@ -194,10 +202,7 @@ impl Conductor<'_> {
 
     /// Orders the task on an isolated vCPU to enter the kernel.
     pub(super) fn begin_order(&mut self, cpu: usize, order: Order) {
-        let slot = &self.guest.mailbox().cpus[cpu];
-        let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
-        slot.order.store(order.into(), Ordering::Relaxed);
-        slot.order_seq.store(seq, STORE);
+        post_order(self.guest.mailbox(), cpu, order);
     }
 
     /// Whether the newest order is carried out.

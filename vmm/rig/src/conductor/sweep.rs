@@ -3,16 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use ipirig_abi::Command;
+use ipirig_abi::{Command, Mailbox};
 use ipirig_entry::passage::{Crossed, Event, EventAt, Passage, PassageEnd};
 use ipirig_entry::{KernelLayout, Paging, Step};
-use ipirig_machine::{Checkpoint, Machine, Placed};
+use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, Ground, Outcome, PathName, PathResult, PlannedPath, PlannedPoint, PointName,
     PointResult, Sent, Shard, Side, judge,
 };
 
+use super::mailbox::post_order;
 use super::release::RECORD_MAX;
 use super::{Conductor, Ended, LayoutOf, Phase, Start};
 use crate::ledger::Ledger;
@@ -208,17 +209,19 @@ impl Sweep<'_, '_> {
 
     /// The whole way through the kernel by `entry`, without an event. `Ok(Err)`: it cannot be traced.
     fn whole(&mut self, entry: EntryKind) -> Result<Result<Passage, String>, Ended> {
-        self.rewind()?;
         let cpu = self.cpu;
-        let vectors: Vec<u8> = match entry.trigger(true) {
+        let vectors: Vec<u8> = match entry.trigger(false) {
             Trigger::Order(order) => order.vector().into_iter().collect(),
             Trigger::Signal | Trigger::Raise(_) => vec![],
         };
-        self.real(|machine| Ok(machine.arm(cpu, RECORD_MAX, &vectors)?))?;
-        if !self.provoke(entry)? {
+        let follow = Follow::Entry {
+            limit: RECORD_MAX,
+            vectors,
+        };
+        if !self.enter_kernel(entry, follow)? {
             return Ok(Err("this guest cannot enter the kernel that way".to_owned()));
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.conductor.plan.timeouts.phase;
         let record = loop {
             if let Some(record) = self.real(|machine| Ok(machine.record(cpu)?))? {
                 break record;
@@ -369,10 +372,8 @@ impl Sweep<'_, '_> {
         operation: Option<(Command, [u64; 4])>,
     ) -> Result<Option<(Passage, Option<Sent>)>, Ended> {
         let cpu = self.cpu;
-        self.rewind()?;
         let stands = at.event == Event::Stand;
-        self.real(|machine| Ok(machine.place(cpu, at)?))?;
-        if !self.provoke(entry)? {
+        if !self.enter_kernel(entry, Follow::Event(at))? {
             return Ok(None);
         }
         let mut sent = None;
@@ -424,18 +425,36 @@ impl Sweep<'_, '_> {
         Ok(Some((passage, sent)))
     }
 
-    /// Has the target enter the kernel. `false`: this guest cannot.
-    fn provoke(&mut self, entry: EntryKind) -> Result<bool, Ended> {
+    /// Puts the guest back and has the target enter the kernel, always in the same way. `false`: this guest
+    /// cannot.
+    fn enter_kernel(&mut self, entry: EntryKind, follow: Follow) -> Result<bool, Ended> {
         let cpu = self.cpu;
-        match entry.trigger(false) {
-            Trigger::Order(order) => self.conductor.begin_order(cpu, order),
-            Trigger::Signal => {
-                self.conductor
-                    .command(Command::Signal, [cpu as u64, 0, 0, 0])?;
+        self.conductor.seq = self.seq;
+        self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
+        let (order, raise) = match entry.trigger(false) {
+            Trigger::Order(order) => (Some(order), None),
+            // The signal is not what is looked at, and would come when it likes.
+            Trigger::Signal => (None, Some(Raise::Ipi(RESCHEDULE))),
+            Trigger::Raise(line) => (None, Some(Raise::Line(line))),
+        };
+        let beginning = Beginning { cpu, follow, raise };
+        let order = |mailbox: &Mailbox| {
+            if let Some(order) = order {
+                post_order(mailbox, cpu, order);
             }
-            Trigger::Raise(line) => return self.conductor.machine(|guest| guest.raise(cpu, line)),
+        };
+        let phase = self.conductor.phase;
+        let begun = match self.conductor.guest.real() {
+            Some(machine) => machine
+                .rewind_and(&self.checkpoint, beginning, order)
+                .map_err(Into::into),
+            None => Err(NOT_REAL.into()),
+        };
+        if begun.is_err() {
+            // A guest that stopped says why.
+            self.conductor.glance()?;
         }
-        Ok(true)
+        begun.map_err(|source| Ended::Machine { phase, source })
     }
 
     /// Waits until the task's own code goes on: it acknowledges its order, or its heart beats.
