@@ -1,19 +1,19 @@
 //! One sweep, from a plan to a result: makes a machine, has the conductor visit the points, and makes
 //! another where a guest did not survive one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ipirig_machine::Host;
+use ipirig_evidence::ledger::DETAILS;
+use ipirig_evidence::{Phase, chain};
+use ipirig_machine::{Host, MachineError};
 use ipirig_sweep::judge::{Invariant, Violation};
 use ipirig_sweep::result::{SCHEMA_VERSION, Timing};
 use ipirig_sweep::{Outcome, PointResult, SweepResult};
 
 pub use crate::conductor::sweep::{SweepErrand, Swept};
 
-use crate::conductor::{self, Ended, Phase};
-use crate::ledger::DETAILS;
-use crate::result::{RunResult, seconds};
-use crate::run::{RunError, Setup, chain, on_machine};
+use crate::conductor::{self, Ended};
+use crate::run::{RunError, Setup, on_machine};
 
 /// Most guests that may fail for other reasons than a point. What they did not come to is tried again.
 const FAILURES_MAX: usize = 3;
@@ -36,8 +36,7 @@ pub fn sweep(
     let mut failures = 0;
     let mut retried = None;
     let (complete, why, skipped) = loop {
-        let mut ended = None;
-        let run = on_machine(
+        let outcome = on_machine(
             host,
             setup,
             DETAILS,
@@ -52,27 +51,21 @@ pub fn sweep(
                     (&mut swept, tick),
                 )
             },
-            |outcome, _, _| {
-                ended = Some(outcome);
-                Ok(RunResult::new(&setup.plan, vec![]))
-            },
-        )?;
-        let Some(outcome) = ended else {
-            // There was no machine; its one check says why.
-            let why = run.checks.first().map(|check| check.evidence.clone());
-            let skipped = run.verdict == crate::verdict::Verdict::Skipped;
-            break (false, why, skipped);
-        };
-        let ended = match outcome {
-            Ok(()) => break (true, None, false),
-            Err(Ended::Interrupted { phase }) if swept.points.is_empty() => {
-                return Err(RunError::Interrupted { phase });
-            }
-            Err(Ended::Interrupted { .. }) => {
+        );
+        let outcome = match outcome {
+            Err(RunError::Interrupted { .. }) if !swept.points.is_empty() => {
                 break (false, Some("ended by Ctrl-C".to_owned()), false);
             }
-            Err(ended @ Ended::Lacking { .. }) => break (false, Some(chain(&ended)), true),
-            Err(ended) => ended,
+            outcome => outcome?,
+        };
+        let ended = match outcome.course.map(|conducted| conducted.evidence) {
+            Ok(Ok(())) => break (true, None, false),
+            Ok(Err(ended @ Ended::Lacking { .. })) => break (false, Some(chain(&ended)), true),
+            Ok(Err(ended)) => ended,
+            Err(error) => {
+                let skipped = matches!(error, MachineError::NoX2apic);
+                break (false, Some(chain(&error)), skipped);
+            }
         };
         let why = chain(&ended);
         let Some(name) = swept.current.take() else {
@@ -126,6 +119,7 @@ fn conclude(
     } else {
         SweepResult::conclusion(&points, &paths, complete)
     };
+    let seconds = |time: Duration| (time.as_secs_f64() * 1000.0).round() / 1000.0;
     let sweep_s = seconds(took);
     let rate = if sweep_s > 0.0 {
         points.len() as f64 / sweep_s

@@ -42,6 +42,14 @@ pub(crate) struct RunOptions {
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// A built kernel tree to run the kernel of, with ipirig.ko built against it: the source, or what `make
+    /// O=` named
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "initramfs"])]
+    pub(crate) tree: Option<PathBuf>,
+    /// Have make bring a kernel of the source --tree up to date first, with the rig's own configuration and
+    /// in a directory of the cache
+    #[arg(long, requires = "tree")]
+    pub(crate) build: bool,
     /// An initramfs with the agent, for --kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initramfs: Option<PathBuf>,
@@ -63,6 +71,9 @@ pub(crate) struct RunOptions {
     /// Boot, whatever snapshot of a booted guest there is, and keep none
     #[arg(long)]
     pub(crate) cold: bool,
+    /// Words of the rig's own to leave off the kernel command line, such as pti,nowatchdog
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    pub(crate) without: Vec<String>,
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,

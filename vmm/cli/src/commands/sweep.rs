@@ -1,17 +1,16 @@
 //! `ipirig sweep`.
 
-mod view;
-
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use ipirig_machine::Host;
-use ipirig_rig::exit::{Code, host_verdict};
-use ipirig_rig::plan::Plan;
-use ipirig_rig::scenario::{EntryKind, Scenario};
+use ipirig_report::sweep::view;
 use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
+use ipirig_scenario::plan::Plan;
+use ipirig_scenario::{EntryKind, Scenario};
 use ipirig_sweep::{EventName, PathName, PointName, Side, SweepResult};
+use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::check_interrupt;
 use super::run::{check_files, kernel_files, options, print_both, setup};
@@ -64,7 +63,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
     )?;
     progress.finish();
     let text = || serde_json::to_string_pretty(&result).context("cannot put the result into JSON");
-    print_both(&|paint| view::view(&result, paint), &text, json.as_deref())?;
+    print_both(&|paint| view(&result, paint), &text, json.as_deref())?;
     Ok(code(&result))
 }
 

@@ -49,8 +49,9 @@ impl Shape {
             (ApicMode::Auto | ApicMode::X2apic, true) | (ApicMode::Kernel, _) => true,
             (ApicMode::X2apic, false) => return Err(MachineError::NoX2apic),
         };
+        // Before the caller's words, so that those win.
         let quirks = host_.cmdline(number);
-        let cmdline = [config.cmdline.as_str(), quirks.as_str()]
+        let cmdline = [quirks.as_str(), config.cmdline.as_str()]
             .join(" ")
             .trim()
             .to_owned();

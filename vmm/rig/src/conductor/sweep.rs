@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 use ipirig_abi::{Command, Mailbox};
 use ipirig_entry::passage::{Crossed, Event, EventAt, Passage, PassageEnd};
 use ipirig_entry::{KernelLayout, Paging, Step};
+use ipirig_evidence::Phase;
+use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise};
+use ipirig_scenario::plan::Plan;
+use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, Ground, Outcome, PathName, PathResult, PlannedPath, PlannedPoint, PointName,
@@ -15,10 +19,7 @@ use ipirig_sweep::{
 
 use super::mailbox::post_order;
 use super::release::RECORD_MAX;
-use super::{Conductor, Ended, LayoutOf, Phase, Start};
-use crate::ledger::Ledger;
-use crate::plan::Plan;
-use crate::scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
+use super::{Conductor, Ended, LayoutOf, Start};
 
 /// Most instructions of the assembly after an event.
 const PASSAGE_MAX: usize = 5_000;

@@ -1,0 +1,158 @@
+//! The kernel command line of a run: what isolates the isolated vCPUs and keeps the guest quiet.
+//! What the host's quirks need is added by `ipirig-machine`.
+
+use ipirig_abi::Role;
+
+use crate::cpu_list::CpuList;
+use crate::plan::{Plan, PlanError};
+
+/// What a parameter's value is made of.
+#[derive(Clone, Copy)]
+enum Value {
+    /// The parameter as it stands.
+    Plain,
+    /// The isolated CPUs, after this prefix.
+    Isolated(&'static str),
+    /// The other CPUs.
+    Others,
+    /// `on` or `off`.
+    Deferral,
+}
+
+/// Every parameter and why it is there. In the order of the command line.
+const PARAMETERS: &[(&str, Value)] = &[
+    // Where the machine reads messages; few of them, because each byte is an exit.
+    ("console=ttyS0", Value::Plain),
+    ("quiet", Value::Plain),
+    // A panic resets at once, and the machine reports it; no firmware is there to reboot with.
+    ("panic=-1", Value::Plain),
+    ("reboot=k", Value::Plain),
+    // The rig reports an oops as what it is rather than go on with a broken kernel.
+    ("oops=panic", Value::Plain),
+    // No clocksource watchdog, whose timer visits one CPU after the other.
+    ("tsc=reliable", Value::Plain),
+    // No tick on a CPU that runs one task, RCU callbacks elsewhere (implied): the set of CPUs whose
+    // kernel work is deferred.
+    ("nohz_full=", Value::Isolated("")),
+    // No load balancing onto them, and no managed interrupts.
+    ("isolcpus=", Value::Isolated("domain,managed_irq,")),
+    // Device interrupts, should there be any, go elsewhere.
+    ("irqaffinity=", Value::Others),
+    // Deferral rests on the CR3 switch of page-table isolation, which CPUs without Meltdown
+    // leave off by default.
+    ("pti=on", Value::Plain),
+    // Read by the reference series; other kernels hand an unknown parameter to init.
+    ("ipi_deferral=", Value::Deferral),
+    // Periodic visitors in kernels other than the reference one, which is built without them: hard
+    // and soft lockup detection, polling for corrected errors.
+    ("nowatchdog", Value::Plain),
+    ("mce=ignore_ce", Value::Plain),
+];
+
+/// The rig's part of the kernel command line for `plan`, with the user's part last so that it wins.
+#[must_use]
+pub fn command_line(plan: &Plan) -> String {
+    let isolated = plan.cpus(Role::Isolated);
+    let others: Vec<usize> = (0..plan.roles.len())
+        .filter(|cpu| !isolated.contains(cpu))
+        .collect();
+    let mut words: Vec<String> = PARAMETERS
+        .iter()
+        .filter(|(word, _)| !plan.without.iter().any(|out| out == name(word)))
+        .map(|&(name, value)| match value {
+            Value::Plain => name.to_owned(),
+            Value::Isolated(prefix) => format!("{name}{prefix}{}", CpuList(&isolated)),
+            Value::Others => format!("{name}{}", CpuList(&others)),
+            Value::Deferral => format!("{name}{}", if plan.deferral { "on" } else { "off" }),
+        })
+        .collect();
+    words.extend(plan.append.clone());
+    words.join(" ")
+}
+
+/// A parameter's name: the word up to its `=`.
+fn name(word: &str) -> &str {
+    word.split('=').next().unwrap_or(word)
+}
+
+/// The names of the rig's own words that `asked`, as the user wrote them, stand for.
+pub(crate) fn left_out(asked: &[String]) -> Result<Vec<String>, PlanError> {
+    let known = || PARAMETERS.iter().map(|(word, _)| name(word));
+    asked
+        .iter()
+        .map(|word| {
+            let wanted = name(word);
+            if known().any(|name| name == wanted) {
+                Ok(wanted.to_owned())
+            } else {
+                Err(PlanError::Without {
+                    word: word.clone(),
+                    known: known().collect::<Vec<_>>().join(", "),
+                })
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Scenario;
+    use crate::plan::Options;
+
+    fn line(options: Options) -> String {
+        let scenario = Scenario::find("static-key-flip").unwrap();
+        command_line(&Plan::new(scenario, options).unwrap())
+    }
+
+    #[test]
+    fn the_default_line_isolates_the_last_of_three() {
+        assert_eq!(
+            line(Options::default()),
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
+             nohz_full=2 isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
+             mce=ignore_ce"
+        );
+    }
+
+    #[test]
+    fn the_rigs_words_can_be_left_out_by_name_or_as_they_stand() {
+        let line = line(Options {
+            without: vec!["mce".into(), "pti=on".into(), "nohz_full".into()],
+            ..Options::default()
+        });
+        assert_eq!(
+            line,
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
+             isolcpus=domain,managed_irq,2 irqaffinity=0-1 ipi_deferral=on nowatchdog"
+        );
+    }
+
+    #[test]
+    fn a_word_that_is_not_the_rigs_is_refused_with_those_that_are() {
+        let scenario = Scenario::find("static-key-flip").unwrap();
+        let options = Options {
+            without: vec!["isolcpu".into()],
+            ..Options::default()
+        };
+        assert_eq!(
+            Plan::new(scenario, options).unwrap_err().to_string(),
+            "--without isolcpu: the rig has no such word; its own are console, quiet, panic, reboot, oops, tsc, \
+             nohz_full, isolcpus, irqaffinity, pti, ipi_deferral, nowatchdog, mce"
+        );
+    }
+
+    #[test]
+    fn the_users_part_comes_last_and_deferral_obeys() {
+        let line = line(Options {
+            vcpus: Some(2),
+            no_deferral: true,
+            append: Some("quiet loglevel=7".into()),
+            ..Options::default()
+        });
+        assert!(line.contains(" nohz_full=1 "), "{line}");
+        assert!(line.contains(" irqaffinity=0 "), "{line}");
+        assert!(line.contains(" ipi_deferral=off "), "{line}");
+        assert!(line.ends_with(" quiet loglevel=7"), "{line}");
+    }
+}
