@@ -166,6 +166,7 @@ const AFTER_SCHEMA: &str = "\
 Examples:
   ipirig schema > schema.json
   ipirig schema audit                        of `ipirig audit --json`
+  ipirig schema sweep                        of `ipirig sweep --json`
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -408,6 +409,8 @@ pub(crate) enum SchemaOf {
     Run,
     /// `ipirig audit`
     Audit,
+    /// `ipirig sweep`
+    Sweep,
 }
 
 #[derive(Debug, ClapArgs)]

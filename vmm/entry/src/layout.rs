@@ -186,6 +186,12 @@ impl KernelLayout {
         self.entry_text.clone()
     }
 
+    /// `.noinstr.text`.
+    #[must_use]
+    pub fn noinstr_text(&self) -> Range<u64> {
+        self.noinstr_text.clone()
+    }
+
     /// Where the instruction at `rip` is.
     #[must_use]
     pub fn place(&self, rip: u64) -> Place {

@@ -3,9 +3,11 @@
 //! The kernel's assembly is written down instruction by instruction. What it calls is written down by
 //! its first instruction and then runs freely until it returns.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::record::Step;
+use crate::record::{Began, Ended, Record, Step};
+use crate::whole::NotWhole;
 
 /// Something that happens to a CPU while it stands before an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +103,37 @@ pub struct Passage {
     pub ended: PassageEnd,
     /// What the last instruction, if it is an IRET to user space, takes from the stack.
     pub frame: Option<Frame>,
+}
+
+impl Passage {
+    /// Whether each instruction follows from the one before, but where code ran freely in between.
+    ///
+    /// # Errors
+    /// One does not, and nothing should be concluded from it.
+    pub fn check(&self) -> Result<(), NotWhole> {
+        let mut stretches = self
+            .steps
+            .split_inclusive(|crossed| crossed.free)
+            .peekable();
+        while let Some(stretch) = stretches.next() {
+            let last = stretches.peek().is_none();
+            let ended = match self.ended {
+                PassageEnd::User if last => Ended::User,
+                _ => Ended::Limit,
+            };
+            // Of whichever way: it is the same that is asked for.
+            let began = Began::Syscall;
+            let record = Record {
+                cpu: 0,
+                began,
+                handlers: BTreeSet::new(),
+                steps: stretch.iter().map(|crossed| crossed.step).collect(),
+                ended,
+            };
+            record.check(began)?;
+        }
+        Ok(())
+    }
 }
 
 /// An instruction of a passage.

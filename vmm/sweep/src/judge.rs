@@ -131,6 +131,12 @@ pub fn judge(
         }
         PassageEnd::NoEvent => return Outcome::Error("nothing was recorded".to_owned()),
     }
+    if let Err(why) = passage.check() {
+        return Outcome::Error(why.to_string());
+    }
+    if let Some(why) = came_otherwise(ground, point, passage) {
+        return Outcome::Error(why);
+    }
     let mut walk = Walk::new(ground);
     for crossed in ground.whole.steps.get(..point.step).unwrap_or_default() {
         walk.step(crossed);
@@ -158,6 +164,20 @@ pub fn judge(
     } else {
         Outcome::Violated(violations)
     }
+}
+
+/// In what the CPU was in another state at `point` than in the trace, whose instructions before it are taken
+/// for the CPU's own.
+fn came_otherwise(ground: &Ground<'_>, point: &PlannedPoint, passage: &Passage) -> Option<String> {
+    let (first, planned) = (passage.steps.first()?, ground.whole.steps.get(point.step)?);
+    let state = |crossed: &Crossed| {
+        let registers = &crossed.step.registers;
+        (registers.cr3, registers.gs_base, crossed.flag)
+    };
+    let (now, then) = (state(first), state(planned));
+    (now != then).then(|| {
+        format!("the CPU came there with CR3, GS base and flag {now:x?}, and in the trace with {then:x?}")
+    })
 }
 
 /// A way along what a CPU executed.

@@ -14,6 +14,7 @@ pub(crate) const C: u64 = 0xffff_ffff_8100_1000;
 pub(crate) const GS: u64 = 0xffff_8880_3f00_0000;
 pub(crate) const USER_GS: u64 = 0;
 pub(crate) const STACK: u64 = 0xffff_c900_0010_3f00;
+pub(crate) const USER_STACK: u64 = 0x7ffe_1000;
 pub(crate) const NMI_STACK: u64 = 0xffff_fe00_0000_8f00;
 pub(crate) const KERNEL_CR3: u64 = 0x0100_0000;
 pub(crate) const USER_CR3: u64 = 0x0100_1000;
@@ -42,8 +43,13 @@ pub(crate) const NOP: &[u8] = &[0x90];
 pub(crate) const SET: &[u8] = &[0x65, 0xc6, 0x04, 0x25, 0x00, 0x50, 0x01, 0x00, 0x01];
 /// movb $0, %gs:0x15000
 pub(crate) const CLEAR: &[u8] = &[0x65, 0xc6, 0x04, 0x25, 0x00, 0x50, 0x01, 0x00, 0x00];
-/// mov %rax, %cr3
-pub(crate) const CR3: &[u8] = &[0x0f, 0x22, 0xd8];
+/// mov %r8, %cr3; mov %r9, %cr3
+pub(crate) const KERNEL_TABLE: &[u8] = &[0x41, 0x0f, 0x22, 0xd8];
+pub(crate) const USER_TABLE: &[u8] = &[0x41, 0x0f, 0x22, 0xd9];
+/// mov %r10, %rsp; mov %r11, %rsp
+pub(crate) const TASK_STACK: &[u8] = &[0x4c, 0x89, 0xd4];
+pub(crate) const OTHER_STACK: &[u8] = &[0x4c, 0x89, 0xdc];
+pub(crate) const RET: &[u8] = &[0xc3];
 /// mov (%rdi), %rdx
 pub(crate) const LOAD: &[u8] = &[0x48, 0x8b, 0x17];
 pub(crate) const SYSRET: &[u8] = &[0x48, 0x0f, 0x07];
@@ -90,7 +96,8 @@ impl Cpu {
             rflags: 2,
             ..Registers::default()
         };
-        registers.general[4] = 0x7ffe_1000;
+        registers.general[4] = USER_STACK;
+        registers.general[8..12].copy_from_slice(&[KERNEL_CR3, USER_CR3, STACK, USER_STACK]);
         Self {
             registers,
             other_gs: GS,
@@ -104,7 +111,10 @@ impl Cpu {
         self.note(code, false);
         match code {
             SWAPGS => std::mem::swap(&mut self.registers.gs_base, &mut self.other_gs),
-            CR3 => self.registers.cr3 = self.registers.general[0],
+            KERNEL_TABLE => self.registers.cr3 = KERNEL_CR3,
+            USER_TABLE => self.registers.cr3 = USER_CR3,
+            TASK_STACK => self.registers.general[4] = STACK,
+            OTHER_STACK => self.registers.general[4] = USER_STACK,
             // Elsewhere it is some other memory that is written.
             SET if self.registers.gs_base == GS => self.flag = 1,
             CLEAR if self.registers.gs_base == GS => self.flag = 0,
@@ -114,18 +124,17 @@ impl Cpu {
         self
     }
 
-    pub(crate) fn load_cr3(&mut self, cr3: u64) -> &mut Self {
-        let before = std::mem::replace(&mut self.registers.general[0], cr3);
-        self.execute(CR3);
-        self.registers.general[0] = before;
-        self
-    }
-
-    /// Calls C code, which runs freely if so.
+    /// Calls C code, which runs freely if so, and returns.
     pub(crate) fn call(&mut self, free: bool) -> &mut Self {
-        let rip = std::mem::replace(&mut self.registers.rip, C);
-        self.note(NOP, free);
-        self.registers.rip = rip;
+        let next = self.registers.rip + 5;
+        let offset = (C.wrapping_sub(next) as u32).to_le_bytes();
+        let [a, b, c, d] = offset;
+        self.note(&[0xe8, a, b, c, d], false);
+        self.registers.rip = C;
+        self.registers.general[4] -= 8;
+        self.note(RET, free);
+        self.registers.rip = next;
+        self.registers.general[4] += 8;
         self
     }
 
@@ -141,24 +150,20 @@ impl Cpu {
         });
     }
 
-    /// The instructions of a system call from `number` on: the way in, C, the way out.
+    /// The instructions of a system call from `number` on: the way in, C (at 5), the way out.
     pub(crate) fn syscall(&mut self, number: usize, free: bool) -> &mut Self {
         for step in number..SYSCALL {
             match step {
                 0 | 10 => _ = self.execute(SWAPGS),
                 1 => _ = self.execute(SET),
-                2 => _ = self.load_cr3(KERNEL_CR3),
-                3 => {
-                    self.execute(NOP);
-                    self.registers.general[4] = STACK;
-                }
-                5 => _ = self.call(free),
-                4 | 6 => _ = self.execute(NOP),
-                7 => {
-                    self.execute(NOP);
-                    self.registers.general[4] = 0x7ffe_1000;
-                }
-                8 => _ = self.load_cr3(USER_CR3),
+                2 => _ = self.execute(KERNEL_TABLE),
+                3 => _ = self.execute(TASK_STACK),
+                4 => _ = self.call(free),
+                // The step after a call is in what it calls.
+                5 => {}
+                6 => _ = self.execute(NOP),
+                7 => _ = self.execute(OTHER_STACK),
+                8 => _ = self.execute(USER_TABLE),
                 9 => _ = self.execute(CLEAR),
                 _ => _ = self.execute(SYSRET),
             }
@@ -172,7 +177,7 @@ impl Cpu {
         self.registers.rip = NMI;
         self.registers.general[4] = NMI_STACK;
         if before.cr3 == USER_CR3 && wrong != Wrong::NoCatchUp {
-            self.load_cr3(KERNEL_CR3);
+            self.execute(KERNEL_TABLE);
         }
         if wrong == Wrong::FlagBeforeGs {
             self.execute(SET);
@@ -184,12 +189,12 @@ impl Cpu {
         if wrong != Wrong::FlagBeforeGs && wrong != Wrong::NoFlag && found == 0 {
             self.execute(SET);
             if wrong != Wrong::NoCatchUp {
-                self.load_cr3(KERNEL_CR3);
+                self.execute(KERNEL_TABLE);
             }
         }
         self.call(true);
         if before.cr3 == USER_CR3 {
-            self.load_cr3(USER_CR3);
+            self.execute(USER_TABLE);
         }
         let clear = match wrong {
             Wrong::DerivesFlag => before.cr3 == USER_CR3,

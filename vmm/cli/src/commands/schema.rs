@@ -12,6 +12,7 @@ pub(crate) fn schema(of: SchemaOf) -> Result<Code, Failure> {
     let text = match of {
         SchemaOf::Run => schema::schema(),
         SchemaOf::Audit => schema::audit(),
+        SchemaOf::Sweep => schema::sweep(),
     };
     let text = text.context("cannot make the schema")?;
     print(&text)?;

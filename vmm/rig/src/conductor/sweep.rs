@@ -208,17 +208,43 @@ impl Sweep<'_, '_> {
         Ok(ways)
     }
 
-    /// The whole way through the kernel by `entry`, without an event. `Ok(Err)`: it cannot be traced.
+    /// The whole way through the kernel by `entry`, without an event: its assembly and all that may not be
+    /// instrumented, instruction by instruction. `Ok(Err)`: it cannot be traced.
     fn whole(&mut self, entry: EntryKind) -> Result<Result<Passage, String>, Ended> {
+        let first = match self.first(entry)? {
+            Ok(first) => first,
+            Err(why) => return Ok(Err(why)),
+        };
+        if self.flag.is_none() && self.layout.flag().is_some() {
+            self.flag = self.find_flag(entry, &first)?;
+            if self.flag.is_none() {
+                return Ok(Err(
+                    "the flag is not mapped in the user page table".to_owned()
+                ));
+            }
+        }
+        let one = match self.trace(entry, &first)? {
+            Ok(one) => one,
+            Err(why) => return Ok(Err(why)),
+        };
+        let other = match self.trace(entry, &first)? {
+            Ok(other) => other,
+            Err(why) => return Ok(Err(why)),
+        };
+        Ok(match self.differ(&one.steps, &other.steps) {
+            Some(why) => Err(why),
+            None => Ok(one),
+        })
+    }
+
+    /// The first instruction of the kernel by `entry`.
+    fn first(&mut self, entry: EntryKind) -> Result<Result<Step, String>, Ended> {
         let cpu = self.cpu;
         let vectors: Vec<u8> = match entry.trigger(false) {
             Trigger::Order(order) => order.vector().into_iter().collect(),
             Trigger::Signal | Trigger::Raise(_) => vec![],
         };
-        let follow = Follow::Entry {
-            limit: RECORD_MAX,
-            vectors,
-        };
+        let follow = Follow::Entry { limit: 1, vectors };
         if !self.enter_kernel(entry, follow)? {
             return Ok(Err("this guest cannot enter the kernel that way".to_owned()));
         }
@@ -232,38 +258,42 @@ impl Sweep<'_, '_> {
             }
             self.conductor.pause()?;
         };
-        if let Err(why) = record.check(entry.began()) {
-            return Ok(Err(why.to_string()));
+        if record.began != entry.began() {
+            return Ok(Err("the CPU came into the kernel in another way".to_owned()));
         }
-        let Some(first) = record.steps.first() else {
-            return Ok(Err("no instruction was recorded".to_owned()));
+        let first = record.steps.first().copied();
+        Ok(first.ok_or_else(|| "no instruction was recorded".to_owned()))
+    }
+
+    /// Guest-physical address of the flag, as the user page table has it.
+    fn find_flag(&mut self, entry: EntryKind, first: &Step) -> Result<Option<u64>, Ended> {
+        let cpu = self.cpu;
+        let Ok(trace) = self.trace(entry, first)? else {
+            return Ok(None);
         };
-        if self.flag.is_none() && self.layout.flag().is_some() {
-            let mut bases = record.steps.iter().map(|step| step.registers.gs_base);
-            let address = bases.find_map(|base| self.layout.flag_address(base));
-            let Some(address) = address else {
-                return Ok(Err("the kernel's GS base was not seen".to_owned()));
-            };
-            self.rewind()?;
-            self.flag = self.real(|machine| Ok(machine.translate(cpu, address)?))?;
-            if self.flag.is_none() {
-                return Ok(Err(
-                    "the flag is not mapped in the user page table".to_owned()
-                ));
-            }
-        }
+        let mut bases = trace.steps.iter().map(|it| it.step.registers.gs_base);
+        let address = bases.find_map(|base| self.layout.flag_address(base));
+        let Some(address) = address else {
+            return Ok(None);
+        };
+        // Back in user space.
+        self.rewind()?;
+        self.real(|machine| Ok(machine.translate(cpu, address)?))
+    }
+
+    /// What is executed from `first` on.
+    fn trace(&mut self, entry: EntryKind, first: &Step) -> Result<Result<Passage, String>, Ended> {
         let at = EventAt {
             event: Event::Stand,
             rip: first.registers.rip,
             rsp: first.registers.general[4],
             skip: 0,
-            assembly: std::iter::once(0..u64::MAX).collect(),
+            assembly: vec![self.layout.entry_text(), self.layout.noinstr_text()],
             resume: None,
             flag: self.flag,
             limit: RECORD_MAX,
         };
-        let seen = self.passage(entry, at, None)?;
-        let Some((passage, _)) = seen else {
+        let Some((passage, _)) = self.passage(entry, at, None)? else {
             return Ok(Err("the entry was not seen again".to_owned()));
         };
         if passage.ended != PassageEnd::User {
@@ -272,30 +302,24 @@ impl Sweep<'_, '_> {
                 passage.ended
             )));
         }
-        if let Some(why) = self.differ(&record.steps, &passage.steps) {
-            return Ok(Err(why));
-        }
-        Ok(Ok(passage))
+        Ok(match passage.check() {
+            Ok(()) => Ok(passage),
+            Err(why) => Err(why.to_string()),
+        })
     }
 
     /// In what two traces of one way differ where there are points: before the first instrumentable code
     /// and after the last. In between, a kernel may look at the time.
-    fn differ(&self, one: &[Step], other: &[Crossed]) -> Option<String> {
-        let one: Vec<_> = one.iter().collect();
-        let other: Vec<_> = other.iter().map(|crossed| &crossed.step).collect();
-        let ((in_one, out_one), (in_other, out_other)) = (self.ends(&one), self.ends(&other));
-        let place = |step: &Step| (step.registers.rip, step.registers.general[4]);
+    fn differ(&self, one: &[Crossed], other: &[Crossed]) -> Option<String> {
+        let ((in_one, out_one), (in_other, out_other)) = (self.ends(one), self.ends(other));
+        let place = |it: &Crossed| (it.step.registers.rip, it.step.registers.general[4]);
         for (one, other) in [(in_one, in_other), (out_one, out_other)] {
-            let same = |number: usize| {
-                let places = [one, other].map(|it| it.get(number).map(|step| place(step)));
-                places[0] == places[1]
-            };
+            let same = |number: usize| one.get(number).map(place) == other.get(number).map(place);
             if let Some(number) = (0..one.len().max(other.len())).find(|&number| !same(number)) {
-                let name = |steps: &[&Step]| {
-                    let step = steps.get(number);
-                    step.map_or_else(
+                let name = |steps: &[Crossed]| {
+                    steps.get(number).map_or_else(
                         || "its end".to_owned(),
-                        |step| self.layout.describe(step.registers.rip),
+                        |it| self.layout.describe(it.step.registers.rip),
                     )
                 };
                 return Some(format!(
@@ -309,8 +333,8 @@ impl Sweep<'_, '_> {
     }
 
     /// The way in and the way out.
-    fn ends<'t, 's>(&self, steps: &'t [&'s Step]) -> (&'t [&'s Step], &'t [&'s Step]) {
-        let loose = |step: &&Step| self.layout.place(step.registers.rip).is_instrumentable();
+    fn ends<'t>(&self, steps: &'t [Crossed]) -> (&'t [Crossed], &'t [Crossed]) {
+        let loose = |it: &Crossed| self.layout.place(it.step.registers.rip).is_instrumentable();
         let first = steps.iter().position(loose).unwrap_or(steps.len());
         let last = steps
             .iter()

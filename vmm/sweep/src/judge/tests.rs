@@ -1,4 +1,5 @@
 use ipirig_entry::passage::Frame;
+use ipirig_entry::record::Code;
 
 use super::*;
 use crate::name::{PathName, Side};
@@ -27,8 +28,6 @@ fn at(step: usize) -> Cpu {
     let crossed = cpu.steps[step];
     let mut now = Cpu::new();
     now.registers = crossed.step.registers;
-    // The page table that is being loaded is put there, and taken away again.
-    now.registers.general[0] = 0;
     now.flag = crossed.flag.unwrap();
     now.other_gs = if now.registers.gs_base == GS {
         USER_GS
@@ -141,7 +140,7 @@ fn a_flag_set_by_the_users_gs_is_found_where_gs_is_the_users_only() {
     let layout = layout(&[]);
     for step in steps() {
         let outcome = judged(&layout, step, &nmi(step, Wrong::FlagBeforeGs), None);
-        let gs = invariants(&outcome).contains(&(Invariant::BackInUser, "asm_exc_nmi+0x3"));
+        let gs = invariants(&outcome).contains(&(Invariant::BackInUser, "asm_exc_nmi+0x4"));
         assert_eq!(gs, [0, 11].contains(&step), "{step}: {outcome:?}");
     }
 }
@@ -173,14 +172,14 @@ fn a_static_key_and_vmalloc_memory_are_found_before_the_catch_up_only() {
     ] {
         let mut cpu = at(step);
         let frame = cpu.frame();
-        let rdi = std::mem::replace(&mut cpu.registers.general[7], touched);
-        cpu.execute(LOAD);
-        cpu.registers.general[7] = rdi;
-        cpu.registers.rip = frame.rip;
+        cpu.registers.general[7] = touched;
+        let before = cpu.registers;
+        (cpu.registers.rip, cpu.registers.general[4]) = (NMI, NMI_STACK);
+        cpu.execute(LOAD).execute(IRET);
+        cpu.registers = before;
         cpu.syscall(step, true);
         let outcome = judged(&layout, step, &cpu.passage(Arrival::Taken(frame)), None);
-        let told = invariants(&outcome)
-            .contains(&(Invariant::CaughtUp, layout.describe(frame.rip).as_str()));
+        let told = invariants(&outcome).contains(&(Invariant::CaughtUp, "asm_exc_nmi"));
         assert_eq!(told, found, "{step} {touched:#x}: {outcome:?}");
     }
 }
@@ -204,13 +203,21 @@ fn whatever_is_another_in_user_space_is_found() {
     };
     check("flag", &|passage| end(passage, &|last| last.flag = Some(1)));
     check("page table", &|passage| {
-        end(passage, &|last| last.step.registers.cr3 = KERNEL_CR3);
+        let load = |crossed: &Crossed| crossed.step.code.bytes() == USER_TABLE;
+        let number = passage.steps.iter().rposition(load).unwrap();
+        // A NOP of the same length.
+        passage.steps[number].step.code = Code::new(&[0x0f, 0x1f, 0x40, 0]);
+        for crossed in &mut passage.steps[number..] {
+            crossed.step.registers.cr3 = KERNEL_CR3;
+        }
     });
     check("GS base", &|passage| {
         end(passage, &|last| last.step.registers.gs_base = GS);
     });
     check("r12", &|passage| {
-        end(passage, &|last| last.step.registers.general[12] = 7);
+        for crossed in &mut passage.steps {
+            crossed.step.registers.general[12] = 7;
+        }
     });
     check("frame", &|passage| passage.frame = Some(Frame::default()));
     check("exception", &|passage| {
@@ -252,6 +259,15 @@ fn an_event_that_came_elsewhere_or_not_at_all_is_no_hit() {
         let outcome = with(&|passage| passage.arrival = arrival);
         assert!(matches!(outcome, Outcome::Error(_)), "{arrival:?}");
     }
+    let changes: [&dyn Fn(&mut Crossed); 3] = [
+        &|first| first.step.registers.cr3 ^= 0x1000,
+        &|first| first.step.registers.gs_base ^= 0x1000,
+        &|first| first.flag = Some(0),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let outcome = with(&|passage| change(&mut passage.steps[0]));
+        assert!(matches!(outcome, Outcome::Error(_)), "{number}");
+    }
     for rule in [Blocked::NmiMasked, Blocked::Shadow, Blocked::InterruptsOff] {
         let outcome = with(&|passage| passage.arrival = Arrival::Blocked(rule));
         assert_eq!(outcome, Outcome::Missed(rule));
@@ -285,7 +301,7 @@ fn a_sender_that_waits_for_ever_is_found() {
         ..SENT
     };
     let outcome = judged(&layout(&[]), 3, &operation(3), Some(sent));
-    let expected = [(Invariant::SentOrDeferred, "entry_SYSCALL_64+0xf")];
+    let expected = [(Invariant::SentOrDeferred, "entry_SYSCALL_64+0x10")];
     assert_eq!(invariants(&outcome), expected);
 }
 
