@@ -111,6 +111,7 @@ fn conclude(
         paths,
         mut points,
         took,
+        run,
         ..
     } = swept;
     points.sort_by(|one, other| one.name.cmp(&other.name));
@@ -122,7 +123,7 @@ fn conclude(
     let seconds = |time: Duration| (time.as_secs_f64() * 1000.0).round() / 1000.0;
     let sweep_s = seconds(took);
     let rate = if sweep_s > 0.0 {
-        points.len() as f64 / sweep_s
+        run as f64 / sweep_s
     } else {
         0.0
     };

@@ -58,7 +58,7 @@ pub struct SweepResult {
 pub struct Timing {
     /// From the first point to the last, in seconds.
     pub sweep_s: f64,
-    /// Points visited a second.
+    /// Points a second, of those for which the guest was put back.
     pub points_per_s: f64,
     /// All of it, in seconds.
     pub total_s: f64,

@@ -76,11 +76,15 @@ fn code(result: &SweepResult) -> Code {
     }
 }
 
-/// Points done, points a second and time left.
+/// Points done, points a second of those that take time, and time left.
 fn how_far(swept: &Swept) -> String {
     let (done, planned) = (swept.points.len(), swept.planned);
-    let rate = done as f64 / swept.took.as_secs_f64().max(0.001);
-    let left = planned.saturating_sub(done) as f64 / rate.max(0.001);
+    let (took, share) = (
+        swept.took.as_secs_f64(),
+        done as f64 / planned.max(1) as f64,
+    );
+    let rate = swept.run as f64 / took.max(0.001);
+    let left = took / share.max(0.000_001) - took;
     format!("{done} of {planned} points, {rate:.1} a second, {left:.0} s left")
 }
 

@@ -60,6 +60,8 @@ pub struct Swept {
     pub current: Option<PointName>,
     /// Points that are to be visited, in all.
     pub planned: usize,
+    /// Points for which the guest was put back: all but those whose trace says that they are missed.
+    pub run: usize,
     /// How long that took.
     pub took: Duration,
 }
@@ -166,7 +168,13 @@ impl Sweep<'_, '_> {
                 return Err(Ended::Interrupted { phase });
             }
             swept.current = Some(name.clone());
-            let (outcome, sent) = self.point(way, point, name.event)?;
+            let (outcome, sent) = match missed(point, name.event) {
+                Some(rule) => (Outcome::Missed(rule), None),
+                None => {
+                    swept.run += 1;
+                    self.point(way, point, name.event)?
+                }
+            };
             swept.current = None;
             let ipis = sent.map(|sent| sent.ipis);
             swept.points.push(PointResult::new(name, outcome, ipis));
@@ -353,9 +361,6 @@ impl Sweep<'_, '_> {
         point: &PlannedPoint,
         event: EventName,
     ) -> Result<(Outcome, Option<Sent>), Ended> {
-        if let Some(rule) = missed(point, event) {
-            return Ok((Outcome::Missed(rule), None));
-        }
         let at = EventAt {
             event: match event {
                 EventName::Nmi => Event::Nmi,
