@@ -270,7 +270,7 @@ impl Vcpu {
         self.stop_where_wanted()?;
         match event {
             Event::Interrupt(vector) => {
-                sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?
+                sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
             }
             Event::Nmi | Event::Stand => {
                 self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
