@@ -77,7 +77,7 @@ pub struct Conducted<E> {
     pub warnings: Vec<String>,
     /// Whether the guest was restored from a snapshot.
     pub restored: bool,
-    /// From looking for a snapshot to the agent's readiness, if it came to that.
+    /// Until the agent was ready, if it came to that: from the first instruction, or from looking for the snapshot.
     pub ready: Option<Duration>,
     /// What happened when.
     pub timeline: Timeline,
@@ -230,11 +230,15 @@ fn conducted<E>(
             unsaved.set(save(guest, place).err());
         })),
     };
+    let began = match origin {
+        Origin::Snapshot => started,
+        Origin::Kernel { .. } => Instant::now(),
+    };
     let ready = Cell::new(None);
     let diary = Diary::default();
     let announce = |begun| {
         if !matches!(begun, Phase::Boot | Phase::Restore) && ready.get().is_none() {
-            ready.set(Some(started.elapsed()));
+            ready.set(Some(began.elapsed()));
         }
         diary.begin(begun, clock::now());
         phase(begun);

@@ -55,9 +55,11 @@ pub(crate) fn finish<E>(
                 memory_mib: plan.memory_mib,
                 warnings,
             });
+            let timing = &mut result.timing;
             if restored {
-                result.timing.boot_s = None;
-                result.timing.restored_s = ready.map(seconds);
+                timing.restored_s = ready.map(seconds);
+            } else {
+                timing.boot_s = ready.map(seconds);
             }
             result.timeline = timeline;
             result

@@ -45,6 +45,7 @@ fn observed() -> Report {
         memory_mib: 256,
         warnings: vec![],
     });
+    report.run.timing.boot_s = Some(0.3);
     report
 }
 

@@ -224,7 +224,6 @@ struct Conductor<'a> {
 struct Booted {
     module: bool,
     version: String,
-    boot: Duration,
     before: KernelView,
     ledger_before: Snapshot,
     layout: Result<Arc<KernelLayout>, String>,
@@ -276,13 +275,11 @@ impl<'a> Conductor<'a> {
 
     /// Waits for the boot, and takes down how things are before any window.
     fn boot(&mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Booted, Ended> {
-        let started = Instant::now();
         self.enter(match start {
             Start::Restored => Phase::Restore,
             Start::Boot | Start::BootAndSave(_) => Phase::Boot,
         });
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
-        let boot = started.elapsed();
         if let Start::BootAndSave(save) = start {
             self.enter(Phase::Save);
             save(self.guest);
@@ -309,7 +306,6 @@ impl<'a> Conductor<'a> {
         Ok(Booted {
             module,
             version,
-            boot,
             before,
             ledger_before,
             layout,
@@ -332,7 +328,6 @@ impl<'a> Conductor<'a> {
         Ok(Evidence {
             module: booted.module,
             version: booted.version,
-            boot: booted.boot,
             window,
             before: booted.before,
             after,
