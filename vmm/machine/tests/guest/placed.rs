@@ -3,7 +3,7 @@
 
 use ipirig_entry::Record;
 use ipirig_entry::passage::{Arrival, Blocked, Event, EventAt, Frame, Passage, PassageEnd};
-use ipirig_machine::Placed;
+use ipirig_machine::{Beginning, Follow, Line, Placed, Raise};
 
 use crate::Suite;
 use crate::harness::{Guest, Running};
@@ -30,6 +30,10 @@ pub(crate) fn list(suite: &mut Suite) {
     suite.stepping(
         "an_instruction_that_is_executed_twice_is_told_by_its_number",
         an_instruction_that_is_executed_twice_is_told_by_its_number,
+    );
+    suite.stepping(
+        "what_is_raised_with_a_rewind_comes_before_anything_is_executed",
+        what_is_raised_with_a_rewind_comes_before_anything_is_executed,
     );
 }
 
@@ -299,4 +303,46 @@ fn an_instruction_that_is_executed_twice_is_told_by_its_number() {
         passage.steps[0].step.registers.general[2]
     });
     assert_eq!(left.collect::<Vec<_>>(), [2, 1]);
+}
+
+fn what_is_raised_with_a_rewind_comes_before_anything_is_executed() {
+    let mut guest = counting(Guest::new(&PLACES));
+    guest.machine.arm(0, 1, &[]).unwrap();
+    assert!(guest.machine.raise(0, Line::Nmi).unwrap());
+    let record = fetch(&mut guest);
+    moves_on(&mut guest);
+    let checkpoint = guest.machine.checkpoint().unwrap();
+    guest.machine.rewind(&checkpoint).unwrap();
+    let mut counts = Vec::new();
+    for order in 1..=5 {
+        let beginning = Beginning {
+            cpu: 0,
+            follow: Follow::Event(at(Event::Stand, &record, 0)),
+            raise: Some(Raise::Line(Line::Nmi)),
+        };
+        let told = |mailbox: &ipirig_abi::Mailbox| {
+            let slot = &mailbox.cpus[5];
+            slot.order_seq
+                .store(order, std::sync::atomic::Ordering::SeqCst);
+        };
+        let raised = guest.machine.rewind_and(&checkpoint, beginning, told);
+        assert!(raised.unwrap());
+        guest.until("does not stand", |machine| {
+            machine.placed(0) == Placed::Stands
+        });
+        counts.push(guest.word(0));
+        let orders = &guest.machine.mailbox().cpus[5].order_seq;
+        assert_eq!(orders.load(std::sync::atomic::Ordering::SeqCst), order);
+    }
+    assert_eq!(counts, [counts[0]; 5]);
+    // An IPI that the guest has no handler for but the one that resets: not taken, as there is no APIC.
+    let beginning = Beginning {
+        cpu: 0,
+        follow: Follow::Nothing,
+        raise: Some(Raise::Ipi(0x40)),
+    };
+    let raised = guest.machine.rewind_and(&checkpoint, beginning, |_| {});
+    assert!(!raised.unwrap());
+    moves_on(&mut guest);
+    assert_eq!(guest.stop().words[63], 0, "an exception");
 }
