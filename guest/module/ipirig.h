@@ -124,13 +124,13 @@ struct ipirig_trigger {
 };
 
 /**
- * struct ipirig_stay - stay in the kernel, awake, until let go
+ * struct ipirig_stay - stay in the kernel until let go
  * @limit_ms: leave with ETIMEDOUT after so long, 0 to IPIRIG_MAX_STAY_MS
- * @reserved: 0
+ * @asleep: 0: awake, 1: asleep, so that the CPU may idle
  */
 struct ipirig_stay {
 	__u32 limit_ms;
-	__u32 reserved;
+	__u32 asleep;
 };
 
 /**
