@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::paint::Paint;
 use crate::result::RunResult;
-use crate::verdict::{CHECKS, Verdict};
+use crate::verdict::{CHECKS, SPECIAL, Verdict};
 
 /// A check of a scenario that must say `violated`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,7 +91,7 @@ pub type Results = BTreeMap<String, RunResult>;
 /// Whether there is a check of this name.
 #[must_use]
 pub fn is_check(name: &str) -> bool {
-    CHECKS.contains(&name)
+    CHECKS.contains(&name) || SPECIAL.contains(&name)
 }
 
 /// The result of `run`; of a second one if the first is an `error`, which may be a slow host's doing: a

@@ -157,7 +157,7 @@ impl<'a> Fake<'a> {
             kind,
             ipi,
             user,
-            idle: false,
+            idle: ipi && self.plan.scenario.vcpus.isolated_in.idles(),
         });
     }
 
@@ -175,7 +175,8 @@ impl<'a> Fake<'a> {
             chain: None,
         });
         for &cpu in cpus {
-            let user = user && !self.staying.borrow().contains(&cpu);
+            let mode = self.plan.scenario.vcpus.isolated_in;
+            let user = user && mode.has_task() && !self.staying.borrow().contains(&cpu);
             self.deliver(cpu, 0xfc, true, user && self.isolated().contains(&cpu));
             self.handle(cpu);
             self.trace.begin(&self.clock, cpu);
@@ -201,7 +202,9 @@ impl<'a> Fake<'a> {
         let witnesses = self.plan.cpus(Role::Housekeeping);
         for _ in 0..operations - self.script.lazy {
             if !self.script.no_witness && !witnesses.is_empty() {
-                self.call(&witnesses, false);
+                for _ in 0..=self.script.further_witness_ipis {
+                    self.call(&witnesses, false);
+                }
             }
             for _ in 0..self.script.ipis_per_operation {
                 self.call(&isolated, true);
@@ -300,7 +303,11 @@ impl<'a> Fake<'a> {
                 }
             }
             Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
-            Command::PowerOff | Command::Symbols | Command::Prepare => {}
+            Command::PowerOff
+            | Command::Symbols
+            | Command::Prepare
+            | Command::Occupy
+            | Command::Replug => {}
         }
         if let Some((_, what)) = self.script.lacks.filter(|(during, _)| *during == command) {
             status = Status::Lacking;
@@ -389,7 +396,7 @@ impl<'a> Fake<'a> {
             }
             let stale = self.stormed.get() && self.script.stale;
             let order = Order::try_from(slot.order.load(SeqCst)).unwrap();
-            if order == Order::Stay && !self.let_go.get() {
+            if matches!(order, Order::Stay | Order::Sleep) && !self.let_go.get() {
                 self.staying.borrow_mut().insert(cpu);
                 continue;
             }

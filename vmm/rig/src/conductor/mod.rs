@@ -428,6 +428,9 @@ impl<'a> Conductor<'a> {
         let vmalloc = layout
             .as_ref()
             .map_or(KernelLayout::VMALLOC, |layout| layout.vmalloc.clone());
+        if !self.plan.scenario.vcpus.isolated_in.has_task() {
+            return Ok(None);
+        }
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let patience = Instant::now() + self.plan.timeouts.timer;
         loop {

@@ -23,7 +23,7 @@ impl Conductor<'_> {
         module: bool,
         recorded: bool,
     ) -> Result<(Window, Duration), Ended> {
-        if self.plan.scenario.vcpus.isolated_in == Mode::Kernel {
+        if self.plan.scenario.vcpus.isolated_in != Mode::User {
             return self.kernel_window(entry);
         }
         let trigger = self.plan.scenario.trigger(entry, module);
@@ -51,8 +51,16 @@ impl Conductor<'_> {
         self.enter(Phase::Quiet);
         self.quiet()?;
         self.enter(Phase::Baseline);
+        let order = match self.plan.scenario.vcpus.isolated_in {
+            Mode::Idle => Some(Order::Sleep),
+            Mode::Unused | Mode::Replugged => None,
+            Mode::User | Mode::Kernel => Some(Order::Stay),
+        };
         for cpu in self.isolated.clone() {
-            self.begin_order(cpu, Order::Stay);
+            let Some(order) = order else {
+                continue;
+            };
+            self.begin_order(cpu, order);
             while self.sample(cpu)?.cpl == USER {
                 self.pause()?;
                 if Instant::now() >= self.deadline {
@@ -62,11 +70,13 @@ impl Conductor<'_> {
         }
         let (mut window, time) = self.open_for_storm(entry, false)?;
         self.enter(Phase::Release);
-        self.command(Command::LetGo, [0; 4])?;
+        if order.is_some() {
+            self.command(Command::LetGo, [0; 4])?;
+        }
         for cpu in self.isolated.clone() {
-            window
-                .released
-                .insert(cpu, self.end_order(cpu, Order::Stay)?);
+            if let Some(order) = order {
+                window.released.insert(cpu, self.end_order(cpu, order)?);
+            }
             window.records.insert(cpu, Err(NoRecord::InKernel));
         }
         Ok((window, time))

@@ -110,6 +110,7 @@ struct Cells {
     undeliverable: AtomicU64,
     coalesced: AtomicU64,
     ipis_at_user: AtomicU64,
+    ipis_at_idle: AtomicU64,
     targeted: Box<[AtomicU64]>,
     targeted_by: Box<[AtomicU64]>,
     delivered: Box<[AtomicU64]>,
@@ -133,6 +134,8 @@ pub struct Tally {
     pub delivered: BTreeMap<Kind, u64>,
     /// IPIs that it took while in user space, as far as that is known: at least so many.
     pub ipis_at_user: u64,
+    /// IPIs that it took while it waited in HLT, as far as that is known: at least so many.
+    pub ipis_at_idle: u64,
     /// Interrupts that it took and that are no IPIs, by kind.
     pub other: BTreeMap<Kind, u64>,
 }
@@ -203,6 +206,7 @@ impl Ledger {
             undeliverable: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
             ipis_at_user: AtomicU64::new(0),
+            ipis_at_idle: AtomicU64::new(0),
             targeted: zeroes(Kind::COUNT),
             targeted_by: zeroes(cpus),
             delivered: zeroes(Kind::COUNT),
@@ -305,6 +309,9 @@ impl Ledger {
             bump(&cells.delivered, delivery.kind.index());
             if delivery.user {
                 cells.ipis_at_user.fetch_add(1, Relaxed);
+            }
+            if delivery.idle {
+                cells.ipis_at_idle.fetch_add(1, Relaxed);
             }
         } else {
             bump(&cells.other, delivery.kind.index());
@@ -424,6 +431,7 @@ impl Cells {
             coalesced: self.coalesced.load(Relaxed),
             delivered: by_kind(&self.delivered),
             ipis_at_user: self.ipis_at_user.load(Relaxed),
+            ipis_at_idle: self.ipis_at_idle.load(Relaxed),
             other: by_kind(&self.other),
         }
     }

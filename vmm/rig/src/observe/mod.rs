@@ -67,6 +67,7 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
             isolated,
             further: Role::Housekeeping,
             isolated_in: Mode::User,
+            housekeeping_in_user: false,
             address_spaces: 0,
         },
         storm: Storm {
@@ -78,6 +79,7 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
         expect: Expectations {
             isolated: IsolatedIpis::AtMost(u64::MAX),
             housekeeping_ipis_min: 0,
+            by_cause: std::collections::BTreeMap::new(),
         },
     };
     Plan::new(scenario, options)

@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 19] = [
+pub(super) const FILES: [(&str, &str); 24] = [
     (
         "address-space-switch",
         include_str!("../../../../scenarios/address-space-switch.toml"),
@@ -21,6 +21,10 @@ pub(super) const FILES: [(&str, &str); 19] = [
     (
         "ftrace-toggle",
         include_str!("../../../../scenarios/ftrace-toggle.toml"),
+    ),
+    (
+        "housekeeping-in-user",
+        include_str!("../../../../scenarios/housekeeping-in-user.toml"),
     ),
     (
         "housekeeping-load",
@@ -59,8 +63,24 @@ pub(super) const FILES: [(&str, &str); 19] = [
         include_str!("../../../../scenarios/static-key-flip.toml"),
     ),
     (
+        "target-idle",
+        include_str!("../../../../scenarios/target-idle.toml"),
+    ),
+    (
         "target-in-kernel",
         include_str!("../../../../scenarios/target-in-kernel.toml"),
+    ),
+    (
+        "target-in-kernel-large",
+        include_str!("../../../../scenarios/target-in-kernel-large.toml"),
+    ),
+    (
+        "target-never-in-user",
+        include_str!("../../../../scenarios/target-never-in-user.toml"),
+    ),
+    (
+        "target-replugged",
+        include_str!("../../../../scenarios/target-replugged.toml"),
     ),
     (
         "tracepoint-toggle",

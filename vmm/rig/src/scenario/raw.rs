@@ -1,5 +1,7 @@
 //! A scenario file as it is written. Types only; [`super::validate`] gives it meaning.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -25,6 +27,7 @@ pub(super) struct RawVcpus {
     pub(super) isolated: Option<Spanned<u64>>,
     pub(super) further: Option<Spanned<String>>,
     pub(super) isolated_in: Option<Spanned<String>>,
+    pub(super) housekeeping_in: Option<Spanned<String>>,
     pub(super) address_spaces: Option<Spanned<u64>>,
 }
 
@@ -42,4 +45,6 @@ pub(super) struct RawExpect {
     pub(super) isolated_ipis_max: Option<Spanned<u64>>,
     pub(super) isolated_ipis_min: Option<Spanned<u64>>,
     pub(super) housekeeping_ipis_min: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub(super) by_cause: BTreeMap<Spanned<String>, Spanned<u64>>,
 }

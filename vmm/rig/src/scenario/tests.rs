@@ -78,13 +78,15 @@ fn static_key_flip_reads_as_written() {
                 isolated: 1,
                 further: Role::Housekeeping,
                 isolated_in: Mode::User,
+                housekeeping_in_user: false,
                 address_spaces: 0,
             },
             storm: storm("static-key-flip", 101, 0),
             entries: vec![EntryKind::Syscall],
             expect: Expectations {
                 isolated: IsolatedIpis::AtMost(0),
-                housekeeping_ipis_min: 1
+                housekeeping_ipis_min: 1,
+                by_cause: BTreeMap::new(),
             },
         }
     );
@@ -101,11 +103,13 @@ fn what_a_file_leaves_out_has_a_default() {
                 isolated: 1,
                 further: Role::Housekeeping,
                 isolated_in: Mode::User,
+                housekeeping_in_user: false,
                 address_spaces: 0,
             },
             Expectations {
                 isolated: IsolatedIpis::AtMost(0),
-                housekeeping_ipis_min: 1
+                housekeeping_ipis_min: 1,
+                by_cause: BTreeMap::new(),
             }
         )
     );

@@ -1,8 +1,10 @@
 //! From the text of a scenario to a [`Scenario`]: every error points at its place.
 
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use ipirig_abi::{MAX_CPUS, Role};
+use ipirig_blame::Causes;
 use toml::Spanned;
 
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
@@ -26,7 +28,15 @@ const FURTHER: [(&str, Role); 2] = [
     ("isolated", Role::Isolated),
 ];
 const KERNELS: [(&str, Kernel); 2] = [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
-const MODES: [(&str, Mode); 2] = [("user", Mode::User), ("kernel", Mode::Kernel)];
+const MODES: [(&str, Mode); 5] = [
+    ("user", Mode::User),
+    ("kernel", Mode::Kernel),
+    ("idle", Mode::Idle),
+    ("unused", Mode::Unused),
+    ("replugged", Mode::Replugged),
+];
+/// Where housekeeping vCPUs are, and whether that is user space.
+const HOUSEKEEPING: [(&str, bool); 2] = [("idle", false), ("user", true)];
 
 /// Whether a scenario or a group may be called so.
 pub(crate) fn is_name(text: &str) -> bool {
@@ -143,6 +153,9 @@ impl Place<'_> {
                 .unwrap_or(Role::Housekeeping),
             isolated_in: self
                 .one_of("mode", raw.isolated_in.as_ref(), &MODES)?
+                .unwrap_or_default(),
+            housekeeping_in_user: self
+                .one_of("mode", raw.housekeeping_in.as_ref(), &HOUSEKEEPING)?
                 .unwrap_or_default(),
             address_spaces: match &raw.address_spaces {
                 Some(value) => self.number("address_spaces", value, ADDRESS_SPACES)?,
@@ -262,6 +275,25 @@ impl Place<'_> {
             .help(help)
     }
 
+    fn by_cause(
+        &self,
+        raw: &BTreeMap<Spanned<String>, Spanned<u64>>,
+    ) -> Result<BTreeMap<String, u64>, Diagnostic> {
+        let Ok(causes) = Causes::built_in() else {
+            return Ok(BTreeMap::new());
+        };
+        let mut least = BTreeMap::new();
+        for (name, count) in raw {
+            if !causes.names().any(|known| known == name.get_ref()) {
+                let names: Vec<&str> = causes.names().collect();
+                return Err(self.choice("cause", name, &names));
+            }
+            let count = self.number("by_cause", count, OPERATIONS)?;
+            least.insert(name.get_ref().clone(), count);
+        }
+        Ok(least)
+    }
+
     fn expect(&self, raw: &RawExpect) -> Result<Expectations, Diagnostic> {
         if let (Some(_), Some(min)) = (&raw.isolated_ipis_max, &raw.isolated_ipis_min) {
             let message = "isolated_ipis_max and isolated_ipis_min exclude each other";
@@ -282,9 +314,11 @@ impl Place<'_> {
             // Zero would be a witness who saw nothing.
             Some(value) => self.number("housekeeping_ipis_min", value, OPERATIONS)?,
         };
+        let by_cause = self.by_cause(&raw.by_cause)?;
         Ok(Expectations {
             isolated,
             housekeeping_ipis_min,
+            by_cause,
         })
     }
 }

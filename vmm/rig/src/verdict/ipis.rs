@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use ipirig_abi::Role;
 
-use super::{Check, ISOLATED_IPIS, Verdict, isolation, window, worst};
+use super::{Check, ISOLATED_IPIS, Verdict, causes, isolation, window, worst};
 use crate::attribution::Account;
 use crate::conductor::Evidence;
 use crate::ledger::Tally;
@@ -41,7 +41,14 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> (Verdict, 
     };
     let (status, words) = match plan.scenario.expect.isolated {
         IsolatedIpis::AtMost(most) => at_most(most, tally, words, evidence.ledger.counts_only),
-        IsolatedIpis::AtLeast(least) => at_least(least, tally, &words),
+        IsolatedIpis::AtLeast(least) => match at_least(least, tally, &words) {
+            (Verdict::Held, words) => match causes::of_cpu(plan, evidence, cpu) {
+                Some((Verdict::Held, causes)) => (Verdict::Held, format!("{words}, {causes}")),
+                Some((status, causes)) => (status, format!("{words}, but {causes}")),
+                None => (Verdict::Held, words),
+            },
+            violated => violated,
+        },
     };
     // Nothing to blame the kernel for.
     let (status, words) = match (status, isolation::off(plan, evidence)) {

@@ -20,6 +20,7 @@
 //! excuse for a rig that cannot tell. `held` must be earned, so an essential check that nobody made
 //! is an `error`.
 
+mod causes;
 mod completion;
 mod counters;
 mod entry;
@@ -120,6 +121,10 @@ pub const WATCHED: &str = "changes-watched";
 pub const FOLLOWED: &str = "entries-followed";
 /// Checks that are only made where they are `skipped`, and a verdict on completion with them.
 const UNKNOWN: [&str; 2] = [WATCHED, FOLLOWED];
+/// Each housekeeping vCPU got every IPI, though it was in user space. Only made where it was.
+pub const HOUSEKEEPING_IPIS: &str = "housekeeping-ipis";
+/// Checks that some scenarios have besides [`CHECKS`].
+pub const SPECIAL: [&str; 1] = [HOUSEKEEPING_IPIS];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 
@@ -174,6 +179,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         soundness::nothing_lost(evidence),
         soundness::no_way_round(evidence),
     ];
+    checks.extend(causes::housekeeping_ipis(plan, evidence));
     checks.extend(entry::changes_watched(plan, evidence));
     checks.extend(entry::entries_followed(plan, &entries));
     checks.extend(cross_check::check(plan, evidence));

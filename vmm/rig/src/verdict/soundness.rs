@@ -3,7 +3,7 @@
 use ipirig_abi::Role;
 
 use super::{Check, NO_WAY_ROUND, NOTHING_LOST, STORM_RAN, Verdict, worst};
-use crate::conductor::Evidence;
+use crate::conductor::{Evidence, Window};
 use crate::plan::Plan;
 use crate::scenario::Changes;
 use crate::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
@@ -25,6 +25,13 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
         return Check::new(STORM_RAN, Verdict::Error, words);
     }
     let witnesses = plan.cpus(Role::Housekeeping);
+    let changes = |window: &Window| window.changed.pokes > 0 || window.changed.flushes > 0;
+    if plan.scenario.vcpus.housekeeping_in_user && evidence.windows.iter().all(changes) {
+        // What those vCPUs got is what is looked at, and so no witness.
+        let words =
+            format!("{done} operations by the guest's count, and as many changes were seen");
+        return Check::new(STORM_RAN, Verdict::Held, words);
+    }
     if witnesses.is_empty() {
         let words =
             format!("{done} operations by the guest's count; no housekeeping vCPU to bear witness");

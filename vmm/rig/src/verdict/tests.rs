@@ -7,6 +7,7 @@ use crate::scenario::{EntryKind, IsolatedIpis};
 use Verdict::{Error, Held, Skipped, Violated};
 
 mod faults;
+mod kinds;
 mod overall;
 mod paging;
 mod unwatched;

@@ -18,7 +18,7 @@ use crate::scenario::{Expectations, Mode};
 /// So it is where they prove nothing.
 /// Where some are allowed, they must have interrupted user space.
 pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verdict) -> Check {
-    if plan.scenario.vcpus.isolated_in == Mode::Kernel {
+    if plan.scenario.vcpus.isolated_in != Mode::User {
         return kernel_throughout(plan, evidence);
     }
     let expect = &plan.scenario.expect;
@@ -126,7 +126,7 @@ fn kernel_throughout(plan: &Plan, evidence: &Evidence) -> Check {
     let mut findings = Vec::new();
     for window in &evidence.windows {
         for &cpu in &isolated {
-            findings.push(in_kernel(evidence, window, cpu));
+            findings.push(in_kernel(plan, evidence, window, cpu));
         }
     }
     worst(KERNEL, findings)
@@ -134,18 +134,18 @@ fn kernel_throughout(plan: &Plan, evidence: &Evidence) -> Check {
 
 /// Why `cpu` was not in the kernel throughout, where it was to be; `None` if it was, or was not to be.
 pub(super) fn left_the_kernel(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<String> {
-    if plan.scenario.vcpus.isolated_in != Mode::Kernel {
+    if plan.scenario.vcpus.isolated_in == Mode::User {
         return None;
     }
     let mut findings = evidence
         .windows
         .iter()
-        .map(|window| in_kernel(evidence, window, cpu));
+        .map(|window| in_kernel(plan, evidence, window, cpu));
     let left = findings.find(|(status, _)| *status != Verdict::Held)?;
     Some(left.1)
 }
 
-fn in_kernel(evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
+fn in_kernel(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
     let (Some((open, close)), Some(record)) =
         (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
     else {
@@ -169,6 +169,17 @@ fn in_kernel(evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, Stri
         return (Verdict::Error, words);
     }
     let taken = tally.ipi_deliveries();
-    let words = format!("vCPU {cpu}: CPL 0 at both ends, and at each of {taken} IPIs");
+    let idle = tally.ipis_at_idle;
+    // One that comes while the CPU is still on its way back from the one before finds it awake.
+    let known = !evidence.ledger.counts_only;
+    if plan.scenario.vcpus.isolated_in.idles() && known && idle.saturating_mul(2) < taken {
+        let words = format!("vCPU {cpu}: it waited in HLT at {idle} of {taken} IPIs only");
+        return (Verdict::Error, words);
+    }
+    let words = if plan.scenario.vcpus.isolated_in.idles() {
+        format!("vCPU {cpu}: CPL 0 at both ends and at each of {taken} IPIs, in HLT at {idle}")
+    } else {
+        format!("vCPU {cpu}: CPL 0 at both ends, and at each of {taken} IPIs")
+    };
     (Verdict::Held, words)
 }

@@ -107,6 +107,7 @@ impl Guest for Fake<'_> {
         }
         let kernel = handler
             || (self.script.in_kernel && self.stormed.get())
+            || !self.plan.scenario.vcpus.isolated_in.has_task()
             || self.staying.borrow().contains(&cpu);
         let (cpl, rip) = if kernel {
             (0, u64::MAX << 31)

@@ -28,6 +28,8 @@ pub(crate) struct Script {
     pub(crate) ipis_per_operation: u64,
     /// Housekeeping vCPUs get nothing.
     pub(crate) no_witness: bool,
+    /// IPIs that housekeeping vCPUs get an operation besides the first.
+    pub(crate) further_witness_ipis: u64,
     /// Timer interrupts on isolated vCPUs in the window.
     pub(crate) timers: u64,
     /// IPIs that reach an isolated vCPU while a timer interrupt has it in the kernel.
