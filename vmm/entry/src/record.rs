@@ -43,6 +43,8 @@ pub enum Ended {
     Limit,
     /// The CPU waits in HLT.
     Halted,
+    /// The CPU was back in what an interrupt had interrupted, which was in the kernel.
+    Interrupted,
     /// Nothing was recorded: no debug register was left for the handler's first instruction.
     NoBreakpoint,
 }

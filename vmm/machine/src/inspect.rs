@@ -51,6 +51,26 @@ impl Machine {
         self.on(cpu, Vcpu::take_record)
     }
 
+    /// Has each interrupt of `vectors` that `cpu` takes recorded from now on, whatever it interrupts, up
+    /// to `limit` instructions each. No vectors: no more.
+    ///
+    /// # Errors
+    /// The host cannot stop guests, the vCPU does not answer, there are too many `vectors`, or an ioctl
+    /// failed.
+    pub fn follow(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), MachineError> {
+        let vectors = vectors.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.follow(limit, &vectors))
+    }
+
+    /// The records of such interrupts that have ended since this was asked last. `None`: one is being
+    /// recorded.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn followed(&self, cpu: usize) -> Result<Option<Vec<Record>>, MachineError> {
+        self.on(cpu, Vcpu::followed)
+    }
+
     /// Ends what [`Machine::arm`] began; what has been recorded by then can be fetched.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod cause;
 mod debug;
 mod exits;
+mod follower;
 mod inject;
 mod recorder;
 mod saved;
@@ -35,6 +36,7 @@ use crate::threads::Arrival;
 use crate::timer::KickTimer;
 use crate::vm::Apics;
 
+use follower::Follower;
 use recorder::Recorder;
 use stops::Stops;
 
@@ -64,6 +66,8 @@ pub(crate) struct Vcpu {
     unfinished: bool,
     stops: Stops,
     recorder: Recorder,
+    /// Interrupts that are recorded, if any.
+    follower: Option<Follower>,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
     raced: u32,
     /// KVM leaves the registers in `kvm_run` at each exit (KVM API 5, `kvm_valid_regs`).
@@ -188,6 +192,7 @@ impl Vcpu {
             unfinished: false,
             stops: Stops::default(),
             recorder: Recorder::default(),
+            follower: None,
             raced: 0,
             synced: false,
         })
