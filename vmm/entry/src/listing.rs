@@ -91,6 +91,8 @@ fn header(record: &Record, audit: &Audit) -> String {
 pub(crate) fn way(began: Began) -> String {
     let vector = match began {
         Began::Syscall => return "SYSCALL".into(),
+        Began::CompatSyscall => return "32-bit SYSCALL".into(),
+        Began::Sysenter => return "SYSENTER".into(),
         Began::Vector(vector) => vector,
     };
     let exception = match vector {

@@ -27,8 +27,12 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Began {
-    /// SYSCALL.
+    /// SYSCALL of 64-bit code.
     Syscall,
+    /// SYSCALL of 32-bit code.
+    CompatSyscall,
+    /// SYSENTER.
+    Sysenter,
     /// An interrupt or exception, through the IDT.
     Vector(u8),
 }

@@ -2,7 +2,7 @@
 //!
 //! Each call is carried out on the vCPU's own thread, between two runs of the guest.
 
-use ipirig_entry::Record;
+use ipirig_entry::{Began, Record};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
 
@@ -37,9 +37,9 @@ impl Machine {
     /// # Errors
     /// The host cannot stop guests, the vCPU does not answer, there are too many `vectors`, or an ioctl
     /// failed.
-    pub fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), MachineError> {
-        let vectors = vectors.to_vec();
-        self.stopping_at(cpu, move |vcpu| vcpu.arm(limit, &vectors))
+    pub fn arm(&self, cpu: usize, limit: usize, ways: &[Began]) -> Result<(), MachineError> {
+        let ways = ways.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.arm(limit, &ways))
     }
 
     /// The record that [`Machine::arm`] asked for, once it is finished. `None` before, and after it

@@ -11,6 +11,7 @@ use super::stops::Stepping;
 use super::{Break, Vcpu};
 use crate::assist::{self, Handled};
 use crate::clock;
+use crate::msr;
 use crate::observer::WatchEvent;
 use crate::stop::StopReason;
 
@@ -105,7 +106,7 @@ impl Vcpu {
         if let Some(began) = self.recorder.way_in(rip) {
             known = true;
             let from_user = match began {
-                Began::Syscall => true,
+                Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
                 Began::Vector(vector) => {
                     let cpu = self.access();
                     recorder::from_user(&cpu, vector).map_err(|e| self.host("KVM_GET_REGS", e))?
@@ -219,20 +220,27 @@ impl Vcpu {
     }
 
     /// Has the next entry from user space recorded, up to `limit` instructions: SYSCALL, page
-    /// faults, interrupts and NMIs that the machine injects, and the exceptions `vectors`.
-    pub(crate) fn arm(&mut self, limit: usize, vectors: &[u8]) -> Result<bool, errno::Error> {
+    /// faults, interrupts and NMIs that the machine injects, and the other `ways`.
+    pub(crate) fn arm(&mut self, limit: usize, ways: &[Began]) -> Result<bool, errno::Error> {
         let mut entries = vec![];
         // Where an assist completes SYSCALL, it tells; the kernel's entry is not reached otherwise.
         if !self.assists.iter().any(|a| a.breakpoint().is_some()) {
             entries.push((recorder::lstar(&self.fd)?, Began::Syscall));
         }
         let cpu = self.access();
-        for &vector in [PAGE_FAULT].iter().chain(vectors) {
-            if let Some(address) = assist::handler(&cpu, vector)? {
-                entries.push((address, Began::Vector(vector)));
+        for &began in [Began::Vector(PAGE_FAULT)].iter().chain(ways) {
+            let address = match began {
+                Began::Vector(vector) => assist::handler(&cpu, vector)?,
+                Began::Syscall => None,
+                Began::CompatSyscall => Some(msr::read(&self.fd, msr::CSTAR)?),
+                Began::Sysenter => Some(msr::read(&self.fd, msr::SYSENTER_EIP)?),
+            };
+            if let Some(address) = address
+                && !entries.contains(&(address, began))
+            {
+                entries.push((address, began));
             }
         }
-        entries.dedup();
         self.recorder = Recorder::Armed { entries, limit };
         self.stops.entry = self.recorder.addresses();
         if !self.stops.fits() {

@@ -255,7 +255,7 @@ fn a_timer_interrupt_is_recorded_across_exits(apic: ApicMode) {
 
 fn an_exception_is_recorded() {
     let mut guest = counting(Guest::new(&ENTRIES));
-    guest.machine.arm(0, 100, &[6]).unwrap();
+    guest.machine.arm(0, 100, &[Began::Vector(6)]).unwrap();
     guest.order(0, 1);
     let record = fetch(&mut guest);
     assert_eq!(

@@ -67,6 +67,21 @@ pub struct Window {
     pub released: BTreeMap<usize, Entry>,
     /// What each isolated vCPU executed on that entry.
     pub records: BTreeMap<usize, Result<Record, NoRecord>>,
+    /// What isolated vCPUs executed for the IPIs of the window, where that was followed.
+    pub handled: Vec<Handled>,
+    /// Before which change the isolated vCPUs entered the kernel, to stay there, if they did.
+    pub entered_before: Option<u64>,
+}
+
+/// What an isolated vCPU executed for one IPI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// The storm's part that sent it, by its place.
+    pub part: usize,
+    /// The vCPU.
+    pub cpu: usize,
+    /// From the first instruction of the handler to the return.
+    pub record: Record,
 }
 
 /// Why an entry was not recorded.

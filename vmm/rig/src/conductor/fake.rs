@@ -402,7 +402,15 @@ impl<'a> Fake<'a> {
             }
             if self.produces(Trigger::Order(order)) {
                 slot.task.errno.store(0, SeqCst);
-                self.enters(cpu, order.vector().map_or(Began::Syscall, Began::Vector));
+                self.enters(
+                    cpu,
+                    match (order.vector(), order) {
+                        (Some(vector), _) => Began::Vector(vector),
+                        (None, Order::Sysenter) => Began::Sysenter,
+                        (None, Order::CompatSyscall) => Began::CompatSyscall,
+                        (None, _) => Began::Syscall,
+                    },
+                );
             } else {
                 slot.task.errno.store(NOT_PRODUCED, SeqCst);
             }

@@ -121,6 +121,12 @@ impl Conductor<'_> {
 
     /// Has the control task carry out a command and returns its results.
     pub(super) fn command(&mut self, command: Command, args: [u64; 4]) -> Result<[u64; 4], Ended> {
+        self.begin_command(command, args);
+        self.end_command(command)
+    }
+
+    /// Has the control task begin to carry out a command.
+    pub(super) fn begin_command(&mut self, command: Command, args: [u64; 4]) {
         self.seq += 1;
         let seq = self.seq;
         let control = &self.guest.mailbox().control;
@@ -129,6 +135,16 @@ impl Conductor<'_> {
             cell.store(arg, Ordering::Relaxed);
         }
         control.seq.store(seq, STORE);
+    }
+
+    /// Whether the newest command has been carried out.
+    pub(super) fn acknowledged(&self) -> bool {
+        self.guest.mailbox().control.reply.ack.load(LOAD) == self.seq
+    }
+
+    /// Waits until the newest command, which is `command`, has been carried out, and returns its results.
+    pub(super) fn end_command(&mut self, command: Command) -> Result<[u64; 4], Ended> {
+        let seq = self.seq;
         self.wait_for(|mailbox| (mailbox.control.reply.ack.load(LOAD) == seq).then_some(()))?;
 
         let reply = &self.guest.mailbox().control.reply;

@@ -4,6 +4,7 @@
 //! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
 //! ends the run with the phase's name. It does not judge; [`crate::verdict`] does.
 
+mod crossing;
 mod evidence;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -12,6 +13,7 @@ pub(crate) mod fake_kernel;
 #[cfg(test)]
 mod fake_trace;
 mod guest;
+mod handlers;
 mod mailbox;
 mod observe;
 mod prepare;
@@ -30,7 +32,7 @@ use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_machine::StopReason;
 
-pub use evidence::{Entry, Evidence, KernelView, Mark, NoRecord, StormReport, Window};
+pub use evidence::{Entry, Evidence, Handled, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
 pub use observe::{CommandEnd, Errand, GuestFile, Observed, observe};
 pub use release::NOT_PRODUCED;
@@ -271,6 +273,8 @@ struct Conductor<'a> {
     edges: Vec<(Edge, Edge)>,
     /// How long a command is observed.
     limit: Duration,
+    /// What isolated vCPUs executed for the IPIs of the window.
+    handled: Vec<Handled>,
 }
 
 /// What is known of a guest that has booted, before any window.
@@ -308,6 +312,7 @@ impl<'a> Conductor<'a> {
             handlers: Vec::new(),
             edges: Vec::new(),
             limit: Duration::ZERO,
+            handled: Vec::new(),
         }
     }
 
@@ -319,7 +324,14 @@ impl<'a> Conductor<'a> {
 
         let mut windows = Vec::new();
         let mut window = Duration::ZERO;
-        for &entry in &self.plan.scenario.entries {
+        let scenario = &self.plan.scenario;
+        for &nth in &scenario.enter_before {
+            let (seen, open) = self.entered_window(nth)?;
+            windows.push(seen);
+            window += open;
+        }
+        let entries = scenario.entries.iter();
+        for &entry in entries.filter(|_| scenario.enter_before.is_empty()) {
             let (seen, open) = self.window(entry, booted.module, booted.layout.is_ok())?;
             windows.push(seen);
             window += open;

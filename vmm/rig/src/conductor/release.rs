@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ipirig_abi::Command;
-use ipirig_entry::Record;
+use ipirig_entry::{Began, Record};
 use ipirig_machine::clock;
 
 use super::{Conductor, Ended, Entry, NoRecord};
@@ -14,7 +14,7 @@ use crate::scenario::{EntryKind, Trigger};
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
 /// NMI soon twenty thousand: stepped, its handler takes long enough for the kernel to print who was
 /// slow (`nmi_check_duration` of arch/x86/kernel/nmi.c).
-const RECORD_MAX: usize = 100_000;
+pub(super) const RECORD_MAX: usize = 100_000;
 /// The guest's error number for an order that its machine cannot produce (ENOTSUP).
 pub const NOT_PRODUCED: u32 = 95;
 
@@ -26,12 +26,12 @@ type Records = BTreeMap<usize, Result<Record, NoRecord>>;
 impl Conductor<'_> {
     /// Has the next entry of each isolated vCPU recorded.
     pub(super) fn arm_all(&mut self, entry: EntryKind) -> Result<(), Ended> {
-        let vectors: Vec<u8> = match entry.trigger(true) {
-            Trigger::Order(order) => order.vector().into_iter().collect(),
+        let ways: Vec<Began> = match entry.trigger(true) {
+            Trigger::Order(_) => vec![entry.began()],
             Trigger::Signal | Trigger::Raise(_) => vec![],
         };
         for cpu in self.isolated.clone() {
-            self.machine(|guest| guest.arm(cpu, RECORD_MAX, &vectors))?;
+            self.machine(|guest| guest.arm(cpu, RECORD_MAX, &ways))?;
         }
         Ok(())
     }

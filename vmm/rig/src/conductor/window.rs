@@ -90,13 +90,16 @@ impl Conductor<'_> {
     ) -> Result<(Window, Duration), Ended> {
         self.enter(Phase::Storm);
         let (mut window, storm, time) = self.open_for(entry, recorded, |this, open| {
+            this.follow_handlers(true)?;
             let storm = this.storm()?;
+            this.follow_handlers(false)?;
             if this.plan.scenario.expect.interrupted() {
                 this.back_where_they_were(open)?;
             }
             Ok(storm)
         })?;
         window.storm = storm;
+        window.handled = std::mem::take(&mut self.handled);
         Ok((window, time))
     }
 
@@ -149,6 +152,8 @@ impl Conductor<'_> {
             changed,
             released: BTreeMap::new(),
             records: BTreeMap::new(),
+            handled: Vec::new(),
+            entered_before: None,
         };
         Ok((window, done, time))
     }
@@ -186,6 +191,7 @@ impl Conductor<'_> {
             self.ledger.journal().begin(doing, clock::now());
             let [done, value, ..] = self.command(part.command, self.args(&part))?;
             self.ledger.journal().end(doing, clock::now());
+            self.take_handled(number)?;
             reports.push(StormReport { done, value });
         }
         Ok(reports)

@@ -10,6 +10,7 @@
 pub mod changes;
 mod details;
 pub mod handlers;
+mod hold;
 mod journal;
 mod observe;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use journal::{Doing, Journal, Stretch};
 
 use changes::Changes;
 use handlers::Handlers;
+pub use hold::Hold;
 use ipirig_machine::{WatchEvent, clock};
 
 use crate::blame::Blame;
@@ -79,6 +81,7 @@ pub struct Ledger {
     details: Details,
     /// What the kernel changed in the window.
     changes: Changes,
+    hold: Hold,
     /// What the rig itself did.
     journal: Journal,
     /// The calls that led to IPIs of the window.
@@ -223,6 +226,7 @@ impl Ledger {
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
             changes: Changes::default(),
+            hold: Hold::default(),
             journal: Journal::default(),
             stacks: Stacks::new(cpus.len()),
             cpus,
@@ -366,7 +370,16 @@ impl Ledger {
         if self.phase.load(SeqCst) == INSIDE {
             self.changes.note(event);
             self.handlers.note(event);
+            if self.changes.knows(event.address) {
+                self.hold.pass();
+            }
         }
+    }
+
+    /// Where a vCPU can be held before a change that it is about to make.
+    #[must_use]
+    pub fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// The counters as they are now.

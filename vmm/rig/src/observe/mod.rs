@@ -76,10 +76,12 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
             size: 0,
         },
         entries: vec![EntryKind::Syscall],
+        enter_before: vec![],
         expect: Expectations {
             isolated: IsolatedIpis::AtMost(u64::MAX),
             housekeeping_ipis_min: 0,
             by_cause: std::collections::BTreeMap::new(),
+            handlers: false,
         },
     };
     Plan::new(scenario, options)

@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 24] = [
+pub(super) const FILES: [(&str, &str); 27] = [
     (
         "address-space-switch",
         include_str!("../../../../scenarios/address-space-switch.toml"),
@@ -9,6 +9,10 @@ pub(super) const FILES: [(&str, &str); 24] = [
     (
         "bpf-jit",
         include_str!("../../../../scenarios/bpf-jit.toml"),
+    ),
+    (
+        "enters-in-mid-batch",
+        include_str!("../../../../scenarios/enters-in-mid-batch.toml"),
     ),
     (
         "entry-matrix",
@@ -21,6 +25,14 @@ pub(super) const FILES: [(&str, &str); 24] = [
     (
         "ftrace-toggle",
         include_str!("../../../../scenarios/ftrace-toggle.toml"),
+    ),
+    (
+        "handler-work",
+        include_str!("../../../../scenarios/handler-work.toml"),
+    ),
+    (
+        "handler-work-large",
+        include_str!("../../../../scenarios/handler-work-large.toml"),
     ),
     (
         "housekeeping-in-user",

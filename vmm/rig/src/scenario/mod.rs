@@ -46,6 +46,9 @@ pub struct Scenario {
     pub storm: Storm,
     /// By which ways the isolated vCPUs enter the kernel afterwards: a window each. Not empty.
     pub entries: Vec<EntryKind>,
+    /// Before which of the changes that the storm makes the isolated vCPUs enter the kernel, to stay there
+    /// until it is over: a window each. The first is 1. Empty: they do not.
+    pub enter_before: Vec<u64>,
     /// What must hold.
     pub expect: Expectations,
 }
@@ -118,6 +121,8 @@ pub struct Expectations {
     /// Fewest IPIs of a cause that must target each vCPU that nothing may be held back from, by the
     /// cause's name: those of another cause do not make up for one that is lost.
     pub by_cause: BTreeMap<String, u64>,
+    /// Whether what isolated vCPUs execute for each IPI is followed, and has to be what it was sent for.
+    pub handlers: bool,
 }
 
 /// How many IPIs each isolated vCPU may or must get in the window.

@@ -16,6 +16,7 @@ pub(super) struct RawScenario {
     pub(super) vcpus: RawVcpus,
     pub(super) storm: Spanned<RawStorm>,
     pub(super) entries: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) enter_before: Option<Spanned<Vec<Spanned<u64>>>>,
     #[serde(default)]
     pub(super) expect: RawExpect,
 }
@@ -45,6 +46,7 @@ pub(super) struct RawExpect {
     pub(super) isolated_ipis_max: Option<Spanned<u64>>,
     pub(super) isolated_ipis_min: Option<Spanned<u64>>,
     pub(super) housekeeping_ipis_min: Option<Spanned<u64>>,
+    pub(super) handlers: Option<bool>,
     #[serde(default)]
     pub(super) by_cause: BTreeMap<Spanned<String>, Spanned<u64>>,
 }

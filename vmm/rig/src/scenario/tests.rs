@@ -83,10 +83,12 @@ fn static_key_flip_reads_as_written() {
             },
             storm: storm("static-key-flip", 101, 0),
             entries: vec![EntryKind::Syscall],
+            enter_before: vec![],
             expect: Expectations {
                 isolated: IsolatedIpis::AtMost(0),
                 housekeeping_ipis_min: 1,
                 by_cause: BTreeMap::new(),
+                handlers: false,
             },
         }
     );
@@ -110,6 +112,7 @@ fn what_a_file_leaves_out_has_a_default() {
                 isolated: IsolatedIpis::AtMost(0),
                 housekeeping_ipis_min: 1,
                 by_cause: BTreeMap::new(),
+                handlers: false,
             }
         )
     );

@@ -18,6 +18,8 @@ use crate::suggest;
 const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
 /// Address spaces of an isolated vCPU besides its task's.
 const ADDRESS_SPACES: RangeInclusive<u64> = 1..=16;
+/// Changes of a storm before which a vCPU may enter.
+const ENTER_BEFORE: RangeInclusive<u64> = 1..=1000;
 /// Length of a name or group.
 const NAME_MAX: usize = 40;
 /// Length of a summary: a line of `ipirig list`.
@@ -57,8 +59,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
         vcpus: place.vcpus(&raw.vcpus)?,
         storm: place.storm(&raw.storm)?,
         entries: place.entries(raw.entries.as_ref())?,
+        enter_before: place.enter_before(raw.enter_before.as_ref())?,
         expect: place.expect(&raw.expect)?,
     };
+    place.enters_from_user(raw.enter_before.as_ref(), &scenario)?;
     place.address_spaces(&raw.vcpus, &scenario)?;
     Ok(scenario)
 }
@@ -250,6 +254,45 @@ impl Place<'_> {
         Ok(entries)
     }
 
+    fn enter_before(
+        &self,
+        raw: Option<&Spanned<Vec<Spanned<u64>>>>,
+    ) -> Result<Vec<u64>, Diagnostic> {
+        let all = raw.map(|raw| raw.get_ref().as_slice()).unwrap_or_default();
+        all.iter()
+            .map(|nth| self.number("enter_before", nth, ENTER_BEFORE))
+            .collect()
+    }
+
+    /// Who enters the kernel in mid-operation comes from user space, and stays by means of the module.
+    fn enters_from_user(
+        &self,
+        raw: Option<&Spanned<Vec<Spanned<u64>>>>,
+        scenario: &Scenario,
+    ) -> Result<(), Diagnostic> {
+        let Some(raw) = raw.filter(|raw| !raw.get_ref().is_empty()) else {
+            return Ok(());
+        };
+        let wrong = |message: &str| self.at(raw.span(), message);
+        if scenario.vcpus.isolated_in != Mode::User {
+            return Err(wrong("a vCPU enters the kernel from user space")
+                .help("leave out `isolated_in`, or this line"));
+        }
+        if scenario.entries != [EntryKind::Syscall] {
+            return Err(
+                wrong("a vCPU that is in the kernel has no entry afterwards")
+                    .help("leave out `entries`, or this line"),
+            );
+        }
+        if !scenario.storm.needs_module() {
+            return Err(
+                wrong("to stay in the kernel needs the module, and the storm does not")
+                    .help("another kind of storm, such as `text-and-tlb`"),
+            );
+        }
+        Ok(())
+    }
+
     /// The value that `given` names, if it is given.
     fn one_of<T: Copy, const N: usize>(
         &self,
@@ -319,6 +362,7 @@ impl Place<'_> {
             isolated,
             housekeeping_ipis_min,
             by_cause,
+            handlers: raw.handlers.unwrap_or_default(),
         })
     }
 }

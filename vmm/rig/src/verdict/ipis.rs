@@ -50,6 +50,10 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> (Verdict, 
             violated => violated,
         },
     };
+    let (status, words) = match (status, after_entry(plan, evidence, cpu)) {
+        (Verdict::Held, Some(lost)) => (Verdict::Violated, format!("{words}, but {lost}")),
+        (status, _) => (status, words),
+    };
     // Nothing to blame the kernel for.
     let (status, words) = match (status, isolation::off(plan, evidence)) {
         (Verdict::Violated, Some(why)) if !plan.scenario.expect.delivered() => {
@@ -65,6 +69,24 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> (Verdict, 
         ),
         (status, _) => (status, words),
     }
+}
+
+/// What `cpu` did not get after it had entered the kernel in mid-operation: each change from then on has to
+/// be told to it.
+fn after_entry(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<String> {
+    if plan.scenario.enter_before.is_empty() {
+        return None;
+    }
+    let lost = evidence.windows.iter().filter_map(|window| {
+        let nth = window.entered_before?;
+        let changes = window.changed.pokes.saturating_add(window.changed.flushes);
+        let least = (changes + 1).saturating_sub(nth);
+        let came = window.ipis.get(&cpu).copied().unwrap_or_default();
+        let words = || format!("{came} of {least} after it entered the kernel before change {nth}");
+        (came < least).then(words)
+    });
+    let lost: Vec<String> = lost.collect();
+    (!lost.is_empty()).then(|| lost.join(", "))
 }
 
 /// `words` says what was sent. `bound`: what it interrupted is known of some of it only.

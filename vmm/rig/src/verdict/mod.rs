@@ -24,6 +24,7 @@ mod causes;
 mod completion;
 mod counters;
 mod entry;
+mod handlers;
 mod ipis;
 mod isolation;
 pub(crate) mod soundness;
@@ -123,8 +124,12 @@ pub const FOLLOWED: &str = "entries-followed";
 const UNKNOWN: [&str; 2] = [WATCHED, FOLLOWED];
 /// Each housekeeping vCPU got every IPI, though it was in user space. Only made where it was.
 pub const HOUSEKEEPING_IPIS: &str = "housekeeping-ipis";
+/// Each IPI did what it was sent for before it returned. Only made where that was followed.
+pub const HANDLER_WORK: &str = "handler-work";
+/// Every isolated vCPU entered the kernel in mid-operation, and stayed. Only made where it was to.
+pub const ENTERED: &str = "entered-in-mid-operation";
 /// Checks that some scenarios have besides [`CHECKS`].
-pub const SPECIAL: [&str; 1] = [HOUSEKEEPING_IPIS];
+pub const SPECIAL: [&str; 2] = [HOUSEKEEPING_IPIS, HANDLER_WORK];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 
@@ -134,18 +139,22 @@ type AnyOf = &'static [&'static str];
 /// Checks without which no run can be `held`: isolation.
 const ISOLATION: [AnyOf; 4] = [
     &[ISOLATED_IPIS],
-    &[USER_SPACE, KERNEL],
+    &[USER_SPACE, KERNEL, ENTERED],
     &[STORM_RAN],
     &[NOTHING_LOST],
 ];
 /// Those that say, too, that deferred work was done, and in time.
 const COMPLETION: [AnyOf; 3] = [&[COMPLETED], &[DANGER_ZONE], &[FLAG_ORDER]];
 
+/// Those that say that IPIs which came did their work.
+const HANDLED: [AnyOf; 1] = [&[HANDLER_WORK]];
+
 /// What has to be `held` besides [`ISOLATION`]. Where some IPIs are allowed, those that come may do the
 /// work, and leave nothing for the entry to do: then it is enough that none of [`UNKNOWN`] is there.
 fn completion(plan: &Plan) -> &'static [AnyOf] {
     match plan.scenario.expect.isolated {
         _ if plan.isolation_only => &[],
+        _ if plan.scenario.expect.handlers => &HANDLED,
         IsolatedIpis::AtMost(0) => &COMPLETION,
         IsolatedIpis::AtMost(_) | IsolatedIpis::AtLeast(_) => &[],
     }
@@ -179,6 +188,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         soundness::nothing_lost(evidence),
         soundness::no_way_round(evidence),
     ];
+    checks.extend(handlers::handler_work(plan, evidence));
     checks.extend(causes::housekeeping_ipis(plan, evidence));
     checks.extend(entry::changes_watched(plan, evidence));
     checks.extend(entry::entries_followed(plan, &entries));

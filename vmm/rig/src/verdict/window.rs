@@ -3,7 +3,7 @@
 use ipirig_abi::Role;
 
 use super::ipis::list;
-use super::{Check, KERNEL, USER_SPACE, Verdict, worst};
+use super::{Check, ENTERED, KERNEL, USER_SPACE, Verdict, worst};
 use crate::conductor::quiet::USER;
 use crate::conductor::{Evidence, Window};
 use crate::plan::Plan;
@@ -20,6 +20,9 @@ use crate::scenario::{Expectations, Mode};
 pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verdict) -> Check {
     if plan.scenario.vcpus.isolated_in != Mode::User {
         return kernel_throughout(plan, evidence);
+    }
+    if !plan.scenario.enter_before.is_empty() {
+        return entered(plan, evidence);
     }
     let expect = &plan.scenario.expect;
     let isolated = plan.cpus(Role::Isolated);
@@ -39,6 +42,43 @@ pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verd
         check.evidence += &format!(" (first of {} windows alike)", evidence.windows.len());
     }
     check
+}
+
+/// Where the isolated vCPUs are to enter the kernel in mid-operation: in user space when the window opens,
+/// and in the kernel from the change on that it was to be.
+fn entered(plan: &Plan, evidence: &Evidence) -> Check {
+    let isolated = plan.cpus(Role::Isolated);
+    let mut findings = Vec::new();
+    for (window, nth) in evidence.windows.iter().zip(&plan.scenario.enter_before) {
+        for &cpu in &isolated {
+            findings.push(entered_before(window, *nth, cpu));
+        }
+    }
+    worst(ENTERED, findings)
+}
+
+fn entered_before(window: &Window, nth: u64, cpu: usize) -> (Verdict, String) {
+    let error = |words: String| (Verdict::Error, format!("vCPU {cpu}: {words}"));
+    let changes = window.changed.pokes + window.changed.flushes;
+    if window.entered_before != Some(nth) {
+        return error(format!("no change {nth} was seen, only {changes}"));
+    }
+    let Some((open, close)) = window.marks.get(&cpu) else {
+        return error("not looked at".to_owned());
+    };
+    if let Some(stay) = window.released.get(&cpu)
+        && stay.errno != 0
+    {
+        return error(format!("it did not stay (errno {})", stay.errno));
+    }
+    if (open.cpl, close.cpl == USER) != (USER, false) {
+        return error(format!(
+            "CPL {} at the beginning, {} at the end",
+            open.cpl, close.cpl
+        ));
+    }
+    let words = format!("vCPU {cpu}: in the kernel from before change {nth} of {changes} on");
+    (Verdict::Held, words)
 }
 
 fn throughout(
