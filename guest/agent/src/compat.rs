@@ -12,6 +12,7 @@
 
 use std::arch::asm;
 use std::fs;
+use std::os::unix::process::parent_id;
 use std::ptr;
 use std::sync::atomic::Ordering;
 
@@ -83,7 +84,7 @@ impl Compat {
         unsafe { ptr::copy_nonoverlapping(code.as_ptr(), space.cast(), code.len()) };
         Ok(Self {
             page,
-            parent: std::os::unix::process::parent_id(),
+            parent: parent_id(),
         })
     }
 
@@ -144,9 +145,9 @@ impl Compat {
     }
 }
 
-/// INT 0x80, which comes back where it was. EPROTO unless the kernel answered.
-pub(crate) fn int80() -> Result<(), Errno> {
-    let parent = std::os::unix::process::parent_id();
+/// INT 0x80, which comes back where it was. EPROTO unless the kernel answered `parent`, the id of the
+/// caller's parent.
+pub(crate) fn int80(parent: u32) -> Result<(), Errno> {
     let before = EXPECTED.raised.load(Ordering::Relaxed);
     let answer = crate::exception::int80(GETPPID);
     let raised = EXPECTED.raised.load(Ordering::Relaxed) != before;
@@ -276,7 +277,7 @@ mod tests {
                 let _ = compat.call(Order::CompatSyscall);
                 compat.call(Order::CompatSyscall)
             },
-            int80,
+            || int80(parent_id()),
         ];
         for job in each {
             // By the CPU's vendor and the kernel's configuration.

@@ -3,6 +3,7 @@
 //! Each is a process, not a thread: with an address space of its own, what the control task maps
 //! and unmaps never concerns an isolated CPU.
 
+use std::os::unix::process::parent_id;
 use std::sync::atomic::Ordering;
 
 use ipirig_abi::module::Probe;
@@ -138,6 +139,7 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
         device,
         page,
         compat: Compat::map(),
+        parent: parent_id(),
         stay_limit_ms: 0,
     };
     spinner::spin(slot, &mut entry)
@@ -179,6 +181,8 @@ struct KernelEntry<'a> {
     page: AbsentPage,
     /// Or why there are no system calls by the ways of 32-bit programs.
     compat: Result<Compat, Errno>,
+    /// The process that started it: to ask would be an entry.
+    parent: u32,
     /// 0 until the rehearsal is over: nobody would let go of the task.
     stay_limit_ms: u32,
 }
@@ -206,7 +210,7 @@ impl Entry for KernelEntry<'_> {
                 .device
                 .ok_or(Errno(libc::ENODEV))?
                 .stay(self.stay_limit_ms, order == Order::Sleep)?,
-            Order::Int80 => compat::int80()?,
+            Order::Int80 => compat::int80(self.parent)?,
             Order::Sysenter | Order::CompatSyscall => match &self.compat {
                 Ok(compat) => compat.call(order)?,
                 // Not for want of a CPU or a kernel, but as good as that.

@@ -233,7 +233,7 @@ impl Vcpu {
                 Began::Vector(vector) => assist::handler(&cpu, vector)?,
                 Began::Syscall => None,
                 Began::CompatSyscall => Some(msr::read(&self.fd, msr::CSTAR)?),
-                Began::Sysenter => Some(msr::read(&self.fd, msr::SYSENTER_EIP)?),
+                Began::Sysenter => Some(recorder::sysenter(&self.fd)?),
             };
             if let Some(address) = address
                 && !entries.contains(&(address, began))

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
-use super::release::RECORD_MAX;
 use super::{Conductor, Ended, Handled};
 use crate::vectors::CALL_FUNCTION;
+
+/// Most instructions that are followed of one interrupt. What it was sent for is among the first few
+/// hundred; softirqs that come after it have thousands.
+const HANDLER_MAX: usize = 2500;
 
 impl Conductor<'_> {
     /// Has the handlers of call-function IPIs followed on isolated vCPUs, or no more, where the scenario
@@ -15,7 +18,7 @@ impl Conductor<'_> {
         }
         let vectors: &[u8] = if follow { &CALL_FUNCTION } else { &[] };
         for cpu in self.isolated.clone() {
-            self.machine(|guest| guest.follow(cpu, RECORD_MAX, vectors))?;
+            self.machine(|guest| guest.follow(cpu, HANDLER_MAX, vectors))?;
         }
         Ok(())
     }
@@ -26,7 +29,6 @@ impl Conductor<'_> {
         if !self.plan.scenario.expect.handlers || self.guest.cannot_stop().is_some() {
             return Ok(());
         }
-        let patience = Instant::now() + self.plan.timeouts.timer;
         for cpu in self.isolated.clone() {
             loop {
                 if let Some(records) = self.machine(|guest| guest.followed(cpu))? {
@@ -34,7 +36,7 @@ impl Conductor<'_> {
                     self.handled.extend(records.into_iter().map(handled));
                     break;
                 }
-                if Instant::now() >= patience {
+                if Instant::now() >= self.deadline {
                     break;
                 }
                 self.pause()?;

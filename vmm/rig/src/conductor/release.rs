@@ -14,7 +14,7 @@ use crate::scenario::{EntryKind, Trigger};
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
 /// NMI soon twenty thousand: stepped, its handler takes long enough for the kernel to print who was
 /// slow (`nmi_check_duration` of arch/x86/kernel/nmi.c).
-pub(super) const RECORD_MAX: usize = 100_000;
+const RECORD_MAX: usize = 100_000;
 /// The guest's error number for an order that its machine cannot produce (ENOTSUP).
 pub const NOT_PRODUCED: u32 = 95;
 
