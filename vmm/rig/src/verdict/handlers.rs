@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use ipirig_abi::Role;
 use ipirig_entry::decode::{Decoder, Effect};
-use ipirig_entry::{Record, Step};
+use ipirig_entry::{Ended, Record};
 
 use super::{Check, HANDLER_WORK, Verdict, worst};
 use crate::conductor::{Evidence, Window};
@@ -33,12 +33,15 @@ struct Work {
 }
 
 impl Work {
-    /// What was executed, but for the last instruction, which is the return.
-    fn of(steps: &[Step]) -> Self {
+    /// What was executed before the return.
+    fn of(record: &Record) -> Self {
         let mut decoder = Decoder::new();
         let mut work = Self::default();
-        let before_return = steps.split_last().map(|(_, rest)| rest);
-        for step in before_return.unwrap_or_default() {
+        let steps = match (record.ended, record.steps.split_last()) {
+            (Ended::User | Ended::Interrupted, Some((_, rest))) => rest,
+            _ => &record.steps,
+        };
+        for step in steps {
             let Some(executed) = decoder.decode(step) else {
                 continue;
             };
@@ -114,10 +117,7 @@ fn of_part(
         Changes::Text => "serialised",
         Changes::Tlb | Changes::Some => "flushed what was unmapped",
     };
-    let works: Vec<Work> = records
-        .iter()
-        .map(|record| Work::of(&record.steps))
-        .collect();
+    let works: Vec<Work> = records.iter().map(|record| Work::of(record)).collect();
     let done = works.iter().filter(|work| work.is_done(part, size)).count() as u64;
     let least = part.operations.saturating_mul(part.calls_each);
     let taken = works.len() as u64;
@@ -125,6 +125,17 @@ fn of_part(
         let words =
             format!("{done} of {taken} IPIs {what} before they returned, of {least} that must");
         return (Verdict::Held, words);
+    }
+    // One that was not followed to its end may have done it later.
+    let open = |(work, record): &(&Work, &&Record)| {
+        !work.is_done(part, size) && !matches!(record.ended, Ended::User | Ended::Interrupted)
+    };
+    let open = works.iter().zip(&records).filter(open).count() as u64;
+    if done.saturating_add(open) >= least && least > 0 {
+        let words = format!(
+            "{done} of {taken} IPIs {what}, of {least} that must, and {open} were not followed to the end"
+        );
+        return (Verdict::Error, words);
     }
     if taken < least {
         let words = format!("{taken} IPIs were followed, of at least {least} that must come");
@@ -210,12 +221,26 @@ mod tests {
 
     #[test]
     fn the_return_is_no_work() {
-        let iret = Step {
+        let iret = ipirig_entry::Step {
             registers: ipirig_entry::Registers::default(),
             code: ipirig_entry::Code::new(&[0x48, 0xcf]),
             descriptor: None,
         };
-        assert_eq!(Work::of(&[iret]), Work::default());
-        assert!(Work::of(&[iret, iret]).serialised);
+        let serialised = |steps: usize, ended| {
+            let record = Record {
+                cpu: 2,
+                began: ipirig_entry::Began::Vector(0xfc),
+                handlers: BTreeSet::new(),
+                steps: vec![iret; steps],
+                ended,
+            };
+            Work::of(&record).serialised
+        };
+        assert!(!serialised(1, Ended::Interrupted));
+        assert!(!serialised(1, Ended::User));
+        assert!(serialised(2, Ended::Interrupted));
+        // Not followed to the return: the last is one like any other.
+        assert!(serialised(1, Ended::Limit));
+        assert!(!serialised(0, Ended::Limit));
     }
 }

@@ -213,6 +213,29 @@ fn an_ipi_that_did_nothing_before_it_returned_is_violated_though_it_came() {
 }
 
 #[test]
+fn an_ipi_that_was_not_followed_to_its_end_may_have_done_it_later() {
+    let script = Script {
+        ipis_per_operation: 3,
+        ..Script::default()
+    };
+    let (plan, mut evidence) = evidence("handler-work", None, script);
+    let mut cut = handled(0, &[NOP]);
+    cut.record.ended = Ended::Limit;
+    let judged = |evidence: &mut Evidence, cuts: usize, lazy: usize| {
+        let mut all = vec![cut.clone(); cuts];
+        all.extend(vec![handled(0, &[NOP]); lazy]);
+        all.extend(vec![cr3(); 4]);
+        evidence.windows[0].handled = all;
+        let check = named(HANDLER_WORK, &plan, evidence);
+        (check.status, check.evidence)
+    };
+    let words =
+        "vCPU 2: 0 of 9 IPIs serialised, of 9 that must, and 9 were not followed to the end";
+    assert_eq!(judged(&mut evidence, 9, 0), (Error, words.to_owned()));
+    assert_eq!(judged(&mut evidence, 8, 1).0, Violated);
+}
+
+#[test]
 fn what_was_not_followed_or_not_whole_proves_nothing() {
     let (status, words, verdict) = handlers(&[CPUID], 8, 4);
     assert_eq!((status, verdict), (Error, Error));
