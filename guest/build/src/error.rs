@@ -84,6 +84,40 @@ pub enum GuestError {
         reason: &'static str,
     },
 
+    /// There is no such kernel tree.
+    #[error("no kernel tree at {}", dir.display())]
+    NoTree {
+        /// Where it was looked for.
+        dir: PathBuf,
+        /// Why it cannot be found.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A kernel tree has no kernel in it.
+    #[error("{} has no {missing}: {advice}", dir.display())]
+    Tree {
+        /// The tree.
+        dir: PathBuf,
+        /// The file that was looked for.
+        missing: String,
+        /// What to do about it.
+        advice: String,
+    },
+
+    /// The kernel of a tree is not configured for the rig.
+    #[error(
+        "{} lacks what every run needs:\n{}\n`ipirig guest config` prints a fragment for \
+         scripts/kconfig/merge_config.sh", config.display(),
+        lacks.iter().map(|lack| format!("  {lack}")).collect::<Vec<_>>().join("\n")
+    )]
+    TreeConfig {
+        /// The configuration.
+        config: PathBuf,
+        /// What it lacks.
+        lacks: Vec<crate::requirements::Lack>,
+    },
+
     /// Something is to be built in an emulated host.
     #[error(
         "the {stage} is not in the cache, and nothing is built in an emulated host ({host}): run \
@@ -221,6 +255,9 @@ impl GuestError {
             | Self::NoMutants { .. }
             | Self::BadMutant { .. }
             | Self::Patch(_)
+            | Self::NoTree { .. }
+            | Self::Tree { .. }
+            | Self::TreeConfig { .. }
             | Self::Config { .. } => Blame::Input,
             Self::MissingTools { .. }
             | Self::NoSource { .. }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Fragments};
+use crate::module::Headers;
 use crate::patches::Patches;
 use crate::recipe::{self, Recipe, TARGETS};
 use crate::source::Source;
@@ -72,8 +73,12 @@ impl Kernel {
     }
 
     /// What modules are built against: headers, scripts, symbol versions.
-    pub(crate) fn tree(&self) -> PathBuf {
-        self.dir.join("tree")
+    pub(crate) fn headers(&self) -> Headers {
+        Headers {
+            tree: self.dir.join("tree"),
+            key: self.key.clone(),
+            arguments: vec![],
+        }
     }
 }
 

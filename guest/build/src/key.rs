@@ -49,7 +49,7 @@ impl Ingredients {
         Ok(())
     }
 
-    fn bytes(&mut self, label: &str, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, label: &str, value: &[u8]) {
         for part in [label.as_bytes(), value] {
             self.0.update((part.len() as u64).to_le_bytes());
             self.0.update(part);

@@ -22,12 +22,14 @@ mod initramfs;
 mod kernel;
 mod key;
 pub mod lab;
+pub mod linux_tree;
 mod module;
 pub mod mutants;
 mod patches;
 mod places;
 mod progress;
 mod recipe;
+pub mod requirements;
 mod run;
 mod source;
 pub mod stock;
@@ -135,7 +137,7 @@ pub fn build_at(
     let store = Store::open(&places.cache)?;
     let source = source::find(&store, request.update, progress)?;
     let kernel = kernel::build(&store, places, request, &source, progress)?;
-    let module = module::build(&store, places, &kernel, progress)?;
+    let module = module::build(&store, places, &kernel.headers(), progress)?;
     let agent = agent::build(&store, places, progress)?;
     let initramfs = initramfs::build(&store, &agent, Some(&module))?;
     Ok(Guest {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::kernel::Kernel;
 use crate::key::Ingredients;
 use crate::store::Store;
 use crate::{Built, GuestError, Places, Progress, recipe, tools};
@@ -16,17 +15,28 @@ const NAME: &str = "ipirig.ko";
 /// The one next to it that does nothing: loading and unloading it is a storm of the agent's.
 pub(crate) const DUMMY: &str = "ipirig_dummy.ko";
 
+/// What modules are built against.
+#[derive(Debug)]
+pub(crate) struct Headers {
+    /// Where to run make: a finished kernel's tree, or what is kept of one.
+    pub(crate) tree: PathBuf,
+    /// Another one for another kernel.
+    pub(crate) key: String,
+    /// What make is told besides.
+    pub(crate) arguments: Vec<String>,
+}
+
 /// Finds the modules in the cache or builds them. What comes back is [`NAME`]; [`DUMMY`] is next to it.
 pub(crate) fn build(
     store: &Store,
     places: &Places,
-    kernel: &Kernel,
+    headers: &Headers,
     progress: &dyn Progress,
 ) -> Result<Built, GuestError> {
     let dir = places.guest.join("module");
     let sources = sources(&dir)?;
     let mut ingredients = Ingredients::of("module", RECIPE);
-    ingredients.add("kernel", &kernel.key);
+    ingredients.add("kernel", &headers.key);
     for source in &sources {
         let name = source.file_name().unwrap_or_default();
         ingredients.file(&name.to_string_lossy(), source)?;
@@ -44,8 +54,9 @@ pub(crate) fn build(
                 let copy = work.scratch.join(source.file_name().unwrap_or_default());
                 fs::copy(source, &copy).map_err(GuestError::io("create", &copy))?;
             }
-            recipe::make(&kernel.tree())
+            recipe::make(&headers.tree)
                 .assign("M", &work.scratch)
+                .args(&headers.arguments)
                 .arg("modules")
                 .run("building the module", &work.log, |_| {})?;
             for name in [NAME, DUMMY] {

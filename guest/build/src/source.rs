@@ -27,9 +27,9 @@ pub(crate) struct Source {
     /// The package's name. Records from before there were others do not have it.
     #[serde(default = "reference")]
     pub(crate) name: String,
-    /// Where it is in the archive, if apt does not know.
+    /// Where it is below the root of a mirror of Debian, if apt does not know.
     #[serde(default)]
-    pub(crate) uri: Option<String>,
+    pub(crate) pool: Option<String>,
     /// A file of the user's instead of a package.
     #[serde(skip)]
     pub(crate) own: Option<PathBuf>,
@@ -115,6 +115,30 @@ pub(crate) fn newest(
     }
 }
 
+/// The mirror of Debian that apt is configured with, as `http://HOST/debian`.
+fn mirror(name: &str, log: &Path) -> Result<String, GuestError> {
+    let mut mirror = None;
+    Program::new("apt-get")
+        .args(["indextargets", "--format", "$(SITE)"])
+        .args(["Created-By: Packages", "Origin: Debian", "Label: Debian"])
+        .run("asking for the mirror of Debian", log, |line| {
+            mirror = mirror.take().or_else(|| site(line));
+        })?;
+    mirror.ok_or_else(|| {
+        no_source(
+            name,
+            "apt is not configured with a mirror of Debian's main archive, or has no package lists; give the \
+             package with --source FILE",
+        )
+    })
+}
+
+/// A line of apt's answer, if it is an address.
+fn site(line: &str) -> Option<String> {
+    let site = line.trim().trim_end_matches('/');
+    site.contains("://").then(|| site.to_owned())
+}
+
 /// Where to download to. Needs the lock `source`.
 fn empty_partial(store: &Store) -> Result<PathBuf, GuestError> {
     let dir = store.source().join("partial");
@@ -145,7 +169,7 @@ fn parse_uri(name: &str, line: &str) -> Option<Source> {
     let plain = !file.contains('/') && !sha256.is_empty();
     plain.then(|| Source {
         name: name.to_owned(),
-        uri: None,
+        pool: None,
         own: None,
         file: file.to_owned(),
         package,
@@ -192,7 +216,11 @@ impl Source {
         progress.stage(&format!("downloading {} {}", self.name, self.package));
         let dir = empty_partial(store)?;
         let part = dir.join(&self.file);
-        let program = match self.uri {
+        let address = match &self.pool {
+            None => None,
+            Some(place) => Some(format!("{}/{place}", mirror(&self.name, log)?)),
+        };
+        let program = match address {
             None => "apt-get",
             Some(_) => APT_HELPER,
         };
@@ -201,12 +229,12 @@ impl Source {
             // Its own user may not write into our directory; apt would warn and go on as root.
             apt = apt.args(["--option", "APT::Sandbox::User=root"]);
         }
-        let apt = match &self.uri {
+        let apt = match &address {
             None => apt
                 .args(["--quiet", "download"])
                 .arg(format!("{}={}", self.name, self.package)),
-            Some(uri) => apt
-                .args(["download-file", uri])
+            Some(address) => apt
+                .args(["download-file", address])
                 .arg(&part)
                 .arg(format!("SHA256:{}", self.sha256)),
         };
@@ -246,7 +274,7 @@ impl Source {
         let size = fs::metadata(deb).expect("there").len();
         let source = Self {
             name: reference(),
-            uri: None,
+            pool: None,
             own: None,
             file,
             package: package.to_owned(),
@@ -262,7 +290,7 @@ impl Source {
 mod tests {
     use super::*;
 
-    const LINE: &str = "'http://deb.debian.org/debian-security/pool/updates/main/l/linux-6.12/\
+    const LINE: &str = "'http://mirror.example/debian-security/pool/updates/main/l/linux-6.12/\
         linux-source-6.12_6.12.117-1%7edeb12u1_all.deb' \
         linux-source-6.12_6.12.117-1~deb12u1_all.deb 153476148 SHA256:e849faf3";
 
@@ -270,7 +298,7 @@ mod tests {
     fn answer_of_apt_is_read() {
         let expected = Source {
             name: PACKAGE.to_owned(),
-            uri: None,
+            pool: None,
             own: None,
             file: "linux-source-6.12_6.12.117-1~deb12u1_all.deb".to_owned(),
             package: "6.12.117-1~deb12u1".to_owned(),
@@ -293,6 +321,15 @@ mod tests {
         for line in others {
             assert_eq!(parse_uri(PACKAGE, line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_mirror_is_an_address_and_not_what_apt_complains_of() {
+        assert_eq!(
+            site("http://mirror.example/debian/\n"),
+            Some("http://mirror.example/debian".to_owned())
+        );
+        assert_eq!(site("W: Unable to read sources.list"), None);
     }
 
     #[test]

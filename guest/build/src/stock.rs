@@ -192,7 +192,7 @@ fn find(
     };
     match source.download(store, &log, progress) {
         Ok(_) => {}
-        Err(GuestError::Failed { .. }) if source.uri.is_some() => {
+        Err(GuestError::Failed { .. }) if source.pool.is_some() => {
             let advice = format!(
                 "version {} is no longer in Debian's pool, or it cannot be reached ({}); give another \
                  package or tarball with --source FILE, or put the version that is there now into {}",
@@ -229,20 +229,20 @@ fn pool(text: &str) -> Result<Vec<Source>, (usize, &'static str)> {
             continue;
         }
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [version, package, size, sha256, uri] = words[..] else {
+        let [version, package, size, sha256, place] = words[..] else {
             return Err((number, "it has not five words"));
         };
         let hex = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !hex {
             return Err((number, "the fourth word is no SHA-256"));
         }
-        let file = uri.rsplit('/').next().unwrap_or_default();
-        if !uri.contains("://") || !file.ends_with(".deb") {
-            return Err((number, "the fifth word is no address of a package"));
+        let file = place.rsplit('/').next().unwrap_or_default();
+        if !place.starts_with("pool/") || !file.ends_with(".deb") {
+            return Err((number, "the fifth word is no package in the pool"));
         }
         sources.push(Source {
             name: name(version),
-            uri: Some(uri.to_owned()),
+            pool: Some(place.to_owned()),
             own: None,
             file: file.to_owned(),
             package: package.to_owned(),
@@ -291,7 +291,7 @@ fn own(path: &Path, version: &str) -> Result<Source, GuestError> {
     let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Source {
         name: name(version),
-        uri: None,
+        pool: None,
         own: Some(path.clone()),
         package: file.clone(),
         file,
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn pool_s_lines_are_read_and_each_wrong_one_is_named() {
         let sha = "a".repeat(64);
-        let good = format!("# remark\n\n7.2 7.2.1-1 12 {sha} http://x/y/linux-source_1_all.deb\n");
+        let good = format!("# remark\n\n7.2 7.2.1-1 12 {sha} pool/y/linux-source_1_all.deb\n");
         let sources = pool(&good).expect("read");
         let [source] = &sources[..] else {
             panic!("{sources:?}")
@@ -370,16 +370,16 @@ mod tests {
         for (line, reason) in [
             ("7.2 7.2.1-1 12", "it has not five words"),
             (
-                "7.2 7.2.1-1 12 abc http://x/y.deb",
+                "7.2 7.2.1-1 12 abc pool/y.deb",
                 "the fourth word is no SHA-256",
             ),
             (
-                &format!("7.2 7.2.1-1 big {sha} http://x/y.deb")[..],
+                &format!("7.2 7.2.1-1 big {sha} pool/y.deb")[..],
                 "the third word is no size",
             ),
             (
-                &format!("7.2 7.2.1-1 12 {sha} http://x/y.tar")[..],
-                "the fifth word is no address of a package",
+                &format!("7.2 7.2.1-1 12 {sha} http://x/y.deb")[..],
+                "the fifth word is no package in the pool",
             ),
         ] {
             assert_eq!(pool(&format!("#\n{line}\n")), Err((2, reason)));

@@ -150,8 +150,9 @@ fn flavours_are_kernels_of_their_own_with_their_own_configuration() {
         "{lines:?}"
     );
 
-    let modules = [&fast, &tracing]
-        .map(|kernel| module::build(&fake.store, &fake.places, kernel, &()).expect("built"));
+    let modules = [&fast, &tracing].map(|kernel| {
+        module::build(&fake.store, &fake.places, &kernel.headers(), &()).expect("built")
+    });
     assert_ne!(modules[0].key, modules[1].key);
     assert!(!fake.build().expect("found").fresh);
     // A change of what only tracing has is none for fast.
@@ -419,7 +420,7 @@ fn module_is_built_against_the_kernel_and_again_when_either_changes() {
     let fake = Fake::new();
     let build = || {
         let kernel = fake.build().expect("built");
-        module::build(&fake.store, &fake.places, &kernel, &()).expect("built")
+        module::build(&fake.store, &fake.places, &kernel.headers(), &()).expect("built")
     };
     let first = build();
     assert!(first.fresh);

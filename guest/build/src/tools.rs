@@ -219,7 +219,7 @@ mod tests {
         assert!(!have_lists(&dir.path().join("nonexistent")));
         fs::write(dir.path().join("lock"), "").expect("written");
         assert!(!have_lists(dir.path()));
-        let list = "deb.debian.org_debian_dists_bookworm_main_binary-amd64_Packages.lz4";
+        let list = "mirror.example_debian_dists_bookworm_main_binary-amd64_Packages.lz4";
         fs::write(dir.path().join(list), "").expect("written");
         assert!(have_lists(dir.path()));
     }

@@ -43,7 +43,7 @@
 //!
 //! # Where the other half lives
 //! `ipirig-machine` has the KVM handles, threads, signals and clocks: it hands in exits and the
-//! time, kicks CPUs and injects. `ipirig-rig` keeps the ledger behind the observer.
+//! time, kicks CPUs and injects. `ipirig-evidence` keeps the ledger behind the observer.
 //!
 //! "SDM" is Intel's Software Developer's Manual, volume 3A; sections as in the 2023 editions, where
 //! the APIC is chapter 11 (chapter 10 before).

@@ -6,7 +6,7 @@
 //! in a table of causes ([`Causes`], `causes.toml`).
 //!
 //! What it does not do: read a guest's memory (`ipirig-machine` does, behind [`Memory`]), know when an
-//! IPI was sent or to whom (`ipirig-rig` does), or read kernel files (`ipirig-image` does).
+//! IPI was sent or to whom (`ipirig-evidence` does), or read kernel files (`ipirig-image` does).
 //!
 //! A guest's stack is what the guest makes of it: a chain is bounded, moves on with each frame or
 //! ends, and says why it ended. It may name functions that never called one another; it can do

@@ -1,10 +1,11 @@
-//! The arguments as they are typed. What they mean together is checked by `ipirig_rig::plan`.
+//! The arguments as they are typed. What they mean together is checked by `ipirig_scenario::plan`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use ipirig_report::attribution::To;
+
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use ipirig_rig::attribution::To;
 
 mod lab;
 mod options;
@@ -19,7 +20,7 @@ Examples:
   ipirig run static-key-flip                 build the guest if need be, run, judge
   ipirig run static-key-flip --deferral off  see what a stock kernel does
   ipirig run vunmap-storm --json result.json
-  ipirig run my.toml --kernel ~/linux/vmlinux --initramfs initramfs.cpio
+  ipirig run static-key-flip --tree ~/linux  a kernel of your own
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
   ipirig gate all                            is everything as it was?
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
@@ -49,7 +50,7 @@ a line of its own that begins with an exclamation mark. The run's checks go to s
 
 const AFTER_OBSERVE: &str = "\
 Examples:
-  ipirig observe --kernel ~/linux/vmlinux -- load fork bpf net
+  ipirig observe --tree ~/linux -- load fork bpf net
   ipirig observe --stock 7.2 -- load
   ipirig observe --stock 7.2 --for 120 -- load --rounds 5 fork bpf net
   ipirig observe --kernel bzImage --file ./bench:/bin/bench -- bench --fast
@@ -97,8 +98,8 @@ Examples:
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
   ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
   ipirig run all --junit report.xml
-  git bisect run sh -c 'make -j8 vmlinux || exit 125;
-      ipirig run static-key-flip --bisect --kernel vmlinux --initramfs ~/initramfs.cpio'
+  ipirig run all --tree ~/linux              the kernel built in ~/linux, with ipirig.ko built against it
+  git bisect run ipirig run static-key-flip --bisect --tree . --build
 
 In a workflow on GitHub (GITHUB_ACTIONS=true) what is not held becomes an annotation, and the results
 a table in the summary.
@@ -188,9 +189,17 @@ Examples:
   ipirig guest build --flavour tracing --jobs 4
   ipirig guest build --update                with the newest linux-source package";
 
+const AFTER_CONFIG: &str = "\
+Examples:
+  ipirig guest config > ipirig.config
+  cd ~/linux && scripts/kconfig/merge_config.sh .config ~/ipirig.config
+
+Each option has the reason that it is asked for. Where one of several would do, all are named.";
+
 const AFTER_PATH: &str = "\
 Examples:
   ipirig guest path
+  ipirig guest path --tree ~/linux           what `run --tree ~/linux` runs
   ipirig guest path --patch guest/kernel/mutants/never-skips.patch
   gdb \"$(ipirig guest path | sed -n 's/^kernel *//p')\"";
 
@@ -207,6 +216,18 @@ pub(crate) struct Args {
 pub(crate) const BISECT: &str = "--bisect";
 
 impl Args {
+    /// How scenarios are run, where the command runs any.
+    pub(crate) fn run_options(&mut self) -> Option<&mut RunOptions> {
+        match &mut self.command {
+            Command::Run(args) => Some(&mut args.options),
+            Command::Entry(args) => Some(&mut args.options),
+            Command::Observe(args) => Some(&mut args.options),
+            Command::Blame(args) => Some(&mut args.options),
+            Command::Gate(args) => Some(&mut args.options),
+            _ => None,
+        }
+    }
+
     /// Whether the exit code is for `git bisect run`.
     pub(crate) fn bisect(&self) -> bool {
         matches!(&self.command, Command::Run(args) if args.bisect)
@@ -272,6 +293,9 @@ pub(crate) enum GuestCommand {
     Build(GuestBuildArgs),
     /// Print the paths of kernel and initramfs, building them if need be
     Path(GuestPathArgs),
+    /// Print what a kernel of your own needs to be configured with
+    #[command(after_help = AFTER_CONFIG)]
+    Config,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -297,6 +321,12 @@ pub(crate) struct GuestBuildArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_PATH)]
 pub(crate) struct GuestPathArgs {
+    /// Instead of a kernel of ours, that of a built kernel tree
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["flavour", "patch"])]
+    pub(crate) tree: Option<PathBuf>,
+    /// Have make bring a kernel of the source --tree up to date first
+    #[arg(long, requires = "tree")]
+    pub(crate) build: bool,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Flavour::Fast)]
     pub(crate) flavour: Flavour,
@@ -337,7 +367,7 @@ pub(crate) struct ObserveArgs {
     pub(crate) isolated: u8,
     /// A kernel as Debian ships its source, built here; without this and --kernel, the reference
     /// kernel
-    #[arg(long, value_name = "VERSION", conflicts_with = "kernel")]
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["kernel", "tree"])]
     pub(crate) stock: Option<String>,
     /// A file that the guest is to have [default for GUEST: /bin/NAME]
     #[arg(long, value_name = "HOST[:GUEST]")]
@@ -443,11 +473,12 @@ pub(crate) struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 20] = [
+const NOT_WITH_FROM: [&str; 21] = [
     "vcpus",
     "apic",
     "deferral",
     "kernel",
+    "tree",
     "initramfs",
     "pin",
     "memory",

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use ipirig_guest::{Blame, GuestError};
-use ipirig_rig::exit::Code;
 use ipirig_rig::run::RunError;
+use ipirig_verdict::exit::Code;
 
 use crate::output::say;
 

@@ -1,5 +1,5 @@
-//! `ipirig`: the command line. It reads arguments, shows progress, prints what the rig says and
-//! exits as the rig decides (`ipirig_rig::exit`). What a run is, is `ipirig-rig`; how the guest is
+//! `ipirig`: the command line. It reads arguments, shows progress, prints what `ipirig-report` makes of
+//! results, and exits as `ipirig_verdict::exit` has it. What a run is, is `ipirig-rig`; how the guest is
 //! built, `ipirig-guest`.
 
 mod args;
@@ -13,8 +13,9 @@ mod reports;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use ipirig_verdict::exit::Code;
+
 use clap::Parser;
-use ipirig_rig::exit::Code;
 
 fn main() -> ExitCode {
     let (code, bisect) = match args::Args::try_parse() {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::{Context, anyhow};
 use ipirig_report::html::{Made, html};
 use ipirig_report::trace::chrome_trace;
-use ipirig_rig::result::RunResult;
+use ipirig_verdict::result::RunResult;
 
 use crate::args::PictureOptions;
 use crate::failure::Failure;

@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow};
 use ipirig_report::github;
 use ipirig_report::junit::junit;
 use ipirig_report::ktap::ktap;
-use ipirig_rig::result::RunResult;
-use ipirig_rig::scenario::{Scenario, base_name};
+use ipirig_scenario::{Scenario, base_name};
+use ipirig_verdict::result::RunResult;
 
 use crate::args::ReportArgs;
 use crate::failure::Failure;

@@ -343,7 +343,7 @@ fn an_audit_tells_a_file_that_it_cannot_use_from_one_that_lacks_something() {
 }
 
 /// The names of all commands, as they are typed.
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 18] = [
     &["run"],
     &["entry"],
     &["audit"],
@@ -360,6 +360,7 @@ const COMMANDS: [&[&str]; 17] = [
     &["man"],
     &["guest"],
     &["guest", "build"],
+    &["guest", "config"],
     &["guest", "path"],
 ];
 

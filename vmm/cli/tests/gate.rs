@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ipirig_rig::gate::Baseline;
+use ipirig_gate::Baseline;
 
 const HELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/held.json");
 const MUTANT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/never-skips.json");

@@ -7,7 +7,7 @@
 //! shows the same to a person.
 //!
 //! What this crate does not do: step a CPU (`ipirig-machine` does), decide what a scenario expects
-//! or what a finding means for a run (`ipirig-rig`), know KVM, threads, clocks or files.
+//! or what a finding means for a run (`ipirig-verdict`), know KVM, threads, clocks or files.
 //!
 //! "SDM" is Intel's Software Developer's Manual with the numbers of its 2023 editions, "APM" AMD's
 //! Architecture Programmer's Manual.

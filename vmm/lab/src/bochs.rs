@@ -56,7 +56,7 @@ pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
     let contents = Contents {
         programs: vec![lab.init.clone(), lab.job.program()],
         files,
-        directories: vec![lab.job.directory()],
+        directories: lab.job.directories(),
         kernel: &lab.kernel.bzimage,
         words: &words,
     };

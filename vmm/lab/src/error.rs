@@ -89,7 +89,7 @@ pub enum LabError {
     },
 
     /// What came from the host is not what its process 1 sends.
-    #[error("the emulated host sent what it cannot have meant: {0}")]
+    #[error("the emulated host sent what it cannot have meant")]
     Garbled(#[from] crate::wire::FrameError),
 }
 

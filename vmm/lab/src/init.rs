@@ -3,12 +3,12 @@
 //!
 //! What it says goes to the kernel's log, and the reason of a failure to the outer half as well.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -109,14 +109,18 @@ fn host(job: &Path) -> Result<(), InitError> {
             .map_err(|error| failed("make sense of the job")(error.into()))?;
         let code = program(&job, &port)?;
         if let Some(changes) = changes {
-            send_changes(&changes, &port)?;
+            send_changes(&changes, &job, &port)?;
         }
         Ok(code)
     });
     match run {
-        Ok(code) => port.send(&Frame::Exit(code)),
+        Ok(code) => {
+            port.send(&Frame::Exit(code));
+            port.drain();
+        }
         Err(error) => {
             port.send(&Frame::Failed(describe(&error)));
+            port.drain();
             return Err(error);
         }
     }
@@ -256,18 +260,24 @@ impl Port {
                     return Ok(Path::new("/dev").join(port.file_name()));
                 }
             }
-            let serial = fs::metadata(SERIAL);
-            if serial.is_ok_and(|file| file.file_type().is_char_device())
-                && !Path::new("/sys/bus/virtio/drivers/virtio_console").exists()
-            {
-                return Ok(SERIAL.into());
-            }
+            // Only the CD of Bochs' host has a layer over it.
             if Path::new(CHANGES).exists() {
                 return Ok(SERIAL.into());
             }
             thread::sleep(Duration::from_millis(1));
         }
         Err(InitError::NoPort)
+    }
+
+    /// Waits until all that was said has left a serial port, whose buffers a restart would empty. Writes to a
+    /// virtio port return when the outside has them.
+    fn drain(&self) {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if rustix::termios::isatty(&*out)
+            && let Err(error) = rustix::termios::tcdrain(&*out)
+        {
+            log(&format!("the port: {error}"));
+        }
     }
 
     /// Says something. If nobody listens any more, the listener below has noticed.
@@ -427,7 +437,7 @@ fn exit_code(status: ExitStatus) -> u8 {
 }
 
 /// Sends the files that the program has written, in the order of their names.
-fn send_changes(changes: &Path, port: &Port) -> Result<(), InitError> {
+fn send_changes(changes: &Path, job: &Job, port: &Port) -> Result<(), InitError> {
     let mut directories = vec![changes.to_owned()];
     let mut files = vec![];
     while let Some(directory) = directories.pop() {
@@ -443,20 +453,21 @@ fn send_changes(changes: &Path, port: &Port) -> Result<(), InitError> {
         }
     }
     files.sort();
+    let asked: BTreeSet<PathBuf> = job.paths().into_iter().collect();
     for file in files {
         let Ok(inside) = file.strip_prefix(changes) else {
             continue;
         };
-        if PRIVATE.iter().any(|dir| inside.starts_with(dir)) {
+        let outside = Path::new("/").join(inside);
+        if PRIVATE.iter().any(|dir| inside.starts_with(dir)) && !asked.contains(&outside) {
             continue;
         }
-        send_file(&file, &Path::new("/").join(inside), port)
-            .map_err(failed(format!("read {}", file.display())))?;
+        send_file(&file, &outside, port).map_err(failed(format!("read {}", file.display())))?;
     }
     Ok(())
 }
 
-/// What is written here is of no use outside.
+/// What is written here is of no use outside, unless an argument names it.
 const PRIVATE: [&str; 5] = ["proc", "sys", "dev", "run", "tmp"];
 
 fn send_file(file: &Path, outside: &Path, port: &Port) -> io::Result<()> {

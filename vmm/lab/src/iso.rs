@@ -28,7 +28,7 @@ pub(crate) struct Contents<'a> {
     /// Other files.
     pub(crate) files: Vec<PathBuf>,
     /// Empty directories, unless there are files in them.
-    pub(crate) directories: Vec<PathBuf>,
+    pub(crate) directories: BTreeSet<PathBuf>,
     /// The kernel that is booted.
     pub(crate) kernel: &'a Path,
     /// Its command line.

@@ -1,5 +1,6 @@
 //! What is to be run in the emulated host: written outside, read by its process 1.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -106,8 +107,8 @@ impl Job {
         self.environment.push((bytes(name), bytes(value)));
     }
 
-    /// Arguments that are paths of files here.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
+    /// All paths that arguments may be meant as, whether there is anything or not.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let directory = self.directory();
         self.arguments()
             .flat_map(|argument| {
@@ -117,8 +118,23 @@ impl Job {
                 let first = value.split(|b| *b == b':').next().unwrap_or(value);
                 [bytes, value, first].map(|path| directory.join(OsString::from_vec(path.to_vec())))
             })
-            .filter(|path| path.is_file())
             .collect()
+    }
+
+    /// Arguments that are paths of files here.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut paths = self.paths();
+        paths.retain(|path| path.is_file());
+        paths
+    }
+
+    /// Directories that the program may write to: its own, and those of paths among its arguments.
+    pub(crate) fn directories(&self) -> BTreeSet<PathBuf> {
+        let paths = self.paths().into_iter().filter_map(|path| {
+            let parent = path.parent()?.to_owned();
+            [path, parent].into_iter().find(|path| path.is_dir())
+        });
+        paths.chain([self.directory()]).collect()
     }
 }
 
@@ -188,6 +204,23 @@ mod tests {
                 here.into(),
                 here.into(),
             ]
+        );
+    }
+
+    #[test]
+    fn directories_are_those_that_results_can_be_written_to() {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let job = job(&[
+            "run",
+            &format!("--json={source}/out.json"),
+            "--html",
+            "none/out.html",
+            "/etc",
+        ]);
+        let dir = std::env::current_dir().expect("a current directory");
+        assert_eq!(
+            job.directories(),
+            [dir, source.into(), "/etc".into()].into()
         );
     }
 }

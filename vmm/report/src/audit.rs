@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipirig_audit::{Audit, Finding, MemoryUse, PageTable, Part, PatchSite, Patcher, What, When};
-use ipirig_rig::paint::Paint;
-use ipirig_rig::verdict::Verdict;
+use ipirig_verdict::checks::Verdict;
+
+use crate::paint::Paint;
 
 /// Entry points that are named for an offence.
 const ENTRIES_SHOWN: usize = 3;

@@ -1,8 +1,8 @@
 //! Why an IPI was sent, as far as a result knows.
 
-use ipirig_rig::blame::{Blame, Frame};
-use ipirig_rig::ledger::Write;
-use ipirig_rig::result::RunResult;
+use ipirig_evidence::blame::{Blame, Frame};
+use ipirig_evidence::ledger::Write;
+use ipirig_verdict::result::RunResult;
 
 /// What is to blame for `write`: the IPIs that its sender sent from the same calls. `None` where no
 /// stack was taken.

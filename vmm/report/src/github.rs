@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use ipirig_rig::result::RunResult;
-use ipirig_rig::verdict::{Check, Verdict};
+use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::result::RunResult;
 
 /// Most characters of evidence in an annotation or in a cell: whoever wants the whole has the
 /// output beside it.

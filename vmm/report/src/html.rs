@@ -13,7 +13,7 @@ mod words;
 use std::time::SystemTime;
 
 use askama::Template;
-use ipirig_rig::result::RunResult;
+use ipirig_verdict::result::RunResult;
 
 use view::Page;
 

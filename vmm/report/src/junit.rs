@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use ipirig_rig::result::RunResult;
-use ipirig_rig::verdict::{Check, Verdict};
+use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::result::RunResult;
 use quick_junit::{NonSuccessKind, Report, SerializeError, TestCase, TestCaseStatus, TestSuite};
 
 /// Why there is no report.

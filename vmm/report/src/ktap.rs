@@ -10,8 +10,8 @@
 
 use std::fmt::Write as _;
 
-use ipirig_rig::result::RunResult;
-use ipirig_rig::verdict::{Check, Verdict};
+use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::result::RunResult;
 
 /// What ends the output for the kernel's own reader (KTAP_END in tools/testing/kunit/kunit_parser.py),
 /// wherever in a line it is. A guest's console may well have them, and evidence quotes it.

@@ -1,22 +1,33 @@
-//! A result in other people's formats: one file a format.
+//! How results look: each module takes results and gives text.
 //!
-//! [`ktap`] for kernel CI, [`junit`] for what shows test reports, [`github`] for annotations and the
-//! summary of a GitHub workflow, [`html`] for people, [`trace`] for trace viewers; [`audit`] for the
-//! audit of a vmlinux. Each takes results and gives text.
+//! For a terminal, in colour or not ([`paint`]): [`render`] for a run, [`suite`] for several,
+//! [`attribution`] for who sent IPIs and why, [`cross_check`], [`observation`], [`gate`], [`mutants`],
+//! [`doctor`] for a host, and [`audit`] for the audit of a vmlinux. For other programs, one file a
+//! format: [`ktap`] for kernel CI, [`junit`] for what shows test reports, [`github`] for annotations and
+//! the summary of a GitHub workflow, [`trace`] for trace viewers; [`html`] for browsers.
 //!
-//! What this crate does not do: judge (`ipirig-rig` does, and has the result as its own JSON and as
-//! text for a terminal), decide when a report is written, or open files (`ipirig` does).
+//! What this crate does not do: judge (`ipirig-verdict` does, and has the result as its own JSON),
+//! decide when a report is written, or open files (`ipirig` does).
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod audit;
 mod cause;
+pub mod cross_check;
+pub mod doctor;
+pub mod gate;
 pub mod github;
 pub mod html;
 pub mod junit;
 pub mod ktap;
+pub mod mutants;
+pub mod observation;
+pub mod paint;
+pub mod render;
 #[cfg(test)]
 mod specimen;
+pub mod suite;
 #[cfg(test)]
 mod testing;
 pub mod trace;

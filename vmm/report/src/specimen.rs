@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use ipirig_rig::blame::{Blame, Deferrable, Frame, Taken};
-use ipirig_rig::conductor::Phase;
-use ipirig_rig::ledger::changes::{Sighted, Sighting};
-use ipirig_rig::ledger::{Delivery, Write};
-use ipirig_rig::plan::{Options, Plan};
-use ipirig_rig::result::{KernelInfo, MachineInfo, RunResult, Timing, Vcpu, Window};
-use ipirig_rig::scenario::Scenario;
-use ipirig_rig::timeline::{Entered, Span, Timeline};
-use ipirig_rig::vectors::Kind;
-use ipirig_rig::verdict::{Check, Verdict};
+use ipirig_evidence::Phase;
+use ipirig_evidence::blame::{Blame, Deferrable, Frame, Taken};
+use ipirig_evidence::ledger::changes::{Sighted, Sighting};
+use ipirig_evidence::ledger::{Delivery, Write};
+use ipirig_evidence::timeline::{Entered, Span, Timeline};
+use ipirig_evidence::vectors::Kind;
+use ipirig_scenario::Scenario;
+use ipirig_scenario::plan::{Options, Plan};
+use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::result::{KernelInfo, MachineInfo, RunResult, Timing, Vcpu, Window};
 
 const CALL: Kind = Kind::Vector(0xfc);
 

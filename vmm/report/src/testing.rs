@@ -1,9 +1,9 @@
 //! Results for tests, of every kind of verdict.
 
-use ipirig_rig::plan::{Options, Plan};
-use ipirig_rig::result::{KernelInfo, RunResult};
-use ipirig_rig::scenario::Scenario;
-use ipirig_rig::verdict::{Check, Verdict};
+use ipirig_scenario::Scenario;
+use ipirig_scenario::plan::{Options, Plan};
+use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::result::{KernelInfo, RunResult};
 
 /// A run of a built-in scenario that ended with these checks.
 pub(crate) fn run(scenario: &str, checks: &[(&'static str, Verdict, &str)]) -> RunResult {

@@ -8,11 +8,11 @@
 
 use std::io::{self, Write};
 
-use ipirig_rig::blame::{Blame, Frame};
-use ipirig_rig::ledger::Delivery;
-use ipirig_rig::ledger::changes::Sighted;
-use ipirig_rig::result::RunResult;
-use ipirig_rig::timeline::Span;
+use ipirig_evidence::blame::{Blame, Frame};
+use ipirig_evidence::ledger::Delivery;
+use ipirig_evidence::ledger::changes::Sighted;
+use ipirig_evidence::timeline::Span;
+use ipirig_verdict::result::RunResult;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};

@@ -1,27 +1,25 @@
-//! One run, from a plan to a result: makes the machine, has the conductor take it through, judges.
+//! One run, from a plan to evidence: makes the machine, and has the conductor take it through.
 
 use std::cell::Cell;
-use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipirig_abi::Role;
 use ipirig_entry::KernelLayout;
+use ipirig_evidence::ledger::{DETAILS, Ledger};
+use ipirig_evidence::stacks::Code;
+use ipirig_evidence::timeline::{Diary, Timeline};
+use ipirig_evidence::{Evidence, Phase, chain};
 use ipirig_image::Image;
 use ipirig_machine::{
-    ApicMode, BootError, Config, ConsoleSinks, Host, Machine, MachineError, clock,
+    ApicMode, BootError, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
 };
+use ipirig_scenario::cmdline::command_line;
+use ipirig_scenario::plan::Plan;
 
-use crate::cmdline::command_line;
-use crate::conductor::{self, Ended, Evidence, Guest, LayoutOf, Phase, Start};
-use crate::ledger::{DETAILS, Ledger};
-use crate::plan::Plan;
-use crate::result::{KernelFiles, KernelInfo, MachineInfo, RunResult, seconds};
+use crate::conductor::{self, Ended, Guest, LayoutOf, Start};
 use crate::snapshots::{Place, Snapshots};
-use crate::stacks::Code;
-use crate::timeline::{Diary, Timeline};
-use crate::verdict::{Check, RUN, Verdict, judge};
 
 /// What a run needs besides a host.
 #[derive(Clone, Debug)]
@@ -38,10 +36,56 @@ pub struct Setup {
     pub snapshots: Option<Snapshots>,
 }
 
-/// Why there is no result. Everything else that goes wrong is a result with the verdict `error`
-/// or `skipped`, because whoever reads results wants to know.
+/// Which files to boot, and what is known of where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelFiles {
+    /// vmlinux or bzImage.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent.
+    pub initramfs: PathBuf,
+    /// The Debian version of the source, if we built it.
+    pub package: Option<String>,
+    /// A hash of the patches, if we built it.
+    pub series: Option<String>,
+}
+
+/// What a run came to. `ipirig-verdict` says what that means.
+#[derive(Debug)]
+pub struct Outcome<E> {
+    /// What the machine did; or why there was none.
+    pub course: Result<Box<Conducted<E>>, MachineError>,
+    /// The host.
+    pub host: HostFacts,
+    /// How long it took, with making the machine.
+    pub total: Duration,
+    /// What was recorded of IPIs.
+    pub ledger: Arc<Ledger>,
+}
+
+/// What a guest was taken through.
+#[derive(Debug)]
+pub struct Conducted<E> {
+    /// What was seen; or why it ended before that.
+    pub evidence: Result<E, Ended>,
+    /// The kernel's whole command line.
+    pub cmdline: String,
+    /// `xapic`, `x2apic`, or `kernel` for KVM's own.
+    pub apic: &'static str,
+    /// Host core of each vCPU.
+    pub cores: Vec<usize>,
+    /// Of the placement of the vCPUs, and of snapshots.
+    pub warnings: Vec<String>,
+    /// Whether the guest was restored from a snapshot.
+    pub restored: bool,
+    /// From looking for a snapshot to the agent's readiness, if it came to that.
+    pub ready: Option<Duration>,
+    /// What happened when.
+    pub timeline: Timeline,
+}
+
+/// Why there is no outcome. Everything else that goes wrong is one, because whoever reads results wants to
+/// know.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RunError {
     /// SIGINT or SIGTERM; the machine has been stopped.
     #[error("interrupted during: {phase}")]
@@ -52,6 +96,17 @@ pub enum RunError {
     /// The machine cannot be made of what the user gave.
     #[error(transparent)]
     Input(MachineError),
+}
+
+impl RunError {
+    /// What ended a run if somebody interrupted it.
+    #[must_use]
+    pub fn interrupted(ended: &Ended) -> Option<Self> {
+        match ended {
+            Ended::Interrupted { phase } => Some(Self::Interrupted { phase: *phase }),
+            _ => None,
+        }
+    }
 }
 
 /// Checks the kernel file before anything is started.
@@ -72,19 +127,17 @@ pub fn check_initramfs(path: &Path) -> Result<(), BootError> {
     ipirig_machine::check_initramfs(path)
 }
 
-/// The result of a run for which the host lacks something, or that failed before it began.
-#[must_use]
-pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
-    RunResult::new(plan, vec![Check::new(RUN, verdict, chain(why))])
-}
-
 /// Runs `setup` on `host`. `phase` hears of each phase as it begins. The machine is gone when this
 /// returns.
 ///
 /// # Errors
 ///
 /// See [`RunError`].
-pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResult, RunError> {
+pub fn run(
+    host: &Host,
+    setup: &Setup,
+    phase: &dyn Fn(Phase),
+) -> Result<Outcome<Evidence>, RunError> {
     let plan = &setup.plan;
     on_machine(
         host,
@@ -94,12 +147,11 @@ pub fn run(host: &Host, setup: &Setup, phase: &dyn Fn(Phase)) -> Result<RunResul
         |guest, start, layout, ledger, phase| {
             conductor::conduct(guest, plan, start, layout, ledger, phase)
         },
-        |outcome, kernel, _| conclude(plan, outcome, kernel),
     )
 }
 
-/// Makes the machine, has `conduct` take the started guest through, and `conclude` make a result of
-/// how that ended. The ledger has room for `details` events.
+/// Makes the machine, and has `conduct` take the started guest through. The ledger has room for
+/// `details` events.
 pub(crate) fn on_machine<E>(
     host: &Host,
     setup: &Setup,
@@ -112,8 +164,7 @@ pub(crate) fn on_machine<E>(
         &Ledger,
         &dyn Fn(Phase),
     ) -> Result<E, Ended>,
-    conclude: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> Result<RunResult, RunError>,
-) -> Result<RunResult, RunError> {
+) -> Result<Outcome<E>, RunError> {
     let started = Instant::now();
     let plan = &setup.plan;
     let ledger = Arc::new(Ledger::new(plan.roles.len(), details));
@@ -127,69 +178,87 @@ pub(crate) fn on_machine<E>(
         pin: plan.pin.clone(),
         console: setup.console.clone(),
     };
-    let mut result = match made(host, setup, &config, &ledger) {
-        Ok(Made {
-            mut machine,
-            origin,
-            warnings,
-        }) => {
-            let kernel = KernelInfo::new(&setup.kernel, machine.cmdline());
-            let mut about = MachineInfo {
-                apic: match (machine.kernel_apic(), machine.x2apic()) {
-                    (true, _) => "kernel",
-                    (false, true) => "x2apic",
-                    (false, false) => "xapic",
-                }
-                .to_owned(),
-                cores: machine.placement().cores.clone(),
-                memory_mib: plan.memory_mib,
-                warnings: [machine.placement().warnings.clone(), warnings].concat(),
-            };
-            let unsaved = Cell::new(None);
-            let start = match &origin {
-                Origin::Snapshot => Start::Restored,
-                Origin::Kernel { saved_to: None } => Start::Boot,
-                Origin::Kernel {
-                    saved_to: Some(place),
-                } => Start::BootAndSave(Box::new(|guest| {
-                    unsaved.set(save(guest, place).err());
-                })),
-            };
-            let ready = Cell::new(None);
-            let diary = Diary::default();
-            let announce = |begun| {
-                if !matches!(begun, Phase::Boot | Phase::Restore) && ready.get().is_none() {
-                    ready.set(Some(started.elapsed()));
-                }
-                diary.begin(begun, clock::now());
-                phase(begun);
-            };
-            let outcome = start_and(&mut machine, setup, &ledger, |machine, layout, ledger| {
-                conduct(machine, start, layout, ledger, &announce)
-            });
-            let ended = clock::now();
-            machine.stop();
-            let mut result = conclude(outcome, kernel, &ledger)?;
-            about.warnings.extend(unsaved.into_inner());
-            result.machine = Some(about);
-            if matches!(origin, Origin::Snapshot) {
-                result.timing.boot_s = None;
-                result.timing.restored_s = ready.get().map(seconds);
+    let course = match made(host, setup, &config, &ledger) {
+        Ok(made) => {
+            let conducted = conducted(made, started, setup, &ledger, phase, conduct);
+            if let Err(ended) = &conducted.evidence
+                && let Some(error) = RunError::interrupted(ended)
+            {
+                return Err(error);
             }
-            result.timeline = Timeline::new(plan, &ledger, &diary, ended);
-            result
+            Ok(Box::new(conducted))
         }
         Err(error) if error.is_usage() => return Err(RunError::Input(error)),
-        Err(
-            error @ (MachineError::NoX2apic
-            | MachineError::KvmEvents(_)
-            | MachineError::IpisPastKvm { .. }),
-        ) => not_run(plan, Verdict::Skipped, &error),
-        Err(error) => not_run(plan, Verdict::Error, &error),
+        Err(error) => Err(error),
     };
-    result.host = Some(host.facts().clone());
-    result.timing.total_s = seconds(started.elapsed());
-    Ok(result)
+    Ok(Outcome {
+        course,
+        host: host.facts().clone(),
+        total: started.elapsed(),
+        ledger,
+    })
+}
+
+/// Has `conduct` take the guest of a machine through, which then is stopped.
+fn conducted<E>(
+    made: Made,
+    started: Instant,
+    setup: &Setup,
+    ledger: &Ledger,
+    phase: &dyn Fn(Phase),
+    conduct: impl FnOnce(
+        &mut Machine,
+        Start<'_>,
+        LayoutOf<'_>,
+        &Ledger,
+        &dyn Fn(Phase),
+    ) -> Result<E, Ended>,
+) -> Conducted<E> {
+    let Made {
+        mut machine,
+        origin,
+        warnings,
+    } = made;
+    let mut warnings = [machine.placement().warnings.clone(), warnings].concat();
+    let unsaved = Cell::new(None);
+    let start = match &origin {
+        Origin::Snapshot => Start::Restored,
+        Origin::Kernel { saved_to: None } => Start::Boot,
+        Origin::Kernel {
+            saved_to: Some(place),
+        } => Start::BootAndSave(Box::new(|guest| {
+            unsaved.set(save(guest, place).err());
+        })),
+    };
+    let ready = Cell::new(None);
+    let diary = Diary::default();
+    let announce = |begun| {
+        if !matches!(begun, Phase::Boot | Phase::Restore) && ready.get().is_none() {
+            ready.set(Some(started.elapsed()));
+        }
+        diary.begin(begun, clock::now());
+        phase(begun);
+    };
+    let evidence = start_and(&mut machine, setup, ledger, |machine, layout, ledger| {
+        conduct(machine, start, layout, ledger, &announce)
+    });
+    let ended = clock::now();
+    machine.stop();
+    warnings.extend(unsaved.into_inner());
+    Conducted {
+        evidence,
+        cmdline: machine.cmdline().to_owned(),
+        apic: match (machine.kernel_apic(), machine.x2apic()) {
+            (true, _) => "kernel",
+            (false, true) => "x2apic",
+            (false, false) => "xapic",
+        },
+        cores: machine.placement().cores.clone(),
+        warnings,
+        restored: matches!(origin, Origin::Snapshot),
+        ready: ready.get(),
+        timeline: Timeline::new(&setup.plan, ledger, &diary, ended),
+    }
 }
 
 /// What is less with KVM's own APICs.
@@ -296,142 +365,4 @@ fn start_and<E>(
         KernelLayout::new(image, lstar).map_err(|error| chain(&error))
     });
     conduct(machine, layout, ledger)
-}
-
-/// From how the conductor's work ended to a result.
-fn conclude(
-    plan: &Plan,
-    outcome: Result<Evidence, Ended>,
-    kernel: KernelInfo,
-) -> Result<RunResult, RunError> {
-    let mut result = match &outcome {
-        Ok(evidence) => {
-            let (checks, entries) = judge(plan, evidence);
-            RunResult {
-                entries,
-                ..RunResult::new(plan, checks)
-            }
-        }
-        Err(Ended::Interrupted { phase }) => return Err(RunError::Interrupted { phase: *phase }),
-        Err(ended @ Ended::Lacking { .. }) => not_run(plan, Verdict::Skipped, ended),
-        Err(ended) => not_run(plan, Verdict::Error, ended),
-    };
-    result.kernel = Some(kernel);
-    Ok(match outcome {
-        Ok(evidence) => result.with_evidence(plan, &evidence),
-        Err(ended) => RunResult {
-            report: ended.report().map(str::to_owned),
-            ..result
-        },
-    })
-}
-
-/// An error with all its causes, on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::conductor::fake::{Fake, Moment, Script, plan};
-    use crate::conductor::fake_kernel::layout;
-    use crate::exit::Code;
-
-    fn run(script: Script) -> Result<RunResult, RunError> {
-        let plan = plan("static-key-flip", None);
-        let ledger = Ledger::new(plan.roles.len(), DETAILS);
-        let mut guest = Fake::new(&plan, &ledger, script);
-        let layout = Box::new(layout);
-        let outcome = conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
-        let files = KernelFiles {
-            kernel: "k".into(),
-            initramfs: "i".into(),
-            package: None,
-            series: None,
-        };
-        conclude(&plan, outcome, KernelInfo::new(&files, ""))
-    }
-
-    fn code(script: Script) -> u8 {
-        let code = match run(script) {
-            Ok(result) => Code::from(result.verdict),
-            Err(error) => Code::from(&error),
-        };
-        code as u8
-    }
-
-    #[test]
-    fn every_ending_has_its_exit_code() {
-        let stops = Script {
-            stops_in: Some(Moment::Boot),
-            ..Script::default()
-        };
-        let interrupted = Script {
-            interrupted_in: Some(Moment::Order),
-            ..Script::default()
-        };
-        let cases = [
-            (Script::default(), 0),
-            (
-                Script {
-                    ipis_per_operation: 3,
-                    ..Script::default()
-                },
-                1,
-            ),
-            (
-                Script {
-                    no_witness: true,
-                    ..Script::default()
-                },
-                3,
-            ),
-            (
-                Script {
-                    silent: true,
-                    ..Script::default()
-                },
-                3,
-            ),
-            (stops, 3),
-            (
-                Script {
-                    no_module: true,
-                    ..Script::default()
-                },
-                4,
-            ),
-            (interrupted, 130),
-        ];
-        for (script, expected) in cases {
-            assert_eq!(code(script.clone()), expected, "{script:?}");
-        }
-    }
-
-    #[test]
-    fn a_guest_that_stops_leaves_its_report_in_the_result() {
-        let script = Script {
-            stops_in: Some(Moment::Boot),
-            ..Script::default()
-        };
-        let result = run(script).unwrap();
-        let checks: Vec<(&str, Verdict, &str)> = result
-            .checks
-            .iter()
-            .map(|c| (c.name, c.status, c.evidence.as_str()))
-            .collect();
-        let expected = "the guest stopped during: boot: triple fault on vCPU 1";
-        assert_eq!(checks, [("run", Verdict::Error, expected)]);
-        assert_eq!(
-            result.report.as_deref(),
-            Some("report: triple fault on vCPU 1")
-        );
-    }
 }

@@ -178,8 +178,9 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_evidence::chain;
+
     use super::*;
-    use crate::run::chain;
 
     fn place(directory: &Path) -> Place {
         Place {

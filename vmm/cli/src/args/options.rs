@@ -42,6 +42,14 @@ pub(crate) struct RunOptions {
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// A built kernel tree to run the kernel of, with ipirig.ko built against it: the source, or what `make
+    /// O=` named
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "initramfs"])]
+    pub(crate) tree: Option<PathBuf>,
+    /// Have make bring a kernel of the source --tree up to date first, with the rig's own configuration and
+    /// in a directory of the cache
+    #[arg(long, requires = "tree")]
+    pub(crate) build: bool,
     /// An initramfs with the agent, for --kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initramfs: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
 use crate::args::AuditArgs;
 use crate::failure::Failure;

@@ -5,12 +5,12 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
-use ipirig_rig::attribution::Account;
-use ipirig_rig::exit::Code;
-use ipirig_rig::render::render;
-use ipirig_rig::result::{RunResult, SCHEMA_VERSION};
-use ipirig_rig::scenario::Scenario;
-use ipirig_rig::verdict::Verdict;
+use ipirig_report::attribution::Account;
+use ipirig_report::render::render;
+use ipirig_scenario::Scenario;
+use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::exit::Code;
+use ipirig_verdict::result::{RunResult, SCHEMA_VERSION};
 
 use super::run::perform;
 use crate::args::{BlameArgs, RunOptions};

@@ -1,7 +1,8 @@
 //! `ipirig compare`.
 
-use ipirig_rig::exit::Code;
-use ipirig_rig::gate::{Recorded, code, render, side_by_side, table};
+use ipirig_gate::{Recorded, code, side_by_side};
+use ipirig_report::gate::{render, table};
+use ipirig_verdict::exit::Code;
 
 use crate::args::CompareArgs;
 use crate::failure::Failure;

@@ -1,16 +1,17 @@
 //! `ipirig doctor`.
 
 use ipirig_guest::Places;
-use ipirig_rig::doctor::{GuestState, examine};
-use ipirig_rig::exit::Code;
+use ipirig_machine::Host;
+use ipirig_report::doctor::{GuestState, render};
+use ipirig_verdict::exit::{Code, host_code};
 
 use crate::failure::Failure;
 use crate::output::{print, stdout_paint};
 
 pub(crate) fn doctor() -> Result<Code, Failure> {
-    let examination = examine();
-    print(&examination.render(&guest_state(), stdout_paint()))?;
-    Ok(examination.code())
+    let probed = Host::probe().map(|host| host.facts().clone());
+    print(&render(&probed, &guest_state(), stdout_paint()))?;
+    Ok(host_code(&probed))
 }
 
 fn guest_state() -> GuestState {

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use ipirig_rig::exit::Code;
-use ipirig_rig::render::render;
-use ipirig_rig::result::{Extent, RecordedEntry};
-use ipirig_rig::scenario::{EntryKind, Scenario};
+use ipirig_report::render::render;
+use ipirig_scenario::{EntryKind, Scenario};
+use ipirig_verdict::exit::Code;
+use ipirig_verdict::result::{Extent, RecordedEntry};
 
 use super::run::{Outcome, perform};
 use crate::args::EntryArgs;

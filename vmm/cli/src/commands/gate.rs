@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use ipirig_gate::{Baseline, Compared, Outcome, Recorded, code, no_telling};
 use ipirig_guest::Places;
-use ipirig_rig::exit::Code;
-use ipirig_rig::gate::{Baseline, Compared, Outcome, Recorded, code, no_telling, render};
-use ipirig_rig::paint::Paint;
-use ipirig_rig::scenario::base_name;
+use ipirig_report::gate::render;
+use ipirig_report::paint::Paint;
+use ipirig_scenario::base_name;
+use ipirig_verdict::exit::Code;
 
 use super::run::{chosen, perform_all, publish_suite};
 use crate::args::{GateArgs, RunOptions, Switch};

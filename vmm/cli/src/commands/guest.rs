@@ -3,8 +3,9 @@
 use anyhow::anyhow;
 use ipirig_guest::stock::StockRequest;
 use ipirig_guest::{Flavour, Guest, Request};
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
+use super::tree;
 use crate::args::{self, GuestBuildArgs, GuestPathArgs};
 use crate::failure::Failure;
 use crate::output::print;
@@ -61,7 +62,22 @@ fn stock(request: &StockRequest) -> Result<Code, Failure> {
     Ok(Code::Ok)
 }
 
+/// What a kernel of the user's is to be configured with.
+pub(crate) fn config() -> Result<Code, Failure> {
+    print(&ipirig_guest::requirements::fragment())?;
+    Ok(Code::Ok)
+}
+
 pub(crate) fn path(args: &GuestPathArgs) -> Result<Code, Failure> {
+    if let Some(dir) = &args.tree {
+        let kernel = tree::find(dir, args.build)?;
+        print(&format!(
+            "kernel     {}\ninitramfs  {}\n",
+            kernel.vmlinux.display(),
+            kernel.initramfs.display()
+        ))?;
+        return Ok(Code::Ok);
+    }
     for patch in &args.patch {
         if !patch.is_file() {
             let error = anyhow!("--patch {}: no such file", patch.display());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use ipirig_lab::{Cpu, HostKernel, Job, Lab, LabError};
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
 use crate::args::{self, LabArgs};
 use crate::failure::Failure;

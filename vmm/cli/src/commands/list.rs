@@ -1,9 +1,9 @@
 //! `ipirig list`.
 
 use anyhow::Context;
-use ipirig_rig::exit::Code;
-use ipirig_rig::render;
-use ipirig_rig::scenario::Scenario;
+use ipirig_report::render;
+use ipirig_scenario::Scenario;
+use ipirig_verdict::exit::Code;
 
 use crate::failure::Failure;
 use crate::output::{print, stdout_paint};

@@ -14,15 +14,19 @@ mod observe;
 mod pages;
 mod run;
 mod schema;
+mod tree;
 
 use anyhow::Context;
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
 use crate::args::{Args, Command, GuestCommand};
 use crate::failure::Failure;
 
-pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
+pub(crate) fn dispatch(mut args: Args) -> Result<Code, Failure> {
     ipirig_machine::interrupt::install().context("cannot catch Ctrl-C")?;
+    if let Some(options) = args.run_options() {
+        tree::resolve(options)?;
+    }
     match args.command {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
@@ -41,6 +45,7 @@ pub(crate) fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Doctor => doctor::doctor(),
         Command::Guest(GuestCommand::Build(args)) => guest::build(&args),
         Command::Guest(GuestCommand::Path(args)) => guest::path(&args),
+        Command::Guest(GuestCommand::Config) => guest::config(),
     }
 }
 

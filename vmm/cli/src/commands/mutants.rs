@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use ipirig_gate::mutants::{
+    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, pcids, verdict,
+    with_second_try,
+};
 use ipirig_guest::{Fate as Wanted, Mutant, Need, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
-use ipirig_rig::exit::{Code, host_verdict};
-use ipirig_rig::mutants::{
-    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, pcids, render,
-    verdict, with_second_try,
-};
-use ipirig_rig::plan::{Options, Plan};
-use ipirig_rig::result::{KernelFiles, RunResult};
-use ipirig_rig::run::{Setup, run as run_on};
-use ipirig_rig::scenario::Scenario;
-use ipirig_rig::suggest::closest;
+use ipirig_report::mutants::render;
+use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
+use ipirig_scenario::Scenario;
+use ipirig_scenario::plan::{Options, Plan};
+use ipirig_scenario::suggest::closest;
+use ipirig_verdict::conclude;
+use ipirig_verdict::exit::{Code, host_verdict};
+use ipirig_verdict::result::RunResult;
 
 use super::check_interrupt;
 use super::run::{built, file, flavour, print_both, snapshots};
@@ -182,7 +184,8 @@ impl Bench<'_> {
         let kernel = built(&request, self.progress)?;
         let setup = setup(plan, kernel);
         self.progress.stage(shown);
-        Ok(run_on(self.host, &setup, &|_| {})?)
+        let outcome = run_on(self.host, &setup, &|_| {})?;
+        Ok(conclude(&setup, outcome))
     }
 }
 

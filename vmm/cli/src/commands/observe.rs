@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use ipirig_guest::stock::StockRequest;
 use ipirig_machine::Host;
-use ipirig_rig::exit::{Code, host_verdict};
+use ipirig_report::observation::render;
 use ipirig_rig::observe::files::{self, Extra};
-use ipirig_rig::observe::{Report, Wishes, observe as observe_on, plan, render};
-use ipirig_rig::result::KernelFiles;
-use ipirig_rig::run::not_run;
+use ipirig_rig::observe::{Wishes, observe as observe_on, plan};
+use ipirig_rig::run::KernelFiles;
+use ipirig_verdict::exit::{Code, host_verdict};
+use ipirig_verdict::not_run;
+use ipirig_verdict::observation::{Report, conclude};
 
 use super::check_interrupt;
 use super::run::{check_files, kernel_files, options, print_both, setup};
@@ -64,11 +66,11 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     };
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
-    let report = observe_on(&host, &setup, &wishes, &|phase| {
+    let outcome = observe_on(&host, &setup, &wishes, &|phase| {
         progress.stage(&phase.to_string());
     });
     progress.finish();
-    let report = report?;
+    let report = conclude(&setup, &wishes, outcome?);
     if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
         write_file(path, &observation.command.output).map_err(Failure::usage)?;
     }

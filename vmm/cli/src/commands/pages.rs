@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use clap::{Command, CommandFactory};
-use clap_complete::Shell;
-use clap_mangen::Man;
-use ipirig_rig::exit::Code;
+use ipirig_verdict::exit::Code;
 
 use crate::args::Args;
 use crate::failure::Failure;
 use crate::output::{print, write_file};
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
 
 pub(crate) fn completions(shell: Shell) -> Result<Code, Failure> {
     let mut script = Vec::new();

@@ -8,16 +8,18 @@ use std::sync::Once;
 use anyhow::{Context, anyhow};
 use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
-use ipirig_rig::exit::{Code, host_verdict};
-use ipirig_rig::paint::Paint;
-use ipirig_rig::plan::{Options, Plan};
-use ipirig_rig::render::render;
-use ipirig_rig::result::{KernelFiles, RunResult};
-use ipirig_rig::run::{Setup, check_initramfs, check_kernel, not_run, run as run_on};
-use ipirig_rig::scenario::{ALL, Kernel, Scenario, base_name, select};
+use ipirig_report::paint::Paint;
+use ipirig_report::render::render;
+use ipirig_report::suite;
+use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
 use ipirig_rig::snapshots::Snapshots;
-use ipirig_rig::suite::Suite;
-use ipirig_rig::verdict::isolation_held;
+use ipirig_scenario::plan::{Options, Plan};
+use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
+use ipirig_verdict::checks::isolation_held;
+use ipirig_verdict::exit::{Code, host_verdict};
+use ipirig_verdict::result::RunResult;
+use ipirig_verdict::suite::Suite;
+use ipirig_verdict::{conclude, not_run};
 
 use super::check_interrupt;
 use crate::args::{Apic, RunArgs, RunOptions, Switch};
@@ -145,10 +147,10 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
     )?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args);
-    let result = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
+    let outcome = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
     progress.finish();
     Ok(Outcome {
-        result: result?,
+        result: conclude(&setup, outcome?),
         advice: None,
     })
 }
@@ -297,7 +299,7 @@ pub(super) fn publish_suite(
         let text = suite.to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
     }
-    print_all(&|paint| suite.render(paint), &files)?;
+    print_all(&|paint| suite::render(suite, paint), &files)?;
     reports.tell_github(suite.runs());
     Ok(suite.verdict().into())
 }

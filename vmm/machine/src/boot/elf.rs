@@ -1,11 +1,12 @@
 //! ELF vmlinux: its headers, checked against the file.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::pod;
 
 use super::kernel::{Image, KernelFault, KernelFormat};
@@ -17,6 +18,8 @@ const MAX_PROGRAM_HEADERS: u16 = 64;
 const MAX_NOTES: u64 = 64 << 10;
 /// Where the upper half of the address space begins, in which a kernel is linked.
 const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
+/// A page of a page middle directory, by which a kernel maps itself first.
+const LOAD_ALIGNMENT: u64 = 2 << 20;
 /// What a loader that moves the kernel must keep to; this one does not. The largest
 /// CONFIG_PHYSICAL_ALIGN.
 const KERNEL_ALIGNMENT: u32 = 16 << 20;
@@ -67,7 +70,49 @@ pub(super) fn inspect(file: &File, head: &[u8], len: u64) -> Result<Image, Kerne
     else {
         return Err(KernelFault::Malformed("the program headers cannot be read"));
     };
-    image(header.e_entry.get(LE), segments, len)
+    let image = image(header.e_entry.get(LE), segments, len)?;
+    check_code(header, file, len)?;
+    Ok(image)
+}
+
+/// That code was not left out: debuggers' files have all sections and segments of the kernel, without bytes.
+fn check_code(header: &FileHeader64<LE>, file: &File, len: u64) -> Result<(), KernelFault> {
+    let (offset, count) = (header.e_shoff.get(LE), header.e_shnum.get(LE));
+    // Sections are for linkers and debuggers; a kernel boots without.
+    if offset == 0 || count == 0 {
+        return Ok(());
+    }
+    if usize::from(header.e_shentsize.get(LE)) != size_of::<SectionHeader64<LE>>() {
+        return Err(KernelFault::Malformed(
+            "a section header has the wrong size",
+        ));
+    }
+    let mut table = vec![0; usize::from(count) * size_of::<SectionHeader64<LE>>()];
+    let needs = offset.saturating_add(table.len() as u64);
+    if needs > len {
+        return Err(KernelFault::Truncated {
+            what: "section headers",
+            needs,
+            has: len,
+        });
+    }
+    file.read_exact_at(&mut table, offset)
+        .map_err(KernelFault::Read)?;
+    let Ok((sections, _)) =
+        pod::slice_from_bytes::<SectionHeader64<LE>>(&table, usize::from(count))
+    else {
+        return Err(KernelFault::Malformed("the section headers cannot be read"));
+    };
+    let left_out = |section: &SectionHeader64<LE>| {
+        let code = elf::SHF_ALLOC | elf::SHF_EXECINSTR;
+        section.sh_flags.get(LE) & code == code
+            && section.sh_type.get(LE) == elf::SHT_NOBITS
+            && section.sh_size.get(LE) > 0
+    };
+    if sections.iter().any(left_out) {
+        return Err(KernelFault::NoCode);
+    }
+    Ok(())
 }
 
 /// Sorts out what is ELF, and no kernel for this machine.
@@ -100,6 +145,7 @@ fn image(entry: u64, segments: &[ProgramHeader64<LE>], len: u64) -> Result<Image
     let (mut start, mut end) = (u64::MAX, 0);
     let mut is_kernel = false;
     let mut has_entry = false;
+    let mut places: Vec<Range<u64>> = vec![];
     for segment in segments {
         let is_note = match segment.p_type.get(LE) {
             elf::PT_INTERP => return Err(KernelFault::NotAKernel("program")),
@@ -140,7 +186,11 @@ fn image(entry: u64, segments: &[ProgramHeader64<LE>], len: u64) -> Result<Image
         start = start.min(first);
         end = end.max(last);
         is_kernel |= segment.p_vaddr.get(LE) >= UPPER_HALF;
-        has_entry |= (first..first + file_size).contains(&entry);
+        if (first..first + file_size).contains(&entry) {
+            has_entry = true;
+            check_alignment(first, segment.p_vaddr.get(LE))?;
+        }
+        places.push(first..last);
     }
     if !is_kernel {
         return Err(KernelFault::NotAKernel("program"));
@@ -150,12 +200,35 @@ fn image(entry: u64, segments: &[ProgramHeader64<LE>], len: u64) -> Result<Image
             "the entry lies in none of its segments",
         ));
     }
+    check_overlap(places)?;
     Ok(Image {
         format: KernelFormat::Elf,
         memory: start..end,
         entry,
         header: setup(),
     })
+}
+
+/// That the kernel's own check of where it was loaded will pass.
+fn check_alignment(physical: u64, linked: u64) -> Result<(), KernelFault> {
+    if linked >= UPPER_HALF && !physical.wrapping_sub(linked).is_multiple_of(LOAD_ALIGNMENT) {
+        return Err(KernelFault::Misaligned { physical, linked });
+    }
+    Ok(())
+}
+
+fn check_overlap(mut places: Vec<Range<u64>>) -> Result<(), KernelFault> {
+    places.sort_by_key(|place| place.start);
+    for pair in places.windows(2) {
+        if let [one, next] = pair
+            && next.start < one.end
+        {
+            return Err(KernelFault::Overlap {
+                address: next.start,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A vmlinux has no setup header; this says what a bzImage of the same kernel would.

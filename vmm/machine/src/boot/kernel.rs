@@ -77,6 +77,29 @@ pub enum KernelFault {
     /// An ELF file that is no kernel.
     #[error("it is an ELF {0}, not a kernel; give the vmlinux at the top of the build directory")]
     NotAKernel(&'static str),
+    /// An ELF file whose code was left out.
+    #[error(
+        "it has debug information and no code (`objcopy --only-keep-debug` makes such files); \
+         give the vmlinux or bzImage that it belongs to"
+    )]
+    NoCode,
+    /// An ELF kernel that stops at once: arch/x86/boot/startup/map_kernel.c (head64.c before 6.16), __startup_64.
+    #[error(
+        "it loads at {physical:#x} and is linked for {linked:#x}: they are not a multiple of 2 MiB apart, and then a \
+         kernel stops at its first instructions; build it again with a CONFIG_PHYSICAL_START that is such a multiple"
+    )]
+    Misaligned {
+        /// Physical address of the segment with the entry.
+        physical: u64,
+        /// Virtual address of the same.
+        linked: u64,
+    },
+    /// Two segments have the same memory.
+    #[error("two of its segments lie at physical address {address:#x}; build or copy it again")]
+    Overlap {
+        /// The first address that both have.
+        address: u64,
+    },
     /// A bzImage without a 64-bit entry.
     #[error("this bzImage has no 64-bit entry: {0}; give a 64-bit kernel, Linux 3.8 or later")]
     No64BitEntry(&'static str),

@@ -1,7 +1,7 @@
 //! What was booted, in what, on what: names and values.
 
 use ipirig_machine::{HostFacts, Virtualization};
-use ipirig_rig::result::{KernelInfo, MachineInfo, RunResult};
+use ipirig_verdict::result::{KernelInfo, MachineInfo, RunResult};
 
 /// Facts about one thing.
 #[derive(Debug, PartialEq, Eq)]

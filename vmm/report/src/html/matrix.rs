@@ -1,6 +1,6 @@
 //! Who sent how many IPIs to whom, as a heat map whose cells have their numbers.
 
-use ipirig_rig::result::{RunResult, Vcpu};
+use ipirig_verdict::result::{RunResult, Vcpu};
 
 use super::words::grouped;
 

@@ -6,9 +6,9 @@ mod phases;
 
 use std::fmt;
 
-use ipirig_rig::ledger::changes::Sighted;
-use ipirig_rig::result::RunResult;
-use ipirig_rig::scenario::EntryKind;
+use ipirig_evidence::ledger::changes::Sighted;
+use ipirig_scenario::EntryKind;
+use ipirig_verdict::result::RunResult;
 
 use super::words::{counted, duration, grouped};
 use bins::{Bins, Lane};
@@ -391,7 +391,7 @@ mod tests {
         let mut run = specimen::violated();
         let write = run.timeline.writes[0];
         run.timeline.writes = (0..100_000)
-            .map(|n| ipirig_rig::ledger::Write {
+            .map(|n| ipirig_evidence::ledger::Write {
                 time_ns: 5_000_000 + n * 40,
                 ..write
             })

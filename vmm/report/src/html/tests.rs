@@ -1,12 +1,12 @@
 mod contrast;
 
 use askama::Template;
-use ipirig_rig::verdict::Verdict;
-use scraper::{ElementRef, Html, Selector};
+use ipirig_verdict::checks::Verdict;
 
 use super::view::{Entry, Page};
 use super::*;
 use crate::specimen;
+use scraper::{ElementRef, Html, Selector};
 
 fn page(runs: &[RunResult]) -> String {
     let made = Made {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use askama::Template;
-use ipirig_rig::blame::{Blame, Deferrable, Frame};
-use ipirig_rig::result::{Extent, RecordedEntry, RunResult, Vcpu};
-use ipirig_rig::suite::overall;
-use ipirig_rig::verdict::Verdict;
+use ipirig_evidence::blame::{Blame, Deferrable, Frame};
+use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::result::{Extent, RecordedEntry, RunResult, Vcpu};
+use ipirig_verdict::suite::overall;
 
 use super::Made;
 use super::facts::{Facts, facts};

@@ -1,10 +1,10 @@
 //! What a verdict means for this run, in a sentence, and numbers as people read them.
 
-use ipirig_rig::result::RunResult;
-use ipirig_rig::verdict::{
+use ipirig_verdict::checks::{
     COMPLETED, COUNTERS, Check, DANGER_ZONE, FLAG_ORDER, ISOLATED_IPIS, KERNEL, NO_WAY_ROUND,
     NOTHING_LOST, STORM_RAN, USER_SPACE, Verdict, isolation_held,
 };
+use ipirig_verdict::result::RunResult;
 
 /// IPIs sent to isolated vCPUs in the windows.
 pub(super) fn isolated_ipis(run: &RunResult) -> u64 {
@@ -206,7 +206,7 @@ mod tests {
             "Every IPI that an isolated CPU must get arrived: nothing was held back that may not be."
         );
         run.scenario.must_deliver = false;
-        run.vcpus[2].window = ipirig_rig::result::Window::default();
+        run.vcpus[2].window = ipirig_verdict::result::Window::default();
         assert_eq!(
             meaning(&run),
             "No IPI was sent to an isolated CPU while the storm ran; whether work was held back and \

@@ -5,11 +5,11 @@ use std::process::Command;
 
 use ipirig_guest::Places;
 use ipirig_report::ktap::ktap;
-use ipirig_rig::verdict::Verdict;
-use libtest_mimic::Failed;
+use ipirig_verdict::checks::Verdict;
 use serde_json::Value;
 
 use crate::{testing, works};
+use libtest_mimic::Failed;
 
 /// The kernel's reader, from a kept kernel tree.
 pub(crate) fn find() -> Result<PathBuf, String> {

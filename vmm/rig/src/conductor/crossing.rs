@@ -2,16 +2,14 @@
 //! held before one of its changes until they are there. From then on nothing may be held back from
 //! them.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Order};
+use ipirig_evidence::ledger::Doing;
 use ipirig_machine::clock;
+use ipirig_scenario::EntryKind;
 
-use super::quiet::USER;
-use super::{Conductor, Ended, NoRecord, Phase, StormReport, Window};
-use crate::ledger::Doing;
-use crate::scenario::EntryKind;
+use super::{Conductor, Ended, NoRecord, Phase, StormReport, USER, Window};
 
 impl Conductor<'_> {
     /// Opens a window, and has the isolated vCPUs enter the kernel before the `nth` change in it.

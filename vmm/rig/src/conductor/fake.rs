@@ -1,5 +1,9 @@
 //! A guest that follows a script, for tests: obeys the mailbox protocol, writes the ledger as a
 //! machine would, and can be told to go wrong in one way at a time.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a fixture that fails should stop its test"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,21 +15,25 @@ use ipirig_abi::{
     TEXT_LEN, TaskSlot, TaskState, Text,
 };
 use ipirig_entry::Began;
+use ipirig_evidence::ledger::{Delivery, Ledger, Write};
+use ipirig_evidence::vectors::Kind;
 use ipirig_machine::WatchEvent;
+use ipirig_scenario::plan::Plan;
+use ipirig_scenario::{EntryKind, Trigger};
 
 use super::fake_trace::{FakeClock, FakeTrace};
 use super::{NOT_PRODUCED, fake_kernel};
-use crate::ledger::{Delivery, Ledger, Write};
-use crate::plan::{Options, Plan, Timeouts};
-use crate::scenario::{EntryKind, Scenario, Trigger};
-use crate::vectors::Kind;
 
 mod guest;
+mod runs;
 mod script;
 
-pub(crate) use script::{Counting, Debugging, Moment, Script};
+pub use runs::{Observing, evidence, observe, plan, traced};
+pub use script::{Counting, Debugging, Moment, Script};
 
-pub(crate) struct Fake<'a> {
+/// The guest.
+#[expect(missing_debug_implementations, reason = "nobody prints a fixture")]
+pub struct Fake<'a> {
     mailbox: Box<Mailbox>,
     ledger: &'a Ledger,
     plan: &'a Plan,
@@ -47,33 +55,12 @@ pub(crate) struct Fake<'a> {
     clock: FakeClock,
     trace: FakeTrace,
     /// What was put into files, by their paths.
-    pub(crate) files: BTreeMap<String, Vec<u8>>,
-}
-
-/// A plan with deadlines short enough for tests.
-pub(crate) fn plan(scenario: &str, vcpus: Option<usize>) -> Plan {
-    let scenario = Scenario::find(scenario).unwrap();
-    let mut plan = Plan::new(
-        scenario,
-        Options {
-            vcpus,
-            ..Options::default()
-        },
-    )
-    .unwrap();
-    plan.timeouts = Timeouts {
-        boot: Duration::from_millis(300),
-        prepare: Duration::from_millis(300),
-        phase: Duration::from_millis(300),
-        quiet: Duration::from_millis(5),
-        timer: Duration::from_millis(100),
-        poll: Duration::from_millis(1),
-    };
-    plan
+    pub files: BTreeMap<String, Vec<u8>>,
 }
 
 impl<'a> Fake<'a> {
-    pub(crate) fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
+    /// A guest that has not booted yet.
+    pub fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
         let (armed_timers, in_handler) = (script.armed_timers, script.in_handler);
         Self {
             mailbox: mailbox(),

@@ -1,4 +1,8 @@
 //! The kernel of the fake guest: a System.map, and what a CPU executes on its way into it.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a fixture that fails should stop its test"
+)]
 
 use std::collections::BTreeSet;
 
@@ -7,7 +11,7 @@ use ipirig_image::{Site, SiteKind, Sites, Symbols};
 
 /// What the fake vCPU executes when it enters the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Path {
+pub enum Path {
     /// As it should.
     #[default]
     Right,
@@ -52,16 +56,18 @@ const USER_CR3: u64 = KERNEL_CR3 | 1 << 12;
 const PCIDE: u64 = 1 << 17;
 const NOFLUSH: u64 = 1 << 63;
 
-/// Where the fake kernel patches text and unmaps memory.
-pub(crate) const POKED: u64 = WORK + 0x40;
-pub(crate) const UNMAPPED: u64 = 0xffff_c900_0020_0000;
-/// Functions that are watched.
-pub(crate) const TEXT_POKE: u64 = 0xffff_ffff_8100_2000;
-pub(crate) const FLUSH: u64 = 0xffff_ffff_8100_3000;
+/// Where the fake kernel patches text.
+pub const POKED: u64 = WORK + 0x40;
+/// Where it unmaps memory.
+pub const UNMAPPED: u64 = 0xffff_c900_0020_0000;
+/// The function that patches text, which is watched.
+pub const TEXT_POKE: u64 = 0xffff_ffff_8100_2000;
+/// The function that flushes translations, which is watched.
+pub const FLUSH: u64 = 0xffff_ffff_8100_3000;
 /// The function that storms trace: the third of those that can be traced.
 const TRACED: u64 = 0xffff_ffff_8100_5000;
 /// The handler of call-function IPIs.
-pub(crate) const CALL_HANDLER: u64 = 0xffff_ffff_8140_1000;
+pub const CALL_HANDLER: u64 = 0xffff_ffff_8140_1000;
 
 const MAP: &str = "\
 0000000000015000 D kernel_cr3
@@ -85,7 +91,7 @@ ffffffff81800010 D __end
 ";
 
 /// Where things are in it.
-pub(crate) fn layout(lstar: u64) -> Result<KernelLayout, String> {
+pub fn layout(lstar: u64) -> Result<KernelLayout, String> {
     let dir = tempfile::tempdir().unwrap();
     let map = dir.path().join("System.map");
     std::fs::write(&map, MAP).unwrap();
@@ -107,18 +113,12 @@ pub(crate) fn layout(lstar: u64) -> Result<KernelLayout, String> {
 }
 
 /// Where SYSCALL goes.
-pub(crate) fn lstar() -> u64 {
+pub fn lstar() -> u64 {
     ENTRY
 }
 
 /// What `cpu` executes on its way in, by `began`, through `spaces` address spaces besides its task's, and out.
-pub(crate) fn record(
-    cpu: usize,
-    began: Began,
-    path: Path,
-    spaces: u64,
-    paging: Paging,
-) -> Option<Record> {
+pub fn record(cpu: usize, began: Began, path: Path, spaces: u64, paging: Paging) -> Option<Record> {
     let mut way = Way {
         began: if path == Path::Other {
             Began::Vector(0xf6)

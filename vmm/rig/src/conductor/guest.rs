@@ -11,7 +11,7 @@ use ipirig_entry::{Began, Paging, Record};
 use ipirig_machine::clock::{self, Moment};
 use ipirig_machine::{Line, Machine, StopReason, Wakeup};
 
-use super::quiet::USER;
+use ipirig_evidence::USER;
 
 /// Bytes of a page table.
 const PAGE: usize = 4096;

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Conductor, Ended, Handled};
-use crate::vectors::CALL_FUNCTION;
+use ipirig_evidence::Handled;
+use ipirig_evidence::vectors::CALL_FUNCTION;
+
+use super::{Conductor, Ended};
 
 /// Most instructions that are followed of one interrupt. What it was sent for is among the first few
 /// hundred; softirqs that come after it have thousands.

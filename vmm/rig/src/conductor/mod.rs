@@ -2,22 +2,21 @@
 //!
 //! boot → what the storm needs done once → what the kernel says before → for each way into the kernel: baseline entries → quiet →
 //! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
-//! ends the run with the phase's name. It does not judge; [`crate::verdict`] does.
+//! ends the run with the phase's name. It does not judge; `ipirig-verdict` does.
 
 mod crossing;
-mod evidence;
-#[cfg(test)]
-pub(crate) mod fake;
-#[cfg(test)]
-pub(crate) mod fake_kernel;
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake_kernel;
+#[cfg(any(test, feature = "fake"))]
 mod fake_trace;
 mod guest;
 mod handlers;
 mod mailbox;
 mod observe;
 mod prepare;
-pub(crate) mod quiet;
+mod quiet;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -30,73 +29,21 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
+use ipirig_evidence::{
+    Edge, Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase, Recorded,
+    StormReport, Tracing, USER, Window,
+};
 use ipirig_machine::StopReason;
 
-pub use evidence::{Entry, Evidence, Handled, KernelView, Mark, NoRecord, StormReport, Window};
 pub use guest::{Failure, Guest, Place};
 pub use observe::{CommandEnd, Errand, GuestFile, Observed, observe};
-pub use release::NOT_PRODUCED;
-pub use trace::{Edge, Recorded, Tracing};
 
-use crate::guest_text;
-use crate::ledger::changes::Watched;
-use crate::ledger::{Ledger, Snapshot};
-use crate::plan::Plan;
+use ipirig_evidence::guest_text;
+use ipirig_evidence::ledger::changes::Watched;
+use ipirig_evidence::ledger::{Ledger, Snapshot};
+use ipirig_scenario::plan::Plan;
+
 use mailbox::agent_state;
-
-/// A stretch of a run, for progress and for errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// From the first instruction to the agent's readiness.
-    Boot,
-    /// Writing down the guest that is ready, for later runs.
-    Save,
-    /// Going on from where another run wrote the guest down.
-    Restore,
-    /// Handing files over for a command that is to be observed.
-    HandOver,
-    /// What the storm needs done once, before anything is looked at.
-    Prepare,
-    /// Having the kernel trace its IPIs.
-    StartTrace,
-    /// Reading what the kernel counts, before.
-    Before,
-    /// One entry of each isolated vCPU, to know where it starts from.
-    Baseline,
-    /// Waiting until nothing disturbs the isolated vCPUs.
-    Quiet,
-    /// The storm, inside the window.
-    Storm,
-    /// A command that is observed, inside the window.
-    Observe,
-    /// The first entry of each isolated vCPU.
-    Release,
-    /// Reading what the kernel counts, after.
-    After,
-    /// Reading what the kernel traced.
-    ReadTrace,
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Boot => "boot",
-            Self::Save => "saving a snapshot",
-            Self::Restore => "going on from a snapshot",
-            Self::HandOver => "handing files over",
-            Self::Prepare => "making ready for the storm",
-            Self::StartTrace => "switching the guest's tracing on",
-            Self::Before => "reading counters before the window",
-            Self::Baseline => "baseline entry",
-            Self::Quiet => "waiting for quiet",
-            Self::Storm => "storm",
-            Self::Observe => "observing",
-            Self::Release => "first entry",
-            Self::After => "reading counters after the window",
-            Self::ReadTrace => "reading the guest's trace",
-        })
-    }
-}
 
 /// Why a run ended without evidence.
 #[derive(Debug, thiserror::Error)]

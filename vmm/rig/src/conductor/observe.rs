@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Ending, TEXT_LEN};
+use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock;
+use ipirig_scenario::EntryKind;
+use ipirig_scenario::plan::Plan;
 
 use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase, Start};
-use crate::ledger::Ledger;
-use crate::plan::Plan;
-use crate::scenario::EntryKind;
 
 /// Most bytes of a command's output that are fetched from the guest.
 const OUTPUT_MAX: u64 = 1 << 20;

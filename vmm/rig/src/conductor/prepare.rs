@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ipirig_abi::{Command, Role, StormKind, TRACED_FUNCTION};
 use ipirig_entry::KernelLayout;
 use ipirig_image::{Site, SiteKind};
+use ipirig_scenario::{Mode, Part};
 
 use super::{Conductor, Ended};
-use crate::scenario::{Mode, Part};
 
 /// Where things are in the kernel that runs, or why that is not known.
 type Layout = Result<Arc<KernelLayout>, String>;

@@ -3,11 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Conductor, Ended, Phase};
-use crate::ledger::{CpuRecord, Snapshot};
+use ipirig_evidence::ledger::{CpuRecord, Snapshot};
 
-/// The lowest privilege: user space.
-pub(crate) const USER: u8 = 3;
+use super::{Conductor, Ended, Phase, USER};
 
 /// A timer that goes off within this will do so in the window.
 const HORIZON: Duration = Duration::from_secs(10);

@@ -5,18 +5,16 @@ use std::time::Instant;
 
 use ipirig_abi::Command;
 use ipirig_entry::{Began, Record};
+use ipirig_evidence::ledger::Doing;
 use ipirig_machine::clock;
+use ipirig_scenario::{EntryKind, Trigger};
 
-use super::{Conductor, Ended, Entry, NoRecord};
-use crate::ledger::Doing;
-use crate::scenario::{EntryKind, Trigger};
+use super::{Conductor, Ended, Entry, NOT_PRODUCED, NoRecord};
 
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
 /// NMI soon twenty thousand: stepped, its handler takes long enough for the kernel to print who was
 /// slow (`nmi_check_duration` of arch/x86/kernel/nmi.c).
 const RECORD_MAX: usize = 100_000;
-/// The guest's error number for an order that its machine cannot produce (ENOTSUP).
-pub const NOT_PRODUCED: u32 = 95;
 
 /// What each isolated vCPU saw, if it was ordered to enter.
 type Released = BTreeMap<usize, Entry>;

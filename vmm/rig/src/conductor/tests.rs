@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 
 use ipirig_abi::{Command, Order};
 use ipirig_entry::Began;
+use ipirig_evidence::ledger::DETAILS;
+use ipirig_scenario::EntryKind;
 
 use super::fake::{Debugging, Fake, Moment, Script, plan};
 use super::fake_kernel::{self, Path};
 use super::*;
-use crate::ledger::DETAILS;
-use crate::scenario::EntryKind;
 
 fn conduct(script: Script) -> Result<Evidence, Ended> {
     let plan = plan("static-key-flip", None);

@@ -3,16 +3,12 @@
 //! Tracing is on from before the first window to after the last: to enable an event flips a static
 //! key, which sends the very IPIs that are looked at.
 
-use std::collections::BTreeMap;
-
 use ipirig_abi::{Command, Role, TraceStep};
 use ipirig_entry::KernelLayout;
+use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock::Moment;
 
-use super::{Conductor, Ended, Phase};
-use crate::ledger::handlers::Handled;
-use crate::ledger::{Detail, Ledger};
-use crate::stacks::Callers;
+use super::{Conductor, Edge, Ended, Phase, Recorded, Tracing};
 
 /// KiB of the guest's buffer for each CPU. An operation sends three IPIs to each of three CPUs in the
 /// storms that there are, and each leaves 150 bytes or so.
@@ -20,55 +16,6 @@ const BUFFER_KIB: std::ops::RangeInclusive<u64> = 128..=8192;
 const KIB_AN_OPERATION: u64 = 4;
 /// Most parts of a trace that are fetched, of [`ipirig_abi::TEXT_LEN`] bytes each.
 const PARTS: usize = 1024;
-
-/// What became of the wish that the kernel trace its IPIs.
-#[derive(Clone, Debug, Default)]
-pub enum Tracing {
-    /// There was none.
-    #[default]
-    NotAsked,
-    /// The guest lacks this.
-    Lacking(String),
-    /// It did not work, because of this.
-    Failed(String),
-    /// Tracing is on: the events and their filters, a line each.
-    On(String),
-    /// It was traced.
-    Recorded(Box<Recorded>),
-}
-
-/// What the kernel traced, and what the ledger has to compare it with.
-#[derive(Clone, Debug, Default)]
-pub struct Recorded {
-    /// The events and their filters, a line each.
-    pub filters: String,
-    /// The guest's `trace`.
-    pub trace: String,
-    /// The trace has more than was fetched.
-    pub cut: bool,
-    /// The guest's `per_cpu/cpuN/stats`, by N.
-    pub stats: BTreeMap<usize, String>,
-    /// The guest's histogram of ticks from `csd_queue_cpu` to `csd_function_entry`, since tracing
-    /// began; empty if its kernel has none.
-    pub histogram: String,
-    /// When each window opened and closed.
-    pub edges: Vec<(Edge, Edge)>,
-    /// The windows' ICR writes and deliveries.
-    pub details: Vec<Detail>,
-    /// The stacks of who wrote.
-    pub callers: Callers,
-    /// When handlers of call-function IPIs began on isolated vCPUs.
-    pub handled: Vec<Handled>,
-}
-
-/// A moment that was just then, on every vCPU: between two looks at the clocks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Edge {
-    /// Just before, by vCPU.
-    pub before: Vec<Moment>,
-    /// Just after, by vCPU.
-    pub after: Vec<Moment>,
-}
 
 impl Conductor<'_> {
     /// If the plan wants it: switches tracing on, for all CPUs but the control one.

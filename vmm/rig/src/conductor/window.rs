@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Order, Role};
 use ipirig_entry::KernelLayout;
+use ipirig_evidence::ledger::Doing;
+use ipirig_evidence::ledger::Ledger;
+use ipirig_evidence::ledger::changes::{self, Changed};
 use ipirig_machine::clock;
+use ipirig_scenario::{EntryKind, Mode, Trigger};
 
-use super::quiet::USER;
-use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, Window};
-use crate::ledger::Doing;
-use crate::ledger::Ledger;
-use crate::ledger::changes::{self, Changed};
-use crate::scenario::{EntryKind, Mode, Trigger};
+use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, USER, Window};
 
 impl Conductor<'_> {
     /// Opens a window, has the storm run in it, and lets each isolated vCPU enter the kernel by

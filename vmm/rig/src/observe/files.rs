@@ -56,7 +56,7 @@ pub enum FileError {
 }
 
 /// The file with the command, as the agent looks for it.
-pub(super) fn command(words: &[String]) -> GuestFile {
+pub(crate) fn command(words: &[String]) -> GuestFile {
     let words = words.iter().flat_map(|word| word.bytes().chain([0]));
     GuestFile {
         path: COMMAND_FILE.to_owned(),

@@ -1,35 +1,25 @@
 //! Observations: who interrupts the isolated vCPUs while a command runs on the others?
 //!
 //! An observation takes the way of a scenario (boot, quiet, window, after), with a command in the
-//! place of the storm. It judges nothing unless it is told a number: what makes it fail is that
-//! something was lost, or that the isolated vCPUs did not run.
+//! place of the storm.
 //!
-//! What this module does not do: walk call chains or name causes ([`crate::blame`]'s makers do, and
-//! what they found is shown), or start programs (the agent does).
+//! What this module does not do: judge (`ipirig_verdict::observation` does), walk call chains or name
+//! causes ([`ipirig_evidence::blame`]'s makers do), or start programs (the agent does).
 
 pub mod files;
-mod judge;
-mod origins;
-mod render;
-mod report;
-#[cfg(test)]
-mod tests;
 
 use std::time::Duration;
 
 use ipirig_abi::Role;
+use ipirig_evidence::Phase;
 use ipirig_machine::Host;
-
-use crate::conductor::{self, Errand, GuestFile, Phase};
-use crate::plan::{Options, Plan, PlanError};
-use crate::run::{self, RunError, Setup};
-use crate::scenario::{
+use ipirig_scenario::plan::{Options, Plan, PlanError};
+use ipirig_scenario::{
     EntryKind, Expectations, IsolatedIpis, Kernel, Mode, NO_STORM, Scenario, Storm, Vcpus,
 };
 
-pub use origins::Origin;
-pub use render::render;
-pub use report::{CommandReport, Observation, Report, Visited};
+use crate::conductor::{self, Errand, GuestFile, Observed};
+use crate::run::{self, Outcome, RunError, Setup};
 
 /// What stands in a result where a scenario has its name.
 pub const NAME: &str = "observe";
@@ -97,11 +87,10 @@ pub fn observe(
     setup: &Setup,
     wishes: &Wishes,
     phase: &dyn Fn(Phase),
-) -> Result<Report, RunError> {
+) -> Result<Outcome<Observed>, RunError> {
     let plan = &setup.plan;
     let command = files::command(&wishes.command);
-    let mut observation = None;
-    let run = run::on_machine(
+    run::on_machine(
         host,
         setup,
         DETAILS,
@@ -114,11 +103,5 @@ pub fn observe(
             };
             conductor::observe(guest, plan, errand, start, layout, ledger, phase)
         },
-        |outcome, kernel, ledger| {
-            let (run, seen) = report::conclude(plan, wishes, outcome, kernel, ledger)?;
-            observation = seen;
-            Ok(run)
-        },
-    )?;
-    Ok(Report { run, observation })
+    )
 }

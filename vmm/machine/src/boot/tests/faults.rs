@@ -149,6 +149,7 @@ fn headers_that_lie_are_refused() {
         elf(
             0x8_0000,
             &[Segment {
+                virt: 0xffff_ffff_8008_0000,
                 phys: 0x8_0000,
                 ..TEXT
             }]
@@ -293,5 +294,81 @@ fn a_plan_out_of_range_is_refused_before_anything_is_written() {
     assert_eq!(
         bench.bytes(0x2_0000, 2049),
         [vec![b'x'; 2047], vec![0; 2]].concat()
+    );
+}
+
+#[test]
+fn a_kernel_off_its_alignment_is_refused_before_it_stops_at_its_first_instructions() {
+    let bench = Bench::new();
+    let moved = Segment {
+        phys: TEXT.phys + 0x1000,
+        ..TEXT
+    };
+    assert_eq!(
+        fault(bench.check(&elf(0x100_1000, &[moved]))),
+        "it loads at 0x1001000 and is linked for 0xffffffff81000000: they are not a multiple of 2 MiB apart, and \
+         then a kernel stops at its first instructions; build it again with a CONFIG_PHYSICAL_START that is \
+         such a multiple"
+    );
+    let elsewhere = Segment {
+        phys: TEXT.phys + (2 << 20),
+        ..TEXT
+    };
+    assert!(bench.check(&elf(0x120_0000, &[elsewhere])).is_ok());
+}
+
+#[test]
+fn segments_that_share_memory_are_refused_whatever_their_order() {
+    let bench = Bench::new();
+    let data = Segment {
+        virt: TEXT.virt + 0x400,
+        phys: TEXT.phys + 0x400,
+        ..TEXT
+    };
+    let message = "two of its segments lie at physical address 0x1000400; build or copy it again";
+    for segments in [[TEXT, data], [data, TEXT]] {
+        assert_eq!(fault(bench.check(&elf(0x100_0000, &segments))), message);
+    }
+    let next = Segment {
+        phys: TEXT.phys + TEXT.memory_size,
+        ..data
+    };
+    assert!(bench.check(&elf(0x100_0000, &[TEXT, next])).is_ok());
+}
+
+#[test]
+fn a_file_of_debug_information_is_not_taken_for_the_kernel() {
+    let bench = Bench::new();
+    // Its headers are those of the kernel; one section, of code.
+    let with_section = |kind: u32| {
+        let mut file = vmlinux();
+        let offset = file.len() as u64;
+        file[40..48].copy_from_slice(&offset.to_le_bytes());
+        file[58..62].copy_from_slice(&[64, 0, 1, 0]);
+        file.extend(0_u32.to_le_bytes());
+        file.extend(kind.to_le_bytes());
+        file.extend(6_u64.to_le_bytes()); // SHF_ALLOC, SHF_EXECINSTR
+        for field in [TEXT.virt, 0x1000, 0x300] {
+            file.extend(field.to_le_bytes());
+        }
+        file.resize(file.len() + 24, 0);
+        file
+    };
+    const PROGBITS: u32 = 1;
+    const NOBITS: u32 = 8;
+    assert!(bench.check(&with_section(PROGBITS)).is_ok());
+    assert_eq!(
+        fault(bench.check(&with_section(NOBITS))),
+        "it has debug information and no code (`objcopy --only-keep-debug` makes such files); \
+         give the vmlinux or bzImage that it belongs to"
+    );
+    let cut = with_section(PROGBITS);
+    let needs = cut.len();
+    assert_eq!(
+        fault(bench.check(&cut[..needs - 1])),
+        format!(
+            "it is cut off: it has {} bytes, and its section headers reach to byte {needs}; build or copy it again",
+            needs - 1
+        )
     );
 }

@@ -1,6 +1,6 @@
 //! Time cut into bins, window after window, and what is counted in them.
 
-use ipirig_rig::timeline::Span;
+use ipirig_evidence::timeline::Span;
 
 use crate::html::words::duration;
 

@@ -1,7 +1,7 @@
 //! The whole run as one bar: how long each phase took.
 
-use ipirig_rig::conductor::Phase;
-use ipirig_rig::result::RunResult;
+use ipirig_evidence::Phase;
+use ipirig_verdict::result::RunResult;
 
 use super::{CHAR, Rect, Text, WIDTH, rect, text};
 use crate::html::words::{counted, duration};

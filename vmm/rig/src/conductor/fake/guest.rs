@@ -9,10 +9,10 @@ use std::time::Instant;
 use ipirig_abi::{AgentState, Command, Mailbox, TaskState};
 use ipirig_entry::{Began, Paging, Record};
 use ipirig_machine::{Line, StopReason, Wakeup, clock};
+use ipirig_scenario::{EntryKind, Trigger};
 
 use super::{Fake, Moment};
 use crate::conductor::{Failure, Guest, Place, fake_kernel, fake_trace};
-use crate::scenario::{EntryKind, Trigger};
 
 impl Guest for Fake<'_> {
     fn mailbox(&self) -> &Mailbox {

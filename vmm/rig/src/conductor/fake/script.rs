@@ -3,100 +3,100 @@
 use ipirig_abi::Command;
 use ipirig_entry::Paging;
 use ipirig_machine::{GuestDebug, Levels};
+use ipirig_scenario::EntryKind;
 
 use crate::conductor::fake_kernel::Path;
-use crate::scenario::EntryKind;
 
 /// What goes wrong. The default is a kernel that defers as it should.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Script {
+pub struct Script {
     /// The agent never gets ready.
-    pub(crate) silent: bool,
+    pub silent: bool,
     /// The guest stops at the first wait for which this holds.
-    pub(crate) stops_in: Option<Moment>,
+    pub stops_in: Option<Moment>,
     /// SIGINT arrives then.
-    pub(crate) interrupted_in: Option<Moment>,
+    pub interrupted_in: Option<Moment>,
     /// The agent fails with this text at that moment.
-    pub(crate) fails: Option<(Moment, &'static str)>,
+    pub fails: Option<(Moment, &'static str)>,
     /// The isolated task dies of its first order, and the agent says so.
-    pub(crate) task_dies: bool,
+    pub task_dies: bool,
     /// Commands and orders are not obeyed.
-    pub(crate) deaf: bool,
+    pub deaf: bool,
     /// Isolated tasks do not spin once the storm has begun.
-    pub(crate) heart_stops: bool,
+    pub heart_stops: bool,
     /// Isolated vCPUs get the storm's IPIs, this many an operation.
-    pub(crate) ipis_per_operation: u64,
+    pub ipis_per_operation: u64,
     /// Housekeeping vCPUs get nothing.
-    pub(crate) no_witness: bool,
+    pub no_witness: bool,
     /// IPIs that housekeeping vCPUs get an operation besides the first.
-    pub(crate) further_witness_ipis: u64,
+    pub further_witness_ipis: u64,
     /// Timer interrupts on isolated vCPUs in the window.
-    pub(crate) timers: u64,
+    pub timers: u64,
     /// IPIs that reach an isolated vCPU while a timer interrupt has it in the kernel.
-    pub(crate) ipis_in_kernel: u64,
+    pub ipis_in_kernel: u64,
     /// Timer interrupts on isolated vCPUs all the time.
-    pub(crate) never_quiet: bool,
+    pub never_quiet: bool,
     /// Isolated vCPUs are in the kernel once the storm has begun.
-    pub(crate) in_kernel: bool,
+    pub in_kernel: bool,
     /// Operations that the guest leaves out, without saying so in the status.
-    pub(crate) lazy: u64,
+    pub lazy: u64,
     /// It says that it did so many operations that it did not do.
-    pub(crate) pretended: u64,
+    pub pretended: u64,
     /// The storm's command fails with this error number.
-    pub(crate) storm_errno: u32,
+    pub storm_errno: u32,
     /// The first entry still sees the old branch and page.
-    pub(crate) stale: bool,
+    pub stale: bool,
     /// The first entry's system call fails.
-    pub(crate) probe_errno: u32,
+    pub probe_errno: u32,
     /// The guest has no module.
-    pub(crate) no_module: bool,
+    pub no_module: bool,
     /// What the kernel's counters say.
-    pub(crate) counters: Counting,
+    pub counters: Counting,
     /// IPIs to nobody in the window.
-    pub(crate) undeliverable: u64,
+    pub undeliverable: u64,
     /// Call-function interrupts that /proc/interrupts shows and no APIC delivered.
-    pub(crate) hidden: u32,
+    pub hidden: u32,
     /// The status of each command is this code.
-    pub(crate) status: Option<u32>,
+    pub status: Option<u32>,
     /// What a vCPU executes when it enters the kernel.
-    pub(crate) path: Path,
+    pub path: Path,
     /// How the kernel's page tables are set up.
-    pub(crate) paging: Paging,
+    pub paging: Paging,
     /// What of guest debugging works on the host.
-    pub(crate) debug: Debugging,
+    pub debug: Debugging,
     /// Ways into the kernel that the machine cannot produce.
-    pub(crate) unproducible: Vec<EntryKind>,
+    pub unproducible: Vec<EntryKind>,
     /// Nobody sees what the kernel changes.
-    pub(crate) changes_unseen: bool,
+    pub changes_unseen: bool,
     /// So many looks find an isolated vCPU's timer armed.
-    pub(crate) armed_timers: u32,
+    pub armed_timers: u32,
     /// So many looks after the storm find the isolated vCPU in the last IPI's handler.
-    pub(crate) in_handler: u32,
+    pub in_handler: u32,
     /// What the kernel lacks for a command.
-    pub(crate) lacks: Option<(Command, &'static str)>,
+    pub lacks: Option<(Command, &'static str)>,
     /// What the kernel lacks for tracing.
-    pub(crate) no_tracing: Option<&'static str>,
+    pub no_tracing: Option<&'static str>,
     /// What happens to the lines of the trace.
-    pub(crate) doctored: Option<fn(&mut Vec<String>)>,
+    pub doctored: Option<fn(&mut Vec<String>)>,
     /// Events that the buffer of the control vCPU loses, by its stats.
-    pub(crate) trace_lost: u64,
+    pub trace_lost: u64,
     /// Bytes that go missing from a file that is handed over.
-    pub(crate) bytes_dropped: u64,
+    pub bytes_dropped: u64,
     /// Operations of a command that is executed.
-    pub(crate) command_operations: u64,
+    pub command_operations: u64,
     /// The results of executing it, instead of those of one that prints a line and exits with 0.
-    pub(crate) command_results: Option<[u64; 4]>,
+    pub command_results: Option<[u64; 4]>,
     /// Nothing of what it printed can be read.
-    pub(crate) mute: bool,
+    pub mute: bool,
     /// It cannot be started.
-    pub(crate) fails_to_start: bool,
+    pub fails_to_start: bool,
     /// The guest stops because KVM cannot emulate this, not because of a triple fault.
-    pub(crate) unknown_instruction: &'static [u8],
+    pub unknown_instruction: &'static [u8],
 }
 
 /// What of guest debugging works on the fake's host: by default all.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Debugging(pub(crate) GuestDebug);
+pub struct Debugging(pub GuestDebug);
 
 impl Default for Debugging {
     fn default() -> Self {
@@ -106,7 +106,7 @@ impl Default for Debugging {
 
 impl Debugging {
     /// As QEMU 7.2 emulates SVM: VMRUN arms no breakpoint.
-    pub(crate) const NO_BREAKPOINTS: Self = Self(GuestDebug {
+    pub const NO_BREAKPOINTS: Self = Self(GuestDebug {
         breakpoints: Levels {
             kernel: false,
             entry: false,
@@ -114,14 +114,16 @@ impl Debugging {
         ..GuestDebug::ALL
     });
 
-    pub(crate) fn lack(self) -> Option<String> {
+    /// As the machine says it.
+    #[must_use]
+    pub fn lack(self) -> Option<String> {
         self.0.lack()
     }
 }
 
 /// How the fake kernel counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Counting {
+pub enum Counting {
     /// As it should.
     #[default]
     Right,
@@ -139,8 +141,11 @@ pub(crate) enum Counting {
 
 /// When something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub enum Moment {
+    /// The guest boots.
     Boot,
+    /// It is about to obey this.
     Command(Command),
+    /// An isolated task is about to follow an order.
     Order,
 }

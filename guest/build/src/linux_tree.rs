@@ -1,0 +1,256 @@
+//! Kernel trees of the user's: what is needed to run the kernel that was built in one.
+//!
+//! A tree is where `vmlinux` and `.config` are: the source itself, or what `make O=` named. It is only
+//! read, but for [`TreeRequest::build`], which has `make` work in a directory of the cache. Whether the
+//! kernel is configured for the rig is `requirements`' matter.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use object::Object;
+
+use crate::config::{self, Fragments};
+use crate::key::Ingredients;
+use crate::module::Headers;
+use crate::requirements::{self, Lack};
+use crate::store::{self, Store};
+use crate::{
+    Built, Flavour, GuestError, Places, Progress, agent, initramfs, module, recipe, run, tools,
+};
+
+/// Goes up whenever the module would come out differently for the same tree.
+const RECIPE: u32 = 1;
+
+/// Options of series on the mailing lists that defer IPIs, beside the reference series' own. A tree that
+/// does not know them ignores them.
+const SERIES: &str = "CONFIG_TRACK_CR3=y\nCONFIG_COALESCE_TLBI=y\n";
+
+/// Which tree.
+#[derive(Debug, Clone)]
+pub struct TreeRequest {
+    /// The tree.
+    pub dir: PathBuf,
+    /// Have `make` bring a kernel with the rig's own configuration up to date, in a directory of the cache;
+    /// the source must be clean, as for any `make O=`.
+    pub build: bool,
+    /// How many compilers to run at once. `None`: as many as the host has CPUs for us.
+    pub jobs: Option<NonZeroUsize>,
+}
+
+/// The kernel of a tree, ready to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeKernel {
+    /// The kernel: an ELF file with symbols, in the tree.
+    pub vmlinux: PathBuf,
+    /// The initramfs: the agent, and the module if the kernel can load one.
+    pub initramfs: PathBuf,
+    /// What `uname -r` says in the guest.
+    pub release: String,
+    /// What the configuration lacks, and what that costs.
+    pub lacks: Vec<Lack>,
+}
+
+/// Finds the kernel of a tree, building what [`TreeRequest`] asks for, and makes module and initramfs.
+///
+/// # Errors
+///
+/// See [`GuestError`]: [`GuestError::Tree`] where there is no kernel in the tree, [`GuestError::TreeConfig`]
+/// where it cannot boot here as it is configured.
+pub fn find(request: &TreeRequest, progress: &dyn Progress) -> Result<TreeKernel, GuestError> {
+    find_at(&Places::find()?, request, progress)
+}
+
+pub(crate) fn find_at(
+    places: &Places,
+    request: &TreeRequest,
+    progress: &dyn Progress,
+) -> Result<TreeKernel, GuestError> {
+    let store = Store::open(&places.cache)?;
+    let dir = fs::canonicalize(&request.dir).map_err(|source| GuestError::NoTree {
+        dir: request.dir.clone(),
+        source,
+    })?;
+    let tree = if request.build {
+        make(&store, places, &dir, request.jobs, progress)?
+    } else {
+        dir
+    };
+    let built = BuiltTree::read(&tree)?;
+    let lacks = requirements::lacks(&built.config);
+    let fatal: Vec<Lack> = lacks.iter().filter(|lack| lack.fatal).cloned().collect();
+    if !fatal.is_empty() {
+        return Err(GuestError::TreeConfig {
+            config: tree.join(".config"),
+            lacks: fatal,
+        });
+    }
+    let module = built.module(&store, places, progress)?;
+    let agent = agent::build(&store, places, progress)?;
+    let initramfs = initramfs::build(&store, &agent, module.as_ref())?;
+    Ok(TreeKernel {
+        vmlinux: built.vmlinux,
+        initramfs: initramfs.path,
+        release: built.release,
+        lacks,
+    })
+}
+
+/// What is in a tree in which a kernel was built.
+struct BuiltTree {
+    dir: PathBuf,
+    vmlinux: PathBuf,
+    config: String,
+    release: String,
+    /// Says which kernel it is: the linker's build ID, or the whole file where there is none.
+    identity: Vec<u8>,
+}
+
+impl BuiltTree {
+    fn read(dir: &Path) -> Result<Self, GuestError> {
+        let text = |name: &str| {
+            let path = dir.join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) => Ok(text),
+                Err(error) if error.kind() == ErrorKind::NotFound => Err(nothing_built(dir, name)),
+                Err(error) => Err(GuestError::io("read", path)(error)),
+            }
+        };
+        let config = text(".config")?;
+        let vmlinux = dir.join("vmlinux");
+        let image = match fs::read(&vmlinux) {
+            Ok(image) => image,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(nothing_built(dir, "vmlinux"));
+            }
+            Err(error) => return Err(GuestError::io("read", vmlinux)(error)),
+        };
+        let release = text("include/config/kernel.release")?.trim().to_owned();
+        let build_id = object::File::parse(&*image)
+            .ok()
+            .and_then(|file| file.build_id().ok().flatten().map(<[u8]>::to_vec));
+        Ok(Self {
+            dir: dir.to_owned(),
+            vmlinux,
+            config,
+            release,
+            identity: build_id.unwrap_or(image),
+        })
+    }
+
+    /// Builds the module against the tree, unless the kernel can load none.
+    fn module(
+        &self,
+        store: &Store,
+        places: &Places,
+        progress: &dyn Progress,
+    ) -> Result<Option<Built>, GuestError> {
+        if config::value(&self.config, "CONFIG_MODULES").is_none() {
+            return Ok(None);
+        }
+        let mut ingredients = Ingredients::of("linux-tree", RECIPE);
+        ingredients.add("release", &self.release);
+        ingredients.add("config", &self.config);
+        ingredients.bytes("kernel", &self.identity);
+        let versions = self.dir.join("Module.symvers");
+        let mut arguments = vec![];
+        if versions.exists() {
+            ingredients.file("versions", &versions)?;
+        } else {
+            // `make vmlinux` alone leaves none. What the module uses is then not checked before it is loaded.
+            arguments.push("KBUILD_MODPOST_WARN=1".to_owned());
+        }
+        if config::value(&self.config, "CONFIG_CC_IS_CLANG").is_some() {
+            arguments.push("LLVM=1".to_owned());
+        }
+        let headers = Headers {
+            tree: self.dir.clone(),
+            key: ingredients.key().to_string(),
+            arguments,
+        };
+        module::build(store, places, &headers, progress).map(Some)
+    }
+}
+
+fn nothing_built(dir: &Path, what: &str) -> GuestError {
+    // A source has Kconfig; what `make O=` named has not, before anything was made there.
+    let source = dir.join("Kconfig").exists() && dir.join("Makefile").exists();
+    let advice = if source {
+        format!(
+            "build it with `make -C {} -j$(nproc) vmlinux modules`, name the directory that you gave to `make O=`, \
+             or let --build do it",
+            dir.display()
+        )
+    } else {
+        "it is no kernel tree, nor what `make O=` named".to_owned()
+    };
+    GuestError::Tree {
+        dir: dir.to_owned(),
+        missing: what.to_owned(),
+        advice,
+    }
+}
+
+/// Has `make` bring a kernel of the source in `source` up to date. Returns where.
+fn make(
+    store: &Store,
+    places: &Places,
+    source: &Path,
+    jobs: Option<NonZeroUsize>,
+    progress: &dyn Progress,
+) -> Result<PathBuf, GuestError> {
+    if !source.join("Kconfig").exists() {
+        return Err(nothing_built(source, "Kconfig"));
+    }
+    let mut place = Ingredients::of("linux", 1);
+    place.add("source", &source.to_string_lossy());
+    let place = place.key();
+    let name = format!("linux-{}", place.short());
+    let out = store.stage_dir("linux").join(place.short());
+    let _lock = store.lock(&name, "kernel", progress)?;
+    let log = store.log(&name);
+    store::remove_file(&log)?;
+    tools::ensure(&log, progress)?;
+    store::make_dir(&out)?;
+
+    let fragments = Fragments::read(&places.guest.join("kernel/config"), Flavour::Fast)?;
+    let wanted = format!("{}{SERIES}", fragments.text());
+    let merged = out.join("ipirig.config");
+    // Rewritten only if it changed: else make would take every object for old.
+    if fs::read_to_string(&merged).is_ok_and(|text| text == wanted) && out.join(".config").exists()
+    {
+        recipe::make(source)
+            .assign("O", &out)
+            .arg("olddefconfig")
+            .run("configuring the kernel", &log, |_| {})?;
+    } else {
+        progress.stage("configuring the kernel");
+        fs::write(&merged, &wanted).map_err(GuestError::io("write", &merged))?;
+        recipe::make(source)
+            .assign("O", &out)
+            .assign("KCONFIG_ALLCONFIG", &merged)
+            .arg("allnoconfig")
+            .run("configuring the kernel", &log, |_| {})?;
+    }
+    progress.stage(&format!("building {}", source.display()));
+    let jobs = jobs
+        .or_else(|| thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
+    let mut steps = 0;
+    recipe::make(source)
+        .assign("O", &out)
+        .arg(format!("-j{jobs}"))
+        .args(recipe::TARGETS)
+        .run("building the kernel", &log, |line| {
+            if run::is_step(line) {
+                steps += 1;
+                progress.step(steps, None);
+            }
+        })?;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests;

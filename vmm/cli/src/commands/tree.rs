@@ -1,0 +1,35 @@
+//! `--tree`: the kernel of the user's tree in the place of `--kernel` and `--initramfs`.
+
+use std::path::Path;
+
+use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
+
+use crate::args::RunOptions;
+use crate::failure::Failure;
+use crate::output::say;
+use crate::progress::Progress;
+
+/// Puts the files of `--tree` where those of `--kernel` would be.
+pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
+    let Some(dir) = &options.tree else {
+        return Ok(());
+    };
+    let kernel = find(dir, options.build)?;
+    options.kernel = Some(kernel.vmlinux);
+    options.initramfs = Some(kernel.initramfs);
+    Ok(())
+}
+
+/// The kernel of the tree. What it lacks is said: what it costs shows later as `skipped`.
+pub(super) fn find(dir: &Path, build: bool) -> Result<TreeKernel, Failure> {
+    let request = TreeRequest {
+        dir: dir.to_owned(),
+        build,
+        jobs: None,
+    };
+    let kernel = linux_tree::find(&request, &Progress::new(false))?;
+    for lack in &kernel.lacks {
+        say(&format!("note: {} lacks {lack}\n", kernel.release));
+    }
+    Ok(kernel)
+}

@@ -1,0 +1,30 @@
+//! What is seen in a run: data, and no judgement.
+//!
+//! [`ledger`] is the record of every IPI, kept while the guest runs; [`stacks`] has from where each was
+//! sent, and [`blame`] is what came of both; [`origins`] is the same without stacks. [`Evidence`] is all
+//! that the conductor saw, with the entries of isolated vCPUs, what the kernel says of itself
+//! ([`guest_text`], [`Tracing`]) and what it changed. [`timeline`] has what happened when.
+//!
+//! What this crate does not do: run a guest (`ipirig-rig` does, and fills this in), or say what any of it
+//! means (`ipirig-verdict`).
+
+#![forbid(unsafe_code)]
+
+pub mod blame;
+mod error;
+mod evidence;
+pub mod guest_text;
+pub mod ledger;
+pub mod origins;
+mod phase;
+pub mod stacks;
+pub mod timeline;
+mod tracing;
+pub mod vectors;
+
+pub use error::chain;
+pub use evidence::{
+    Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, StormReport, USER, Window,
+};
+pub use phase::Phase;
+pub use tracing::{Edge, Recorded, Tracing};

@@ -1,0 +1,122 @@
+//! An observation of a guest that follows a script.
+
+use std::time::Duration;
+
+use ipirig_evidence::blame::{Blame, Deferrable, Frame};
+use ipirig_rig::conductor::fake::{self, Observing, Script};
+use ipirig_rig::observe::Wishes;
+use ipirig_rig::run::KernelFiles;
+use ipirig_verdict::result::{KernelInfo, MachineInfo};
+
+use super::*;
+
+/// Three IPIs to the isolated vCPU, and a tick.
+fn observed() -> Report {
+    let wishes = Wishes {
+        command: vec!["load".to_owned(), "fork".to_owned()],
+        files: vec![],
+        limit: Duration::from_millis(10),
+        max_ipis: None,
+    };
+    let script = Script {
+        command_operations: 1,
+        ipis_per_operation: 3,
+        timers: 1,
+        ..Script::default()
+    };
+    let Observing {
+        plan,
+        outcome,
+        ledger,
+        ..
+    } = fake::observe(&wishes, script);
+    let files = KernelFiles {
+        kernel: "k".into(),
+        initramfs: "i".into(),
+        package: None,
+        series: None,
+    };
+    let kernel = KernelInfo::new(&files, "");
+    let mut report = Report::new(&plan, &wishes, outcome, kernel, &ledger);
+    report.run.machine = Some(MachineInfo {
+        apic: "x2apic".into(),
+        cores: vec![0, 1, 1],
+        memory_mib: 256,
+        warnings: vec![],
+    });
+    report
+}
+
+#[test]
+fn a_report_reads_at_a_glance() {
+    let mut report = observed();
+    for visited in &mut report.observation.as_mut().unwrap().isolated {
+        (visited.longest_alone_s, visited.turns) = (0.25, 100);
+    }
+    let turns = report.run.checks[0].evidence.clone();
+    let text = render(&report, Paint::PLAIN).replace(&turns, "TURNS");
+    let (text, _) = text.split_once(" [boot").unwrap();
+    assert_eq!(
+        text,
+        "\
+observe: load fork
+Linux 6.12.1-fake (k), x2apic
+
+vCPU  IPIs             other interrupts  taken in  longest time alone
+   2  3 call-function  1 local-timer     user 4    0.250 s
+
+sends  kind           from            at                 taken in
+    3  call-function  vCPU 0 control  _stext+0x0/0x1000  user 3
+
+the command printed
+  | hello
+
+held      observed      TURNS
+held      nothing-lost  all 9 events of the window recorded
+held      no-way-round  CAL: the kernel counts 4, the rig 4
+
+complete: nothing was lost; nothing was judged"
+    );
+}
+
+#[test]
+fn what_is_known_of_causes_takes_the_place_of_addresses() {
+    let frame = |function: &str| Frame {
+        address: 0x10,
+        function: Some(function.to_owned()),
+        offset: 4,
+        inlined: vec![],
+    };
+    let blame = |cause: &str, targets: &[(usize, u64)]| Blame {
+        cause: cause.to_owned(),
+        deferrable: Deferrable::Yes,
+        kind: "call-function".to_owned(),
+        source: 0,
+        number: None,
+        targets: targets.iter().copied().collect(),
+        taken: Taken {
+            user: 3,
+            kernel: 1,
+            idle: 0,
+        },
+        chain: vec![
+            frame("smp_call_function_many_cond"),
+            frame("text_poke_sync"),
+        ],
+        broken: None,
+    };
+    let mut report = observed();
+    report.run.blame = vec![
+        blame("housekeeping only", &[(1, 50)]),
+        blame("static key", &[(1, 3), (2, 3)]),
+    ];
+    let text = render(&report, Paint::PLAIN);
+    let table = "\
+observe: 3 IPIs to isolated vCPUs, by cause
+
+      3  static key, deferrable
+      3    call-function from vCPU 0: text_poke_sync
+";
+    assert!(text.contains(table), "{text}");
+    assert!(!text.contains("housekeeping only"));
+}

@@ -1,0 +1,138 @@
+//! The kernel command line of a run: what isolates the isolated vCPUs and keeps the guest quiet.
+//! What the host's quirks need is added by `ipirig-machine`.
+
+use ipirig_abi::Role;
+
+use crate::cpu_list::CpuList;
+use crate::plan::Plan;
+use crate::scenario::Mode;
+
+/// What a parameter's value is made of.
+#[derive(Clone, Copy)]
+enum Value {
+    /// The parameter as it stands.
+    Plain,
+    /// The isolated CPUs, after this prefix.
+    Isolated(&'static str),
+    /// The same after flags, of which the first keeps a CPU from being taken offline.
+    Flagged(&'static str, &'static str),
+    /// The other CPUs.
+    Others,
+    /// `on` or `off`.
+    Deferral,
+    /// Only where isolated CPUs are to have no tasks.
+    NoTasks,
+}
+
+/// Every parameter and why it is there. In the order of the command line.
+const PARAMETERS: &[(&str, Value)] = &[
+    // Where the machine reads messages; few of them, because each byte is an exit.
+    ("console=ttyS0", Value::Plain),
+    ("quiet", Value::Plain),
+    // A panic resets at once, and the machine reports it; no firmware is there to reboot with.
+    ("panic=-1", Value::Plain),
+    ("reboot=k", Value::Plain),
+    // The rig reports an oops as what it is rather than go on with a broken kernel.
+    ("oops=panic", Value::Plain),
+    // No clocksource watchdog, whose timer visits one CPU after the other.
+    ("tsc=reliable", Value::Plain),
+    // No tick on a CPU that runs one task, RCU callbacks elsewhere (implied): the set of CPUs whose
+    // kernel work is deferred.
+    ("nohz_full=", Value::Isolated("")),
+    // No load balancing onto them, and no managed interrupts.
+    //
+    // Without the first where they are to be taken offline: a CPU in no scheduling domain is the last of
+    // its own, which 6.12 then thinks has deadline bandwidth to lose (dl_bw_manage of
+    // kernel/sched/deadline.c), EBUSY.
+    ("isolcpus=", Value::Flagged("domain,", "managed_irq,")),
+    // Device interrupts, should there be any, go elsewhere.
+    ("irqaffinity=", Value::Others),
+    // Deferral rests on the CR3 switch of page-table isolation, which CPUs without Meltdown
+    // leave off by default.
+    ("pti=on", Value::Plain),
+    // Read by the reference series; other kernels hand an unknown parameter to init.
+    ("ipi_deferral=", Value::Deferral),
+    // Handed to init, which is the agent, as one of its environment variables.
+    (ipirig_abi::TASKS, Value::NoTasks),
+    // Periodic visitors in kernels other than the reference one, which is built without them: hard
+    // and soft lockup detection, polling for corrected errors.
+    ("nowatchdog", Value::Plain),
+    ("mce=ignore_ce", Value::Plain),
+];
+
+/// The rig's part of the kernel command line for `plan`, with the user's part last so that it wins.
+#[must_use]
+pub fn command_line(plan: &Plan) -> String {
+    let isolated = plan.cpus(Role::Isolated);
+    let others: Vec<usize> = (0..plan.roles.len())
+        .filter(|cpu| !isolated.contains(cpu))
+        .collect();
+    let replugged = plan.scenario.vcpus.isolated_in == Mode::Replugged;
+    let tasks = plan.scenario.vcpus.isolated_in.has_task();
+    let mut words: Vec<String> = PARAMETERS
+        .iter()
+        .filter(|(_, value)| !matches!(value, Value::NoTasks) || !tasks)
+        .map(|&(name, value)| match value {
+            Value::Plain => name.to_owned(),
+            Value::NoTasks => format!("{name}=none"),
+            Value::Isolated(prefix) => format!("{name}{prefix}{}", CpuList(&isolated)),
+            Value::Flagged(_, rest) if replugged => format!("{name}{rest}{}", CpuList(&isolated)),
+            Value::Flagged(first, rest) => format!("{name}{first}{rest}{}", CpuList(&isolated)),
+            Value::Others => format!("{name}{}", CpuList(&others)),
+            Value::Deferral => format!("{name}{}", if plan.deferral { "on" } else { "off" }),
+        })
+        .collect();
+    words.extend(plan.append.clone());
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Scenario;
+    use crate::plan::Options;
+
+    fn line(options: Options) -> String {
+        let scenario = Scenario::find("static-key-flip").unwrap();
+        command_line(&Plan::new(scenario, options).unwrap())
+    }
+
+    #[test]
+    fn the_default_line_isolates_the_last_of_three() {
+        assert_eq!(
+            line(Options::default()),
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
+             nohz_full=2 isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
+             mce=ignore_ce"
+        );
+    }
+
+    #[test]
+    fn cpus_that_are_to_be_unused_get_no_tasks() {
+        let mut scenario = Scenario::find("static-key-flip").unwrap();
+        for (mode, flags) in [
+            (Mode::Unused, "isolcpus=domain,managed_irq,2"),
+            (Mode::Replugged, "isolcpus=managed_irq,2"),
+        ] {
+            scenario.vcpus.isolated_in = mode;
+            let line = command_line(&Plan::new(scenario.clone(), Options::default()).unwrap());
+            let words: Vec<&str> = line.split(' ').collect();
+            assert!(words.contains(&"ipirig_tasks=none"), "{line}");
+            assert!(words.contains(&flags), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_users_part_comes_last_and_deferral_obeys() {
+        let line = line(Options {
+            vcpus: Some(2),
+            no_deferral: true,
+            append: Some("quiet loglevel=7".into()),
+            ..Options::default()
+        });
+        assert!(line.contains(" nohz_full=1 "), "{line}");
+        assert!(line.contains(" irqaffinity=0 "), "{line}");
+        assert!(line.contains(" ipi_deferral=off "), "{line}");
+        assert!(line.ends_with(" quiet loglevel=7"), "{line}");
+    }
+}

@@ -1,0 +1,33 @@
+//! Scenarios: what to provoke, on which vCPUs, and what must hold; and the plan of a run.
+//!
+//! The way through: TOML ([`Scenario::find`]), validated with errors that point at their place
+//! ([`Diagnostic`]) → [`plan`] (roles, times, what the user asked for besides) → [`cmdline`] (what the
+//! kernel is told).
+//!
+//! What this crate does not do: start anything (`ipirig-rig` does, by a plan), or say how a run went
+//! (`ipirig-verdict`). The storms themselves are the guest's (`ipirig-agent`), their numbers are in
+//! `ipirig-abi`.
+
+#![forbid(unsafe_code)]
+
+mod builtin;
+pub mod cmdline;
+mod cpu_list;
+mod diagnostic;
+mod entry;
+pub mod plan;
+mod raw;
+mod scenario;
+mod selection;
+mod storm;
+pub mod suggest;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use diagnostic::Diagnostic;
+pub use entry::{EntryKind, Trigger};
+pub use scenario::{Expectations, IsolatedIpis, Kernel, Mode, Scenario, ScenarioError, Vcpus};
+pub use selection::{ALL, SelectionError, base_name, select};
+pub use storm::{Changes, Completion, Kind, NONE as NO_STORM, Part, Storm};
+pub use validate::is_name;

@@ -1,0 +1,261 @@
+//! Scenarios: what to provoke, on which vCPUs, and what must hold. Read from TOML, then validated.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use ipirig_abi::{Order, Role};
+
+use crate::entry::{EntryKind, Trigger};
+use crate::storm::Storm;
+use crate::{Diagnostic, builtin, suggest, validate};
+
+/// Scenario files are a page of text; a longer one is some other file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A scenario that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// Its name, as the user types it.
+    pub name: String,
+    /// The claim it belongs to: `text`, `tlb`, ...
+    pub group: String,
+    /// One line for `ipirig list`.
+    pub summary: String,
+    /// Which of the reference kernels has what the storm needs.
+    pub kernel: Kernel,
+    /// The vCPUs besides the control vCPU.
+    pub vcpus: Vcpus,
+    /// What to provoke.
+    pub storm: Storm,
+    /// By which ways the isolated vCPUs enter the kernel afterwards: a window each. Not empty.
+    pub entries: Vec<EntryKind>,
+    /// Before which of the changes that the storm makes the isolated vCPUs enter the kernel, to stay there
+    /// until it is over: a window each. The first is 1. Empty: they do not.
+    pub enter_before: Vec<u64>,
+    /// What must hold.
+    pub expect: Expectations,
+}
+
+/// How many vCPUs of which role a scenario wants. There is always one control vCPU more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpus {
+    /// Housekeeping vCPUs, 0 to 62.
+    pub housekeeping: usize,
+    /// Isolated vCPUs, 1 to 63.
+    pub isolated: usize,
+    /// The role of vCPUs that the user asks for beyond these.
+    pub further: Role,
+    /// Where the isolated vCPUs are while the storm runs.
+    pub isolated_in: Mode,
+    /// Whether each housekeeping vCPU is in a user-space loop while the storm runs; else it idles.
+    pub housekeeping_in_user: bool,
+    /// Address spaces besides its task's that each isolated vCPU uses before the window, and that the
+    /// entry after it goes through; 0 to 16.
+    pub address_spaces: u64,
+}
+
+/// A flavour of the reference kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernel {
+    /// Little is on; it boots soon.
+    #[default]
+    Fast,
+    /// With tracepoints, kprobes, the function tracer and BPF.
+    Tracing,
+}
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In user space.
+    #[default]
+    User,
+    /// In a system call that does not sleep.
+    Kernel,
+    /// Idle: its task sleeps in a system call.
+    Idle,
+    /// Idle, and no task has run on it since it was booted.
+    Unused,
+    /// The same, and it has been offline since.
+    Replugged,
+}
+
+impl Mode {
+    /// Whether the vCPU has a task, which obeys orders.
+    #[must_use]
+    pub fn has_task(self) -> bool {
+        matches!(self, Self::User | Self::Kernel | Self::Idle)
+    }
+
+    /// Whether the vCPU waits in HLT.
+    #[must_use]
+    pub fn idles(self) -> bool {
+        matches!(self, Self::Idle | Self::Unused | Self::Replugged)
+    }
+}
+
+/// What must hold in the window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectations {
+    /// IPIs that target each isolated vCPU.
+    pub isolated: IsolatedIpis,
+    /// Fewest IPIs that must target each housekeeping vCPU.
+    pub housekeeping_ipis_min: u64,
+    /// Fewest IPIs of a cause that must target each vCPU that nothing may be held back from, by the
+    /// cause's name: those of another cause do not make up for one that is lost.
+    pub by_cause: BTreeMap<String, u64>,
+    /// Whether what isolated vCPUs execute for each IPI is followed, and has to be what it was sent for.
+    pub handlers: bool,
+}
+
+/// How many IPIs each isolated vCPU may or must get in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolatedIpis {
+    /// Holding back is right: no more than this.
+    AtMost(u64),
+    /// Holding back would be a bug: no fewer than this.
+    AtLeast(u64),
+}
+
+impl Scenario {
+    /// How to provoke `entry`, in a guest that has the module or not: if it is to go through several
+    /// address spaces, in the order for that.
+    #[must_use]
+    pub fn trigger(&self, entry: EntryKind, module: bool) -> Trigger {
+        match entry.trigger(module) {
+            Trigger::Order(Order::Probe) if self.vcpus.address_spaces > 0 => {
+                Trigger::Order(Order::Relay)
+            }
+            trigger => trigger,
+        }
+    }
+}
+
+impl Expectations {
+    /// Whether IPIs to isolated vCPUs must be delivered.
+    #[must_use]
+    pub fn delivered(&self) -> bool {
+        matches!(self.isolated, IsolatedIpis::AtLeast(_))
+    }
+
+    /// Whether IPIs take isolated vCPUs out of user space, though the scenario holds.
+    #[must_use]
+    pub fn interrupted(&self) -> bool {
+        self.isolated != IsolatedIpis::AtMost(0)
+    }
+}
+
+/// Why there is no such scenario.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScenarioError {
+    /// No built-in scenario has this name.
+    #[error("no scenario `{name}`: {advice}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        advice: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the scenario {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no text of a scenario's size.
+    #[error("{} is not a scenario: {reason}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        reason: &'static str,
+    },
+    /// The file's contents are wrong.
+    #[error("{0}")]
+    Invalid(Box<Diagnostic>),
+}
+
+impl Scenario {
+    /// The scenario that a user names: a built-in one, or a path to a `.toml` file.
+    ///
+    /// # Errors
+    ///
+    /// See [`ScenarioError`].
+    pub fn find(argument: &str) -> Result<Self, ScenarioError> {
+        if is_path(argument) {
+            return Self::read(Path::new(argument));
+        }
+        let Some((stem, text)) = builtin::FILES.iter().find(|(stem, _)| *stem == argument) else {
+            return Err(unknown(argument));
+        };
+        Self::parse(&format!("scenarios/{stem}.toml"), text)
+    }
+
+    /// Every built-in scenario, in the order of the table.
+    ///
+    /// # Errors
+    ///
+    /// Never, as a test shows; built-in files go through the same parser as any other.
+    pub fn all() -> Result<Vec<Self>, ScenarioError> {
+        builtin::FILES
+            .iter()
+            .map(|(stem, text)| Self::parse(&format!("scenarios/{stem}.toml"), text))
+            .collect()
+    }
+
+    /// Parses and validates the text of `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`ScenarioError::Invalid`], which points at the place.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
+        validate::parse(file, text).map_err(|error| ScenarioError::Invalid(Box::new(error)))
+    }
+
+    fn read(path: &Path) -> Result<Self, ScenarioError> {
+        let unreadable = |source| ScenarioError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let mut bytes = Vec::new();
+        // Bounded: the path may be a device that never ends.
+        File::open(path)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(unreadable)?;
+        let not_text = |reason| ScenarioError::NotText {
+            path: path.to_owned(),
+            reason,
+        };
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(not_text("it is longer than 1 MiB"));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| not_text("it is not UTF-8 text"))?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+}
+
+/// Whether what the user wrote is the path of a file, and no name.
+pub(crate) fn is_path(argument: &str) -> bool {
+    argument.ends_with(".toml") || argument.contains('/')
+}
+
+fn unknown(name: &str) -> ScenarioError {
+    let names = builtin::FILES.map(|(stem, _)| stem);
+    let advice = match suggest::closest(name, names) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!(
+            "there are {} (or give the path of a .toml file)",
+            names.join(", ")
+        ),
+    };
+    ScenarioError::Unknown {
+        name: name.to_owned(),
+        advice,
+    }
+}

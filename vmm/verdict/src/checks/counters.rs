@@ -1,0 +1,136 @@
+//! Does the kernel itself say that it held work back, and did it later?
+
+use ipirig_abi::Role;
+use ipirig_evidence::Evidence;
+use ipirig_evidence::guest_text::{Counters, CpuCounters};
+use ipirig_scenario::Changes;
+use ipirig_scenario::plan::Plan;
+
+use super::{COUNTERS, Check, Verdict, ipis, isolation, worst};
+
+/// With deferral on, each isolated CPU's counter for this kind of storm must have grown, and
+/// entries must have caught up with all of it but what is pending again since. Where nothing was
+/// deferred the ledger decides: if IPIs were sent instead, that is the violation, unless the window was
+/// not clean ([`ipis`]); if not, the storm did not reach this CPU and the rig cannot say why. With deferral off the counters must stand
+/// still, and then say nothing.
+pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
+    let (before, after) = match (&evidence.before.counters, &evidence.after.counters) {
+        (Ok(Some(before)), Ok(Some(after))) => (before, after),
+        (Ok(None), Ok(None)) => {
+            let words = "the kernel has no /sys/kernel/debug/ipi_deferral";
+            return Check::new(COUNTERS, Verdict::Skipped, words);
+        }
+        (Err(words), _) | (_, Err(words)) => {
+            return Check::new(COUNTERS, Verdict::Error, words.clone());
+        }
+        _ => {
+            let words = "the kernel's counters came or went during the run";
+            return Check::new(COUNTERS, Verdict::Error, words);
+        }
+    };
+    if plan.scenario.expect.delivered() {
+        // What must be delivered may come with other work that may be held back.
+        let words = "this scenario is about IPIs that must be delivered, not about those held back";
+        return Check::new(COUNTERS, Verdict::Skipped, words);
+    }
+    let off = isolation::off(plan, evidence);
+    let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
+        let (status, words) = match growth(plan, before, after, cpu) {
+            Some(growth) => {
+                let record = evidence.ledger.cpus.get(cpu);
+                let sent = record.map_or(0, |record| record.window.ipis_targeted());
+                let (ipis, _) = ipis::of_cpu(plan, evidence, cpu);
+                match (one(plan.deferral, &growth, sent, ipis), &off) {
+                    ((Verdict::Violated, words), Some(why)) if growth.deferred == 0 => {
+                        (Verdict::Skipped, format!("{words}; {why}"))
+                    }
+                    (judged, _) => judged,
+                }
+            }
+            None => (
+                Verdict::Error,
+                "no sane line in the kernel's counters".to_owned(),
+            ),
+        };
+        (status, format!("CPU {cpu}: {words}"))
+    });
+    worst(COUNTERS, findings.collect())
+}
+
+/// Judges one CPU, to which `sent` IPIs were sent in the window, of which `ipis` is the judgement.
+fn one(deferral: bool, growth: &Growth, sent: u64, ipis: Verdict) -> (Verdict, String) {
+    let Growth {
+        deferred,
+        caught_up,
+        pending,
+    } = *growth;
+    match (deferral, deferred, caught_up) {
+        (false, 0, _) => (
+            Verdict::Skipped,
+            "nothing deferred; deferral is off".to_owned(),
+        ),
+        (false, n, _) => (
+            Verdict::Violated,
+            format!("{n} deferred although deferral is off"),
+        ),
+        (true, 0, _) if sent > 0 && ipis == Verdict::Error => (
+            Verdict::Error,
+            format!("nothing deferred, {sent} IPIs sent instead, and the window was not clean"),
+        ),
+        (true, 0, _) if sent > 0 => (
+            Verdict::Violated,
+            format!("nothing deferred, {sent} IPIs sent instead"),
+        ),
+        (true, 0, _) => {
+            let words = "nothing deferred and nothing sent: the storm did not reach it";
+            (Verdict::Error, words.to_owned())
+        }
+        (true, n, 0) => (
+            Verdict::Violated,
+            format!("{n} deferred, no entry caught up"),
+        ),
+        (true, n, c) if c.saturating_add(pending) < n => (
+            Verdict::Violated,
+            format!("{n} deferred, only {c} caught up with"),
+        ),
+        (true, n, c) => (Verdict::Held, format!("{n} deferred, {c} caught up with")),
+    }
+}
+
+/// How a CPU's counters grew over the run.
+struct Growth {
+    /// Held back, of the storm's kinds together; 0 if one of them was not.
+    deferred: u64,
+    /// Caught up with, of any kind.
+    caught_up: u64,
+    /// Held back again since the last entry, of any kind; 0 if the kernel does not say.
+    pending: u64,
+}
+
+/// `None`: a CPU without a line, or a count that went down.
+fn growth(plan: &Plan, before: &Counters, after: &Counters, cpu: usize) -> Option<Growth> {
+    let (before, after) = (before.get(&cpu)?, after.get(&cpu)?);
+    let mut deferred = None;
+    for part in plan.scenario.storm.parts() {
+        let column = |counters: &CpuCounters| match part.changes {
+            Changes::Text => counters.deferred_text,
+            Changes::Tlb => counters.deferred_tlb,
+            Changes::Some => counters.deferred_text.saturating_add(counters.deferred_tlb),
+        };
+        let grown = column(after).checked_sub(column(before))?;
+        // Each part must have been held back: none stands for all.
+        deferred = match deferred {
+            None => Some(grown),
+            Some(0) => Some(0),
+            Some(_) if grown == 0 => Some(0),
+            Some(sum) => Some(grown.saturating_add(sum)),
+        };
+    }
+    Some(Growth {
+        deferred: deferred?,
+        caught_up: after.caught_up.checked_sub(before.caught_up)?,
+        pending: after
+            .pending
+            .map_or(0, |pending| u64::try_from(pending).unwrap_or(0)),
+    })
+}

@@ -1,0 +1,177 @@
+//! Can the other checks be believed? The storm happened, nothing was lost, nothing went past us.
+
+use ipirig_abi::Role;
+use ipirig_evidence::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
+use ipirig_evidence::{Evidence, Window};
+use ipirig_scenario::Changes;
+use ipirig_scenario::plan::Plan;
+
+use super::{Check, NO_WAY_ROUND, NOTHING_LOST, STORM_RAN, Verdict, worst};
+
+/// The guest did what was asked, by its own count, and made as many changes as that takes; and every housekeeping vCPU, whom nothing
+/// protects, got the storm's IPIs. With no housekeeping vCPU there is no such witness, and the
+/// check says so.
+pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
+    let asked = plan.scenario.storm.operations() * evidence.windows.len() as u64;
+    let reports = evidence.windows.iter().flat_map(|window| &window.storm);
+    let done: u64 = reports.fold(0, |sum, report| sum.saturating_add(report.done));
+    let least = plan.scenario.expect.housekeeping_ipis_min;
+    if done != asked {
+        let words = format!("the guest says it did {done} of {asked} operations");
+        return Check::new(STORM_RAN, Verdict::Error, words);
+    }
+    if let Some(words) = pretended(plan, evidence) {
+        let words = format!("{done} operations by the guest's count, but {words}");
+        return Check::new(STORM_RAN, Verdict::Error, words);
+    }
+    let witnesses = plan.cpus(Role::Housekeeping);
+    let changes = |window: &Window| window.changed.pokes > 0 || window.changed.flushes > 0;
+    if plan.scenario.vcpus.housekeeping_in_user && evidence.windows.iter().all(changes) {
+        // What those vCPUs got is what is looked at, and so no witness.
+        let words =
+            format!("{done} operations by the guest's count, and as many changes were seen");
+        return Check::new(STORM_RAN, Verdict::Held, words);
+    }
+    if witnesses.is_empty() {
+        let words =
+            format!("{done} operations by the guest's count; no housekeeping vCPU to bear witness");
+        return Check::new(STORM_RAN, Verdict::Held, words);
+    }
+    let findings = witnesses.into_iter().map(|cpu| {
+        let sent = evidence
+            .ledger
+            .cpus
+            .get(cpu)
+            .map_or(0, |record| record.window.ipis_targeted());
+        if sent < least {
+            let words = format!(
+                "{done} operations by the guest's count, but housekeeping vCPU {cpu} got {sent} \
+                 IPIs, at least {least} expected: no witness"
+            );
+            return (Verdict::Error, words);
+        }
+        (
+            Verdict::Held,
+            format!("{done} operations; housekeeping vCPU {cpu} got {sent} IPIs"),
+        )
+    });
+    worst(STORM_RAN, findings.collect())
+}
+
+/// What the rig saw too little of for the operations that the guest says it did in a window. Where it saw
+/// nothing at all, the host may be unable to stop there, and the checks of entries say so.
+fn pretended(plan: &Plan, evidence: &Evidence) -> Option<String> {
+    for window in &evidence.windows {
+        let changed = &window.changed;
+        for (of, seen, blind, what) in [
+            (Changes::Text, changed.pokes, &changed.blind.text, "pokes"),
+            (
+                Changes::Tlb,
+                changed.flushes,
+                &changed.blind.mappings,
+                "flushes",
+            ),
+        ] {
+            let parts = plan.scenario.storm.parts();
+            let parts = parts.iter().filter(|part| part.changes == of);
+            let least = parts.fold(0_u64, |sum, part| {
+                sum.saturating_add(part.operations.saturating_mul(part.calls_each))
+            });
+            if blind.is_none() && seen > 0 && seen < least {
+                return Some(format!(
+                    "{seen} {what} were seen before the entry by {}, of at least {least}",
+                    window.entry
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to
+/// nobody: it may have been meant for an isolated vCPU.
+pub(crate) fn nothing_lost(evidence: &Evidence) -> Check {
+    let ledger = &evidence.ledger;
+    let undeliverable: u64 = ledger.cpus.iter().map(|cpu| cpu.window.undeliverable).sum();
+    let mut lost = Vec::new();
+    if ledger.dropped > 0 {
+        lost.push(format!(
+            "{} events did not fit into the ledger; a smaller storm will",
+            ledger.dropped
+        ));
+    }
+    if ledger.strangers > 0 {
+        lost.push(format!(
+            "{} events of vCPUs that do not exist",
+            ledger.strangers
+        ));
+    }
+    if undeliverable > 0 {
+        lost.push(format!(
+            "{undeliverable} IPIs in the window that no vCPU takes"
+        ));
+    }
+    if !lost.is_empty() {
+        return Check::new(NOTHING_LOST, Verdict::Error, lost.join("; "));
+    }
+    let events: u64 = ledger
+        .cpus
+        .iter()
+        .map(|cpu| cpu.window.writes + cpu.window.ipi_deliveries() + cpu.window.other_interrupts())
+        .sum();
+    Check::new(
+        NOTHING_LOST,
+        Verdict::Held,
+        format!("all {events} events of the window recorded"),
+    )
+}
+
+/// The kernel's own counts of interrupts taken cannot exceed what our APICs delivered; if they do,
+/// something (a paravirtual IPI, a posted interrupt) went past the rig.
+///
+/// The ledger's two snapshots lie just outside the kernel's two readings, so ours may be more,
+/// never less.
+pub(crate) fn no_way_round(evidence: &Evidence) -> Check {
+    let rows: [(&str, &[u8]); 3] = [
+        ("CAL", &CALL_FUNCTION),
+        ("RES", &RESCHEDULE),
+        ("IWI", &IRQ_WORK),
+    ];
+    let (before, after) = (
+        &evidence.before.interrupts.rows,
+        &evidence.after.interrupts.rows,
+    );
+    let mut findings = Vec::new();
+    for (label, vectors) in rows {
+        let (Some(before), Some(after)) = (before.get(label), after.get(label)) else {
+            continue;
+        };
+        let (mut kernel_sum, mut ours_sum) = (0, 0);
+        for (cpu, count) in after {
+            let taken = |snapshot: &ipirig_evidence::ledger::Snapshot| {
+                snapshot
+                    .cpus
+                    .get(*cpu)
+                    .map_or(0, |record| record.taken(vectors))
+            };
+            let kernel = u64::from(count.wrapping_sub(before.get(cpu).copied().unwrap_or(0)));
+            let ours = taken(&evidence.ledger).saturating_sub(taken(&evidence.ledger_before));
+            if kernel > ours {
+                let words = format!(
+                    "vCPU {cpu} took {kernel} {label} interrupts by its own count, but the rig \
+                     delivered {ours}: something goes past the APIC"
+                );
+                findings.push((Verdict::Error, words));
+            }
+            kernel_sum += kernel;
+            ours_sum += ours;
+        }
+        let words = format!("{label}: the kernel counts {kernel_sum}, the rig {ours_sum}");
+        findings.push((Verdict::Held, words));
+    }
+    if findings.is_empty() {
+        let words = "the guest's /proc/interrupts has no rows CAL, RES or IWI";
+        return Check::new(NO_WAY_ROUND, Verdict::Skipped, words);
+    }
+    worst(NO_WAY_ROUND, findings)
+}

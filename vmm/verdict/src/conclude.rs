@@ -1,0 +1,216 @@
+//! From the outcome of a run to its result.
+
+use std::error::Error;
+
+use ipirig_evidence::ledger::Ledger;
+use ipirig_evidence::{Evidence, chain};
+use ipirig_machine::MachineError;
+use ipirig_rig::conductor::Ended;
+use ipirig_rig::run::{Conducted, Outcome, Setup};
+use ipirig_scenario::plan::Plan;
+
+use crate::checks::{Check, RUN, Verdict, judge};
+use crate::result::{KernelInfo, MachineInfo, RunResult, seconds};
+
+/// The result of a run of `setup`.
+#[must_use]
+pub fn conclude(setup: &Setup, outcome: Outcome<Evidence>) -> RunResult {
+    let plan = &setup.plan;
+    finish(setup, outcome, |evidence, kernel, _| {
+        of_scenario(plan, evidence, kernel)
+    })
+}
+
+/// The result of a run for which the host lacks something, or that failed before it began.
+#[must_use]
+pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
+    RunResult::new(plan, vec![Check::new(RUN, verdict, chain(why))])
+}
+
+/// What `judged` makes of what was seen, with all that is the same for every run.
+pub(crate) fn finish<E>(
+    setup: &Setup,
+    outcome: Outcome<E>,
+    judged: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> RunResult,
+) -> RunResult {
+    let plan = &setup.plan;
+    let mut result = match outcome.course {
+        Ok(conducted) => {
+            let Conducted {
+                evidence,
+                cmdline,
+                apic,
+                cores,
+                warnings,
+                restored,
+                ready,
+                timeline,
+            } = *conducted;
+            let kernel = KernelInfo::new(&setup.kernel, &cmdline);
+            let mut result = judged(evidence, kernel, &outcome.ledger);
+            result.machine = Some(MachineInfo {
+                apic: apic.to_owned(),
+                cores,
+                memory_mib: plan.memory_mib,
+                warnings,
+            });
+            if restored {
+                result.timing.boot_s = None;
+                result.timing.restored_s = ready.map(seconds);
+            }
+            result.timeline = timeline;
+            result
+        }
+        Err(error) => not_run(plan, without_machine(&error), &error),
+    };
+    result.host = Some(outcome.host);
+    result.timing.total_s = seconds(outcome.total);
+    result
+}
+
+/// What it means that there is no machine.
+fn without_machine(error: &MachineError) -> Verdict {
+    match error {
+        MachineError::NoX2apic | MachineError::KvmEvents(_) | MachineError::IpisPastKvm { .. } => {
+            Verdict::Skipped
+        }
+        _ => Verdict::Error,
+    }
+}
+
+/// What it means that there is no evidence.
+pub(crate) fn without_evidence(ended: &Ended) -> Verdict {
+    match ended {
+        Ended::Lacking { .. } => Verdict::Skipped,
+        _ => Verdict::Error,
+    }
+}
+
+/// From how the conductor's work ended to a result.
+fn of_scenario(plan: &Plan, outcome: Result<Evidence, Ended>, kernel: KernelInfo) -> RunResult {
+    match outcome {
+        Ok(evidence) => {
+            let (checks, entries) = judge(plan, &evidence);
+            let result = RunResult {
+                entries,
+                kernel: Some(kernel),
+                ..RunResult::new(plan, checks)
+            };
+            result.with_evidence(plan, &evidence)
+        }
+        Err(ended) => RunResult {
+            kernel: Some(kernel),
+            report: ended.report().map(str::to_owned),
+            ..not_run(plan, without_evidence(&ended), &ended)
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipirig_evidence::ledger::DETAILS;
+    use ipirig_rig::conductor::fake::{Fake, Moment, Script, plan};
+    use ipirig_rig::conductor::fake_kernel::layout;
+    use ipirig_rig::conductor::{self, Start};
+    use ipirig_rig::run::{KernelFiles, RunError};
+
+    use super::*;
+    use crate::exit::Code;
+
+    fn run(script: Script) -> Result<RunResult, RunError> {
+        let plan = plan("static-key-flip", None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let mut guest = Fake::new(&plan, &ledger, script);
+        let layout = Box::new(layout);
+        let outcome = conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
+        let files = KernelFiles {
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            package: None,
+            series: None,
+        };
+        if let Err(ended) = &outcome
+            && let Some(error) = RunError::interrupted(ended)
+        {
+            return Err(error);
+        }
+        let kernel = KernelInfo::new(&files, "");
+        Ok(of_scenario(&plan, outcome, kernel))
+    }
+
+    fn code(script: Script) -> u8 {
+        let code = match run(script) {
+            Ok(result) => Code::from(result.verdict),
+            Err(error) => Code::from(&error),
+        };
+        code as u8
+    }
+
+    #[test]
+    fn every_ending_has_its_exit_code() {
+        let stops = Script {
+            stops_in: Some(Moment::Boot),
+            ..Script::default()
+        };
+        let interrupted = Script {
+            interrupted_in: Some(Moment::Order),
+            ..Script::default()
+        };
+        let cases = [
+            (Script::default(), 0),
+            (
+                Script {
+                    ipis_per_operation: 3,
+                    ..Script::default()
+                },
+                1,
+            ),
+            (
+                Script {
+                    no_witness: true,
+                    ..Script::default()
+                },
+                3,
+            ),
+            (
+                Script {
+                    silent: true,
+                    ..Script::default()
+                },
+                3,
+            ),
+            (stops, 3),
+            (
+                Script {
+                    no_module: true,
+                    ..Script::default()
+                },
+                4,
+            ),
+            (interrupted, 130),
+        ];
+        for (script, expected) in cases {
+            assert_eq!(code(script.clone()), expected, "{script:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_stops_leaves_its_report_in_the_result() {
+        let script = Script {
+            stops_in: Some(Moment::Boot),
+            ..Script::default()
+        };
+        let result = run(script).unwrap();
+        let checks: Vec<(&str, Verdict, &str)> = result
+            .checks
+            .iter()
+            .map(|c| (c.name, c.status, c.evidence.as_str()))
+            .collect();
+        let expected = "the guest stopped during: boot: triple fault on vCPU 1";
+        assert_eq!(checks, [("run", Verdict::Error, expected)]);
+        assert_eq!(
+            result.report.as_deref(),
+            Some("report: triple fault on vCPU 1")
+        );
+    }
+}

@@ -1,0 +1,22 @@
+//! What the evidence of a run means.
+//!
+//! The way through: evidence → [`checks`] (named, each with what it rests on; [`cross_check`] is one of
+//! them) → the verdict on a run → [`result`] (JSON, [`schema`]) → [`suite`] (several runs) → [`exit`]
+//! (the code). [`conclude`] goes that way for a scenario's run, [`observation`] for one of a user's
+//! command.
+//!
+//! What this crate does not do: run a guest (`ipirig-rig` does), compare a result with those of before
+//! (`ipirig-gate`), or show one (`ipirig-report`).
+
+#![forbid(unsafe_code)]
+
+pub mod checks;
+mod conclude;
+pub mod cross_check;
+pub mod exit;
+pub mod observation;
+pub mod result;
+pub mod schema;
+pub mod suite;
+
+pub use conclude::{conclude, not_run};

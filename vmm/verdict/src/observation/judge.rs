@@ -1,0 +1,102 @@
+//! What makes an observation complete, and what it may be told to check.
+
+use ipirig_abi::observe::{LOAD, NO_LOAD};
+use ipirig_abi::{Ending, Role};
+
+use ipirig_rig::conductor::Observed;
+use ipirig_rig::observe::Wishes;
+use ipirig_scenario::plan::Plan;
+
+use crate::checks::soundness::{no_way_round, nothing_lost};
+use crate::checks::{Check, ISOLATED_IPIS, Verdict, worst};
+
+/// The command ran, and the isolated vCPUs did all the while.
+pub(super) const OBSERVED: &str = "observed";
+
+/// Every check of an observation.
+pub(super) fn judge(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Vec<Check> {
+    let limit = wishes
+        .max_ipis
+        .map(|most| isolated_ipis(plan, most, observed));
+    let lost = nothing_lost(&observed.evidence);
+    let lost = Check {
+        // That advice is for scenarios.
+        evidence: lost
+            .evidence
+            .replace("a smaller storm will", "a shorter --for will do"),
+        ..lost
+    };
+    let sound = [
+        was_observed(plan, wishes, observed),
+        lost,
+        no_way_round(&observed.evidence),
+    ];
+    limit.into_iter().chain(sound).collect()
+}
+
+/// What the checks of an observation amount to: none may fail. One that could not be made takes
+/// nothing away from what was seen.
+pub(super) fn overall(checks: &[Check]) -> Verdict {
+    let any = |status| checks.iter().any(|check| check.status == status);
+    if any(Verdict::Violated) {
+        Verdict::Violated
+    } else if any(Verdict::Error) {
+        Verdict::Error
+    } else {
+        let observed = checks.iter().find(|check| check.name == OBSERVED);
+        observed.map_or(Verdict::Error, |check| check.status)
+    }
+}
+
+/// No isolated vCPU got more IPIs than it may.
+fn isolated_ipis(plan: &Plan, most: u64, observed: &Observed) -> Check {
+    let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
+        let Some(record) = observed.evidence.ledger.cpus.get(cpu) else {
+            return (Verdict::Error, format!("vCPU {cpu} is not in the ledger"));
+        };
+        let got = record.window.ipis_targeted();
+        if got > most {
+            let words = format!("vCPU {cpu}: {got} IPIs, at most {most} allowed");
+            return (Verdict::Violated, words);
+        }
+        (Verdict::Held, format!("vCPU {cpu}: {got} IPIs"))
+    });
+    worst(ISOLATED_IPIS, findings.collect())
+}
+
+/// The task of each isolated vCPU ran in the window: one that is not there gets no IPIs either.
+fn was_observed(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Check {
+    let is_load = wishes.command.first().is_some_and(|word| word == LOAD);
+    let command = &observed.command;
+    if is_load && command.ending == Ending::Exited && command.code == u64::from(NO_LOAD) {
+        let words = "the kernel offers none of these loads; their output says what it lacks";
+        return Check::new(OBSERVED, Verdict::Skipped, words);
+    }
+    let marks = observed
+        .evidence
+        .windows
+        .first()
+        .map(|window| &window.marks);
+    let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
+        let turns = marks
+            .and_then(|marks| marks.get(&cpu))
+            .map_or(0, |(open, close)| {
+                close.heartbeat.saturating_sub(open.heartbeat)
+            });
+        if turns == 0 {
+            let words = format!("the task of vCPU {cpu} did not run");
+            return (Verdict::Error, words);
+        }
+        (Verdict::Held, format!("vCPU {cpu} made {turns} turns"))
+    });
+    let check = worst(OBSERVED, findings.collect());
+    let command = match observed.command.ending {
+        Ending::Exited => format!("the command exited with {}", observed.command.code),
+        Ending::Signalled => format!("the command was killed by signal {}", observed.command.code),
+        Ending::TimeUp => "the command ran until its time was up".to_owned(),
+    };
+    Check {
+        evidence: format!("{command}; {}", check.evidence),
+        ..check
+    }
+}

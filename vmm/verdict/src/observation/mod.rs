@@ -1,0 +1,237 @@
+//! What an observation found, as JSON has it. It judges nothing unless it is told a number: what makes it
+//! fail is that something was lost, or that the isolated vCPUs did not run.
+
+mod judge;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use ipirig_abi::{Ending, Role};
+use ipirig_machine::StopReason;
+use serde::Serialize;
+
+use ipirig_evidence::blame::Taken;
+use ipirig_evidence::ledger::{Detail, Ledger};
+use ipirig_evidence::origins::{Origin, count, origins};
+use ipirig_evidence::vectors::Kind;
+use ipirig_rig::conductor::{Ended, Observed};
+use ipirig_rig::observe::Wishes;
+use ipirig_rig::run::{Outcome, Setup};
+use ipirig_scenario::plan::Plan;
+
+use crate::checks::{Check, RUN, Verdict};
+use crate::conclude::{self, not_run, without_evidence};
+use crate::result::{KernelInfo, RunResult, seconds_of_ns};
+
+/// All there is to say about an observation: a run's result, and beside its fields these.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// As of any run. `held`: the observation is complete, and its checks hold.
+    #[serde(flatten)]
+    pub run: RunResult,
+    /// What was observed; absent if it did not come to that.
+    pub observation: Option<Observation>,
+}
+
+/// What was observed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Observation {
+    /// The command.
+    pub command: CommandReport,
+    /// Why the isolated vCPUs were not left alone before the command began, if they were not.
+    pub unrest: Option<String>,
+    /// The isolated vCPUs.
+    pub isolated: Vec<Visited>,
+    /// Where the IPIs to isolated vCPUs were sent from, most sends first. What is known of their
+    /// causes is in `blame`.
+    pub origins: Vec<Origin>,
+}
+
+/// The command, as the guest speaks of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CommandReport {
+    /// Its words.
+    pub words: Vec<String>,
+    /// `exited`, `signalled` or `time-up`.
+    pub ending: &'static str,
+    /// Its exit code, or the number of the signal that killed it.
+    pub code: u64,
+    /// Bytes that it printed.
+    pub printed: u64,
+    /// The first MiB of that. What is no UTF-8 is replaced.
+    pub output: String,
+}
+
+/// What came to one isolated vCPU.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Visited {
+    /// The vCPU.
+    pub id: usize,
+    /// IPIs sent to it, by kind.
+    pub ipis: BTreeMap<String, u64>,
+    /// Other interrupts that it took, by kind: ticks, above all.
+    pub other: BTreeMap<String, u64>,
+    /// What it was doing when it took either.
+    pub taken: Taken,
+    /// The longest stretch of the window in which it took none, in seconds.
+    pub longest_alone_s: f64,
+    /// Turns of its task's loop in the window.
+    pub turns: u64,
+}
+
+/// The report on an observation by `setup`.
+#[must_use]
+pub fn conclude(setup: &Setup, wishes: &Wishes, outcome: Outcome<Observed>) -> Report {
+    let plan = &setup.plan;
+    let mut observation = None;
+    let run = conclude::finish(setup, outcome, |observed, kernel, ledger| {
+        let report = Report::new(plan, wishes, observed, kernel, ledger);
+        observation = report.observation;
+        report.run
+    });
+    Report { run, observation }
+}
+
+/// What the host lacks, if that is why the guest ended: its KVM emulates the guest's kernel, and does
+/// not know an instruction.
+fn lacking(ended: &Ended) -> Option<String> {
+    let Ended::Stopped {
+        phase,
+        reason: StopReason::InternalError {
+            cpu, instruction, ..
+        },
+        ..
+    } = ended
+    else {
+        return None;
+    };
+    let name = ipirig_entry::disassemble(instruction)?;
+    let bytes: Vec<String> = instruction
+        .iter()
+        .take(ipirig_entry::length(instruction)?)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Some(format!(
+        "this host's KVM emulates the guest's kernel and cannot emulate `{name}` ({}), which vCPU \
+         {cpu} came to during: {phase}; a host with VMX or SVM executes it",
+        bytes.join(" ")
+    ))
+}
+
+fn visited(cpu: usize, observed: &Observed, ledger: &Ledger) -> Visited {
+    let evidence = &observed.evidence;
+    let tally = evidence.ledger.cpus.get(cpu).map(|record| &record.window);
+    let named = |counts: Option<&BTreeMap<Kind, u64>>| {
+        let each = counts.into_iter().flatten();
+        each.map(|(kind, count)| (kind.to_string(), *count))
+            .collect()
+    };
+    let (opened, closed) = observed.open_ns;
+    let mut taken = Taken::default();
+    let (mut last, mut longest) = (opened, 0);
+    for detail in ledger.details().iter() {
+        let Detail::Delivery(delivery) = detail else {
+            continue;
+        };
+        if delivery.cpu != cpu {
+            continue;
+        }
+        count(&mut taken, delivery);
+        longest = longest.max(delivery.time_ns.saturating_sub(last));
+        last = last.max(delivery.time_ns);
+    }
+    longest = longest.max(closed.saturating_sub(last));
+    let marks = evidence
+        .windows
+        .first()
+        .and_then(|window| window.marks.get(&cpu));
+    Visited {
+        id: cpu,
+        ipis: named(tally.map(|tally| &tally.targeted)),
+        other: named(tally.map(|tally| &tally.other)),
+        taken,
+        longest_alone_s: seconds_of_ns(longest),
+        turns: marks.map_or(0, |(open, close)| {
+            close.heartbeat.saturating_sub(open.heartbeat)
+        }),
+    }
+}
+
+impl Report {
+    /// From how the conductor's work ended to a result, and to what was observed.
+    #[must_use]
+    pub fn new(
+        plan: &Plan,
+        wishes: &Wishes,
+        outcome: Result<Observed, Ended>,
+        kernel: KernelInfo,
+        ledger: &Ledger,
+    ) -> Self {
+        let observed = match outcome {
+            Ok(observed) => observed,
+            Err(ended) => {
+                let mut run = match lacking(&ended) {
+                    Some(words) => {
+                        RunResult::new(plan, vec![Check::new(RUN, Verdict::Skipped, words)])
+                    }
+                    None => not_run(plan, without_evidence(&ended), &ended),
+                };
+                run.report = ended.report().map(str::to_owned);
+                run.kernel = Some(kernel);
+                run.scenario.storm = wishes.command.join(" ");
+                return Self::without(run);
+            }
+        };
+        let checks = judge::judge(plan, wishes, &observed);
+        let mut run = RunResult::new(plan, checks);
+        run.verdict = judge::overall(&run.checks);
+        run.scenario.storm = wishes.command.join(" ");
+        run.kernel = Some(kernel);
+        let run = run.with_evidence(plan, &observed.evidence);
+
+        let isolated = plan.cpus(Role::Isolated);
+        let symbols = observed.evidence.layout.as_ref().ok();
+        let symbols = symbols.map(|layout| layout.symbols());
+        let origins = origins(ledger.details().iter(), &isolated, symbols);
+        let visited = isolated.iter().map(|&cpu| visited(cpu, &observed, ledger));
+        let observation = Observation {
+            isolated: visited.collect(),
+            origins,
+            command: CommandReport {
+                words: wishes.command.clone(),
+                ending: match observed.command.ending {
+                    Ending::Exited => "exited",
+                    Ending::Signalled => "signalled",
+                    Ending::TimeUp => "time-up",
+                },
+                code: observed.command.code,
+                printed: observed.command.printed,
+                output: String::from_utf8_lossy(&observed.command.output).into_owned(),
+            },
+            unrest: observed.unrest,
+        };
+        Self {
+            run,
+            observation: Some(observation),
+        }
+    }
+
+    /// An observation that did not begin.
+    #[must_use]
+    pub fn without(run: RunResult) -> Self {
+        Self {
+            run,
+            observation: None,
+        }
+    }
+
+    /// The report as indented JSON with a newline at its end.
+    ///
+    /// # Errors
+    ///
+    /// serde_json's; none of the types here can cause one.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}

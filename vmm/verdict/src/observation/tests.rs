@@ -1,0 +1,295 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipirig_rig::conductor::GuestFile;
+use ipirig_rig::conductor::fake::{self, Moment, Observing, Script};
+use ipirig_rig::run::KernelFiles;
+
+use super::*;
+
+fn wishes() -> Wishes {
+    Wishes {
+        command: vec!["load".to_owned(), "fork".to_owned()],
+        files: vec![],
+        limit: Duration::from_millis(10),
+        max_ipis: None,
+    }
+}
+
+fn observe(wishes: &Wishes, script: Script) -> Report {
+    observe_and_keep(wishes, script).0
+}
+
+/// With the files that the guest has afterwards.
+fn observe_and_keep(wishes: &Wishes, script: Script) -> (Report, BTreeMap<String, Vec<u8>>) {
+    let Observing {
+        plan,
+        outcome,
+        ledger,
+        files,
+    } = fake::observe(wishes, script);
+    let kernel = KernelInfo::new(
+        &KernelFiles {
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            package: None,
+            series: None,
+        },
+        "",
+    );
+    let report = Report::new(&plan, wishes, outcome, kernel, &ledger);
+    (report, files)
+}
+
+/// Three IPIs to the isolated vCPU, and a tick.
+fn busy() -> Script {
+    Script {
+        command_operations: 1,
+        ipis_per_operation: 3,
+        timers: 1,
+        ..Script::default()
+    }
+}
+
+#[test]
+fn a_complete_observation_says_what_came_from_where_and_judges_nothing() {
+    let report = observe(&wishes(), busy());
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let observation = report.observation.unwrap();
+    let [visited] = &observation.isolated[..] else {
+        panic!("{:?}", observation.isolated)
+    };
+    assert_eq!((visited.id, visited.taken.user), (2, 4));
+    assert_eq!(visited.ipis, BTreeMap::from([("call-function".into(), 3)]));
+    assert_eq!(visited.other, BTreeMap::from([("local-timer".into(), 1)]));
+    assert!(visited.turns > 0);
+    let [origin] = &observation.origins[..] else {
+        panic!("{:?}", observation.origins)
+    };
+    assert_eq!(
+        (origin.source, &origin.targets, origin.taken.user),
+        (0, &BTreeMap::from([(2, 3)]), 3)
+    );
+    assert_eq!(observation.unrest, None);
+    assert_eq!(
+        (observation.command.ending, &observation.command.output[..]),
+        ("exited", "hello\n")
+    );
+}
+
+#[test]
+fn the_guest_gets_the_command_and_each_file_whole() {
+    let file = |path: &str, len: usize| GuestFile {
+        path: path.to_owned(),
+        mode: 0o755,
+        content: (0..len).map(|at| (at % 251) as u8).collect(),
+    };
+    let half = ipirig_abi::TEXT_LEN / 2;
+    let wishes = Wishes {
+        files: vec![
+            file("empty", 0),
+            file("whole", half),
+            file("bin/long", 2 * half + 1),
+        ],
+        ..wishes()
+    };
+    let (report, files) = observe_and_keep(&wishes, busy());
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let mut expected: BTreeMap<_, _> = wishes
+        .files
+        .into_iter()
+        .map(|file| (file.path, file.content))
+        .collect();
+    expected.insert("ipirig/observe".to_owned(), b"load\0fork\0".to_vec());
+    assert_eq!(files, expected);
+}
+
+#[test]
+fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
+    let script = Script {
+        bytes_dropped: 1,
+        ..busy()
+    };
+    let report = observe(&wishes(), script);
+    assert_eq!(report.run.verdict, Verdict::Error);
+    assert_eq!(
+        report.run.checks[0].evidence,
+        "the guest broke the mailbox protocol during: handing files over: ipirig/observe has 9 \
+         bytes, not 10"
+    );
+}
+
+#[test]
+fn a_limit_makes_a_check_of_it() {
+    let verdict = |most, script| {
+        let wishes = Wishes {
+            max_ipis: Some(most),
+            ..wishes()
+        };
+        let report = observe(&wishes, script);
+        (report.run.verdict, report.run.checks[0].evidence.clone())
+    };
+    assert_eq!(
+        verdict(2, busy()),
+        (
+            Verdict::Violated,
+            "vCPU 2: 3 IPIs, at most 2 allowed".into()
+        )
+    );
+    assert_eq!(verdict(3, busy()), (Verdict::Held, "vCPU 2: 3 IPIs".into()));
+    assert_eq!(
+        verdict(0, Script::default()),
+        (Verdict::Held, "vCPU 2: 0 IPIs".into())
+    );
+}
+
+#[test]
+fn an_observation_that_lost_something_or_saw_nobody_run_is_an_error() {
+    for script in [
+        Script {
+            undeliverable: 1,
+            ..busy()
+        },
+        Script {
+            hidden: 5,
+            ..busy()
+        },
+        Script {
+            heart_stops: true,
+            ..busy()
+        },
+    ] {
+        let report = observe(&wishes(), script.clone());
+        assert_eq!(report.run.verdict, Verdict::Error, "{script:?}");
+    }
+    // A thousand events fit.
+    let report = observe(
+        &wishes(),
+        Script {
+            command_operations: 300,
+            ..busy()
+        },
+    );
+    assert_eq!(report.run.verdict, Verdict::Error);
+    let lost = report
+        .run
+        .checks
+        .iter()
+        .find(|check| check.name == "nothing-lost");
+    let words = &lost.unwrap().evidence;
+    assert!(
+        words.ends_with("did not fit into the ledger; a shorter --for will do"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_kernel_that_ticks_all_the_time_is_observed_with_a_warning() {
+    let report = observe(
+        &wishes(),
+        Script {
+            never_quiet: true,
+            ..busy()
+        },
+    );
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let unrest = report.observation.unwrap().unrest.unwrap();
+    assert!(unrest.starts_with("vCPU 2 got "), "{unrest}");
+    assert!(unrest.ends_with(" local-timer interrupts"), "{unrest}");
+}
+
+#[test]
+fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_words() {
+    let ended = |results| {
+        let script = Script {
+            command_results: Some(results),
+            ..busy()
+        };
+        let report = observe(&wishes(), script);
+        let checks = report.run.checks;
+        let observed = checks.into_iter().find(|check| check.name == "observed");
+        observed.map(|check| check.evidence).unwrap_or_default()
+    };
+    assert!(ended([1, 7, 0, 0]).starts_with("the command exited with 7; "));
+    assert!(ended([2, 11, 0, 0]).starts_with("the command was killed by signal 11; "));
+    assert!(ended([3, 9, 0, 0]).starts_with("the command ran until its time was up; "));
+
+    let report = observe(
+        &wishes(),
+        Script {
+            fails_to_start: true,
+            ..busy()
+        },
+    );
+    assert_eq!(report.run.verdict, Verdict::Error);
+    assert_eq!(
+        report.run.checks[0].evidence,
+        "the guest could not carry out Execute (errno 2): find nonesuch in the guest"
+    );
+    assert!(report.observation.is_none());
+}
+
+#[test]
+fn loads_that_the_kernel_does_not_offer_are_skipped() {
+    let script = || Script {
+        command_results: Some([1, 77, 6, 0]),
+        ..Script::default()
+    };
+    assert_eq!(observe(&wishes(), script()).run.verdict, Verdict::Skipped);
+    // Any other program's exit code is its own.
+    let wishes = Wishes {
+        command: vec!["prog".to_owned()],
+        ..wishes()
+    };
+    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Held);
+}
+
+#[test]
+fn a_guest_that_lies_about_the_command_or_its_output_is_not_believed() {
+    let lie = |results| Script {
+        command_results: Some(results),
+        mute: true,
+        ..busy()
+    };
+    let report = observe(&wishes(), lie([9, 0, 0, 0]));
+    assert_eq!(report.run.verdict, Verdict::Error);
+    assert_eq!(
+        report.run.checks[0].evidence,
+        "the guest broke the mailbox protocol during: observing: the command ended as 9"
+    );
+    // It claims more than it gives.
+    let report = observe(&wishes(), lie([1, 0, u64::MAX, 0]));
+    assert_eq!(report.observation.unwrap().command.output, "");
+}
+
+#[test]
+fn an_instruction_that_kvm_cannot_emulate_is_the_host_s_lack_and_named() {
+    let script = Script {
+        stops_in: Some(Moment::Boot),
+        unknown_instruction: &[0x0f, 0xae, 0x27, 0x90],
+        ..Script::default()
+    };
+    let report = observe(&wishes(), script);
+    assert_eq!(report.run.verdict, Verdict::Skipped);
+    assert_eq!(
+        report.run.checks[0].evidence,
+        "this host's KVM emulates the guest's kernel and cannot emulate `xsave (%rdi)` (0f ae 27), \
+         which vCPU 1 came to during: boot; a host with VMX or SVM executes it"
+    );
+    assert!(report.run.report.is_some());
+}
+
+#[test]
+fn json_has_a_run_s_fields_and_the_observation_beside_them() {
+    let json = observe(&wishes(), busy()).to_json().unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["schema_version"], 3);
+    assert_eq!(json["scenario"]["storm"], "load fork");
+    let observation = &json["observation"];
+    assert_eq!(
+        observation["command"]["words"],
+        serde_json::json!(["load", "fork"])
+    );
+    assert_eq!(observation["isolated"][0]["ipis"]["call-function"], 3);
+    assert_eq!(observation["origins"][0]["targets"]["2"], 3);
+}

@@ -1,0 +1,449 @@
+//! The result of a run, as JSON has it. Field names are an interface: they change only together
+//! with [`SCHEMA_VERSION`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipirig_abi::Role;
+pub use ipirig_entry::Extent;
+use ipirig_entry::{Audit, KernelLayout, Paging, Record, listing};
+use ipirig_evidence::Evidence;
+use ipirig_evidence::blame::Blame;
+use ipirig_evidence::guest_text;
+use ipirig_evidence::ledger::Tally;
+use ipirig_evidence::timeline::Timeline;
+use ipirig_evidence::vectors::Kind;
+use ipirig_machine::HostFacts;
+use ipirig_rig::run::KernelFiles;
+use ipirig_scenario::plan::Plan;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::checks::{Check, Verdict, overall};
+use crate::cross_check::{self, CrossCheck};
+
+/// Version of the JSON's layout.
+pub const SCHEMA_VERSION: u32 = 3;
+
+/// All there is to say about a run.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct RunResult {
+    /// [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
+    pub schema_version: u32,
+    /// The verdict on the checks.
+    pub verdict: Verdict,
+    /// Whether the verdict is on isolation alone, as `--isolation-only` asks for: `held` then does not say
+    /// that deferred work was done.
+    pub isolation_only: bool,
+    /// Whether a suite may hold without this run; [`crate::suite::Suite`] has it in what is written.
+    #[serde(skip)]
+    pub may_skip: bool,
+    /// What was run.
+    pub scenario: ScenarioInfo,
+    /// The named checks.
+    pub checks: Vec<Check>,
+    /// By vCPU; empty if the run ended before there was evidence.
+    pub vcpus: Vec<Vcpu>,
+    /// The first entry of each isolated vCPU after each window.
+    pub entries: Vec<RecordedEntry>,
+    /// IPIs of the window by cause and call chain, most sends first.
+    pub blame: Vec<Blame>,
+    /// What happened when; for pictures, and too much for JSON.
+    #[serde(skip)]
+    pub timeline: Timeline,
+    /// The ledger beside the guest's own trace; absent if nobody asked or there is no such trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_check: Option<CrossCheck>,
+    /// How long it took.
+    pub timing: Timing,
+    /// What was booted; absent if it did not come to that.
+    pub kernel: Option<KernelInfo>,
+    /// The virtual machine; absent if there was none.
+    pub machine: Option<MachineInfo>,
+    /// The host; absent if it has no usable KVM.
+    pub host: Option<HostFacts>,
+    /// Registers, code and last console lines, if the guest ended badly.
+    pub report: Option<String>,
+}
+
+/// What was run.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct ScenarioInfo {
+    /// Its name; that of a second run of it in the same suite ends in `:2`.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// The storm, in words.
+    pub storm: String,
+    /// Operations asked for, in all windows together.
+    pub operations: u64,
+    /// Whether the kernel was told to defer.
+    pub deferral: bool,
+    /// Whether IPIs to isolated vCPUs must be delivered: whether holding them back is a bug.
+    #[serde(skip)]
+    pub must_deliver: bool,
+}
+
+/// The first entry of an isolated vCPU after a window.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct RecordedEntry {
+    /// The vCPU.
+    pub cpu: usize,
+    /// The way in, by its name in scenario files.
+    pub kind: &'static str,
+    /// The way in, for a person.
+    #[serde(skip)]
+    pub title: String,
+    /// What the record says; absent if there is none.
+    pub audit: Option<Audit>,
+    /// Why there is no audit.
+    pub why: Option<String>,
+    /// The record.
+    #[serde(skip)]
+    pub(crate) record: Option<Record>,
+    /// The kernel that it is about.
+    #[serde(skip)]
+    pub(crate) layout: Option<Arc<KernelLayout>>,
+}
+
+impl RecordedEntry {
+    /// The instructions, annotated; `None` if they were not recorded or could not be judged.
+    #[must_use]
+    pub fn listing(&self, extent: Extent) -> Option<String> {
+        let (record, layout) = (self.record.as_ref()?, self.layout.as_ref()?);
+        Some(listing(record, layout, self.audit.as_ref()?, extent))
+    }
+}
+
+/// One vCPU.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct Vcpu {
+    /// Its number.
+    pub id: usize,
+    /// `control`, `housekeeping` or `isolated`.
+    pub role: &'static str,
+    /// What it sent and got in the window.
+    pub window: Window,
+    /// Work that the kernel held back for it, text and translations together. Absent if the kernel
+    /// does not count.
+    pub deferred: Option<u64>,
+    /// How much of such work its kernel entries did.
+    pub caught_up: Option<u64>,
+}
+
+/// What a vCPU sent and got in the window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct Window {
+    /// IPIs sent to it.
+    pub ipis_targeted: u64,
+    /// IPIs it took; fewer than were sent where some were merged.
+    pub ipi_deliveries: u64,
+    /// ICR writes of its own.
+    pub ipi_writes: u64,
+    /// Sends that found the same interrupt still pending.
+    pub coalesced: u64,
+    /// IPIs sent to it, by vector or delivery mode.
+    pub by_vector: BTreeMap<String, u64>,
+    /// IPIs sent to it, by the vCPU that sent.
+    pub by_source: BTreeMap<usize, u64>,
+    /// Interrupts it took that are no IPIs, by vector.
+    pub other_interrupts: BTreeMap<String, u64>,
+}
+
+/// How long it took, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
+pub struct Timing {
+    /// From the first instruction to the agent's readiness; null where the guest went on from a snapshot.
+    pub boot_s: Option<f64>,
+    /// From looking for a snapshot to the agent's readiness, where there was one.
+    pub restored_s: Option<f64>,
+    /// From opening the window to closing it.
+    pub window_s: Option<f64>,
+    /// The whole run.
+    pub total_s: f64,
+}
+
+impl Timing {
+    /// How the guest came to be ready, and in what time.
+    #[must_use]
+    pub fn ready(&self) -> Option<String> {
+        match (self.boot_s, self.restored_s) {
+            (Some(boot), _) => Some(format!("boot {boot:.1} s")),
+            (None, Some(restored)) => Some(format!("restored in {restored:.2} s")),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What was booted.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct KernelInfo {
+    /// `uname -r`, if the guest got as far.
+    pub release: Option<String>,
+    /// The Debian version of the source, if we built it.
+    pub package: Option<String>,
+    /// A hash of the patches, if we built it.
+    pub series: Option<String>,
+    /// The kernel file.
+    pub path: String,
+    /// The initramfs.
+    pub initramfs: String,
+    /// The whole command line.
+    pub cmdline: String,
+    /// Whether the guest has `ipirig.ko`, if it got as far.
+    pub module: Option<bool>,
+    /// How its page tables are set up, if that was seen.
+    pub paging: Option<Paging>,
+}
+
+/// The virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+pub struct MachineInfo {
+    /// `xapic` or `x2apic`.
+    pub apic: String,
+    /// Host core of each vCPU.
+    pub cores: Vec<usize>,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// What the machine warned of when it placed the vCPUs.
+    pub warnings: Vec<String>,
+}
+
+/// The name of a role, as results have it.
+#[must_use]
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Absent => "absent",
+        Role::Control => "control",
+        Role::Housekeeping => "housekeeping",
+        Role::Isolated => "isolated",
+    }
+}
+
+impl RunResult {
+    /// A result that has only checks: nothing was booted yet.
+    #[must_use]
+    pub fn new(plan: &Plan, checks: Vec<Check>) -> Self {
+        let scenario = &plan.scenario;
+        Self {
+            schema_version: SCHEMA_VERSION,
+            verdict: overall(plan, &checks),
+            isolation_only: plan.isolation_only,
+            may_skip: false,
+            scenario: ScenarioInfo {
+                name: scenario.name.clone(),
+                group: scenario.group.clone(),
+                storm: scenario.storm.to_string(),
+                operations: scenario.storm.operations() * scenario.entries.len() as u64,
+                deferral: plan.deferral,
+                must_deliver: scenario.expect.delivered(),
+            },
+            checks,
+            vcpus: Vec::new(),
+            entries: Vec::new(),
+            blame: Vec::new(),
+            timeline: Timeline::default(),
+            cross_check: None,
+            timing: Timing::default(),
+            kernel: None,
+            machine: None,
+            host: None,
+            report: None,
+        }
+    }
+
+    /// Adds what the conductor saw.
+    #[must_use]
+    pub fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
+        self.vcpus = vcpus(plan, evidence);
+        self.blame.clone_from(&evidence.blame);
+        self.cross_check = cross_check::compare(plan, evidence).and_then(Result::ok);
+        self.timing.boot_s = Some(seconds(evidence.boot));
+        self.timing.window_s = Some(seconds(evidence.window));
+        if let Some(kernel) = &mut self.kernel {
+            kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
+            kernel.module = Some(evidence.module);
+            kernel.paging = evidence.paging;
+        }
+        self
+    }
+
+    /// The result as indented JSON with a newline at its end.
+    ///
+    /// # Errors
+    ///
+    /// serde_json's; none of the types here can cause one.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+impl KernelInfo {
+    /// What is known before the guest says more.
+    #[must_use]
+    pub fn new(files: &KernelFiles, cmdline: &str) -> Self {
+        let shown = |path: &Path| path.display().to_string();
+        Self {
+            release: None,
+            package: files.package.clone(),
+            series: files.series.clone(),
+            path: shown(&files.kernel),
+            initramfs: shown(&files.initramfs),
+            cmdline: cmdline.to_owned(),
+            module: None,
+            paging: None,
+        }
+    }
+}
+
+/// Seconds, to the microsecond: more digits would be noise.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
+}
+
+/// The same of nanoseconds.
+pub(crate) fn seconds_of_ns(nanoseconds: u64) -> f64 {
+    seconds(Duration::from_nanos(nanoseconds))
+}
+
+fn vcpus(plan: &Plan, evidence: &Evidence) -> Vec<Vcpu> {
+    let counters = match (&evidence.before.counters, &evidence.after.counters) {
+        (Ok(Some(before)), Ok(Some(after))) => Some((before, after)),
+        _ => None,
+    };
+    let one = |(id, role): (usize, &Role)| {
+        let grown = counters.and_then(|(before, after)| {
+            let (before, after) = (before.get(&id)?, after.get(&id)?);
+            let text = after.deferred_text.checked_sub(before.deferred_text)?;
+            let tlb = after.deferred_tlb.checked_sub(before.deferred_tlb)?;
+            Some((
+                text.saturating_add(tlb),
+                after.caught_up.checked_sub(before.caught_up)?,
+            ))
+        });
+        Vcpu {
+            id,
+            role: role_name(*role),
+            window: evidence
+                .ledger
+                .cpus
+                .get(id)
+                .map(|cpu| window(&cpu.window))
+                .unwrap_or_default(),
+            deferred: grown.map(|(deferred, _)| deferred),
+            caught_up: grown.map(|(_, caught_up)| caught_up),
+        }
+    };
+    plan.roles.iter().enumerate().map(one).collect()
+}
+
+fn window(tally: &Tally) -> Window {
+    let named = |counts: &BTreeMap<Kind, u64>| {
+        counts
+            .iter()
+            .map(|(kind, count)| (kind.to_string(), *count))
+            .collect()
+    };
+    Window {
+        ipis_targeted: tally.ipis_targeted(),
+        ipi_deliveries: tally.ipi_deliveries(),
+        ipi_writes: tally.writes,
+        coalesced: tally.coalesced,
+        by_vector: named(&tally.targeted),
+        by_source: tally.targeted_by.clone(),
+        other_interrupts: named(&tally.other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipirig_rig::conductor::fake::{Script, evidence, plan};
+
+    use super::*;
+    use crate::checks;
+
+    #[test]
+    fn json_has_the_fields_that_readers_rely_on() {
+        let (plan, evidence) = evidence("static-key-flip", None, Script::default());
+        let mut result = RunResult::new(&plan, checks::judge(&plan, &evidence).0);
+        result.kernel = Some(KernelInfo::new(
+            &KernelFiles {
+                kernel: "k".into(),
+                initramfs: "i".into(),
+                package: None,
+                series: None,
+            },
+            "quiet",
+        ));
+        let json = result.with_evidence(&plan, &evidence).to_json().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["schema_version"], 3);
+        assert_eq!(json["verdict"], "held");
+        assert_eq!(json["isolation_only"], false);
+        assert_eq!(json["checks"][0]["name"], "isolated-ipis");
+        assert_eq!(json["checks"][0]["status"], "held");
+        assert_eq!(json["kernel"]["release"], "6.12.1-fake");
+        assert!(json["timing"]["boot_s"].is_f64() && json["timing"]["window_s"].is_f64());
+        assert_eq!(
+            json["vcpus"][1],
+            serde_json::json!({
+                "id": 1,
+                "role": "housekeeping",
+                "window": {
+                    "ipis_targeted": 101,
+                    "ipi_deliveries": 101,
+                    "ipi_writes": 0,
+                    "coalesced": 0,
+                    "by_vector": {"call-function": 101},
+                    "by_source": {"0": 101},
+                    "other_interrupts": {},
+                },
+                "deferred": 0,
+                "caught_up": 0,
+            })
+        );
+        assert_eq!(json["vcpus"][2]["window"]["ipis_targeted"], 0);
+        assert_eq!(
+            (
+                &json["vcpus"][2]["deferred"],
+                &json["vcpus"][2]["caught_up"]
+            ),
+            (&303.into(), &303.into())
+        );
+    }
+
+    #[test]
+    fn a_run_that_never_began_is_a_result_too() {
+        let plan = plan("vunmap-storm", None);
+        let check = Check::new(checks::RUN, Verdict::Skipped, "no /dev/kvm");
+        let json = RunResult::new(&plan, vec![check]).to_json().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "schema_version": 3,
+                "verdict": "skipped",
+                "isolation_only": false,
+                "scenario": {
+                    "name": "vunmap-storm",
+                    "group": "tlb",
+                    "storm": "100 rounds of vmalloc and vfree, 8 pages each",
+                    "operations": 100,
+                    "deferral": true,
+                },
+                "checks": [{"name": "run", "status": "skipped", "evidence": "no /dev/kvm"}],
+                "vcpus": [],
+                "entries": [],
+                "blame": [],
+                "timing": {"boot_s": null, "restored_s": null, "window_s": null, "total_s": 0.0},
+                "kernel": null,
+                "machine": null,
+                "host": null,
+                "report": null,
+            })
+        );
+    }
+}
