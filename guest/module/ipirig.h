@@ -160,7 +160,10 @@ struct ipirig_members {
 #define IPIRIG_TRIGGER	_IOWR(IPIRIG_IOC_MAGIC, 5, struct ipirig_trigger)
 #define IPIRIG_STAY	_IOW(IPIRIG_IOC_MAGIC, 6, struct ipirig_stay)
 #define IPIRIG_LET_GO	_IOR(IPIRIG_IOC_MAGIC, 7, struct ipirig_let_go)
-/* Have freed kernel stacks unmapped, and purge lazily freed vmalloc areas. */
+/*
+ * Have freed kernel stacks unmapped, and purge lazily freed vmalloc areas.
+ * EOPNOTSUPP where stacks are no vmalloc areas.
+ */
 #define IPIRIG_PURGE	_IO(IPIRIG_IOC_MAGIC, 8)
 /*
  * Take part in the relays of the one CPU that the task is bound to: sleep, and

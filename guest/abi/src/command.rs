@@ -231,6 +231,8 @@ codes! {
         /// Attach a classic BPF program, which the kernel compiles, to a socket; the one before it
         /// is freed.
         BpfJit = 13,
+        /// Turn the static key `sched_schedstats` of the kernel image on and off.
+        ImageKey = 14,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 27] = [
+pub(super) const FILES: [(&str, &str); 30] = [
     (
         "address-space-switch",
         include_str!("../../../scenarios/address-space-switch.toml"),
@@ -40,6 +40,14 @@ pub(super) const FILES: [(&str, &str); 27] = [
         include_str!("../../../scenarios/housekeeping-load.toml"),
     ),
     (
+        "image-key-flip",
+        include_str!("../../../scenarios/image-key-flip.toml"),
+    ),
+    (
+        "image-key-in-kernel",
+        include_str!("../../../scenarios/image-key-in-kernel.toml"),
+    ),
+    (
         "kprobe-toggle",
         include_str!("../../../scenarios/kprobe-toggle.toml"),
     ),
@@ -58,6 +66,10 @@ pub(super) const FILES: [(&str, &str); 27] = [
     (
         "set-memory",
         include_str!("../../../scenarios/set-memory.toml"),
+    ),
+    (
+        "set-memory-large",
+        include_str!("../../../scenarios/set-memory-large.toml"),
     ),
     (
         "static-call-update",
