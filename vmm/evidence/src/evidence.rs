@@ -10,8 +10,8 @@ use ipirig_scenario::EntryKind;
 
 use crate::blame::Blame;
 use crate::guest_text::{Counters, Interrupts};
-use crate::ledger::Snapshot;
-use crate::ledger::changes::Changed;
+use crate::ledger::changes::{Changed, Sighting};
+use crate::ledger::{Detail, Snapshot};
 use crate::tracing::Tracing;
 
 /// The privilege level of user space.
@@ -49,6 +49,17 @@ pub struct Evidence {
     pub windows: Vec<Window>,
     /// What the kernel itself recorded of its IPIs.
     pub tracing: Tracing,
+    /// What came when in the windows. Only kept where a scenario asks for IPIs by their causes.
+    pub sequence: Option<Sequence>,
+}
+
+/// Changes and IPIs with their times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// ICR writes and deliveries.
+    pub details: Vec<Detail>,
+    /// Changes of text and mappings.
+    pub sightings: Vec<Sighting>,
 }
 
 /// One window, and the entries after it.

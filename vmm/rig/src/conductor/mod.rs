@@ -31,7 +31,7 @@ use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::{
     Edge, Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase, Recorded,
-    StormReport, Tracing, USER, Window,
+    Sequence, StormReport, Tracing, USER, Window,
 };
 use ipirig_machine::StopReason;
 
@@ -341,6 +341,11 @@ impl<'a> Conductor<'a> {
         self.machine(|guest| guest.catch_up())?;
         let ledger = self.ledger.snapshot();
         let tracing = self.read_trace()?;
+        let wanted = !self.plan.scenario.expect.by_cause.is_empty();
+        let sequence = wanted.then(|| Sequence {
+            details: self.ledger.details().iter().copied().collect(),
+            sightings: self.ledger.changes().sightings(),
+        });
         Ok(Evidence {
             module: booted.module,
             version: booted.version,
@@ -355,6 +360,7 @@ impl<'a> Conductor<'a> {
             paging: booted.paging,
             windows,
             tracing,
+            sequence,
         })
     }
 

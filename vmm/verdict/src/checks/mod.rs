@@ -30,6 +30,7 @@ mod isolation;
 pub(crate) mod soundness;
 #[cfg(test)]
 pub(crate) mod tests;
+mod waits;
 mod window;
 
 use std::fmt;
@@ -126,10 +127,13 @@ const UNKNOWN: [&str; 2] = [WATCHED, FOLLOWED];
 pub const HOUSEKEEPING_IPIS: &str = "housekeeping-ipis";
 /// Each IPI did what it was sent for before it returned. Only made where that was followed.
 pub const HANDLER_WORK: &str = "handler-work";
+/// No sender made its next change before the IPIs for the one before were taken. Only made where IPIs are
+/// counted by cause.
+pub const SENDER_WAITS: &str = "sender-waits";
 /// Every isolated vCPU entered the kernel in mid-operation, and stayed. Only made where it was to.
 pub const ENTERED: &str = "entered-in-mid-operation";
 /// Checks that some scenarios have besides [`CHECKS`].
-pub const SPECIAL: [&str; 2] = [HOUSEKEEPING_IPIS, HANDLER_WORK];
+pub const SPECIAL: [&str; 3] = [HOUSEKEEPING_IPIS, HANDLER_WORK, SENDER_WAITS];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 
@@ -191,6 +195,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
     ];
     checks.extend(handlers::handler_work(plan, evidence));
     checks.extend(causes::housekeeping_ipis(plan, evidence));
+    checks.extend(waits::sender_waits(plan, evidence));
     checks.extend(entry::changes_watched(plan, evidence));
     checks.extend(entry::entries_followed(plan, &entries));
     checks.extend(cross_check::check(plan, evidence));

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
 use ipirig_evidence::blame::{Blame, Deferrable, Taken};
-use ipirig_evidence::{Evidence, Handled, Window};
+use ipirig_evidence::ledger::changes::{Sighted, Sighting};
+use ipirig_evidence::ledger::{Delivery, Detail, Write};
+use ipirig_evidence::vectors::Kind;
+use ipirig_evidence::{Evidence, Handled, Sequence, Window};
 
 use super::*;
 
@@ -353,4 +356,57 @@ fn a_storm_with_fewer_changes_than_that_is_an_error() {
         "{}",
         check.evidence
     );
+}
+
+/// A poke every 100 ns from 100 on, an IPI 10 ns after each, taken by vCPU 2 so many ns after that.
+fn waits(delays: &[u64]) -> (Verdict, String) {
+    let script = Script {
+        ipis_per_operation: 3,
+        ..Script::default()
+    };
+    let (plan, mut evidence) = evidence("target-in-kernel", None, script);
+    let mut sequence = Sequence::default();
+    for (at, delay) in (1..).map(|nth: u64| nth * 100).zip(delays) {
+        sequence.sightings.push(Sighting {
+            time_ns: at,
+            cpu: 0,
+            what: Sighted::Poke,
+            start: 0,
+            end: 5,
+        });
+        sequence.details.push(Detail::Write(Write {
+            time_ns: at + 10,
+            source: 0,
+            kind: Kind::Vector(0xfc),
+            targets: 1 << 2,
+            coalesced: 0,
+            undeliverable: false,
+            rip: 0,
+            chain: Some(7),
+        }));
+        sequence.details.push(Detail::Delivery(Delivery {
+            time_ns: at + 10 + delay,
+            cpu: 2,
+            kind: Kind::Vector(0xfc),
+            ipi: true,
+            user: false,
+            idle: false,
+        }));
+    }
+    evidence.sequence = Some(sequence);
+    evidence.blame = blame(2, &[("static key", 99), ("vunmap", 34)]);
+    evidence.blame[0].number = Some(7);
+    let check = named(SENDER_WAITS, &plan, &evidence);
+    (check.status, check.evidence)
+}
+
+#[test]
+fn a_change_that_is_made_before_the_ipis_for_the_last_one_were_taken_is_violated() {
+    // There is no change after the last.
+    let words = "each of 3 IPIs was taken before the sender made its next change";
+    assert_eq!(waits(&[20, 20, 80, 20]), (Held, words.to_owned()));
+    let words =
+        "1 of 3 IPIs had not been taken when the sender made its next change, the first by vCPU 2";
+    assert_eq!(waits(&[20, 120, 150, 20]), (Violated, words.to_owned()));
+    assert_eq!(waits(&[]), (Skipped, "no change was seen".to_owned()));
 }

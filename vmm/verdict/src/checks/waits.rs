@@ -1,0 +1,130 @@
+//! Did senders wait? The next change must not be made before each CPU that was sent an IPI for the one
+//! before has taken it: until then it may execute, or use, what was there before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipirig_abi::Role;
+use ipirig_evidence::ledger::{Detail, Write};
+use ipirig_evidence::vectors::{CALL_FUNCTION, Kind};
+use ipirig_evidence::{Evidence, Sequence};
+use ipirig_scenario::plan::Plan;
+
+use super::{Check, SENDER_WAITS, Verdict};
+
+/// Only made where IPIs are counted by cause, and for those causes: others may well be sent without
+/// waiting.
+pub(super) fn sender_waits(plan: &Plan, evidence: &Evidence) -> Option<Check> {
+    let causes = &plan.scenario.expect.by_cause;
+    if causes.is_empty() {
+        return None;
+    }
+    let skipped = |words: &str| Some(Check::new(SENDER_WAITS, Verdict::Skipped, words));
+    let Some(sequence) = &evidence.sequence else {
+        return skipped("what came when was not kept");
+    };
+    if evidence.ledger.counts_only {
+        return skipped("when KVM's own APICs deliver is not known");
+    }
+    if sequence.sightings.is_empty() {
+        return skipped("no change was seen");
+    }
+    // By sender and number of the chain.
+    let chains: BTreeSet<(usize, u32)> = evidence
+        .blame
+        .iter()
+        .filter(|blame| causes.contains_key(&blame.cause))
+        .filter_map(|blame| Some((blame.source, blame.number?)))
+        .collect();
+    if chains.is_empty() {
+        return skipped("why IPIs were sent is not known");
+    }
+    let order = Order::new(sequence);
+    let (mut looked, mut early) = (0_u64, Vec::new());
+    for detail in &sequence.details {
+        let Detail::Write(write) = detail else {
+            continue;
+        };
+        let ours = write
+            .chain
+            .is_some_and(|chain| chains.contains(&(write.source, chain)));
+        if !ours || !is_call(write.kind) {
+            continue;
+        }
+        for (cpu, role) in plan.roles.iter().enumerate() {
+            if *role == Role::Control || write.targets >> cpu & 1 == 0 {
+                continue;
+            }
+            match order.taken_in_time(write, cpu) {
+                Some(true) => looked += 1,
+                Some(false) => early.push(cpu),
+                None => {}
+            }
+        }
+    }
+    let Some(first) = early.first() else {
+        let words =
+            format!("each of {looked} IPIs was taken before the sender made its next change");
+        return Some(Check::new(SENDER_WAITS, Verdict::Held, words));
+    };
+    let all = looked + early.len() as u64;
+    let words = format!(
+        "{} of {all} IPIs had not been taken when the sender made its next change, the first by vCPU {first}",
+        early.len()
+    );
+    Some(Check::new(SENDER_WAITS, Verdict::Violated, words))
+}
+
+fn is_call(kind: Kind) -> bool {
+    CALL_FUNCTION
+        .into_iter()
+        .any(|vector| kind == Kind::Vector(vector))
+}
+
+/// When changes were made and call-function IPIs taken, by vCPU, in order.
+struct Order {
+    changes: BTreeMap<usize, Vec<u64>>,
+    taken: BTreeMap<usize, Vec<u64>>,
+}
+
+impl Order {
+    fn new(sequence: &Sequence) -> Self {
+        let mut order = Self {
+            changes: BTreeMap::new(),
+            taken: BTreeMap::new(),
+        };
+        for sighting in &sequence.sightings {
+            order
+                .changes
+                .entry(sighting.cpu)
+                .or_default()
+                .push(sighting.time_ns);
+        }
+        for detail in &sequence.details {
+            if let Detail::Delivery(delivery) = detail
+                && delivery.ipi
+                && is_call(delivery.kind)
+            {
+                order
+                    .taken
+                    .entry(delivery.cpu)
+                    .or_default()
+                    .push(delivery.time_ns);
+            }
+        }
+        let times = order.changes.values_mut().chain(order.taken.values_mut());
+        times.for_each(|times| times.sort_unstable());
+        order
+    }
+
+    /// Whether `cpu` took an IPI between the sender's last change before `write` and its next. `None`: there
+    /// is none after it.
+    fn taken_in_time(&self, write: &Write, cpu: usize) -> Option<bool> {
+        let changes = self.changes.get(&write.source)?;
+        let at = changes.partition_point(|&time| time <= write.time_ns);
+        let next = *changes.get(at)?;
+        let last = at.checked_sub(1).and_then(|at| changes.get(at)).copied();
+        let taken = self.taken.get(&cpu).map(Vec::as_slice).unwrap_or_default();
+        let from = taken.partition_point(|&time| time < last.unwrap_or_default());
+        Some(taken.get(from).is_some_and(|&time| time <= next))
+    }
+}
