@@ -35,6 +35,8 @@ impl Conductor<'_> {
             Phase::Boot | Phase::Restore => timeouts.boot,
             Phase::Prepare => timeouts.prepare,
             Phase::Observe => timeouts.phase + self.limit,
+            // The sender waits for handlers that are stepped.
+            Phase::Storm if self.plan.scenario.expect.handlers => timeouts.phase * 2,
             _ => timeouts.phase,
         }
     }
