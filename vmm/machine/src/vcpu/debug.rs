@@ -143,10 +143,15 @@ impl Vcpu {
 
     /// Begins to record an interrupt that is followed, at the first instruction of its handler.
     fn begin_interrupt(&mut self, began: Began, frame: u64) -> Result<(), Break> {
+        let user = match began {
+            Began::Vector(vector) => recorder::from_user(&self.access(), vector)
+                .map_err(|e| self.host("KVM_GET_REGS", e))?,
+            Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
+        };
         let Some(follower) = &mut self.follower else {
             return Ok(());
         };
-        follower.begin(frame);
+        follower.begin(frame, user);
         self.recorder = Recorder::Armed {
             entries: vec![],
             limit: follower.limit,

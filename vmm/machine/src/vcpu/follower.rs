@@ -19,6 +19,8 @@ pub(super) struct Follower {
     pub(super) limit: usize,
     /// Where RSP was at the first instruction of the record that runs: at what the CPU pushed.
     frame: u64,
+    /// It came from user space.
+    user: bool,
     records: Vec<Record>,
     /// Instructions of these.
     steps: usize,
@@ -30,6 +32,7 @@ impl Follower {
             entries,
             limit,
             frame: 0,
+            user: false,
             records: Vec::new(),
             steps: 0,
         }
@@ -50,9 +53,9 @@ impl Follower {
         self.entries.iter().map(|(address, _)| *address).collect()
     }
 
-    /// A record begins with RSP at `frame`.
-    pub(super) fn begin(&mut self, frame: u64) {
-        self.frame = frame;
+    /// A record begins with RSP at `frame`, from user space or not.
+    pub(super) fn begin(&mut self, frame: u64, user: bool) {
+        (self.frame, self.user) = (frame, user);
     }
 
     /// Whether `step` is the return from the interrupt: the IRET that takes what the CPU pushed for it. One
@@ -64,7 +67,8 @@ impl Follower {
     /// Keeps a record that has ended.
     pub(super) fn keep(&mut self, mut record: Record) {
         let last = record.steps.last();
-        if record.ended == Ended::User && last.is_some_and(|step| self.returns(step)) {
+        let returned = last.is_some_and(|step| self.returns(step));
+        if record.ended == Ended::User && returned && !self.user {
             record.ended = Ended::Interrupted;
         }
         self.steps = self.steps.saturating_add(record.steps.len());
@@ -115,7 +119,7 @@ mod tests {
         let mut follower = Follower::new(vec![(0x1000, CALL)], 9);
         assert_eq!(follower.way_in(0x1000), Some(CALL));
         assert_eq!(follower.way_in(0x1001), None);
-        follower.begin(0x8000);
+        follower.begin(0x8000, false);
         assert!(follower.returns(&step(0x8000, &IRETQ)));
         assert!(!follower.returns(&step(0x7f00, &IRETQ)));
         assert!(!follower.returns(&step(0x8000, &[0x90])));
@@ -124,12 +128,18 @@ mod tests {
     #[test]
     fn a_record_says_whether_the_interrupted_code_or_user_space_is_next() {
         let mut follower = Follower::new(vec![(0x1000, CALL)], 9);
-        follower.begin(0x8000);
+        follower.begin(0x8000, false);
         let back = vec![step(0x8000, &IRETQ)];
         let user = vec![step(0x100, &IRETQ)];
         follower.keep(record(back.clone(), Ended::User));
         follower.keep(record(user.clone(), Ended::User));
-        let expected = vec![record(back, Ended::Interrupted), record(user, Ended::User)];
+        follower.begin(0x8000, true);
+        follower.keep(record(back.clone(), Ended::User));
+        let expected = vec![
+            record(back.clone(), Ended::Interrupted),
+            record(user, Ended::User),
+            record(back, Ended::User),
+        ];
         assert_eq!(follower.take(), expected);
         assert_eq!(follower.take(), vec![]);
     }
