@@ -10,6 +10,22 @@ pub const COMMAND_FILE: &str = "ipirig/observe";
 pub const OUTPUT_FILE: &str = "ipirig/output";
 /// First word of the commands that the agent has built in: `load`, then the names of loads.
 pub const LOAD: &str = "load";
+/// What may follow [`LOAD`]: the names of the loads that the agent has. A number of rounds may come before them
+/// ([`ROUNDS`]).
+pub const LOADS: [&str; 10] = [
+    "idle",
+    "fork",
+    "bpf",
+    "net",
+    "keys",
+    "membarrier",
+    "perf",
+    "module",
+    "tracepoint",
+    "kprobe",
+];
+/// Before the names: how often each load is done. Without it, until somebody kills it.
+pub const ROUNDS: &str = "--rounds";
 /// Where a program is looked for whose name has no slash, in this order.
 pub const SEARCH: [&str; 5] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/"];
 /// Exit code of [`LOAD`] when the kernel offers none of the loads that it is asked for.

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use ipirig_abi::StormKind;
-use ipirig_abi::observe::NO_LOAD;
+use ipirig_abi::observe::{NO_LOAD, ROUNDS};
 
 use crate::errno::Errno;
 use crate::failure::During;
@@ -21,8 +21,6 @@ use crate::storms::children::{self, Children};
 use crate::storms::{self, Asked, Ground, Progress, Stopped};
 use crate::sys;
 
-/// Before the names: how often each load is done. Without it, until somebody kills it.
-const ROUNDS: &str = "--rounds";
 /// Between two operations of a load. Real ones also do something else in between.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Processes that live at once in the load `fork`: more than a CPU keeps stacks for.
@@ -252,6 +250,8 @@ mod tests {
     #[test]
     fn no_two_loads_share_a_name() {
         let mut names: Vec<&str> = LOADS.iter().map(|load| load.name).collect();
+        // The rig refuses other names before anything boots.
+        assert_eq!(names, ipirig_abi::observe::LOADS);
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), LOADS.len());

@@ -167,7 +167,7 @@ pub(crate) fn earlier_steps(dir: &Path, flavour: Flavour) -> Option<u64> {
 pub(crate) enum Keep {
     /// The tree is not needed any more.
     Move,
-    /// `make` is to go on from them.
+    /// `make` is to continue with them.
     Copy,
 }
 

@@ -218,22 +218,15 @@ fn make(
     let fragments = Fragments::read(&places.guest.join("kernel/config"), Flavour::Fast)?;
     let wanted = format!("{}{SERIES}", fragments.text());
     let merged = out.join("ipirig.config");
-    // Rewritten only if it changed: else make would take every object for old.
-    if fs::read_to_string(&merged).is_ok_and(|text| text == wanted) && out.join(".config").exists()
-    {
-        recipe::make(source)
-            .assign("O", &out)
-            .arg("olddefconfig")
-            .run("configuring the kernel", &log, |_| {})?;
-    } else {
-        progress.stage("configuring the kernel");
-        fs::write(&merged, &wanted).map_err(GuestError::io("write", &merged))?;
-        recipe::make(source)
-            .assign("O", &out)
-            .assign("KCONFIG_ALLCONFIG", &merged)
-            .arg("allnoconfig")
-            .run("configuring the kernel", &log, |_| {})?;
-    }
+    progress.stage("configuring the kernel");
+    fs::write(&merged, &wanted).map_err(GuestError::io("write", &merged))?;
+    // Anew each time: another commit of the source may know other options. What depends on an option is only
+    // compiled again if that option changed.
+    recipe::make(source)
+        .assign("O", &out)
+        .assign("KCONFIG_ALLCONFIG", &merged)
+        .arg("allnoconfig")
+        .run("configuring the kernel", &log, |_| {})?;
     progress.stage(&format!("building {}", source.display()));
     let jobs = jobs
         .or_else(|| thread::available_parallelism().ok())

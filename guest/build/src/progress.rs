@@ -10,6 +10,11 @@ pub trait Progress: Sync {
     /// `done` steps of the current stage are finished. `total` is an estimate, never below
     /// `done`; `None` when there is nothing to estimate from.
     fn step(&self, done: u64, total: Option<u64>);
+    /// Whether `packages`, which the build needs, may be installed on this machine. Asked as root only.
+    fn may_install(&self, packages: &[&str]) -> bool {
+        let _ = packages;
+        false
+    }
 }
 
 /// Says nothing.

@@ -68,17 +68,16 @@ const HEADERS: [Need; 2] = [
     },
 ];
 
-/// Makes sure that a kernel can be built here: as root on Debian, installs what is missing.
+/// Makes sure that a kernel can be built here: as root on Debian, installs what is missing, if that is
+/// allowed.
 pub(crate) fn ensure(log: &Path, progress: &dyn Progress) -> Result<(), GuestError> {
     let path = env::var_os("PATH").unwrap_or_default();
     let missing = missing(&path, Path::new("/"));
     if missing.is_empty() {
         return Ok(());
     }
-    if !(is_root() && is_debian()) {
-        return Err(missing_error(&missing));
-    }
-    let packages = packages(&missing);
+    let can_install = is_root() && is_debian();
+    let packages = allowed(&missing, can_install, progress)?;
     refresh_lists(log, progress, false)?;
     progress.note(&format!("installing {} with apt-get", packages.join(", ")));
     Program::new("apt-get")
@@ -91,6 +90,21 @@ pub(crate) fn ensure(log: &Path, progress: &dyn Progress) -> Result<(), GuestErr
         Ok(())
     } else {
         Err(missing_error(&still))
+    }
+}
+
+/// The packages to install for what is missing, if they can be installed and may be; else the error has the
+/// command that does it.
+fn allowed(
+    missing: &[&Need],
+    can_install: bool,
+    progress: &dyn Progress,
+) -> Result<Vec<&'static str>, GuestError> {
+    let packages = packages(missing);
+    if can_install && progress.may_install(&packages) {
+        Ok(packages)
+    } else {
+        Err(missing_error(missing))
     }
 }
 
@@ -203,6 +217,39 @@ mod tests {
                  --yes --no-install-recommends bc libelf-dev`"
             )
         );
+    }
+
+    /// Whoever builds, and what is said when asked for packages.
+    struct Asked(bool);
+
+    impl Progress for Asked {
+        fn stage(&self, _: &str) {}
+        fn note(&self, _: &str) {}
+        fn step(&self, _: u64, _: Option<u64>) {}
+        fn may_install(&self, packages: &[&str]) -> bool {
+            assert_eq!(packages, ["bc", "make"]);
+            self.0
+        }
+    }
+
+    #[test]
+    fn nothing_is_installed_that_was_not_allowed_and_the_error_has_the_command() {
+        let missing: Vec<&Need> = PROGRAMS
+            .iter()
+            .filter(|need| ["make", "bc"].contains(&need.what))
+            .collect();
+        let ask = |can_install, says| {
+            let packages = allowed(&missing, can_install, &Asked(says));
+            packages.map_err(|error| error.to_string())
+        };
+        assert_eq!(ask(true, true), Ok(vec!["bc", "make"]));
+        for (can_install, says) in [(true, false), (false, true)] {
+            let error = ask(can_install, says).expect_err("nobody allowed it");
+            let command = "apt-get install --yes --no-install-recommends bc make`";
+            assert!(error.ends_with(command), "{error}");
+        }
+        // Who was not asked has not said yes.
+        assert!(!().may_install(&["make"]));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The two faces of the registers: xAPIC through memory, x2APIC through MSRs.
 
-use crate::base::{GeneralProtection, Mode};
+use crate::addressing::{Mode, x2apic_logical_id};
+use crate::base::GeneralProtection;
 use crate::icr::Icr;
 use crate::local::LocalApic;
 use crate::registers::{LVT_TSC_DEADLINE, Lvt, Permission, Register, VERSION, esr};
-use crate::route::x2apic_logical_id;
 
 /// What a register write asks of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

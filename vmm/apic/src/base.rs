@@ -1,7 +1,7 @@
 //! `IA32_APIC_BASE`: the mode of the APIC and the switches between modes (SDM 11.12.5).
 
+use crate::addressing::Mode;
 use crate::local::LocalApic;
-use serde::{Deserialize, Serialize};
 
 /// The number of the `IA32_APIC_BASE` MSR.
 pub const IA32_APIC_BASE: u32 = 0x1b;
@@ -14,17 +14,6 @@ const EXTD: u64 = 1 << 10;
 const ENABLE: u64 = 1 << 11;
 /// Bits 0 to 7 and 9. The bits above the physical address width count as part of the address.
 const RESERVED: u64 = 0x2ff;
-
-/// How the APIC is reached, if at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-pub enum Mode {
-    /// Globally disabled: takes no interrupt and has no registers.
-    Disabled,
-    /// Registers in memory, 8-bit identifiers.
-    XApic,
-    /// Registers as MSRs, 32-bit identifiers.
-    X2Apic,
-}
 
 /// Why an access raises #GP(0) in the guest. The reason is for reports; the guest gets the
 /// exception only.

@@ -1,10 +1,11 @@
 //! What joins the APICs: routing and posting, without locks.
 
+use crate::addressing::Addressing;
 use crate::cpu_set::{CpuSet, MAX_CPUS};
 use crate::icr::Icr;
 use crate::mailbox::{Mailbox, Posted};
 use crate::observer::ApicObserver;
-use crate::route::{Addressing, Ipi, route};
+use crate::route::{Sent, route};
 use std::sync::Arc;
 
 /// Why a bus or an APIC could not be made.
@@ -30,18 +31,6 @@ pub enum SetupError {
         /// The CPU.
         cpu: usize,
     },
-}
-
-/// The result of one ICR write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// What was sent, and to whom.
-    pub ipi: Ipi,
-    /// The targets at which the same IPI was still pending: they will see one interrupt for both.
-    pub coalesced: CpuSet,
-    /// The CPUs to kick, so that they poll. The source is never among them, as it polls before it
-    /// enters the guest again; nor are coalesced targets, as the first sender kicked them.
-    pub wake: CpuSet,
 }
 
 /// The bus that all local APICs of a machine hang on. It can be used from any thread; nobody ever

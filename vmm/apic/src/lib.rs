@@ -52,6 +52,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod access;
+mod addressing;
 mod base;
 mod bus;
 mod cpu_set;
@@ -66,13 +67,14 @@ mod timer;
 mod vectors;
 
 pub use access::Action;
-pub use base::{APIC_BASE_ADDRESS, GeneralProtection, IA32_APIC_BASE, Mode};
-pub use bus::{Bus, Sent, SetupError};
+pub use addressing::{Addressing, LogicalModel, Mode};
+pub use base::{APIC_BASE_ADDRESS, GeneralProtection, IA32_APIC_BASE};
+pub use bus::{Bus, SetupError};
 pub use cpu_set::{CpuSet, MAX_CPUS};
 pub use icr::{DeliveryMode, Destination, Icr, Shorthand};
 pub use local::{Line, LocalApic, Work};
 pub use observer::{Accepted, AcceptedKind, ApicObserver, Origin};
-pub use route::{Addressing, Ipi, LogicalModel, route};
+pub use route::{Ipi, Sent, route};
 pub use saved::{RestoreError, SavedApic};
 pub use timer::MIN_TIMER_PERIOD_NS;
 pub use vectors::VectorSet;

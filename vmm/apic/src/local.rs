@@ -1,11 +1,10 @@
 //! The local APIC of one CPU: its state, and what it has to deliver.
 
-use crate::base::Mode;
+use crate::addressing::{Addressing, Mode};
 use crate::bus::{Bus, SetupError};
 use crate::mailbox::{Events, Mailbox};
 use crate::observer::{Accepted, AcceptedKind, ApicObserver, Origin};
 use crate::registers::{Lvt, Registers, esr};
-use crate::route::Addressing;
 use crate::vectors::{FIRST_LEGAL_VECTOR, VectorSet};
 use std::sync::Arc;
 
@@ -180,7 +179,7 @@ impl LocalApic {
             };
         }
         if self.waiting_for_startup {
-            // Held back until the CPU runs: NMIs and interrupts.
+            // Pending until the CPU runs: NMIs and interrupts.
             return Work {
                 startup: events.startup,
                 ..Work::default()

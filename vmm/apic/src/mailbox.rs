@@ -1,8 +1,7 @@
 //! The part of an APIC that other CPUs may touch.
 
-use crate::base::Mode;
+use crate::addressing::{Addressing, LogicalModel, Mode};
 use crate::icr::DeliveryMode;
-use crate::route::{Addressing, LogicalModel};
 use crate::vectors::SharedVectors;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -1,6 +1,6 @@
 //! Where counting hangs on.
 
-use crate::bus::Sent;
+use crate::route::Sent;
 use std::sync::Arc;
 
 /// What a CPU took.

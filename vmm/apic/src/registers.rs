@@ -1,7 +1,7 @@
 //! The register map that both faces share: xAPIC offset `0x10 * n` is x2APIC MSR `0x800 + n`
 //! (SDM tables 11-1 and 11-6).
 
-use crate::route::LogicalModel;
+use crate::addressing::LogicalModel;
 use crate::timer::Timer;
 use crate::vectors::VectorSet;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
-//! The state of an APIC apart from its machine: to be kept, and to go on from.
+//! The state of an APIC apart from its machine: to be saved, and to be restored.
 
-use crate::base::Mode;
+use crate::addressing::Mode;
 use crate::local::LocalApic;
 use crate::mailbox::Events;
 use crate::registers::Registers;
@@ -64,7 +64,7 @@ impl LocalApic {
         }
     }
 
-    /// Goes on from `saved` at `now` nanoseconds: a timer that had a millisecond left has it now.
+    /// Restores `saved` at `now` nanoseconds: a timer that had a millisecond left has it now.
     /// The deadline that a guest wrote to IA32_TSC_DEADLINE reads as it did, whatever the TSC is.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ impl Timer {
         self.deadline = (initial != 0).then(|| now.saturating_add(first));
     }
 
-    /// A write to the divide configuration: the count goes on from where it is at the new pace.
+    /// A write to the divide configuration: the count continues from where it is at the new pace.
     pub(crate) fn set_divide(&mut self, divide: u32, now: u64) {
         let count = self.current(now);
         self.divide = divide;

@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::operands::{Swept, sweep};
 use crate::sites::{self, Part, PatchSite, Patcher, When};
 use crate::text::{Features, Text};
-use crate::walk::{self, Root, Seen, Walk};
+use crate::walk::{self, Root, Walk, Walked};
 use crate::{Audit, PageTable, SCHEMA_VERSION, Switch};
 
 /// X86_FEATURE_ALWAYS (arch/x86/include/asm/cpufeatures.h).
@@ -21,7 +21,7 @@ const ROOTS_MAX: usize = 512;
 
 pub(crate) fn judge(kernel: &Kernel) -> Audit {
     let roots = roots(kernel);
-    let mut seen = Seen::default();
+    let mut seen = Walked::default();
     let mut found_with = std::collections::BTreeMap::new();
     let combinations = combinations(kernel);
     for features in &combinations {
@@ -217,7 +217,7 @@ fn patchable(kernel: &Kernel, site: &PatchSite) -> Option<Finding> {
     })
 }
 
-fn switches(kernel: &Kernel, seen: &Seen, entry: &Swept) -> Vec<Switch> {
+fn switches(kernel: &Kernel, seen: &Walked, entry: &Swept) -> Vec<Switch> {
     let mut addresses: BTreeSet<u64> = seen.switches.keys().copied().collect();
     addresses.extend(in_text(kernel, entry));
     addresses
@@ -246,7 +246,7 @@ fn in_text(kernel: &Kernel, entry: &Swept) -> impl Iterator<Item = u64> {
     writes.filter(|address| kernel.entry.range.contains(address))
 }
 
-fn open(kernel: &Kernel, seen: &Seen, entry: &Swept) -> Vec<Open> {
+fn open(kernel: &Kernel, seen: &Walked, entry: &Swept) -> Vec<Open> {
     let one = |address, why, entries: Vec<String>| Open {
         why,
         address,

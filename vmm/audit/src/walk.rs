@@ -41,7 +41,7 @@ pub(crate) struct Written {
 
 /// What was come by.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Walked {
     pub(crate) switches: BTreeMap<u64, Written>,
     /// With the other instruction that it is about, or 0, and the entry points.
     pub(crate) findings: BTreeMap<(u64, What), (u64, BTreeSet<String>)>,
@@ -67,7 +67,7 @@ pub(crate) struct Root {
 pub(crate) struct Walk<'a, 'b> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) text: &'b mut Text<'a>,
-    pub(crate) seen: &'b mut Seen,
+    pub(crate) seen: &'b mut Walked,
     root: &'b Root,
     /// Whether it came to `paranoid_entry`.
     paranoid: bool,
@@ -77,7 +77,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     pub(crate) fn new(
         kernel: &'a Kernel,
         text: &'b mut Text<'a>,
-        seen: &'b mut Seen,
+        seen: &'b mut Walked,
         root: &'b Root,
     ) -> Self {
         Self {

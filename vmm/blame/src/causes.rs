@@ -9,7 +9,7 @@ const BUILT_IN: &str = include_str!("causes.toml");
 /// Stands for a chain that no rule knows.
 pub const UNKNOWN: &str = "unknown";
 
-/// Whether the kernel could hold an IPI back from a CPU that is in user space.
+/// Whether the kernel could defer an IPI to a CPU that is in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Deferrable {
@@ -28,7 +28,7 @@ pub enum Deferrable {
 pub struct Cause<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Whether it could have been held back.
+    /// Whether it could have been deferred.
     pub deferrable: Deferrable,
 }
 

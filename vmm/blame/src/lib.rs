@@ -18,6 +18,7 @@ mod causes;
 mod chain;
 mod interner;
 mod kernel;
+mod memory;
 mod prologue;
 mod unwind;
 
@@ -25,8 +26,9 @@ pub use causes::{Cause, Causes, CausesError, Deferrable, UNKNOWN, base_name};
 pub use chain::{Broken, Chain, End, MAX_FRAMES};
 pub use interner::Interner;
 pub use kernel::{Frames, Kernel, Module, Name};
+pub use memory::Memory;
 pub use prologue::Prologues;
-pub use unwind::{Memory, Registers};
+pub use unwind::Registers;
 
 #[cfg(test)]
 mod testing;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Register};
 
 use crate::kernel::Kernel;
-use crate::unwind::Memory;
+use crate::memory::Memory;
 
 /// Most bytes from a function's begin that are looked at. A function without a frame is small.
 const MAX_CODE: u64 = 1024;

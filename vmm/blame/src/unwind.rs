@@ -10,6 +10,7 @@ use ipirig_image::{KERNEL_HALF, OrcBase, OrcEntry, OrcKind, OrcTable};
 
 use crate::chain::{Broken, Chain, End};
 use crate::kernel::{Frames, Kernel};
+use crate::memory::Memory;
 use crate::prologue::{Prologue, Prologues};
 
 /// Farthest that the next frame of one stack is taken to be: no frame of the kernel is as large.
@@ -32,13 +33,6 @@ const CS: usize = 8;
 const RSP: usize = 3 * 8;
 /// Bytes of it.
 const INTERRUPT_FRAME: usize = 5 * 8;
-
-/// Memory as the sender of an IPI sees it.
-pub trait Memory {
-    /// Fills `buffer` from a virtual address; `false`, and anything in `buffer`, if not all of it can
-    /// be read.
-    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
-}
 
 /// The registers of a vCPU that is in the kernel.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! turns, until the agent speaks. `cargo bench -p ipirig --bench qemu [-- TURNS]`.
 //!
 //! In QEMU the agent finds no mailbox and says so on the console; in the rig it must also have started the
-//! isolated tasks. QEMU's machine is `pc`, with its firmware. Where QEMU does not come that far, its last
+//! isolated tasks. QEMU's machines are `pc`, with its firmware, and `microvm`, which has next to none. Where QEMU does not come that far, its last
 //! words are the figure.
 
 mod measure;
@@ -19,13 +19,20 @@ use serde_json::Value;
 const TURNS: usize = 5;
 const QEMU: &str = "qemu-system-x86_64";
 /// Ways to have QEMU run a guest: a name, and options.
-const WAYS: [(&str, &[&str]); 3] = [
-    ("QEMU, KVM, -cpu host", &["-accel", "kvm", "-cpu", "host"]),
+const WAYS: [(&str, &[&str]); 4] = [
     (
-        "QEMU, KVM, -cpu qemu64",
+        "QEMU, pc, KVM, -cpu host",
+        &["-accel", "kvm", "-cpu", "host"],
+    ),
+    (
+        "QEMU, microvm, KVM, -cpu host",
+        &["-M", "microvm,acpi=off", "-accel", "kvm", "-cpu", "host"],
+    ),
+    (
+        "QEMU, pc, KVM, -cpu qemu64",
         &["-accel", "kvm", "-cpu", "qemu64"],
     ),
-    ("QEMU, TCG, -cpu max", &["-accel", "tcg", "-cpu", "max"]),
+    ("QEMU, pc, TCG, -cpu max", &["-accel", "tcg", "-cpu", "max"]),
 ];
 /// How many times as long as the rig QEMU may take.
 const PATIENCE: f64 = 3.0;

@@ -56,7 +56,7 @@ struct Row {
     beyond_kib: u64,
 }
 
-/// Boots, boots to save, and goes on from that.
+/// Boots, boots to save, and restores that.
 fn measured(vcpus: usize) -> Result<Row, String> {
     let number = vcpus.to_string();
     let args = ["--vcpus", &number, "--timeout", TIMEOUT];

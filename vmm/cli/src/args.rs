@@ -33,7 +33,7 @@ Exit codes:
   0  held: isolated CPUs were left alone (or the command did its work)
   1  violated: they were not
   2  what was given is wrong: arguments, scenario or kernel file
-  3  error: guest or rig failed, so there is no telling
+  3  error: guest or rig failed, so the rig cannot tell
   4  skipped: host or kernel lacks what is needed, by one of several runs as well (see run's
      --allow-skipped)
   130  ended by Ctrl-C";
@@ -125,7 +125,7 @@ Exit codes:
   0  all as it was
   1  something changed
   2  what was given is wrong, or a baseline is missing
-  3, 4  a run was `error` or `skipped`, so there is no telling";
+  3, 4  a run was `error` or `skipped`, so nothing can be said of the kernel";
 
 const AFTER_COMPARE: &str = "\
 Examples:
@@ -139,7 +139,7 @@ Exit codes:
   0  the same
   1  something differs, or only one file has a scenario
   2  a file cannot be read
-  3, 4  a run was `error` or `skipped`, so there is no telling";
+  3, 4  a run was `error` or `skipped`, so nothing can be said of the kernel";
 
 const AFTER_AUDIT: &str = "\
 Examples:
@@ -163,6 +163,7 @@ const AFTER_SCHEMA: &str = "\
 Examples:
   ipirig schema > schema.json
   ipirig schema audit                        of `ipirig audit --json`
+  ipirig schema scenario                     of a scenario file, for an editor
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -187,7 +188,11 @@ const AFTER_BUILD: &str = "\
 Examples:
   ipirig guest build
   ipirig guest build --flavour tracing --jobs 4
-  ipirig guest build --update                with the newest linux-source package";
+  ipirig guest build --update                with the newest linux-source package
+  ipirig guest build --install-tools         for a script; CI=true does the same
+
+What building needs and is missing is named, with the command that installs it. As root on a terminal you are asked
+whether to install it.";
 
 const AFTER_CONFIG: &str = "\
 Examples:
@@ -260,10 +265,10 @@ pub(crate) enum Command {
     /// List the scenarios
     #[command(after_help = AFTER_LIST)]
     List,
-    /// Print the JSON Schema of what --json writes
+    /// Print the JSON Schema of what --json writes, or of a scenario file
     #[command(after_help = AFTER_SCHEMA)]
     Schema {
-        /// Of which command's
+        /// Of which command's, or of what
         #[arg(value_enum, default_value_t = SchemaOf::Run)]
         of: SchemaOf,
     },
@@ -316,6 +321,9 @@ pub(crate) struct GuestBuildArgs {
     /// Compilers to run at once [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// As root, install the Debian packages that building needs without asking
+    #[arg(long)]
+    pub(crate) install_tools: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -375,6 +383,9 @@ pub(crate) struct ObserveArgs {
     /// Write what the command prints to a file, up to a MiB
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Take an exit code other than 0, or a signal, for an end of the command like any other
+    #[arg(long)]
+    pub(crate) ignore_exit_code: bool,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
     pub(crate) max_ipis: Option<u64>,
@@ -400,6 +411,8 @@ pub(crate) enum SchemaOf {
     Run,
     /// `ipirig audit`
     Audit,
+    /// A scenario file
+    Scenario,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -466,19 +479,20 @@ pub(crate) struct RunArgs {
     /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
     #[arg(long)]
     pub(crate) isolation_only: bool,
-    /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 no telling, more if it makes no sense
+    /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 cannot tell, more if it makes no sense
     /// to go on
     #[arg(long)]
     pub(crate) bisect: bool,
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 21] = [
+const NOT_WITH_FROM: [&str; 22] = [
     "vcpus",
     "apic",
     "deferral",
     "kernel",
     "tree",
+    "without",
     "initramfs",
     "pin",
     "memory",

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
-use ipirig_report::html::{Made, html};
+use ipirig_report::html::{Provenance, html};
 use ipirig_report::trace::chrome_trace;
 use ipirig_verdict::result::RunResult;
 
@@ -34,7 +34,7 @@ impl PictureOptions {
             write_file_by(path, trace).map_err(Failure::usage)?;
         }
         if let Some(path) = &self.html {
-            let made = Made {
+            let made = Provenance {
                 command: command_line(),
                 time: Some(SystemTime::now()),
             };

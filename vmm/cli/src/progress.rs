@@ -1,7 +1,8 @@
 //! Progress on standard error: a spinner or a bar on a terminal, which vanishes; else a plain line
 //! a stage.
 
-use std::io::IsTerminal;
+use std::env;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,18 +14,29 @@ use crate::output::say;
 pub(crate) struct Progress {
     /// `None`: not a terminal.
     bar: Option<ProgressBar>,
+    /// Packages may be installed without a question.
+    installs: bool,
 }
 
 impl Progress {
     /// Progress for whoever reads standard error. `quiet`: something else is shown there, such as
     /// the guest's console, that a bar would garble; then lines it is.
     pub(crate) fn new(quiet: bool) -> Self {
-        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new_spinner();
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar }
+        Self {
+            bar,
+            installs: false,
+        }
+    }
+
+    /// The same where packages that a build needs are installed without a question, if `installs`.
+    pub(crate) fn installing(mut self, installs: bool) -> Self {
+        self.installs = installs;
+        self
     }
 
     /// A stage begins.
@@ -69,6 +81,23 @@ impl ipirig_guest::Progress for Progress {
         Progress::note(self, text);
     }
 
+    fn may_install(&self, packages: &[&str]) -> bool {
+        let ci = env::var_os("CI").is_some_and(|ci| ci == "true");
+        let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let ask = || {
+            let packages = packages.join(" ");
+            say(&format!("ipirig: install {packages} with apt-get? [y/N] "));
+            let mut answer = String::new();
+            // Without an answer it is no.
+            let _ = io::stdin().read_line(&mut answer);
+            answer
+        };
+        consent(self.installs || ci, terminal, || match &self.bar {
+            None => ask(),
+            Some(bar) => bar.suspend(ask),
+        })
+    }
+
     fn step(&self, done: u64, total: Option<u64>) {
         let Some(bar) = &self.bar else { return };
         if let Some(total) = total {
@@ -79,5 +108,25 @@ impl ipirig_guest::Progress for Progress {
             bar.set_length(total);
         }
         bar.set_position(done);
+    }
+}
+
+/// Whether something may be changed on this machine: `given` beforehand, or on a terminal by whoever sits there.
+fn consent(given: bool, terminal: bool, ask: impl FnOnce() -> String) -> bool {
+    given || (terminal && matches!(ask().trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_installed_if_that_was_asked_for_or_somebody_says_yes() {
+        let never = || panic!("nobody is there to be asked");
+        assert!(consent(true, false, never));
+        assert!(!consent(false, false, never));
+        let said = ["y\n", "yes\n", "\n", "", "n\n"]
+            .map(|answer| consent(false, true, || answer.to_owned()));
+        assert_eq!(said, [true, true, false, false, false]);
     }
 }

@@ -80,7 +80,7 @@ fn without_a_baseline_the_gate_says_how_to_make_one_and_then_holds() {
     assert_eq!(place.gate(&["--accept", "--from", HELD]).0, Some(0));
     assert_eq!(place.files(), ["static-key-flip.json"]);
     let (code, stdout, _) = place.gate(&["static-key-flip", "--from", HELD]);
-    let expected = "same        static-key-flip\n\n1 same, 0 changed, 0 no telling\n";
+    let expected = "same        static-key-flip\n\n1 same, 0 changed, 0 not known\n";
     assert_eq!((code, stdout.as_str()), (Some(0), expected));
 }
 
@@ -106,7 +106,7 @@ fn a_mutant_kernel_makes_the_gate_fail_and_is_accepted_if_it_must() {
         "            check isolated-ipis: held -> violated\n              vCPU 2: 303 IPIs (",
         "            IPIs to isolated vCPUs, call-function: 0 -> 303 (3.00 an operation)\n",
         "            deferred: 303 ± 4 -> 0 (0.00 an operation)\n",
-        "0 same, 1 changed, 0 no telling\n",
+        "0 same, 1 changed, 0 not known\n",
     ] {
         assert!(stdout.contains(words), "{words}\n{stdout}");
     }
@@ -209,7 +209,7 @@ fn a_run_that_says_nothing_is_neither_compared_nor_accepted() {
     let (code, stdout, _) = place.gate(&["--from", &broken]);
     assert_eq!(code, Some(3), "{stdout}");
     assert!(
-        stdout.contains("0 same, 0 changed, 1 no telling"),
+        stdout.contains("0 same, 0 changed, 1 not known"),
         "{stdout}"
     );
     let skipped = place.edited("\"verdict\": \"held\"", "\"verdict\": \"skipped\"");

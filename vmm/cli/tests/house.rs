@@ -1,4 +1,4 @@
-//! How the crates of this project use each other: in one direction only.
+//! How the crates of this project use each other: as the picture in `vmm/README.md` has it, in one direction.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,40 +6,44 @@
     reason = "a fixture that fails should stop its test"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Where the crates stand, the command line on top. A crate uses those that stand below it and no
-/// others, in its tests and benches too.
-const FLOORS: [&[&str]; 10] = [
-    &["ipirig"],
-    &["ipirig-report"],
-    &["ipirig-gate"],
-    &["ipirig-verdict"],
-    &["ipirig-rig"],
-    &["ipirig-evidence"],
-    &["ipirig-machine", "ipirig-scenario"],
-    &["ipirig-audit"],
-    &["ipirig-apic", "ipirig-blame", "ipirig-entry"],
-    &["ipirig-image"],
-];
+/// The picture of the crates.
+const MAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
 /// They stand on the ground, beside each other: the guest's side, and the emulated hosts.
-const GROUND: [&str; 4] = ["ipirig-abi", "ipirig-agent", "ipirig-guest", "ipirig-lab"];
+const GROUND: [&str; 3] = ["guest/abi", "guest/build", "vmm/lab"];
 
-fn floor(name: &str) -> usize {
-    let found = FLOORS.iter().position(|floor| floor.contains(&name));
-    match found {
-        Some(at) => FLOORS.len() - at,
-        None if name == "ipirig-agent" => 1,
-        None if GROUND.contains(&name) => 0,
-        None => unreachable!("{name} has no floor: say in vmm/cli/tests/house.rs where it stands"),
+/// The directories of the crates in the picture, the command line first. Those of one floor, which is
+/// between two lines that have nothing but a stroke, are together.
+fn floors() -> Vec<Vec<String>> {
+    let text = fs::read_to_string(MAP).unwrap();
+    let drawn = text.lines().skip_while(|line| !line.starts_with("    "));
+    let drawn = drawn.take_while(|line| line.starts_with("    "));
+    let mut floors = vec![Vec::new()];
+    for line in drawn {
+        let mut words = line.split_whitespace();
+        match words.find(|word| word.starts_with("vmm/")) {
+            Some(dir) => floors.last_mut().unwrap().push(dir.to_owned()),
+            None => floors.push(Vec::new()),
+        }
     }
+    floors
+        .into_iter()
+        .filter(|floor| !floor.is_empty())
+        .collect()
 }
 
-/// Each crate of this project, with those that it names in its Cargo.toml.
-fn uses() -> Vec<(String, BTreeSet<String>)> {
+/// A crate, by its directory, and the directories of those that it names in its Cargo.toml.
+struct Crate {
+    dir: String,
+    uses: BTreeSet<String>,
+}
+
+fn crates() -> Vec<Crate> {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -53,26 +57,57 @@ fn uses() -> Vec<(String, BTreeSet<String>)> {
         .expect("cargo runs");
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let root = text(&metadata["workspace_root"]);
     let packages = metadata["packages"].as_array().unwrap();
-    let names: BTreeSet<String> = packages.iter().map(|p| text(&p["name"])).collect();
-    let used = |package: &Value| {
-        let all = package["dependencies"].as_array().unwrap();
-        let used = all.iter().map(|dependency| text(&dependency["name"]));
-        used.filter(|name| names.contains(name)).collect()
+    let dir = |package: &Value| {
+        let manifest = text(&package["manifest_path"]);
+        let dir = manifest.strip_suffix("/Cargo.toml").unwrap();
+        dir.strip_prefix(&format!("{root}/")).unwrap().to_owned()
     };
-    packages
+    let dirs: BTreeMap<String, String> = packages
         .iter()
-        .map(|package| (text(&package["name"]), used(package)))
-        .collect()
+        .map(|p| (text(&p["name"]), dir(p)))
+        .collect();
+    let uses = |package: &Value| {
+        let all = package["dependencies"].as_array().unwrap();
+        let names = all.iter().map(|dependency| text(&dependency["name"]));
+        names.filter_map(|name| dirs.get(&name).cloned()).collect()
+    };
+    let one = |package| Crate {
+        dir: dir(package),
+        uses: uses(package),
+    };
+    packages.iter().map(one).collect()
+}
+
+#[test]
+fn each_crate_has_one_place_in_the_picture() {
+    let mut drawn: Vec<String> = floors().concat();
+    drawn.extend(GROUND.map(str::to_owned));
+    drawn.push("guest/agent".to_owned());
+    drawn.sort();
+    let mut there: Vec<String> = crates().into_iter().map(|one| one.dir).collect();
+    there.sort();
+    assert_eq!(drawn, there, "vmm/README.md and Cargo.toml");
 }
 
 #[test]
 fn crates_use_those_below_them_only() {
+    let floors = floors();
+    let height = |dir: &str| {
+        let above = floors
+            .iter()
+            .position(|floor| floor.iter().any(|other| other == dir));
+        match above {
+            Some(above) => 1 + floors.len() - above,
+            None => usize::from(dir == "guest/agent"),
+        }
+    };
     let mut wrong = Vec::new();
-    for (name, used) in uses() {
-        for other in used {
-            if floor(&other) >= floor(&name) {
-                wrong.push(format!("{name} uses {other}"));
+    for Crate { dir, uses } in crates() {
+        for other in uses {
+            if height(&other) >= height(&dir) {
+                wrong.push(format!("{dir} uses {other}"));
             }
         }
     }

@@ -22,12 +22,12 @@ use crate::shadow::Shadow;
 pub use finding::{Finding, What};
 pub use flag::Flag;
 use trace::Cleared;
-pub(crate) use trace::{FlagWrite, Seen, Trace};
+pub(crate) use trace::{FlagWrite, Trace, TracedStep};
 
 /// Most findings of a kind that are kept. A CPU that runs on without catching up makes many.
 const FINDINGS_MAX: usize = 256;
 
-/// What was held back while the CPU was in user space.
+/// What was deferred while the CPU was in user space.
 ///
 /// To judge an entry whatever the window held, everything is pending. Where nothing is pending
 /// nothing has to be caught up with, and no danger is found.
@@ -93,7 +93,7 @@ pub struct Switch {
     pub flushed: bool,
 }
 
-/// Judges `record`, taken from a CPU on which `pending` was held back, of the kernel in `layout`.
+/// Judges `record`, taken from a CPU on which `pending` was deferred, of the kernel in `layout`.
 #[must_use]
 pub fn audit(record: &Record, layout: &KernelLayout, pending: &PendingInput) -> Audit {
     let trace = Trace::new(record, layout);
@@ -146,7 +146,13 @@ pub fn audit(record: &Record, layout: &KernelLayout, pending: &PendingInput) -> 
 }
 
 /// Adds a finding, unless there are enough.
-fn push(findings: &mut Vec<Finding>, seen: &Seen<'_>, address: u64, what: What, words: String) {
+fn push(
+    findings: &mut Vec<Finding>,
+    seen: &TracedStep<'_>,
+    address: u64,
+    what: What,
+    words: String,
+) {
     if findings.len() < FINDINGS_MAX {
         findings.push(Finding {
             step: seen.number,

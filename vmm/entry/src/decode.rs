@@ -8,8 +8,8 @@ use iced_x86::{
     Register, UsedMemory,
 };
 
+use crate::control::{PCID, PCIDE};
 use crate::record::{Registers, Step};
-use crate::shadow::{PCID, PCIDE};
 
 /// The direction flag in RFLAGS (SDM vol. 1, 3.4.3.2).
 const DIRECTION: u64 = 1 << 10;

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod control;
 pub mod decode;
 mod disassemble;
 mod flow;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::shadow::{PCIDE, PGE};
+use crate::control::{PCIDE, PGE};
 
 /// CR4.LA57: page tables of five levels (SDM vol. 3, 2.5).
 const LA57: u64 = 1 << 12;
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(look(KERNEL, PCIDE, global), paging(true, false, false));
         assert_eq!(look(USER, PGE, global), paging(false, true, true));
         assert_eq!(look(0x7000, PGE, plain), None);
-        // Without vmalloc memory there is no telling.
+        // Without vmalloc memory this cannot be told.
         let elsewhere = 0xffff_a000_0000_0000..0xffff_b000_0000_0000;
         assert_eq!(look_in(&elsewhere, USER, PGE, plain), None);
         assert_eq!(look_in(&elsewhere, KERNEL, PGE, plain), None);

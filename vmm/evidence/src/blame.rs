@@ -34,7 +34,7 @@ pub struct Blame {
     pub broken: Option<String>,
 }
 
-/// Whether the kernel could hold an IPI back from a CPU that is in user space.
+/// Whether the kernel could defer an IPI to a CPU that is in user space.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
 )]

@@ -26,8 +26,6 @@ pub struct Evidence {
     pub module: bool,
     /// `uname -srvm` in the guest.
     pub version: String,
-    /// From the first instruction to the agent's readiness.
-    pub boot: Duration,
     /// How long the windows were open, all together.
     pub window: Duration,
     /// The kernel's own view before the window.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blame;
+mod details;
 mod error;
 mod evidence;
 pub mod guest_text;

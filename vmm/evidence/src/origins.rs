@@ -7,7 +7,7 @@ use ipirig_image::Symbols;
 use serde::Serialize;
 
 use crate::blame::Taken;
-use crate::ledger::{Delivery, Detail, Write, bits};
+use crate::details::{Delivery, Detail, Write, bits};
 use crate::vectors::Kind;
 
 /// IPIs that were sent to isolated vCPUs by one vCPU, of one kind, at one instruction.

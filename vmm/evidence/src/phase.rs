@@ -9,7 +9,7 @@ pub enum Phase {
     Boot,
     /// Writing down the guest that is ready, for later runs.
     Save,
-    /// Going on from where another run wrote the guest down.
+    /// Restoring the guest from where another run saved it.
     Restore,
     /// Handing files over for a command that is to be observed.
     HandOver,
@@ -40,7 +40,7 @@ impl fmt::Display for Phase {
         f.pad(match self {
             Self::Boot => "boot",
             Self::Save => "saving a snapshot",
-            Self::Restore => "going on from a snapshot",
+            Self::Restore => "restoring a snapshot",
             Self::HandOver => "handing files over",
             Self::Prepare => "making ready for the storm",
             Self::StartTrace => "switching the guest's tracing on",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipirig_machine::clock::Moment;
 
-use crate::ledger::Detail;
+use crate::details::Detail;
 use crate::ledger::handlers::Handled;
 use crate::stacks::Callers;
 

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use super::baseline::{Baseline, Count};
 use super::entries::EntryRelations;
-use super::read::{Recorded, RecordedFlag};
+use super::read::{Recorded, RecordedFlag, plain};
 
 /// Most causes that are named for a change.
 const CAUSES_MAX: usize = 5;
@@ -240,10 +240,4 @@ fn causes(run: &Recorded) -> Vec<String> {
     causes.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     causes.truncate(CAUSES_MAX);
     causes.into_iter().map(|(_, words)| words).collect()
-}
-
-/// Text from a file, on one line and without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    let c = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(c).collect()
 }

@@ -19,7 +19,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
 
 pub use baseline::{BASELINE_VERSION, Baseline, Count, Tolerances};
@@ -93,7 +93,7 @@ pub fn no_telling(run: &Recorded) -> Option<Outcome> {
     let why = check.map(|check| format!("{}: {}", check.name, check.evidence));
     Some(Outcome::NoTelling {
         verdict: run.verdict,
-        why: compare::plain(&why.unwrap_or_default()),
+        why: read::plain(&why.unwrap_or_default()),
     })
 }
 

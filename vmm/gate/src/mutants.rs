@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use ipirig_verdict::checks::{CHECKS, SPECIAL, Verdict};
+use ipirig_verdict::check::{CHECKS, SPECIAL, Verdict};
 use ipirig_verdict::result::RunResult;
 
 /// A check of a scenario that must say `violated`.
@@ -230,7 +230,7 @@ mod tests {
     use ipirig_entry::Paging;
     use ipirig_rig::conductor::fake::plan;
     use ipirig_rig::run::KernelFiles;
-    use ipirig_verdict::checks::Check;
+    use ipirig_verdict::check::Check;
     use ipirig_verdict::result::KernelInfo;
 
     use super::*;

@@ -9,13 +9,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ipirig_scenario::{base_name, is_name};
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::result::{RunResult, SCHEMA_VERSION};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::compare::plain;
 
 /// Results of a whole catalogue are a few hundred KiB; what is longer is some other file.
 const MAX_BYTES: u64 = 64 << 20;
@@ -307,4 +305,10 @@ fn other(path: &Path, wanted: &'static str, reason: impl Into<String>) -> ReadEr
         wanted,
         reason: reason.into(),
     }
+}
+
+/// Text from a file, on one line and without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    let c = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(c).collect()
 }

@@ -7,7 +7,7 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use thiserror::Error;
 
-use crate::assist::{Feature, Register};
+use crate::feature::{Feature, Register};
 
 /// KVM's CPUID leaves (Linux Documentation/virt/kvm/x86/cpuid.rst).
 const KVM_SIGNATURE: u32 = 0x4000_0000;

@@ -171,7 +171,7 @@ pub struct HostFacts {
     pub enforce_pv: bool,
     /// What of guest debugging works.
     pub debug: GuestDebug,
-    /// By what it is known that the host's own CPU is emulated, in words that go on from "the host is
+    /// By what it is known that the host's own CPU is emulated, in words that follow "the host is
     /// emulated": no time that is measured says anything of a CPU then. `None`: nothing says so.
     pub emulated: Option<String>,
     /// Parameters of KVM's modules by which hardware delivers IPIs without KVM, those that are on, as in

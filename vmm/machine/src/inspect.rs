@@ -8,9 +8,9 @@ use vmm_sys_util::errno;
 
 use crate::Line;
 use crate::clock::Moment;
-use crate::fleet::Sample;
 use crate::machine::{Machine, MachineError, failed};
 use crate::vcpu::Vcpu;
+use crate::vcpu_set::Sample;
 
 impl Machine {
     /// Looks at a vCPU from outside. `None` if there is no such vCPU or it does not answer,

@@ -12,7 +12,6 @@ use kvm_ioctls::VmFd;
 
 use crate::affinity;
 use crate::clock;
-use crate::fleet::Fleet;
 use crate::host::GuestDebug;
 use crate::kvm_events::KvmEvents;
 use crate::memory::MailboxMemory;
@@ -22,8 +21,9 @@ use crate::snapshot::RegisterList;
 use crate::stop::StopReason;
 use crate::threads;
 use crate::vcpu::Vcpu;
+use crate::vcpu_set::VcpuSet;
 use crate::vm::{Apics, BlockedVcpu};
-use crate::wakeups::{Heard, Wakeups};
+use crate::wakeups::{WaitEvent, Wakeups};
 
 mod error;
 mod make;
@@ -32,7 +32,7 @@ mod save;
 pub use error::MachineError;
 pub(crate) use error::failed;
 use error::host;
-pub(crate) use make::Shape;
+pub(crate) use make::ResolvedConfig;
 
 /// How long a kernel that panicked may go on to print.
 const LAST_WORDS_NS: u64 = 3_000_000_000;
@@ -74,7 +74,7 @@ pub struct Machine {
     _blocked: Option<BlockedVcpu>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
     vm: VmFd,
-    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<VcpuSet>,
     mailbox: MailboxMemory,
 }
 
@@ -206,7 +206,7 @@ impl Machine {
             {
                 return Ok(Wakeup::Stopped(self.stop_reason()));
             }
-            if heard == Heard::Doorbell {
+            if heard == WaitEvent::Doorbell {
                 return Ok(Wakeup::Doorbell);
             }
             if Instant::now() >= deadline {

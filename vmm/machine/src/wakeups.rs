@@ -13,7 +13,7 @@ use crate::interrupt;
 
 /// What happened while waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum WaitEvent {
     /// The guest wrote to the doorbell port.
     Doorbell,
     /// Something else, or nothing in time.
@@ -51,7 +51,7 @@ impl Wakeups {
     }
 
     /// Waits at most `patience`.
-    pub(crate) fn wait(&mut self, patience: Duration) -> io::Result<Heard> {
+    pub(crate) fn wait(&mut self, patience: Duration) -> io::Result<WaitEvent> {
         // Round up: a wait of less than a millisecond must not become a busy loop.
         let milliseconds = i32::try_from(patience.as_nanos().div_ceil(1_000_000));
         match self
@@ -64,9 +64,9 @@ impl Wakeups {
         }
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(if std::mem::take(&mut sources.rung) {
-            Heard::Doorbell
+            WaitEvent::Doorbell
         } else {
-            Heard::Other
+            WaitEvent::Other
         })
     }
 }

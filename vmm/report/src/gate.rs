@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use ipirig_gate::{Baseline, Change, Compared, Outcome, Recorded};
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
 
@@ -15,7 +15,7 @@ pub fn render(compared: &[Compared], paint: Paint) -> String {
         let (verdict, word) = match &one.outcome {
             Outcome::Same => (Verdict::Held, "same"),
             Outcome::Changed(_) | Outcome::Alone { .. } => (Verdict::Violated, "changed"),
-            Outcome::NoTelling { verdict, .. } => (*verdict, "no telling"),
+            Outcome::NoTelling { verdict, .. } => (*verdict, "not known"),
         };
         let word = paint.verdict(verdict, format!("{word:<10}"));
         let state = if one.deferral { "" } else { ", deferral off" };
@@ -42,7 +42,7 @@ pub fn render(compared: &[Compared], paint: Paint) -> String {
     let count = |test: fn(&Outcome) -> bool| compared.iter().filter(|c| test(&c.outcome)).count();
     let _ = writeln!(
         out,
-        "\n{} same, {} changed, {} no telling",
+        "\n{} same, {} changed, {} not known",
         count(|outcome| matches!(outcome, Outcome::Same)),
         count(|outcome| matches!(outcome, Outcome::Changed(_) | Outcome::Alone { .. })),
         count(|outcome| matches!(outcome, Outcome::NoTelling { .. })),
@@ -144,7 +144,7 @@ mod tests {
     fn each_scenario_is_a_line_and_what_changed_is_below_it_with_why() {
         assert_eq!(
             render(&compared(Outcome::Same), Paint::PLAIN),
-            "same        static-key-flip\n\n1 same, 0 changed, 0 no telling\n"
+            "same        static-key-flip\n\n1 same, 0 changed, 0 not known\n"
         );
         let change = |what: &str, why: &[&str]| Change {
             what: what.to_owned(),
@@ -165,7 +165,7 @@ changed     static-key-flip
               202 IPIs
               2 purge
 
-0 same, 1 changed, 0 no telling
+0 same, 1 changed, 0 not known
 "
         );
         let says_nothing = Outcome::NoTelling {
@@ -174,8 +174,8 @@ changed     static-key-flip
         };
         assert_eq!(
             render(&compared(says_nothing), Paint::PLAIN),
-            "no telling  static-key-flip\n            error: nothing-lost: an event was lost\n\n\
-             0 same, 0 changed, 1 no telling\n"
+            "not known   static-key-flip\n            error: nothing-lost: an event was lost\n\n\
+             0 same, 0 changed, 1 not known\n"
         );
     }
 

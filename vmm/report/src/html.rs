@@ -24,7 +24,7 @@ pub struct HtmlError(#[source] askama::Error);
 
 /// What a page says of its making.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Made {
+pub struct Provenance {
     /// The command line, for whoever wants to do it again.
     pub command: Option<String>,
     /// When.
@@ -36,7 +36,7 @@ pub struct Made {
 /// # Errors
 ///
 /// [`HtmlError`], which only a bug could cause.
-pub fn html(runs: &[RunResult], made: &Made) -> Result<String, HtmlError> {
+pub fn html(runs: &[RunResult], made: &Provenance) -> Result<String, HtmlError> {
     let page = Page::new(runs, made).render().map_err(HtmlError)?;
     Ok(page.replace(unprintable, "\u{fffd}"))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use ipirig_gate::mutants::{Expected, Fate, Row};
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
 

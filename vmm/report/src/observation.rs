@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::origins::Origin;
-use ipirig_verdict::checks::{ISOLATED_IPIS, Verdict};
+use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
 use ipirig_verdict::observation::{CommandReport, Observation, Report, Visited};
 use ipirig_verdict::result::RunResult;
 

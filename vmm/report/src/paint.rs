@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 
 /// Adds colour or leaves it be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipirig_scenario::Scenario;
-use ipirig_verdict::checks::{Verdict, isolation_held};
+use ipirig_verdict::check::Verdict;
+use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::{KernelInfo, RunResult, Vcpu};
 
 use crate::attribution::Account;
@@ -273,8 +274,9 @@ mod tests {
     use ipirig_entry::Paging;
     use ipirig_rig::conductor::fake::{Counting, Script, evidence, plan};
     use ipirig_rig::run::KernelFiles;
-    use ipirig_verdict::checks::{self, Check};
+    use ipirig_verdict::check::Check;
     use ipirig_verdict::result::{MachineInfo, Timing};
+    use ipirig_verdict::{check, checks};
 
     use super::*;
 
@@ -389,8 +391,8 @@ vCPU  role          IPIs in window     other interrupts  deferred  caught up
 violated  isolated-ipis          vCPU 2: 303 IPIs (call-function 303) from vCPU 0, 3.00 per operation
 violated  user-space-throughout  vCPU 2: taken out of user space by 303 IPIs
 held      storm-ran              101 operations; housekeeping vCPU 1 got 101 IPIs
-skipped   completed-on-entry     vCPU 2, SYSCALL: nothing was held back, 303 IPIs did the work; vCPU 2: the new branch (0x0 -> 0x1) on first entry, which proves little
-skipped   danger-zone            vCPU 2, SYSCALL: nothing was held back, 303 IPIs did the work
+skipped   completed-on-entry     vCPU 2, SYSCALL: nothing was deferred, 303 IPIs did the work; vCPU 2: the new branch (0x0 -> 0x1) on first entry, which proves little
+skipped   danger-zone            vCPU 2, SYSCALL: nothing was deferred, 303 IPIs did the work
 held      flag-order             vCPU 2: flag set before the catch-up, cleared with the user page table loaded; by instruction: SYSCALL 2 < 3
 skipped   kernel-counters        the kernel has no /sys/kernel/debug/ipi_deferral
 held      nothing-lost           all 809 events of the window recorded
@@ -404,11 +406,7 @@ violated: isolated-ipis, user-space-throughout [boot 5.0 s, window 0.50 s, total
     #[test]
     fn a_run_without_evidence_shows_the_report_and_why() {
         let plan = plan("static-key-flip", None);
-        let check = Check::new(
-            checks::RUN,
-            Verdict::Error,
-            "the guest stopped during: boot",
-        );
+        let check = Check::new(check::RUN, Verdict::Error, "the guest stopped during: boot");
         let mut result = RunResult::new(&plan, vec![check]);
         result.report = Some("vCPU 0: rip 0x10\n".into());
         assert_eq!(

@@ -10,7 +10,7 @@ use ipirig_evidence::timeline::{Entered, Span, Timeline};
 use ipirig_evidence::vectors::Kind;
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
-use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::check::{Check, Verdict};
 use ipirig_verdict::result::{KernelInfo, MachineInfo, RunResult, Timing, Vcpu, Window};
 
 const CALL: Kind = Kind::Vector(0xfc);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::result::RunResult;
 use ipirig_verdict::suite::Suite;
 
@@ -72,7 +72,7 @@ fn isolated_ipis(run: &RunResult) -> String {
 #[cfg(test)]
 mod tests {
     use ipirig_rig::conductor::fake::plan;
-    use ipirig_verdict::checks::Check;
+    use ipirig_verdict::check::Check;
 
     use super::*;
 

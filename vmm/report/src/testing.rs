@@ -2,7 +2,7 @@
 
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
-use ipirig_verdict::checks::{Check, Verdict};
+use ipirig_verdict::check::{Check, Verdict};
 use ipirig_verdict::result::{KernelInfo, RunResult};
 
 /// A run of a built-in scenario that ended with these checks.

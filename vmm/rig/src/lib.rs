@@ -14,3 +14,4 @@ pub mod conductor;
 pub mod observe;
 pub mod run;
 pub mod snapshots;
+mod trusted;

@@ -77,7 +77,7 @@ pub struct Conducted<E> {
     pub warnings: Vec<String>,
     /// Whether the guest was restored from a snapshot.
     pub restored: bool,
-    /// From looking for a snapshot to the agent's readiness, if it came to that.
+    /// Until the agent was ready, if it came to that: from the first instruction, or from looking for the snapshot.
     pub ready: Option<Duration>,
     /// What happened when.
     pub timeline: Timeline,
@@ -201,7 +201,7 @@ pub(crate) fn on_machine<E>(
 
 /// Has `conduct` take the guest of a machine through, which then is stopped.
 fn conducted<E>(
-    made: Made,
+    made: NewMachine,
     started: Instant,
     setup: &Setup,
     ledger: &Ledger,
@@ -214,7 +214,7 @@ fn conducted<E>(
         &dyn Fn(Phase),
     ) -> Result<E, Ended>,
 ) -> Conducted<E> {
-    let Made {
+    let NewMachine {
         mut machine,
         origin,
         warnings,
@@ -230,11 +230,15 @@ fn conducted<E>(
             unsaved.set(save(guest, place).err());
         })),
     };
+    let began = match origin {
+        Origin::Snapshot => started,
+        Origin::Kernel { .. } => Instant::now(),
+    };
     let ready = Cell::new(None);
     let diary = Diary::default();
     let announce = |begun| {
         if !matches!(begun, Phase::Boot | Phase::Restore) && ready.get().is_none() {
-            ready.set(Some(started.elapsed()));
+            ready.set(Some(began.elapsed()));
         }
         diary.begin(begun, clock::now());
         phase(begun);
@@ -275,7 +279,7 @@ enum Origin {
 }
 
 /// A machine, and how it came to be.
-struct Made {
+struct NewMachine {
     machine: Machine,
     origin: Origin,
     /// Why it is not restored although it might have been.
@@ -288,7 +292,7 @@ fn made(
     setup: &Setup,
     config: &Config,
     ledger: &Arc<Ledger>,
-) -> Result<Made, MachineError> {
+) -> Result<NewMachine, MachineError> {
     let mut warnings = Vec::new();
     let keeps = |_: &&Snapshots| setup.apic != ApicMode::Kernel;
     let place = match setup.snapshots.as_ref().filter(keeps) {
@@ -306,7 +310,7 @@ fn made(
         match place.find() {
             Ok(Some(snapshot)) => match Machine::restore(host, config, ledger.clone(), &snapshot) {
                 Ok(machine) => {
-                    return Ok(Made {
+                    return Ok(NewMachine {
                         machine,
                         origin: Origin::Snapshot,
                         warnings,
@@ -326,7 +330,7 @@ fn made(
         ledger.count_only();
         warnings.push(COUNTS_ONLY.to_owned());
     }
-    Ok(Made {
+    Ok(NewMachine {
         machine,
         origin: Origin::Kernel { saved_to: place },
         warnings,

@@ -4,13 +4,15 @@
 //! What a snapshot is and whether it is whole is `ipirig-machine`'s business; here are the directory,
 //! the names, and how much is kept.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ipirig_machine::{Config, Host, MachineError, Snapshot, snapshot_key};
 use tempfile::NamedTempFile;
+
+use crate::trusted;
 
 /// At most so many bytes are kept, of those that were used last: some fifty of the reference kernels.
 const BYTES_KEPT: u64 = 1 << 30;
@@ -27,7 +29,7 @@ pub struct Snapshots {
     directory: PathBuf,
 }
 
-/// Why there is no snapshot to go on from although there might be one, or why none was kept. A run
+/// Why there is no snapshot to restore although there might be one, or why none was kept. A run
 /// boots then, and says so.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +44,15 @@ pub enum SnapshotsError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Somebody else can have written it. It is left alone.
+    #[error("not restoring {}", path.display())]
+    NotTrusted {
+        /// The file.
+        path: PathBuf,
+        /// Why it is not believed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A snapshot was thrown away.
     #[error("threw away {}", path.display())]
@@ -93,8 +104,14 @@ impl Place {
     /// The snapshot that is there. One that is damaged or that of something else is thrown away.
     pub(crate) fn find(&self) -> Result<Option<Snapshot>, SnapshotsError> {
         let path = self.path();
-        let snapshot = match File::open(&path) {
-            Ok(snapshot) => snapshot,
+        let snapshot = match trusted::open(&path) {
+            Ok(Ok(snapshot)) => snapshot,
+            Ok(Err(source)) => {
+                return Err(SnapshotsError::NotTrusted {
+                    path,
+                    source: source.into(),
+                });
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file("cannot open", &path)(error)),
         };
@@ -178,6 +195,9 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{File, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use ipirig_evidence::chain;
 
     use super::*;
@@ -201,6 +221,8 @@ mod tests {
     fn put(directory: &Path, name: &str, bytes: usize, age_s: u64) {
         let path = directory.join(name);
         fs::write(&path, vec![0; bytes]).unwrap();
+        // Whatever the umask.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let when = SystemTime::now() - Duration::from_secs(age_s);
         File::options()
             .write(true)
@@ -235,6 +257,23 @@ mod tests {
             )
         );
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_others_can_have_written_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "k.snapshot", 5000, 0);
+        let path = dir.path().join("k.snapshot");
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        let error = place(dir.path()).find().unwrap_err();
+        assert_eq!(
+            chain(&error),
+            format!(
+                "not restoring {}: others may write to it (mode 666)",
+                path.display()
+            )
+        );
+        assert_eq!(names(dir.path()), ["k.snapshot"]);
     }
 
     #[test]

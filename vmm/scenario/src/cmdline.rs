@@ -4,7 +4,7 @@
 use ipirig_abi::Role;
 
 use crate::cpu_list::CpuList;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanError};
 use crate::scenario::Mode;
 
 /// What a parameter's value is made of.
@@ -72,6 +72,7 @@ pub fn command_line(plan: &Plan) -> String {
     let mut words: Vec<String> = PARAMETERS
         .iter()
         .filter(|(_, value)| !matches!(value, Value::NoTasks) || !tasks)
+        .filter(|(word, _)| !plan.without.iter().any(|out| out == name(word)))
         .map(|&(name, value)| match value {
             Value::Plain => name.to_owned(),
             Value::NoTasks => format!("{name}=none"),
@@ -84,6 +85,31 @@ pub fn command_line(plan: &Plan) -> String {
         .collect();
     words.extend(plan.append.clone());
     words.join(" ")
+}
+
+/// A parameter's name: the word up to its `=`.
+fn name(word: &str) -> &str {
+    word.split('=').next().unwrap_or(word)
+}
+
+/// The names of the rig's own words that `asked`, as the user wrote them, stand for.
+pub(crate) fn left_out(asked: &[String]) -> Result<Vec<String>, PlanError> {
+    let of_all = |(_, value): &&(&str, Value)| !matches!(value, Value::NoTasks);
+    let known = || PARAMETERS.iter().filter(of_all).map(|(word, _)| name(word));
+    asked
+        .iter()
+        .map(|word| {
+            let wanted = name(word);
+            if known().any(|name| name == wanted) {
+                Ok(wanted.to_owned())
+            } else {
+                Err(PlanError::Without {
+                    word: word.clone(),
+                    known: known().collect::<Vec<_>>().join(", "),
+                })
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,6 +146,33 @@ mod tests {
             assert!(words.contains(&"ipirig_tasks=none"), "{line}");
             assert!(words.contains(&flags), "{line}");
         }
+    }
+
+    #[test]
+    fn the_rigs_words_can_be_left_out_by_name_or_as_they_stand() {
+        let line = line(Options {
+            without: vec!["mce".into(), "pti=on".into(), "nohz_full".into()],
+            ..Options::default()
+        });
+        assert_eq!(
+            line,
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic tsc=reliable \
+             isolcpus=domain,managed_irq,2 irqaffinity=0-1 ipi_deferral=on nowatchdog"
+        );
+    }
+
+    #[test]
+    fn a_word_that_is_not_the_rigs_is_refused_with_those_that_are() {
+        let scenario = Scenario::find("static-key-flip").unwrap();
+        let options = Options {
+            without: vec!["isolcpu".into()],
+            ..Options::default()
+        };
+        assert_eq!(
+            Plan::new(scenario, options).unwrap_err().to_string(),
+            "--without isolcpu: the rig has no such word; its own are console, quiet, panic, reboot, oops, tsc, \
+             nohz_full, isolcpus, irqaffinity, pti, ipi_deferral, nowatchdog, mce"
+        );
     }
 
     #[test]

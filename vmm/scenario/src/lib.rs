@@ -18,6 +18,7 @@ mod entry;
 pub mod plan;
 mod raw;
 mod scenario;
+pub mod schema;
 mod selection;
 mod storm;
 pub mod suggest;

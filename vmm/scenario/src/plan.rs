@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipirig_abi::{MAX_CPUS, Role};
 
-use crate::{Kernel, Scenario};
+use crate::{Kernel, Scenario, cmdline};
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
@@ -34,6 +34,8 @@ pub struct Options {
     pub own_kernel: bool,
     /// More kernel command line.
     pub append: Option<String>,
+    /// Words of the rig's own that the command line is to go without, whole or up to their `=`.
+    pub without: Vec<String>,
     /// Deadline of each phase in seconds.
     pub timeout_s: Option<u64>,
     /// Do not take the stacks of who sends IPIs.
@@ -59,6 +61,8 @@ pub struct Plan {
     pub memory_mib: u64,
     /// More kernel command line, from the user.
     pub append: Option<String>,
+    /// Words of the rig's own that the command line goes without, up to their `=`.
+    pub without: Vec<String>,
     /// Deadlines.
     pub timeouts: Timeouts,
     /// Whether the stack of each sender of an IPI is taken.
@@ -143,6 +147,14 @@ pub enum PlanError {
         /// What was asked for, in seconds.
         asked: u64,
     },
+    /// The rig puts no such word on the command line.
+    #[error("--without {word}: the rig has no such word; its own are {known}")]
+    Without {
+        /// The word.
+        word: String,
+        /// Those that there are.
+        known: String,
+    },
     /// The kernel's command line is one line of printable ASCII.
     #[error("--append: {found:?} has no place in a kernel command line: printable ASCII only")]
     Append {
@@ -186,6 +198,7 @@ impl Plan {
         {
             return Err(PlanError::Append { found });
         }
+        let without = cmdline::left_out(&options.without)?;
         let mut timeouts = Timeouts::default();
         if let Some(asked) = options.timeout_s {
             if !(1..=TIMEOUT_MAX_S).contains(&asked) {
@@ -203,6 +216,7 @@ impl Plan {
             pin: options.pin,
             memory_mib,
             append: options.append,
+            without,
             timeouts,
             stacks: !options.no_stacks,
             cross_check: options.cross_check,

@@ -113,9 +113,9 @@ pub struct Expectations {
 /// How many IPIs each isolated vCPU may or must get in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IsolatedIpis {
-    /// Holding back is right: no more than this.
+    /// Deferring is right: no more than this.
     AtMost(u64),
-    /// Holding back would be a bug: no fewer than this.
+    /// Deferring would be a bug: no fewer than this.
     AtLeast(u64),
 }
 

@@ -40,7 +40,7 @@ fn built_in_scenarios_either_allow_no_ipi_or_need_as_many_as_operations() {
     for scenario in Scenario::all().unwrap() {
         let operations = scenario.storm.operations();
         match scenario.expect.isolated {
-            // Two flushes of each program may be held back; these may not.
+            // Two flushes of each program may be deferred; these may not.
             IsolatedIpis::AtMost(most) if scenario.name == "bpf-jit" => {
                 assert_eq!(most, 2 * operations);
             }
@@ -56,6 +56,7 @@ fn every_file_in_scenarios_is_built_in() {
     let mut files: Vec<String> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".toml"))
         .collect();
     files.sort();
     let mut built_in = builtin::FILES.map(|(stem, _)| format!("{stem}.toml"));

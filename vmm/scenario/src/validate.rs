@@ -15,22 +15,23 @@ use super::{
 use crate::suggest;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
-const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
+pub(crate) const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
 /// Address spaces of an isolated vCPU besides its task's.
 const ADDRESS_SPACES: RangeInclusive<u64> = 1..=16;
 /// Changes of a storm before which a vCPU may enter.
 const ENTER_BEFORE: RangeInclusive<u64> = 1..=1000;
 /// Length of a name or group.
-const NAME_MAX: usize = 40;
+pub(crate) const NAME_MAX: usize = 40;
 /// Length of a summary: a line of `ipirig list`.
-const SUMMARY_MAX: usize = 120;
+pub(crate) const SUMMARY_MAX: usize = 120;
 
-const FURTHER: [(&str, Role); 2] = [
+pub(crate) const FURTHER: [(&str, Role); 2] = [
     ("housekeeping", Role::Housekeeping),
     ("isolated", Role::Isolated),
 ];
-const KERNELS: [(&str, Kernel); 2] = [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
-const MODES: [(&str, Mode); 5] = [
+pub(crate) const KERNELS: [(&str, Kernel); 2] =
+    [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
+pub(crate) const MODES: [(&str, Mode); 5] = [
     ("user", Mode::User),
     ("kernel", Mode::Kernel),
     ("idle", Mode::Idle),
@@ -38,7 +39,7 @@ const MODES: [(&str, Mode); 5] = [
     ("replugged", Mode::Replugged),
 ];
 /// Where housekeeping vCPUs are, and whether that is user space.
-const HOUSEKEEPING: [(&str, bool); 2] = [("idle", false), ("user", true)];
+pub(crate) const HOUSEKEEPING: [(&str, bool); 2] = [("idle", false), ("user", true)];
 
 /// Whether a scenario or a group may be called so.
 pub fn is_name(text: &str) -> bool {

@@ -9,7 +9,8 @@ use ipirig_rig::conductor::Ended;
 use ipirig_rig::run::{Conducted, Outcome, Setup};
 use ipirig_scenario::plan::Plan;
 
-use crate::checks::{Check, RUN, Verdict, judge};
+use crate::check::{Check, RUN, Verdict};
+use crate::checks::judge;
 use crate::result::{KernelInfo, MachineInfo, RunResult, seconds};
 
 /// The result of a run of `setup`.
@@ -54,9 +55,11 @@ pub(crate) fn finish<E>(
                 memory_mib: plan.memory_mib,
                 warnings,
             });
+            let timing = &mut result.timing;
             if restored {
-                result.timing.boot_s = None;
-                result.timing.restored_s = ready.map(seconds);
+                timing.restored_s = ready.map(seconds);
+            } else {
+                timing.boot_s = ready.map(seconds);
             }
             result.timeline = timeline;
             result

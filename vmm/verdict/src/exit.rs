@@ -6,7 +6,7 @@ use ipirig_audit::{Audit, AuditError};
 use ipirig_machine::HostError;
 use ipirig_rig::run::RunError;
 
-use crate::checks::Verdict;
+use crate::check::Verdict;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod checks;
 mod conclude;
 pub mod cross_check;
+pub mod entry;
 pub mod exit;
 pub mod observation;
+pub mod overall;
 pub mod result;
+pub mod role;
 pub mod schema;
 pub mod suite;
 

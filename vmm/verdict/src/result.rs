@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipirig_abi::Role;
-pub use ipirig_entry::Extent;
-use ipirig_entry::{Audit, KernelLayout, Paging, Record, listing};
+use ipirig_entry::Paging;
 use ipirig_evidence::Evidence;
 use ipirig_evidence::blame::Blame;
 use ipirig_evidence::guest_text;
@@ -21,8 +19,11 @@ use ipirig_scenario::plan::Plan;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::checks::{Check, Verdict, overall};
+use crate::check::{Check, Verdict};
 use crate::cross_check::{self, CrossCheck};
+use crate::entry::RecordedEntry;
+use crate::overall::overall;
+use crate::role::role_name;
 
 /// Version of the JSON's layout.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -82,40 +83,9 @@ pub struct ScenarioInfo {
     pub operations: u64,
     /// Whether the kernel was told to defer.
     pub deferral: bool,
-    /// Whether IPIs to isolated vCPUs must be delivered: whether holding them back is a bug.
+    /// Whether IPIs to isolated vCPUs must be delivered: whether deferring them is a bug.
     #[serde(skip)]
     pub must_deliver: bool,
-}
-
-/// The first entry of an isolated vCPU after a window.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-pub struct RecordedEntry {
-    /// The vCPU.
-    pub cpu: usize,
-    /// The way in, by its name in scenario files.
-    pub kind: &'static str,
-    /// The way in, for a person.
-    #[serde(skip)]
-    pub title: String,
-    /// What the record says; absent if there is none.
-    pub audit: Option<Audit>,
-    /// Why there is no audit.
-    pub why: Option<String>,
-    /// The record.
-    #[serde(skip)]
-    pub(crate) record: Option<Record>,
-    /// The kernel that it is about.
-    #[serde(skip)]
-    pub(crate) layout: Option<Arc<KernelLayout>>,
-}
-
-impl RecordedEntry {
-    /// The instructions, annotated; `None` if they were not recorded or could not be judged.
-    #[must_use]
-    pub fn listing(&self, extent: Extent) -> Option<String> {
-        let (record, layout) = (self.record.as_ref()?, self.layout.as_ref()?);
-        Some(listing(record, layout, self.audit.as_ref()?, extent))
-    }
 }
 
 /// One vCPU.
@@ -127,7 +97,7 @@ pub struct Vcpu {
     pub role: &'static str,
     /// What it sent and got in the window.
     pub window: Window,
-    /// Work that the kernel held back for it, text and translations together. Absent if the kernel
+    /// Work that the kernel deferred for it, text and translations together. Absent if the kernel
     /// does not count.
     pub deferred: Option<u64>,
     /// How much of such work its kernel entries did.
@@ -156,7 +126,7 @@ pub struct Window {
 /// How long it took, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub struct Timing {
-    /// From the first instruction to the agent's readiness; null where the guest went on from a snapshot.
+    /// From the first instruction to the agent's readiness; null where the guest was restored from a snapshot.
     pub boot_s: Option<f64>,
     /// From looking for a snapshot to the agent's readiness, where there was one.
     pub restored_s: Option<f64>,
@@ -212,17 +182,6 @@ pub struct MachineInfo {
     pub warnings: Vec<String>,
 }
 
-/// The name of a role, as results have it.
-#[must_use]
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Absent => "absent",
-        Role::Control => "control",
-        Role::Housekeeping => "housekeeping",
-        Role::Isolated => "isolated",
-    }
-}
-
 impl RunResult {
     /// A result that has only checks: nothing was booted yet.
     #[must_use]
@@ -261,7 +220,6 @@ impl RunResult {
         self.vcpus = vcpus(plan, evidence);
         self.blame.clone_from(&evidence.blame);
         self.cross_check = cross_check::compare(plan, evidence).and_then(Result::ok);
-        self.timing.boot_s = Some(seconds(evidence.boot));
         self.timing.window_s = Some(seconds(evidence.window));
         if let Some(kernel) = &mut self.kernel {
             kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
@@ -363,7 +321,7 @@ mod tests {
     use ipirig_rig::conductor::fake::{Script, evidence, plan};
 
     use super::*;
-    use crate::checks;
+    use crate::{check, checks};
 
     #[test]
     fn json_has_the_fields_that_readers_rely_on() {
@@ -386,7 +344,7 @@ mod tests {
         assert_eq!(json["checks"][0]["name"], "isolated-ipis");
         assert_eq!(json["checks"][0]["status"], "held");
         assert_eq!(json["kernel"]["release"], "6.12.1-fake");
-        assert!(json["timing"]["boot_s"].is_f64() && json["timing"]["window_s"].is_f64());
+        assert!(json["timing"]["window_s"].is_f64());
         assert_eq!(
             json["vcpus"][1],
             serde_json::json!({
@@ -418,7 +376,7 @@ mod tests {
     #[test]
     fn a_run_that_never_began_is_a_result_too() {
         let plan = plan("vunmap-storm", None);
-        let check = Check::new(checks::RUN, Verdict::Skipped, "no /dev/kvm");
+        let check = Check::new(check::RUN, Verdict::Skipped, "no /dev/kvm");
         let json = RunResult::new(&plan, vec![check]).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(

@@ -60,8 +60,8 @@ mod tests {
     use ipirig_rig::conductor::fake::{Script, evidence, plan};
 
     use super::*;
-    use crate::checks;
     use crate::result::RunResult;
+    use crate::{check, checks};
 
     const COMMITTED: &str = include_str!("../../../results/schema.json");
 
@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn what_is_written_fits_the_schema() {
         let validator = jsonschema::validator_for(&parsed(COMMITTED)).unwrap();
-        let skipped = checks::Check {
-            name: checks::RUN,
-            status: checks::Verdict::Skipped,
+        let skipped = check::Check {
+            name: check::RUN,
+            status: check::Verdict::Skipped,
             evidence: "no /dev/kvm".to_owned(),
         };
         let runs = vec![

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::checks::{Verdict, isolation_held};
+use crate::check::Verdict;
+use crate::overall::isolation_held;
 use crate::result::{RunResult, SCHEMA_VERSION};
 
 /// The results of several runs.
@@ -98,7 +99,7 @@ mod tests {
     use ipirig_rig::conductor::fake::plan;
 
     use super::*;
-    use crate::checks::Check;
+    use crate::check::Check;
 
     fn run(scenario: &str, verdict: Verdict) -> RunResult {
         let check = Check::new("run", verdict, "because");

@@ -28,7 +28,7 @@ enum Step {
     },
     Advance(u64),
     Face(Face),
-    /// All APICs are saved, and others go on from there. To the model nothing happens.
+    /// All APICs are saved, and others restore that. To the model nothing happens.
     Elsewhere,
 }
 

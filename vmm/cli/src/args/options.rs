@@ -71,6 +71,9 @@ pub(crate) struct RunOptions {
     /// Boot, whatever snapshot of a booted guest there is, and keep none
     #[arg(long)]
     pub(crate) cold: bool,
+    /// Words of the rig's own to leave off the kernel command line, such as pti,nowatchdog
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    pub(crate) without: Vec<String>,
     /// More kernel command line; comes last, so it wins
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,

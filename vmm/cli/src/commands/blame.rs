@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, ensure};
 use ipirig_report::attribution::Account;
 use ipirig_report::render::render;
 use ipirig_scenario::Scenario;
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
 use ipirig_verdict::result::{RunResult, SCHEMA_VERSION};
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use ipirig_report::render::render;
 use ipirig_scenario::{EntryKind, Scenario};
+use ipirig_verdict::entry::{Extent, RecordedEntry};
 use ipirig_verdict::exit::Code;
-use ipirig_verdict::result::{Extent, RecordedEntry};
 
 use super::run::{Outcome, perform};
 use crate::args::EntryArgs;

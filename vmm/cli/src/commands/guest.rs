@@ -12,6 +12,7 @@ use crate::output::print;
 use crate::progress::Progress;
 
 pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
+    let progress = Progress::new(false).installing(args.install_tools);
     if let Some(version) = &args.stock {
         let request = StockRequest {
             version: version.clone(),
@@ -19,7 +20,7 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
             update: args.update,
             jobs: args.jobs,
         };
-        return stock(&request);
+        return stock(&request, &progress);
     }
     let request = Request {
         flavour: args.flavour.into(),
@@ -27,7 +28,7 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
         jobs: args.jobs,
         ..Request::default()
     };
-    let guest = ipirig_guest::build(&request, &Progress::new(false))?;
+    let guest = ipirig_guest::build(&request, &progress)?;
     let state = if guest.fresh {
         "built"
     } else {
@@ -44,8 +45,8 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
     Ok(Code::Ok)
 }
 
-fn stock(request: &StockRequest) -> Result<Code, Failure> {
-    let kernel = ipirig_guest::stock::build(request, &Progress::new(false))?;
+fn stock(request: &StockRequest, progress: &Progress) -> Result<Code, Failure> {
+    let kernel = ipirig_guest::stock::build(request, progress)?;
     let state = if kernel.fresh {
         "built"
     } else {

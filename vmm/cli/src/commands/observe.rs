@@ -8,7 +8,7 @@ use ipirig_guest::stock::StockRequest;
 use ipirig_machine::Host;
 use ipirig_report::observation::render;
 use ipirig_rig::observe::files::{self, Extra};
-use ipirig_rig::observe::{Wishes, observe as observe_on, plan};
+use ipirig_rig::observe::{ObservationPlan, load, observe as observe_on, plan};
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::not_run;
@@ -25,6 +25,10 @@ use crate::progress::Progress;
 const MEMORY_STOCK_MIB: u64 = 256;
 
 pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
+    // An agent of the user's own may have others.
+    if args.options.initramfs.is_none() || args.options.tree.is_some() {
+        load::check(&args.command).map_err(Failure::usage)?;
+    }
     let mut options = options(&args.options);
     if args.stock.is_some() {
         options.memory_mib = options.memory_mib.or(Some(MEMORY_STOCK_MIB));
@@ -35,10 +39,11 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         check_writable(path).map_err(Failure::usage)?;
     }
     let files = args.file.iter().map(|file| files::read(&extra(file)));
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         command: args.command,
         files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
         limit: Duration::from_secs(args.limit),
+        any_exit_code: args.ignore_exit_code,
         max_ipis: args.max_ipis,
     };
     let json = args.options.json.clone();

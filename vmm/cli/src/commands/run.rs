@@ -15,8 +15,8 @@ use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as 
 use ipirig_rig::snapshots::Snapshots;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
-use ipirig_verdict::checks::isolation_held;
 use ipirig_verdict::exit::{Code, host_verdict};
+use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
 use ipirig_verdict::suite::Suite;
 use ipirig_verdict::{conclude, not_run};
@@ -164,6 +164,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         memory_mib: args.memory,
         own_kernel: args.kernel.is_some(),
         append: args.append.clone(),
+        without: args.without.clone(),
         timeout_s: args.timeout,
         no_stacks: args.no_stacks,
         cross_check: args.cross_check,

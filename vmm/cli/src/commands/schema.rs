@@ -12,6 +12,7 @@ pub(crate) fn schema(of: SchemaOf) -> Result<Code, Failure> {
     let text = match of {
         SchemaOf::Run => schema::schema(),
         SchemaOf::Audit => schema::audit(),
+        SchemaOf::Scenario => ipirig_scenario::schema::schema(),
     };
     let text = text.context("cannot make the schema")?;
     print(&text)?;

@@ -52,7 +52,7 @@ pub(crate) fn held() -> Result<(), Failed> {
     for (name, verdict, group, ipis) in &runs {
         let right = match (group.as_str(), name.as_str()) {
             ("must-deliver", _) => *ipis > 0,
-            // One flush for each program may not be held back.
+            // One flush for each program may not be deferred.
             (_, "bpf-jit") => *ipis >= 3,
             _ => *ipis == 0,
         };

@@ -116,11 +116,11 @@ pub(crate) fn stripped() -> Result<(), Failed> {
 }
 
 /// Where IPIs did the work there is nothing for an entry to do.
-pub(crate) fn nothing_held_back(result: &Value) -> Result<(), Failed> {
+pub(crate) fn nothing_deferred(result: &Value) -> Result<(), Failed> {
     for name in ["completed-on-entry", "danger-zone"] {
         let check = check(result, name).ok_or(name)?;
         let evidence = check["evidence"].as_str().unwrap_or_default();
-        let skipped = check["status"] == "skipped" && evidence.contains("nothing was held back");
+        let skipped = check["status"] == "skipped" && evidence.contains("nothing was deferred");
         ensure(skipped, || check.to_string())?;
     }
     Ok(())

@@ -43,7 +43,7 @@ pub(crate) fn gate() -> Result<(), Failed> {
         "changed     static-key-flip\n            verdict: held -> violated\n",
         "check isolated-ipis: held -> violated\n",
         "IPIs to isolated vCPUs, call-function: 0 -> 303 (3.00 an operation)\n",
-        "0 same, 1 changed, 0 no telling\n",
+        "0 same, 1 changed, 0 not known\n",
     ] {
         ensure(text.contains(words), whole)?;
     }

@@ -333,7 +333,7 @@ fn violated(scenario: &str, per_operation: u64) -> Result<(), Failed> {
         evidence.to_owned()
     })?;
     ensure(evidence.contains(" per operation"), || evidence.to_owned())?;
-    entries::nothing_held_back(&result)
+    entries::nothing_deferred(&result)
 }
 
 /// The check that stands for a run without evidence, and the report.

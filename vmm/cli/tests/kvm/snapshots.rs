@@ -1,4 +1,4 @@
-//! Runs that go on from a snapshot, and what becomes of the files.
+//! Runs that restore a snapshot, and what becomes of the files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,7 +90,7 @@ impl Cache {
     }
 }
 
-/// Whether the guest booted or went on from a snapshot.
+/// Whether the guest booted or was restored from a snapshot.
 fn booted(run: &Value) -> Result<bool, Failed> {
     match (
         run["timing"]["boot_s"].is_null(),

@@ -2,7 +2,7 @@
 
 use ipirig_image::Table;
 
-use crate::audit::trace::{Seen, Trace};
+use crate::audit::trace::{Trace, TracedStep};
 use crate::audit::{Finding, PendingInput, What, push};
 use crate::decode::Executed;
 use crate::layout::{KernelLayout, Place};
@@ -43,7 +43,7 @@ pub(super) fn find(
 
 fn check_code(
     findings: &mut Vec<Finding>,
-    seen: &Seen<'_>,
+    seen: &TracedStep<'_>,
     executed: &Executed,
     layout: &KernelLayout,
     pending: &PendingInput,
@@ -81,7 +81,7 @@ fn check_code(
 
 fn check_accesses(
     findings: &mut Vec<Finding>,
-    seen: &Seen<'_>,
+    seen: &TracedStep<'_>,
     executed: &Executed,
     layout: &KernelLayout,
     pending: &PendingInput,

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::audit::trace::{FlagWrite, Seen, Trace};
+use crate::audit::trace::{FlagWrite, Trace, TracedStep};
 use crate::audit::{Finding, What, push};
 use crate::layout::KernelLayout;
 use crate::paging::USER_TABLE;
@@ -156,7 +156,10 @@ fn way_out(findings: &mut Vec<Finding>, trace: &Trace<'_>) {
     }
 }
 
-fn last<'t, 'a>(trace: &'t Trace<'a>, which: impl Fn(&Seen<'a>) -> bool) -> Option<&'t Seen<'a>> {
+fn last<'t, 'a>(
+    trace: &'t Trace<'a>,
+    which: impl Fn(&TracedStep<'a>) -> bool,
+) -> Option<&'t TracedStep<'a>> {
     trace.steps().iter().rev().find(|seen| which(seen))
 }
 

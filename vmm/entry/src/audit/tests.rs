@@ -130,7 +130,7 @@ fn a_cr3_write_that_keeps_translations_catches_up_with_text_only() {
     };
     assert_eq!(judged(way(CR4), Ended::User), expected);
 
-    // It is enough where only text was held back.
+    // It is enough where only text was deferred.
     let text = PendingInput {
         translations: Pending::default(),
         ..everything()

@@ -1,18 +1,19 @@
 //! A record with each step decoded, and walks along it.
 
 use crate::audit::{FINDINGS_MAX, Finding, Switch, What, push};
+use crate::control::{NOFLUSH, PCIDE, pcid};
 use crate::decode::{Decoder, Effect, Executed};
 use crate::layout::{KernelLayout, Place};
 use crate::paging::USER_TABLE;
 use crate::record::{Record, Step};
-use crate::shadow::{NOFLUSH, PCIDE, Shadow, control_after, pcid};
+use crate::shadow::{Shadow, control_after};
 
 /// In CR3: the physical address of the page table.
 const TABLE: u64 = 0x000f_ffff_ffff_f000;
 
 /// One instruction of a record.
 #[derive(Debug)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct TracedStep<'a> {
     /// From 1.
     pub(crate) number: usize,
     pub(crate) step: &'a Step,
@@ -66,9 +67,9 @@ fn pair(cr3: u64, isolated: bool) -> u64 {
 
 /// A record with each step decoded.
 #[derive(Debug)]
-pub(crate) struct Trace<'a>(Vec<Seen<'a>>);
+pub(crate) struct Trace<'a>(Vec<TracedStep<'a>>);
 
-impl Seen<'_> {
+impl TracedStep<'_> {
     pub(crate) fn effect(&self) -> Effect {
         self.executed
             .as_ref()
@@ -105,7 +106,7 @@ impl<'a> Trace<'a> {
         let mut decoder = Decoder::new();
         let steps = (1..).zip(&record.steps).map(|(number, step)| {
             let executed = decoder.decode(step);
-            Seen {
+            TracedStep {
                 number,
                 step,
                 flag: executed
@@ -118,7 +119,7 @@ impl<'a> Trace<'a> {
         Self(steps.collect())
     }
 
-    pub(crate) fn steps(&self) -> &[Seen<'a>] {
+    pub(crate) fn steps(&self) -> &[TracedStep<'a>] {
         &self.0
     }
 

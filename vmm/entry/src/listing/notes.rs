@@ -1,17 +1,17 @@
 //! One line of a listing.
 
-use crate::audit::{Audit, FlagWrite, Seen};
+use crate::audit::{Audit, FlagWrite, TracedStep};
+use crate::control::{PCIDE, pcid};
 use crate::decode::{Effect, Executed};
 use crate::layout::KernelLayout;
 use crate::paging::USER_TABLE;
-use crate::shadow::{PCIDE, pcid};
 
 /// Widths of the columns of address and instruction.
 const PLACE: usize = 40;
 const TEXT: usize = 38;
 
 /// The line of `seen`: number, address, instruction, notes.
-pub(super) fn line(seen: &Seen<'_>, layout: &KernelLayout, audit: &Audit) -> String {
+pub(super) fn line(seen: &TracedStep<'_>, layout: &KernelLayout, audit: &Audit) -> String {
     let place = layout.describe(seen.rip());
     let text = match &seen.executed {
         Some(executed) => instruction(executed, layout),
@@ -45,7 +45,7 @@ fn instruction(executed: &Executed, layout: &KernelLayout) -> String {
 }
 
 /// What is at the addresses that it accesses.
-fn memory(seen: &Seen<'_>, executed: &Executed, layout: &KernelLayout) -> Vec<String> {
+fn memory(seen: &TracedStep<'_>, executed: &Executed, layout: &KernelLayout) -> Vec<String> {
     let registers = &seen.step.registers;
     let mut notes: Vec<String> = Vec::new();
     for access in &executed.accesses {
@@ -69,7 +69,7 @@ fn memory(seen: &Seen<'_>, executed: &Executed, layout: &KernelLayout) -> Vec<St
 }
 
 /// What it does to page tables and translations.
-fn control(seen: &Seen<'_>) -> Option<String> {
+fn control(seen: &TracedStep<'_>) -> Option<String> {
     match seen.effect() {
         Effect::WriteCr3 { value } => {
             let table = |cr3: u64| {
@@ -105,7 +105,7 @@ fn control(seen: &Seen<'_>) -> Option<String> {
     }
 }
 
-fn marks(seen: &Seen<'_>, audit: &Audit) -> impl Iterator<Item = &'static str> {
+fn marks(seen: &TracedStep<'_>, audit: &Audit) -> impl Iterator<Item = &'static str> {
     let flag = seen.flag.map(|write| match write {
         FlagWrite::Set => "flag set",
         FlagWrite::Clear => "flag cleared",

@@ -4,7 +4,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ipirig_machine::WatchEvent;
 
-use super::DETAILS;
+use crate::details::DETAILS;
 use crate::vectors::Kind;
 
 /// The first instructions of the handlers of Linux on x86-64 (arch/x86/include/asm/idtentry.h), and

@@ -8,7 +8,6 @@
 //! the kernel's [`changes`] of text and mappings, on the vCPUs of the storm only.
 
 pub mod changes;
-mod details;
 pub mod handlers;
 mod hold;
 mod journal;
@@ -19,59 +18,16 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-pub use details::{Detail, Details};
-pub use hold::Hold;
-pub use journal::{Doing, Journal, Stretch};
-
 use ipirig_machine::{WatchEvent, clock};
 
 use crate::blame::Blame;
+pub use crate::details::{DETAILS, Delivery, Detail, Details, Write, bits};
 use crate::stacks::Stacks;
 use crate::vectors::Kind;
 use changes::Changes;
 use handlers::Handlers;
-
-/// Details kept of one window. A storm of ten thousand operations on three vCPUs fits several
-/// times; beyond the limit a smaller storm is the answer.
-pub const DETAILS: usize = 1 << 18;
-
-/// One ICR write, as the ledger sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Write {
-    /// When, in nanoseconds of the machine's clock.
-    pub time_ns: u64,
-    /// The vCPU that wrote.
-    pub source: usize,
-    /// What it sent.
-    pub kind: Kind,
-    /// The vCPUs it goes to, one bit each.
-    pub targets: u64,
-    /// Those of the targets where the same interrupt was still pending.
-    pub coalesced: u64,
-    /// Something was to be sent and nobody takes it.
-    pub undeliverable: bool,
-    /// The instruction that wrote.
-    pub rip: u64,
-    /// The number of the calls that led to it, among those of its sender; see [`Stacks`].
-    pub chain: Option<u32>,
-}
-
-/// One interrupt that a vCPU took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// When, in nanoseconds of the machine's clock.
-    pub time_ns: u64,
-    /// The vCPU that took it.
-    pub cpu: usize,
-    /// What it took.
-    pub kind: Kind,
-    /// Whether it is an IPI; else a timer or another local interrupt.
-    pub ipi: bool,
-    /// Whether it interrupted user space.
-    pub user: bool,
-    /// Whether it ended a HLT.
-    pub idle: bool,
-}
+pub use hold::Hold;
+pub use journal::{Doing, Journal, Stretch};
 
 /// The record of one run.
 pub struct Ledger {
@@ -458,9 +414,4 @@ fn bump(cells: &[AtomicU64], index: usize) {
     if let Some(cell) = cells.get(index) {
         cell.fetch_add(1, Relaxed);
     }
-}
-
-/// The numbers of the bits that are set.
-pub fn bits(mask: u64) -> impl Iterator<Item = usize> {
-    (0..64).filter(move |bit| mask & (1 << bit) != 0)
 }

@@ -7,7 +7,7 @@ use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
 use ipirig_image::Inlined;
 
 use crate::blame::{Blame, Deferrable, Frame, Taken};
-use crate::ledger::{Delivery, Detail, Details, Write, bits};
+use crate::details::{Delivery, Detail, Details, Write, bits};
 use crate::vectors::Kind;
 
 /// What makes IPIs alike: sender, kind, chain.

@@ -22,7 +22,7 @@ use ipirig_machine::{Sender, SenderRegisters};
 pub use code::Code;
 
 use crate::blame::Blame;
-use crate::ledger::{Detail, Details};
+use crate::details::{Detail, Details};
 
 /// Chains kept of each vCPU.
 const CHAINS: usize = 4096;

@@ -1,6 +1,7 @@
 //! CMPXCHG16B in CPL 0. CPUID can hide it, and the kernel then does without.
 
-use super::{Feature, Finding, Quirk, Register, Remedy};
+use super::quirk::{Finding, Quirk, Remedy};
+use crate::feature::{Feature, Register};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {

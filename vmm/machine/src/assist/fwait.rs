@@ -2,7 +2,8 @@
 
 use vmm_sys_util::errno;
 
-use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, skip};
+use super::cpu::{Assist, Cpu, Handled, skip};
+use super::quirk::{Finding, Quirk, Remedy};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 const FWAIT: u8 = 0x9b;

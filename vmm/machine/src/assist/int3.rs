@@ -3,7 +3,8 @@
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
-use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, skip};
+use super::cpu::{Assist, Cpu, Handled, skip};
+use super::quirk::{Finding, Quirk, Remedy};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 /// The one-byte form; what the kernel's text_poke writes.

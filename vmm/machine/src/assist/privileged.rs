@@ -1,7 +1,8 @@
 //! Instructions that some KVMs run natively in CPL 3 but cannot execute in CPL 0. CPUID cannot
 //! hide them there (KVM forces their bits back), so the kernel is told on its command line.
 
-use super::{Feature, Finding, Quirk, Register, Remedy};
+use super::quirk::{Finding, Quirk, Remedy};
+use crate::feature::{Feature, Register};
 use crate::probe::{Outcome, ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {

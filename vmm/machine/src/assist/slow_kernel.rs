@@ -6,7 +6,7 @@
 //! vCPU in HLT gets its interrupts on time but for the boot ([`crate::Machine::expect_boot`]), and so
 //! does an isolated one in CPL 3: what is measured there stays true.
 
-use super::{Finding, Quirk, Remedy};
+use super::quirk::{Finding, Quirk, Remedy};
 use crate::probe::{ProbeError, Prober, Speed};
 
 pub(super) const QUIRK: Quirk = Quirk {

@@ -8,7 +8,8 @@
 use kvm_bindings::kvm_segment;
 use vmm_sys_util::errno;
 
-use super::{Assist, Cpu, Finding, Handled, Quirk, Remedy, handler};
+use super::cpu::{Assist, Cpu, Handled, handler};
+use super::quirk::{Finding, Quirk, Remedy};
 use crate::msr::{FMASK, LSTAR, STAR};
 use crate::probe::{Outcome, ProbeError, Prober};
 

@@ -1,11 +1,11 @@
 //! A TSC that goes its own way: what is written to IA32_TIME_STAMP_COUNTER is not what a guest reads
 //! from then on.
 //!
-//! A machine that goes on from a snapshot has the TSC of its host then, which may be hours ahead or
+//! A machine that is restored from a snapshot has the TSC of its host then, which may be hours ahead or
 //! behind. KVM's clock can be set (KVM API 4.30): a guest that tells the time by it does not notice.
 //! The TSC-deadline timer is no matter, as each deadline is counted from a TSC read just before.
 
-use super::{Finding, Quirk, Remedy};
+use super::quirk::{Finding, Quirk, Remedy};
 use crate::probe::{ProbeError, Prober};
 
 pub(super) const QUIRK: Quirk = Quirk {

@@ -3,7 +3,7 @@
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use vm_memory::ByteValued;
 
-use super::kernel::{Image, KernelFault, KernelFormat};
+use super::image::{Image, KernelFault, KernelFormat};
 
 /// "HdrS": this file has a setup header.
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"HdrS");

@@ -9,7 +9,7 @@ use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::pod;
 
-use super::kernel::{Image, KernelFault, KernelFormat};
+use super::image::{Image, KernelFault, KernelFormat};
 use super::{bzimage, layout};
 
 /// Most program headers. A vmlinux has five.

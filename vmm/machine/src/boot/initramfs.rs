@@ -8,7 +8,7 @@ use std::path::Path;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::kernel::{FirstBytes, Image};
+use super::image::{FirstBytes, Image};
 use super::layout;
 
 /// What is wrong with an initramfs file.

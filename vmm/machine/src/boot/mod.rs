@@ -13,6 +13,7 @@ pub(crate) mod layout;
 mod acpi;
 mod bzimage;
 mod elf;
+mod image;
 mod initramfs;
 mod kernel;
 mod mptable;
@@ -24,8 +25,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
 
+pub use image::{FirstBytes, KernelFault, KernelFormat};
 pub use initramfs::InitramfsFault;
-pub use kernel::{FirstBytes, KernelFault, KernelFormat};
 
 use initramfs::Initramfs;
 use kernel::Kernel;

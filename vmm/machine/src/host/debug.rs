@@ -34,8 +34,8 @@ impl GuestDebug {
         }
     };
 
-    /// What is missing for stopping a guest's kernel and for recording its entries, in words that go on
-    /// from "this host's KVM": `None` if nothing is.
+    /// What is missing for stopping a guest's kernel and for recording its entries, in words that follow
+    /// "this host's KVM": `None` if nothing is.
     #[must_use]
     pub fn lack(&self) -> Option<String> {
         let Self {

@@ -1,4 +1,4 @@
-//! Making a machine: from a kernel to boot, or from a snapshot to go on from.
+//! Making a machine: from a kernel to boot, or from a snapshot to restore.
 
 use std::sync::Arc;
 
@@ -17,7 +17,6 @@ use crate::clock;
 use crate::config::{ApicMode, Config};
 use crate::console::Console;
 use crate::cpuid::{self, Policy};
-use crate::fleet::Fleet;
 use crate::host::{Host, HostFacts};
 use crate::kick;
 use crate::memory::{self, MailboxMemory};
@@ -25,18 +24,19 @@ use crate::observer::Observer;
 use crate::placement::Placement;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::vcpu::{Timers, Vcpu};
+use crate::vcpu_set::VcpuSet;
 use crate::vm::{self, Apics, BlockedVcpu};
 use crate::wakeups::Wakeups;
 
 /// What a configuration comes to on a host.
 #[derive(Debug)]
-pub(crate) struct Shape {
+pub(crate) struct ResolvedConfig {
     pub(crate) cpus: u8,
     pub(crate) cmdline: String,
     pub(crate) policy: Policy,
 }
 
-impl Shape {
+impl ResolvedConfig {
     pub(crate) fn new(host_: &Host, config: &Config) -> Result<Self, MachineError> {
         let facts = host_.facts();
         let number = config.roles.len();
@@ -49,8 +49,9 @@ impl Shape {
             (ApicMode::Auto | ApicMode::X2apic, true) | (ApicMode::Kernel, _) => true,
             (ApicMode::X2apic, false) => return Err(MachineError::NoX2apic),
         };
+        // Before the caller's words, so that those win.
         let quirks = host_.cmdline(number);
-        let cmdline = [config.cmdline.as_str(), quirks.as_str()]
+        let cmdline = [quirks.as_str(), config.cmdline.as_str()]
             .join(" ")
             .trim()
             .to_owned();
@@ -83,7 +84,7 @@ impl Machine {
         config: &Config,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, MachineError> {
-        let shape = Shape::new(host_, config)?;
+        let shape = ResolvedConfig::new(host_, config)?;
         let placement = placement(host_, config)?;
         let ram = memory::ram(config.memory_mib.saturating_mul(boot::layout::MIB))?;
         let loaded = boot::load(
@@ -103,7 +104,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Makes a machine, ready to start, that goes on from where [`Machine::save`] left another of the
+    /// Makes a machine, ready to start, restored from where [`Machine::save`] left another of the
     /// same configuration. Memory is shared with the snapshot's file until it is written to.
     ///
     /// # Errors
@@ -118,7 +119,7 @@ impl Machine {
         if config.apic == ApicMode::Kernel {
             return Err(SnapshotError::Misfit("KVM's own APICs are in none").into());
         }
-        let shape = Shape::new(host_, config)?;
+        let shape = ResolvedConfig::new(host_, config)?;
         let placement = placement(host_, config)?;
         let bytes = config.memory_mib.saturating_mul(boot::layout::MIB);
         let ram = memory::ram(bytes)?;
@@ -156,12 +157,12 @@ fn assemble(
     host_: &Host,
     config: &Config,
     observer: Arc<dyn Observer>,
-    shape: Shape,
+    shape: ResolvedConfig,
     placement: Placement,
     ram: GuestMemoryMmap,
 ) -> Result<Machine, MachineError> {
     let facts = host_.facts();
-    let Shape {
+    let ResolvedConfig {
         cmdline, policy, ..
     } = shape;
     let cpus = policy.cpus;
@@ -198,7 +199,7 @@ fn assemble(
     let wakeups = Wakeups::new(doorbell, heard_stopped).map_err(host("making an epoll set"))?;
 
     let bus = Bus::new(cpus).map_err(|_| MachineError::Cpus(cpus))?;
-    let fleet = Arc::new(Fleet::new(
+    let fleet = Arc::new(VcpuSet::new(
         Arc::clone(&bus),
         observer,
         ram,
@@ -298,7 +299,7 @@ fn vcpu(
     cpu: usize,
     table: &CpuId,
     apic: LocalApic,
-    fleet: Arc<Fleet>,
+    fleet: Arc<VcpuSet>,
     (timers, apics): (Timers, Apics),
 ) -> Result<Vcpu, MachineError> {
     let fd = vm

@@ -11,8 +11,8 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::errno;
 
-use crate::assist::{CpuidRegisters, Feature};
 use crate::clock;
+use crate::feature::{CpuidRegisters, Feature};
 use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
 use crate::msr;

@@ -12,7 +12,7 @@ use super::host_key::HostFiles;
 use crate::config::Config;
 use crate::cpuid;
 use crate::host::Host;
-use crate::machine::{MachineError, Shape};
+use crate::machine::{MachineError, ResolvedConfig};
 
 /// The program that runs, also where its file has been replaced since (proc(5)).
 const PROGRAM: &str = "/proc/self/exe";
@@ -28,7 +28,7 @@ pub fn snapshot_key(host: &Host, config: &Config) -> Result<String, MachineError
 }
 
 fn key(host: &Host, config: &Config, files: &HostFiles) -> Result<String, MachineError> {
-    let shape = Shape::new(host, config)?;
+    let shape = ResolvedConfig::new(host, config)?;
     let facts = host.facts();
     let mut hasher = Hasher::new();
     let mut part = |name: &str, bytes: &[u8]| {

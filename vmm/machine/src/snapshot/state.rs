@@ -18,7 +18,7 @@ pub(crate) struct SavedMachine {
 }
 
 impl SavedMachine {
-    /// For `KVM_SET_CLOCK`. Without flags: the guest's time goes on from where it was, as if
+    /// For `KVM_SET_CLOCK`. Without flags: the guest's time continues from where it was, as if
     /// nothing had been between (KVM API 4.30).
     pub(crate) fn clock(&self) -> kvm_clock_data {
         kvm_clock_data {

@@ -4,7 +4,7 @@
 //! the guest itself has asked for included: by RFLAGS.TF, by DR7.GD, by INT1. Not by its breakpoints,
 //! which KVM suspends for as long, unless it emulates the instruction and deals with it by itself.
 
-use super::stops::Told;
+use super::stops::DebugState;
 
 /// Breakpoints that matched, B0 to B3 (DR6, SDM vol. 3, 18.2.3).
 const B: u64 = 0xf;
@@ -30,12 +30,12 @@ pub(super) enum Cause {
 
 /// Whose a #DB with `dr6` is, raised while KVM was `told` to stop. `trap`: the guest has set RFLAGS.TF,
 /// as far as that is known.
-pub(super) fn cause(dr6: u64, told: &Told, trap: bool) -> Cause {
+pub(super) fn cause(dr6: u64, told: &DebugState, trap: bool) -> Cause {
     let (of_machine, of_guest) = match told {
         // Nobody steps but the guest.
-        Told::Nothing | Told::Points(_) => (B, BD | BS | BT),
-        Told::Step(_) if trap => (B, BD | BS | BT),
-        Told::Step(_) => (B | BS, BD | BT),
+        DebugState::Nothing | DebugState::Points(_) => (B, BD | BS | BT),
+        DebugState::Step(_) if trap => (B, BD | BS | BT),
+        DebugState::Step(_) => (B | BS, BD | BT),
     };
     if dr6 & of_guest == 0 && dr6 & of_machine != 0 {
         Cause::Machine
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_breakpoint_of_the_machine_is_its_own_and_a_step_of_the_guest_is_not() {
-        let told = Told::Points(vec![1, 2]);
+        let told = DebugState::Points(vec![1, 2]);
         assert_eq!(cause(ACTIVE_LOW | 2, &told, false), Cause::Machine);
         for of_guest in [BS, BD, BT, BD | BS] {
             let dr6 = ACTIVE_LOW | of_guest;
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_step_of_the_machine_is_its_own_unless_the_guest_steps_too() {
-        for told in [Told::Step(vec![]), Told::Step(vec![7])] {
+        for told in [DebugState::Step(vec![]), DebugState::Step(vec![7])] {
             assert_eq!(cause(ACTIVE_LOW | BS, &told, false), Cause::Machine);
             assert_eq!(cause(ACTIVE_LOW | 1, &told, false), Cause::Machine);
             assert_eq!(cause(ACTIVE_LOW | BS, &told, true), Cause::Guest(BS));
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_cause_that_nobody_has_is_the_guests_int1() {
-        for told in [Told::Points(vec![1]), Told::Step(vec![])] {
+        for told in [DebugState::Points(vec![1]), DebugState::Step(vec![])] {
             assert_eq!(cause(ACTIVE_LOW, &told, false), Cause::Guest(0));
         }
     }

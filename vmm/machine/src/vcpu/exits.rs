@@ -23,7 +23,7 @@ const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x83f;
 const RACES: u32 = 1000;
 
 /// What is left to do once the exit's data, which lies in `kvm_run`, is no longer borrowed.
-enum Then {
+enum ExitAction {
     Nothing,
     Send(Icr),
     Halt,
@@ -38,21 +38,21 @@ impl Vcpu {
     /// Runs the guest until its next exit and deals with that.
     pub(super) fn enter(&mut self) -> Result<(), Break> {
         match self.run_guest()? {
-            Then::Nothing => Ok(()),
-            Then::Send(icr) => self.send(icr),
-            Then::Halt => {
+            ExitAction::Nothing => Ok(()),
+            ExitAction::Send(icr) => self.send(icr),
+            ExitAction::Halt => {
                 self.halted = true;
                 self.record_halt()
             }
-            Then::Msr(msr, value) => self.follow_msr(msr, value),
-            Then::TscDeadline(value) => self.set_tsc_deadline(value),
-            Then::Internal => self.internal_error(),
-            Then::Debug(exit) => self.debug(&exit),
-            Then::Stop(reason) => Err(Break::Because(reason)),
+            ExitAction::Msr(msr, value) => self.follow_msr(msr, value),
+            ExitAction::TscDeadline(value) => self.set_tsc_deadline(value),
+            ExitAction::Internal => self.internal_error(),
+            ExitAction::Debug(exit) => self.debug(&exit),
+            ExitAction::Stop(reason) => Err(Break::Because(reason)),
         }
     }
 
-    fn run_guest(&mut self) -> Result<Then, Break> {
+    fn run_guest(&mut self) -> Result<ExitAction, Break> {
         let Self {
             cpu,
             fd,
@@ -78,7 +78,7 @@ impl Vcpu {
                     fd.set_kvm_immediate_exit(0);
                     apic.set_cr8(cr8.get());
                     counters.kicks += 1;
-                    return Ok(Then::Nothing);
+                    return Ok(ExitAction::Nothing);
                 }
                 _ => return Err(self.host("KVM_RUN", error)),
             },
@@ -96,14 +96,14 @@ impl Vcpu {
             VcpuExit::IoOut(port, data) => {
                 counters.io += 1;
                 match fleet.ports.write(port, data) {
-                    PortWrite::Done => Then::Nothing,
-                    PortWrite::Reset => Then::Stop(StopReason::Reset),
+                    PortWrite::Done => ExitAction::Nothing,
+                    PortWrite::Reset => ExitAction::Stop(StopReason::Reset),
                 }
             }
             VcpuExit::IoIn(port, data) => {
                 counters.io += 1;
                 fleet.ports.read(port, data);
-                Then::Nothing
+                ExitAction::Nothing
             }
             VcpuExit::MmioRead(address, data) => {
                 counters.mmio += 1;
@@ -115,7 +115,7 @@ impl Vcpu {
                 for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
                     *to = from;
                 }
-                Then::Nothing
+                ExitAction::Nothing
             }
             VcpuExit::MmioWrite(address, data) => {
                 counters.mmio += 1;
@@ -125,7 +125,7 @@ impl Vcpu {
                         then(apic.mmio_write(offset, u32::from_le_bytes(value), clock::now()))
                     }
                     // Registers are 4 bytes wide (SDM vol. 3, 11.4.1).
-                    _ => Then::Nothing,
+                    _ => ExitAction::Nothing,
                 }
             }
             VcpuExit::X86Rdmsr(msr) => {
@@ -141,41 +141,44 @@ impl Vcpu {
                 // A set error is a #GP in the guest.
                 *msr.error = u8::from(value.is_none());
                 *msr.data = value.unwrap_or_default();
-                Then::Nothing
+                ExitAction::Nothing
             }
             VcpuExit::X86Wrmsr(msr) => {
                 counters.msr += 1;
                 let done = match msr.index {
-                    vm::APIC_BASE => apic.set_apic_base(msr.data).ok().map(|()| Then::Nothing),
+                    vm::APIC_BASE => apic
+                        .set_apic_base(msr.data)
+                        .ok()
+                        .map(|()| ExitAction::Nothing),
                     vm::TSC_DEADLINE if timers.tsc_khz.is_some() => {
-                        Some(Then::TscDeadline(msr.data))
+                        Some(ExitAction::TscDeadline(msr.data))
                     }
                     index if X2APIC.contains(&index) => {
                         apic.msr_write(index, msr.data, clock::now()).ok().map(then)
                     }
-                    index if followed(assists, index) => Some(Then::Msr(index, msr.data)),
+                    index if followed(assists, index) => Some(ExitAction::Msr(index, msr.data)),
                     _ => None,
                 };
                 *msr.error = u8::from(done.is_none());
-                done.unwrap_or(Then::Nothing)
+                done.unwrap_or(ExitAction::Nothing)
             }
             VcpuExit::Hlt => {
                 counters.halts += 1;
-                Then::Halt
+                ExitAction::Halt
             }
             VcpuExit::IrqWindowOpen => {
                 counters.windows += 1;
-                Then::Nothing
+                ExitAction::Nothing
             }
             // KVM says so when CR8 falls; it has been taken over already.
-            VcpuExit::Intr | VcpuExit::SetTpr => Then::Nothing,
-            VcpuExit::InternalError => Then::Internal,
+            VcpuExit::Intr | VcpuExit::SetTpr => ExitAction::Nothing,
+            VcpuExit::InternalError => ExitAction::Internal,
             VcpuExit::Debug(exit) => {
                 counters.debug += 1;
-                Then::Debug(exit)
+                ExitAction::Debug(exit)
             }
-            VcpuExit::Shutdown => Then::Stop(StopReason::TripleFault { cpu: *cpu }),
-            other => Then::Stop(StopReason::UnexpectedExit {
+            VcpuExit::Shutdown => ExitAction::Stop(StopReason::TripleFault { cpu: *cpu }),
+            other => ExitAction::Stop(StopReason::UnexpectedExit {
                 cpu: *cpu,
                 what: format!("{other:?}"),
             }),
@@ -285,10 +288,10 @@ impl Vcpu {
     }
 }
 
-fn then(action: Action) -> Then {
+fn then(action: Action) -> ExitAction {
     match action {
-        Action::Send(icr) => Then::Send(icr),
-        Action::None | Action::EndOfInterrupt(_) => Then::Nothing,
+        Action::Send(icr) => ExitAction::Send(icr),
+        Action::None | Action::EndOfInterrupt(_) => ExitAction::Nothing,
     }
 }
 

@@ -26,7 +26,6 @@ use vmm_sys_util::errno;
 use crate::assist::{Assist, Cpu};
 use crate::boot;
 use crate::clock::{self, Moment};
-use crate::fleet::{Fleet, Sample, Slot};
 use crate::msr;
 use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
 use crate::report::{Counters, VcpuState};
@@ -34,6 +33,7 @@ use crate::stop::StopReason;
 use crate::sys;
 use crate::threads::Arrival;
 use crate::timer::KickTimer;
+use crate::vcpu_set::{Sample, Slot, VcpuSet};
 use crate::vm::Apics;
 
 use follower::Follower;
@@ -54,7 +54,7 @@ pub(crate) struct Vcpu {
     cr8: sys::Cr8,
     apic: LocalApic,
     apics: Apics,
-    fleet: Arc<Fleet>,
+    fleet: Arc<VcpuSet>,
     assists: Vec<Box<dyn Assist>>,
     timers: Timers,
     /// When the last timer interrupt was injected.
@@ -167,7 +167,7 @@ impl Vcpu {
         cpu: usize,
         mut fd: VcpuFd,
         (mut apic, apics): (LocalApic, Apics),
-        fleet: Arc<Fleet>,
+        fleet: Arc<VcpuSet>,
         assists: Vec<Box<dyn Assist>>,
         timers: Timers,
     ) -> Result<Self, errno::Error> {

@@ -2,7 +2,7 @@
 //! `KVM_SET_GUEST_DEBUG` (KVM API 4.87).
 //!
 //! Breakpoints are instruction breakpoints in the four debug registers, so there are at most four
-//! addresses; KVM suspends the guest's own use of the registers meanwhile. To go on from one the
+//! addresses; KVM suspends the guest's own use of the registers meanwhile. To continue from one the
 //! vCPU steps over it with all of them off, because not every KVM honours RFLAGS.RF.
 //!
 //! A step is asked for anew before each run: KVM's emulator, which completes accesses to MMIO,
@@ -36,7 +36,7 @@ pub(super) struct Stops {
     /// a KVM may execute one more before it stops.
     pub(super) successor: Option<u64>,
     /// What KVM was told last.
-    told: Told,
+    told: DebugState,
 }
 
 /// Why the vCPU executes one instruction at a time.
@@ -59,7 +59,7 @@ pub(super) enum Stepping {
 
 /// What KVM was told of where to stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum DebugState {
     /// Nothing, or to stop at nothing.
     #[default]
     Nothing,
@@ -97,22 +97,22 @@ impl Stops {
     }
 
     /// What KVM was told last.
-    pub(super) fn told(&self) -> &Told {
+    pub(super) fn told(&self) -> &DebugState {
         &self.told
     }
 
     /// What KVM should be told.
-    fn wanted(&self) -> Told {
+    fn wanted(&self) -> DebugState {
         match self.stepping {
-            Stepping::Over { .. } => Told::Step(vec![]),
+            Stepping::Over { .. } => DebugState::Step(vec![]),
             // A breakpoint where the vCPU stands would stop it there for ever.
             Stepping::Recording { rip } => {
                 let points = self.successor.iter().chain(&self.nested).copied();
-                Told::Step(points.filter(|&point| point != rip).take(POINTS).collect())
+                DebugState::Step(points.filter(|&point| point != rip).take(POINTS).collect())
             }
             Stepping::No => match self.points() {
-                points if points.is_empty() => Told::Nothing,
-                points => Told::Points(points),
+                points if points.is_empty() => DebugState::Nothing,
+                points => DebugState::Points(points),
             },
         }
     }
@@ -130,12 +130,12 @@ impl Stops {
 }
 
 /// `wanted` as KVM takes it.
-fn request(wanted: &Told) -> kvm_guest_debug {
+fn request(wanted: &DebugState) -> kvm_guest_debug {
     let mut debug = kvm_guest_debug::default();
     let points = match wanted {
-        Told::Nothing => return debug,
-        Told::Points(points) => points,
-        Told::Step(points) => {
+        DebugState::Nothing => return debug,
+        DebugState::Points(points) => points,
+        DebugState::Step(points) => {
             debug.control |= KVM_GUESTDBG_SINGLESTEP;
             points
         }
@@ -177,7 +177,7 @@ mod tests {
             stepping: Stepping::Recording { rip: 2 },
             ..Stops::default()
         };
-        assert_eq!(stops.wanted(), Told::Step(vec![9, 1, 3, 4]));
+        assert_eq!(stops.wanted(), DebugState::Step(vec![9, 1, 3, 4]));
         let debug = request(&stops.wanted());
         let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP;
         assert_eq!(debug.control, control);

@@ -143,7 +143,7 @@ impl Running {
         file
     }
 
-    /// Another guest of the same configuration, which goes on from there.
+    /// Another guest of the same configuration, which is restored from there.
     pub(crate) fn restored(&self, snapshot: File) -> Running {
         let snapshot = Snapshot::open(snapshot, KEY).unwrap();
         let seen = Arc::new(Recorder::default());

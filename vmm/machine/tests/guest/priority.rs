@@ -59,7 +59,7 @@ guest!(
     lea rax, [rip + rt_handler]
     call rt_gate
     mov ecx, 8
-    mov eax, 0x40                       # class 4: holds back vectors 0x40 to 0x4f
+    mov eax, 0x40                       # class 4: masks vectors 0x40 to 0x4f
     call rt_write
     sti
     mov eax, 0x44045

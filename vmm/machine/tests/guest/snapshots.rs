@@ -1,4 +1,4 @@
-//! Guests that go on from a snapshot, as if nothing had been between.
+//! Guests that are restored from a snapshot, as if nothing had been between.
 #![expect(unsafe_code, reason = "the guests' assembler text")]
 
 use std::fs::File;

@@ -1,7 +1,7 @@
 mod contrast;
 
 use askama::Template;
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 
 use super::view::{Entry, Page};
 use super::*;
@@ -9,7 +9,7 @@ use crate::specimen;
 use scraper::{ElementRef, Html, Selector};
 
 fn page(runs: &[RunResult]) -> String {
-    let made = Made {
+    let made = Provenance {
         command: Some("ipirig run static-key-flip --html 'a b.html'".into()),
         time: Some(SystemTime::UNIX_EPOCH),
     };
@@ -195,7 +195,7 @@ fn hostile_text_stays_text() {
     window.by_vector = [(evil(), 2)].into();
     window.other_interrupts = [(evil(), 2), ("timer".into(), 1)].into();
 
-    let made = Made {
+    let made = Provenance {
         command: Some(evil()),
         time: None,
     };

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use ipirig_evidence::blame::{Blame, Deferrable, Frame};
-use ipirig_verdict::checks::Verdict;
-use ipirig_verdict::result::{Extent, RecordedEntry, RunResult, Vcpu};
+use ipirig_verdict::check::Verdict;
+use ipirig_verdict::entry::{Extent, RecordedEntry};
+use ipirig_verdict::result::{RunResult, Vcpu};
 use ipirig_verdict::suite::overall;
 
-use super::Made;
+use super::Provenance;
 use super::facts::{Facts, facts};
 use super::matrix::Matrix;
 use super::picture::{Phases, Picture};
@@ -142,7 +143,7 @@ fn mark(verdict: Verdict) -> &'static str {
 }
 
 impl Page {
-    pub(super) fn new(runs: &[RunResult], made: &Made) -> Self {
+    pub(super) fn new(runs: &[RunResult], made: &Provenance) -> Self {
         let (suite, title) = match runs {
             [run] => (None, format!("{}: {}", run.scenario.name, run.verdict)),
             _ => {

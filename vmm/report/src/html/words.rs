@@ -1,9 +1,10 @@
 //! What a verdict means for this run, in a sentence, and numbers as people read them.
 
-use ipirig_verdict::checks::{
+use ipirig_verdict::check::{
     COMPLETED, COUNTERS, Check, DANGER_ZONE, FLAG_ORDER, ISOLATED_IPIS, KERNEL, NO_WAY_ROUND,
-    NOTHING_LOST, STORM_RAN, USER_SPACE, Verdict, isolation_held,
+    NOTHING_LOST, STORM_RAN, USER_SPACE, Verdict,
 };
+use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
 
 /// IPIs sent to isolated vCPUs in the windows.
@@ -22,11 +23,11 @@ pub(super) fn meaning(run: &RunResult) -> String {
             sentence(&found.join("; "))
         }
         Verdict::Error => format!(
-            "There is no telling: the guest or the rig failed, or proof is missing ({}).",
+            "The rig cannot tell: the guest or the rig failed, or proof is missing ({}).",
             names(run, Verdict::Error)
         ),
         Verdict::Skipped if isolation_held(&run.checks) => format!(
-            "{}, but whether work was held back and done in time is not known: host or kernel lacks \
+            "{}, but whether work was deferred and done in time is not known: host or kernel lacks \
              what is needed ({}).",
             came(run),
             names(run, Verdict::Skipped)
@@ -40,24 +41,23 @@ pub(super) fn meaning(run: &RunResult) -> String {
 
 fn held(run: &RunResult) -> String {
     if run.scenario.must_deliver {
-        return "Every IPI that an isolated CPU must get arrived: nothing was held back that may \
+        return "Every IPI that an isolated CPU must get arrived: nothing was deferred that may \
                 not be."
             .to_owned();
     }
     let came = came(run);
     if run.isolation_only {
         return format!(
-            "{came}; this run is on isolation alone, and does not say that work that was held back was \
-             done."
+            "{came}; this run is on isolation alone, and does not say that deferred work was done."
         );
     }
     let status = |name| run.checks.iter().find(|c| c.name == name).map(|c| c.status);
     let then = match status(COMPLETED) {
         Some(Verdict::Held) => {
-            "and what was held back was done when it next entered the kernel, before any code that \
+            "and what was deferred was done when it next entered the kernel, before any code that \
              could have minded"
         }
-        _ => "whether work was held back and done in time was not checked",
+        _ => "whether work was deferred and done in time was not checked",
     };
     let joint = if then.starts_with("and") { ", " } else { "; " };
     format!("{came}{joint}{then}.")
@@ -86,8 +86,9 @@ fn violated(run: &RunResult, check: &Check) -> String {
         USER_SPACE => "an isolated CPU was taken out of user space".to_owned(),
         KERNEL => "an isolated CPU did not stay in the kernel".to_owned(),
         STORM_RAN => "the storm did not run as asked".to_owned(),
-        COMPLETED => "work that was held back was not done when an isolated CPU entered the kernel"
-            .to_owned(),
+        COMPLETED => {
+            "deferred work was not done when an isolated CPU entered the kernel".to_owned()
+        }
         DANGER_ZONE => {
             "code or memory that may have been stale was used before the CPU caught up".to_owned()
         }
@@ -203,13 +204,13 @@ mod tests {
         run.verdict = Verdict::Held;
         assert_eq!(
             meaning(&run),
-            "Every IPI that an isolated CPU must get arrived: nothing was held back that may not be."
+            "Every IPI that an isolated CPU must get arrived: nothing was deferred that may not be."
         );
         run.scenario.must_deliver = false;
         run.vcpus[2].window = ipirig_verdict::result::Window::default();
         assert_eq!(
             meaning(&run),
-            "No IPI was sent to an isolated CPU while the storm ran; whether work was held back and \
+            "No IPI was sent to an isolated CPU while the storm ran; whether work was deferred and \
              done in time was not checked."
         );
         run.verdict = Verdict::Skipped;

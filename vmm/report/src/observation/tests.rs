@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipirig_evidence::blame::{Blame, Deferrable, Frame};
 use ipirig_rig::conductor::fake::{self, Observing, Script};
-use ipirig_rig::observe::Wishes;
+use ipirig_rig::observe::ObservationPlan;
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::result::{KernelInfo, MachineInfo};
 
@@ -12,10 +12,11 @@ use super::*;
 
 /// Three IPIs to the isolated vCPU, and a tick.
 fn observed() -> Report {
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),
+        any_exit_code: false,
         max_ipis: None,
     };
     let script = Script {
@@ -44,6 +45,7 @@ fn observed() -> Report {
         memory_mib: 256,
         warnings: vec![],
     });
+    report.run.timing.boot_s = Some(0.3);
     report
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ipirig_report::html::{Made, html};
+use ipirig_report::html::{Provenance, html};
 use libtest_mimic::Failed;
 
 use crate::{specimen, works};
@@ -70,7 +70,7 @@ pub(crate) fn shows(program: &Path) -> Result<(), Failed> {
         program,
         dir: dir.path(),
     };
-    let page = html(&[specimen::violated()], &Made::default())?;
+    let page = html(&[specimen::violated()], &Provenance::default())?;
 
     let (document, complaints) = browser.read(&page)?;
     if !complaints.is_empty() {

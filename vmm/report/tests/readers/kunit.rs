@@ -5,7 +5,7 @@ use std::process::Command;
 
 use ipirig_guest::Places;
 use ipirig_report::ktap::ktap;
-use ipirig_verdict::checks::Verdict;
+use ipirig_verdict::check::Verdict;
 use serde_json::Value;
 
 use crate::{testing, works};

@@ -26,7 +26,7 @@ use super::{NOT_PRODUCED, fake_kernel};
 
 mod guest;
 mod runs;
-mod script;
+pub(super) mod script;
 
 pub use runs::{Observing, evidence, observe, plan, traced};
 pub use script::{Counting, Debugging, Moment, Script};

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use ipirig_abi::TraceStep;
 
-use super::fake::Script;
+use super::fake::script::Script;
 
 /// Counts nanoseconds.
 #[derive(Debug, Default)]

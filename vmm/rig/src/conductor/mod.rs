@@ -36,7 +36,7 @@ use ipirig_evidence::{
 use ipirig_machine::StopReason;
 
 pub use guest::{Failure, Guest, Place};
-pub use observe::{CommandEnd, Errand, GuestFile, Observed, observe};
+pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
 
 use ipirig_evidence::guest_text;
 use ipirig_evidence::ledger::changes::Watched;
@@ -166,7 +166,7 @@ pub enum Start<'a> {
     Boot,
     /// It boots, and is written down by this once it is ready.
     BootAndSave(Saving<'a>),
-    /// It goes on from where it was ready.
+    /// It is restored, as it was when it was ready.
     Restored,
 }
 
@@ -228,7 +228,6 @@ struct Conductor<'a> {
 struct Booted {
     module: bool,
     version: String,
-    boot: Duration,
     before: KernelView,
     ledger_before: Snapshot,
     layout: Result<Arc<KernelLayout>, String>,
@@ -288,13 +287,11 @@ impl<'a> Conductor<'a> {
 
     /// Waits for the boot, and takes down how things are before any window.
     fn boot(&mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Booted, Ended> {
-        let started = Instant::now();
         self.enter(match start {
             Start::Restored => Phase::Restore,
             Start::Boot | Start::BootAndSave(_) => Phase::Boot,
         });
         self.wait_for(|mailbox| (agent_state(mailbox) == Ok(AgentState::Ready)).then_some(()))?;
-        let boot = started.elapsed();
         if let Start::BootAndSave(save) = start {
             self.enter(Phase::Save);
             save(self.guest);
@@ -321,7 +318,6 @@ impl<'a> Conductor<'a> {
         Ok(Booted {
             module,
             version,
-            boot,
             before,
             ledger_before,
             layout,
@@ -349,7 +345,6 @@ impl<'a> Conductor<'a> {
         Ok(Evidence {
             module: booted.module,
             version: booted.version,
-            boot: booted.boot,
             window,
             before: booted.before,
             after,

@@ -53,7 +53,7 @@ pub struct GuestFile {
 
 /// What the guest is to do while it is observed.
 #[derive(Clone, Copy, Debug)]
-pub struct Errand<'a> {
+pub struct Workload<'a> {
     /// The file with the command, as the agent looks for it.
     pub command: &'a GuestFile,
     /// What the command needs besides.
@@ -70,7 +70,7 @@ pub struct Errand<'a> {
 pub fn observe(
     guest: &mut dyn Guest,
     plan: &Plan,
-    errand: Errand<'_>,
+    errand: Workload<'_>,
     start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
@@ -84,7 +84,7 @@ pub fn observe(
 impl Conductor<'_> {
     fn observe(
         mut self,
-        errand: Errand<'_>,
+        errand: Workload<'_>,
         start: Start<'_>,
         layout: LayoutOf<'_>,
     ) -> Result<Observed, Ended> {

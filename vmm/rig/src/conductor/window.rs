@@ -44,7 +44,7 @@ impl Conductor<'_> {
         Ok((window, time))
     }
 
-    /// The same with the isolated vCPUs in the kernel all the while: nothing may be held back from
+    /// The same with the isolated vCPUs in the kernel all the while: nothing may be deferred from
     /// them, and there is no entry to look at.
     fn kernel_window(&mut self, entry: EntryKind) -> Result<(Window, Duration), Ended> {
         self.enter(Phase::Quiet);

@@ -7,6 +7,7 @@
 //! causes ([`ipirig_evidence::blame`]'s makers do), or start programs (the agent does).
 
 pub mod files;
+pub mod load;
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use ipirig_scenario::{
     EntryKind, Expectations, IsolatedIpis, Kernel, Mode, NO_STORM, Scenario, Storm, Vcpus,
 };
 
-use crate::conductor::{self, Errand, GuestFile, Observed};
+use crate::conductor::{self, GuestFile, Observed, Workload};
 use crate::run::{self, Outcome, RunError, Setup};
 
 /// What stands in a result where a scenario has its name.
@@ -30,13 +31,15 @@ const DETAILS: usize = 1 << 20;
 
 /// What is to be observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wishes {
+pub struct ObservationPlan {
     /// The command and its arguments.
     pub command: Vec<String>,
     /// What the guest is to have for it besides its initramfs.
     pub files: Vec<GuestFile>,
     /// How long it may run.
     pub limit: Duration,
+    /// An exit code other than 0 is an end like any other.
+    pub any_exit_code: bool,
     /// IPIs that each isolated vCPU may get; `None`: any number.
     pub max_ipis: Option<u64>,
 }
@@ -85,7 +88,7 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
 pub fn observe(
     host: &Host,
     setup: &Setup,
-    wishes: &Wishes,
+    wishes: &ObservationPlan,
     phase: &dyn Fn(Phase),
 ) -> Result<Outcome<Observed>, RunError> {
     let plan = &setup.plan;
@@ -96,7 +99,7 @@ pub fn observe(
         DETAILS,
         phase,
         |guest, start, layout, ledger, phase| {
-            let errand = Errand {
+            let errand = Workload {
                 command: &command,
                 files: &wishes.files,
                 limit: wishes.limit,

@@ -8,7 +8,7 @@ use ipirig_blame::UNKNOWN;
 use ipirig_evidence::Evidence;
 use ipirig_scenario::plan::Plan;
 
-use super::{Check, HOUSEKEEPING_IPIS, Verdict, worst};
+use crate::check::{Check, HOUSEKEEPING_IPIS, Verdict, worst};
 
 /// What is to be said of the causes of IPIs to `cpu`: `None` if nothing is expected of them, or nobody
 /// knows them.

@@ -1,4 +1,4 @@
-//! Did the first entry after the window do what was held back, and show what the storm had done?
+//! Did the first entry after the window do what was deferred, and show what the storm had done?
 
 use ipirig_abi::{Order, Role};
 use ipirig_evidence::{Entry, Evidence, NOT_PRODUCED, StormReport, Window};
@@ -6,7 +6,7 @@ use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Completion, Part};
 
 use super::entry::{self, Judged};
-use super::{COMPLETED, Check, Verdict, joined};
+use crate::check::{COMPLETED, Check, Verdict, joined};
 
 /// What the CPU executed decides: whether what was pending was cleared before ordinary code came.
 /// Where the entry was a look from the module, it must have taken the new branch, or read the new

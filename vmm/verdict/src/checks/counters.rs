@@ -6,7 +6,8 @@ use ipirig_evidence::guest_text::{Counters, CpuCounters};
 use ipirig_scenario::Changes;
 use ipirig_scenario::plan::Plan;
 
-use super::{COUNTERS, Check, Verdict, ipis, isolation, worst};
+use super::{ipis, isolation};
+use crate::check::{COUNTERS, Check, Verdict, worst};
 
 /// With deferral on, each isolated CPU's counter for this kind of storm must have grown, and
 /// entries must have caught up with all of it but what is pending again since. Where nothing was
@@ -29,8 +30,9 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
         }
     };
     if plan.scenario.expect.delivered() {
-        // What must be delivered may come with other work that may be held back.
-        let words = "this scenario is about IPIs that must be delivered, not about those held back";
+        // What must be delivered may come with other work that may be deferred.
+        let words =
+            "this scenario is about IPIs that must be delivered, not about those that are deferred";
         return Check::new(COUNTERS, Verdict::Skipped, words);
     }
     let off = isolation::off(plan, evidence);
@@ -99,11 +101,11 @@ fn one(deferral: bool, growth: &Growth, sent: u64, ipis: Verdict) -> (Verdict, S
 
 /// How a CPU's counters grew over the run.
 struct Growth {
-    /// Held back, of the storm's kinds together; 0 if one of them was not.
+    /// Deferred, of the storm's kinds together; 0 if one of them was not.
     deferred: u64,
     /// Caught up with, of any kind.
     caught_up: u64,
-    /// Held back again since the last entry, of any kind; 0 if the kernel does not say.
+    /// Deferred again since the last entry, of any kind; 0 if the kernel does not say.
     pending: u64,
 }
 
@@ -118,7 +120,7 @@ fn growth(plan: &Plan, before: &Counters, after: &Counters, cpu: usize) -> Optio
             Changes::Some => counters.deferred_text.saturating_add(counters.deferred_tlb),
         };
         let grown = column(after).checked_sub(column(before))?;
-        // Each part must have been held back: none stands for all.
+        // Each part must have been deferred: none stands for all.
         deferred = match deferred {
             None => Some(grown),
             Some(0) => Some(0),

@@ -10,8 +10,8 @@ use ipirig_evidence::{Evidence, NoRecord, Window};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Changes, EntryKind, IsolatedIpis};
 
-use super::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
-use crate::result::RecordedEntry;
+use crate::check::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
+use crate::entry::RecordedEntry;
 
 /// Findings of one entry that a check's evidence shows.
 const FINDINGS_SHOWN: usize = 3;
@@ -246,7 +246,7 @@ pub(super) fn recorded(evidence: &Evidence, entries: Vec<Judged>) -> Vec<Recorde
 }
 
 /// What a check finds at one entry.
-pub(super) enum Look {
+pub(super) enum EntryFinding {
     /// All is well: what all such entries share, and what is this one's own.
     Held { shared: String, own: String },
     /// Something else.
@@ -256,18 +256,20 @@ pub(super) enum Look {
 /// What `look` finds at each entry; those that share what they say are said once.
 pub(super) fn findings(
     entries: &[Judged],
-    look: impl Fn(&Audited) -> Look,
+    look: impl Fn(&Audited) -> EntryFinding,
 ) -> Vec<(Verdict, String)> {
     let mut said: Vec<(Verdict, usize, String, Vec<String>)> = Vec::new();
     for entry in entries {
         let looked = match &entry.outcome {
             Outcome::Audit(audited) => look(audited),
-            Outcome::Skipped(why) => Look::Other(Verdict::Skipped, why.clone()),
-            Outcome::Error(why) => Look::Other(Verdict::Error, why.clone()),
+            Outcome::Skipped(why) => EntryFinding::Other(Verdict::Skipped, why.clone()),
+            Outcome::Error(why) => EntryFinding::Other(Verdict::Error, why.clone()),
         };
         let (status, words, item) = match looked {
-            Look::Held { shared, own } => (Verdict::Held, shared, format!("{} {own}", entry.kind)),
-            Look::Other(status, words) => (status, words, entry.kind.to_string()),
+            EntryFinding::Held { shared, own } => {
+                (Verdict::Held, shared, format!("{} {own}", entry.kind))
+            }
+            EntryFinding::Other(status, words) => (status, words, entry.kind.to_string()),
         };
         let same = said
             .iter_mut()
@@ -295,11 +297,11 @@ fn in_time(step: Option<usize>, audit: &Audit) -> bool {
     step.is_some_and(|step| limit.is_none_or(|limit| step < limit))
 }
 
-/// Was what had been held back done before the entry came to ordinary kernel code, and for each of the
+/// Was what had been deferred done before the entry came to ordinary kernel code, and for each of the
 /// `spaces` other address spaces that it was to go through before memory was touched there?
-pub(super) fn completed(audited: &Audited, spaces: u64) -> Look {
+pub(super) fn completed(audited: &Audited, spaces: u64) -> EntryFinding {
     let audit = &audited.audit;
-    if let Some(skipped) = nothing_held_back(audited) {
+    if let Some(skipped) = nothing_deferred(audited) {
         return skipped;
     }
     let kinds = [
@@ -330,7 +332,7 @@ pub(super) fn completed(audited: &Audited, spaces: u64) -> Look {
         }
     }
     if late.is_empty() && !not_known.is_empty() {
-        return Look::Other(Verdict::Skipped, not_known.join("; "));
+        return EntryFinding::Other(Verdict::Skipped, not_known.join("; "));
     }
     if !late.is_empty() {
         let what = late.join(" and ");
@@ -350,18 +352,18 @@ pub(super) fn completed(audited: &Audited, spaces: u64) -> Look {
                 ),
             ),
         };
-        return Look::Other(status, words);
+        return EntryFinding::Other(status, words);
     }
     if let Some(finding) = audit.stale_pcids.first() {
-        return Look::Other(Verdict::Violated, finding.to_string());
+        return EntryFinding::Other(Verdict::Violated, finding.to_string());
     }
     let through = match (spaces > 0).then(|| through(audit, spaces)) {
-        Some(Err(words)) => return Look::Other(Verdict::Error, words),
+        Some(Err(words)) => return EntryFinding::Other(Verdict::Error, words),
         Some(Ok(words)) => words,
         None => String::new(),
     };
     let done = audit.text_cleared.max(audit.translations_cleared);
-    Look::Held {
+    EntryFinding::Held {
         shared: format!(
             "by what was executed, caught up ({} pending) at instruction",
             audited.pending
@@ -403,26 +405,26 @@ fn through(audit: &Audit, spaces: u64) -> Result<String, String> {
     ))
 }
 
-/// Nothing was held back where IPIs did the work in the window.
-fn nothing_held_back(audited: &Audited) -> Option<Look> {
+/// Nothing was deferred where IPIs did the work in the window.
+fn nothing_deferred(audited: &Audited) -> Option<EntryFinding> {
     (audited.by_ipis > 0).then(|| {
         let words = format!(
-            "nothing was held back, {} IPIs did the work",
+            "nothing was deferred, {} IPIs did the work",
             audited.by_ipis
         );
-        Look::Other(Verdict::Skipped, words)
+        EntryFinding::Other(Verdict::Skipped, words)
     })
 }
 
 /// Was anything that may be out of date executed or touched before the catch-up?
 pub(super) fn danger_zone(entries: &[Judged]) -> Check {
     let look = |audited: &Audited| {
-        if let Some(skipped) = nothing_held_back(audited) {
+        if let Some(skipped) = nothing_deferred(audited) {
             return skipped;
         }
         let audit = &audited.audit;
         if !audit.danger.is_empty() {
-            return Look::Other(Verdict::Violated, shown(&audit.danger));
+            return EntryFinding::Other(Verdict::Violated, shown(&audit.danger));
         }
         let not_known: Vec<String> = [
             ("text executed there was patched", &audited.text),
@@ -435,9 +437,9 @@ pub(super) fn danger_zone(entries: &[Judged]) -> Check {
         })
         .collect();
         if !not_known.is_empty() {
-            return Look::Other(Verdict::Skipped, not_known.join("; "));
+            return EntryFinding::Other(Verdict::Skipped, not_known.join("; "));
         }
-        Look::Held {
+        EntryFinding::Held {
             shared: "nothing patchable executed and no stale memory touched before that, in \
                      instructions"
                 .to_owned(),
@@ -474,10 +476,10 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
             .cloned()
             .collect();
         if !order.is_empty() {
-            return Look::Other(Verdict::Violated, shown(&order));
+            return EntryFinding::Other(Verdict::Violated, shown(&order));
         }
         let late = order.len() < audit.order.len() || audit.catch_up.is_none();
-        if let (true, Some(skipped)) = (late, nothing_held_back(audited)) {
+        if let (true, Some(skipped)) = (late, nothing_deferred(audited)) {
             return skipped;
         }
         let Flag::Known {
@@ -487,16 +489,16 @@ pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
             ..
         } = &audit.flag
         else {
-            return Look::Other(Verdict::Error, "the flag was not followed".to_owned());
+            return EntryFinding::Other(Verdict::Error, "the flag was not followed".to_owned());
         };
         let Some(catch_up) = audit.catch_up else {
-            return Look::Other(Verdict::Error, "no catch-up to compare with".to_owned());
+            return EntryFinding::Other(Verdict::Error, "no catch-up to compare with".to_owned());
         };
         let way_out = match (user_table, cleared) {
             (Some(_), Some(_)) => "cleared with the user page table loaded",
             _ => "the way out not recorded",
         };
-        Look::Held {
+        EntryFinding::Held {
             shared: format!("flag set before the catch-up, {way_out}; by instruction"),
             own: format!("{set} < {catch_up}"),
         }

@@ -13,7 +13,7 @@ use ipirig_evidence::{Evidence, Window};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Changes, Part};
 
-use super::{Check, HANDLER_WORK, Verdict, worst};
+use crate::check::{Check, HANDLER_WORK, Verdict, worst};
 
 /// CR4.PGE and CR4.PCIDE (SDM vol. 3, 2.5).
 const PGE: u64 = 1 << 7;

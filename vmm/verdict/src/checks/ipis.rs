@@ -1,8 +1,5 @@
 //! Was any isolated vCPU sent an IPI in the window?
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-
 use ipirig_abi::Role;
 use ipirig_evidence::Evidence;
 use ipirig_evidence::blame;
@@ -10,7 +7,8 @@ use ipirig_evidence::ledger::Tally;
 use ipirig_scenario::IsolatedIpis;
 use ipirig_scenario::plan::Plan;
 
-use super::{Check, ISOLATED_IPIS, Verdict, causes, isolation, window, worst};
+use super::{causes, isolation, window};
+use crate::check::{Check, ISOLATED_IPIS, Verdict, list, worst};
 
 /// Sends are counted, not deliveries: two sends that were merged into one delivery are two.
 ///
@@ -116,13 +114,13 @@ fn at_most(most: u64, window: &Tally, words: String, bound: bool) -> (Verdict, S
     (Verdict::Violated, words)
 }
 
-/// Where holding back would be a bug, each IPI has to come.
+/// Where deferring would be a bug, each IPI has to come.
 fn at_least(least: u64, window: &Tally, words: &str) -> (Verdict, String) {
     let sent = window.ipis_targeted();
     if sent < least {
         return (
             Verdict::Violated,
-            format!("{words}; at least {least} must be delivered, holding them back is a bug"),
+            format!("{words}; at least {least} must be delivered, deferring them is a bug"),
         );
     }
     (
@@ -146,13 +144,4 @@ fn describe(plan: &Plan, evidence: &Evidence, cpu: usize, window: &Tally) -> Str
         sources.join(", "),
         why.unwrap_or_default()
     )
-}
-
-/// `call-function 300, reschedule 3`
-pub(super) fn list<K: Display>(counts: &BTreeMap<K, u64>) -> String {
-    counts
-        .iter()
-        .map(|(kind, count)| format!("{kind} {count}"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

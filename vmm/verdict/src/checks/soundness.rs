@@ -6,7 +6,7 @@ use ipirig_evidence::{Evidence, Window};
 use ipirig_scenario::Changes;
 use ipirig_scenario::plan::Plan;
 
-use super::{Check, NO_WAY_ROUND, NOTHING_LOST, STORM_RAN, Verdict, worst};
+use crate::check::{Check, NO_WAY_ROUND, NOTHING_LOST, STORM_RAN, Verdict, worst};
 
 /// The guest did what was asked, by its own count, and made as many changes as that takes; and every housekeeping vCPU, whom nothing
 /// protects, got the storm's IPIs. With no housekeeping vCPU there is no such witness, and the

@@ -3,7 +3,9 @@ use ipirig_rig::conductor::fake_kernel::Path;
 use ipirig_scenario::{EntryKind, IsolatedIpis};
 
 use super::*;
-use Verdict::{Error, Held, Skipped, Violated};
+use crate::check::Verdict::{Error, Held, Skipped, Violated};
+use crate::check::*;
+use crate::overall::*;
 
 mod faults;
 mod kinds;

@@ -9,7 +9,7 @@ use ipirig_evidence::vectors::{CALL_FUNCTION, Kind};
 use ipirig_evidence::{Evidence, Sequence};
 use ipirig_scenario::plan::Plan;
 
-use super::{Check, SENDER_WAITS, Verdict};
+use crate::check::{Check, SENDER_WAITS, Verdict};
 
 /// Only made where IPIs are counted by cause, and for those causes: others may well be sent without
 /// waiting.

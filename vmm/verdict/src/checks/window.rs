@@ -5,8 +5,8 @@ use ipirig_evidence::{Evidence, USER, Window};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Expectations, Mode};
 
-use super::ipis::list;
-use super::{Check, ENTERED, KERNEL, USER_SPACE, Verdict, worst};
+use crate::check::list;
+use crate::check::{Check, ENTERED, KERNEL, USER_SPACE, Verdict, worst};
 
 /// Three signs: privilege level 3 when the window opens and when it closes, a heart that beat in
 /// between, and no interrupt taken. An isolated task makes no system calls in its loop, so with no

@@ -31,8 +31,8 @@ use ipirig_evidence::ledger::Snapshot;
 use ipirig_evidence::{Evidence, Recorded, Tracing};
 use ipirig_scenario::plan::Plan;
 
-use crate::checks::{CROSS_CHECK, Check, Verdict};
-use crate::result::role_name;
+use crate::check::{CROSS_CHECK, Check, Verdict};
+use crate::role::role_name;
 use clock::Clock;
 use trace::{Stats, Why};
 

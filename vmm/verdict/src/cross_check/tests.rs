@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use ipirig_rig::conductor::fake::{Script, traced};
 
 use super::*;
-use crate::checks::{self, Verdict::*};
+use crate::check::Verdict::*;
+use crate::checks;
+use crate::overall::overall;
 
 fn checked(script: Script) -> (Verdict, String) {
     let (plan, evidence) = traced(script);
@@ -165,7 +167,7 @@ fn a_kernel_that_cannot_trace_skips_the_check_and_no_other() {
     let skipped: Vec<&Check> = checks.iter().filter(|c| c.status != Held).collect();
     let expected = Check::new(CROSS_CHECK, Skipped, "no CONFIG_TRACING");
     assert_eq!(skipped, [&expected]);
-    assert_eq!(checks::overall(&plan, &checks), Held);
+    assert_eq!(overall(&plan, &checks), Held);
 }
 
 #[test]

@@ -4,17 +4,17 @@ use ipirig_abi::observe::{LOAD, NO_LOAD};
 use ipirig_abi::{Ending, Role};
 
 use ipirig_rig::conductor::Observed;
-use ipirig_rig::observe::Wishes;
+use ipirig_rig::observe::ObservationPlan;
 use ipirig_scenario::plan::Plan;
 
+use crate::check::{Check, ISOLATED_IPIS, Verdict, worst};
 use crate::checks::soundness::{no_way_round, nothing_lost};
-use crate::checks::{Check, ISOLATED_IPIS, Verdict, worst};
 
 /// The command ran, and the isolated vCPUs did all the while.
 pub(super) const OBSERVED: &str = "observed";
 
 /// Every check of an observation.
-pub(super) fn judge(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Vec<Check> {
+pub(super) fn judge(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> Vec<Check> {
     let limit = wishes
         .max_ipis
         .map(|most| isolated_ipis(plan, most, observed));
@@ -65,7 +65,7 @@ fn isolated_ipis(plan: &Plan, most: u64, observed: &Observed) -> Check {
 }
 
 /// The task of each isolated vCPU ran in the window: one that is not there gets no IPIs either.
-fn was_observed(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Check {
+fn was_observed(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> Check {
     let is_load = wishes.command.first().is_some_and(|word| word == LOAD);
     let command = &observed.command;
     if is_load && command.ending == Ending::Exited && command.code == u64::from(NO_LOAD) {
@@ -90,13 +90,27 @@ fn was_observed(plan: &Plan, wishes: &Wishes, observed: &Observed) -> Check {
         (Verdict::Held, format!("vCPU {cpu} made {turns} turns"))
     });
     let check = worst(OBSERVED, findings.collect());
-    let command = match observed.command.ending {
-        Ending::Exited => format!("the command exited with {}", observed.command.code),
-        Ending::Signalled => format!("the command was killed by signal {}", observed.command.code),
-        Ending::TimeUp => "the command ran until its time was up".to_owned(),
+    let (words, failed) = match command.ending {
+        Ending::Exited => (
+            format!("the command exited with {}", command.code),
+            command.code != 0,
+        ),
+        Ending::Signalled => (
+            format!("the command was killed by signal {}", command.code),
+            true,
+        ),
+        Ending::TimeUp => ("the command ran until its time was up".to_owned(), false),
     };
+    // Nobody knows what a command that failed would have done.
+    if failed && !wishes.any_exit_code {
+        let words = format!(
+            "{words}: see what it printed; --ignore-exit-code takes that for an end like any other; {}",
+            check.evidence
+        );
+        return Check::new(OBSERVED, Verdict::Error, words);
+    }
     Check {
-        evidence: format!("{command}; {}", check.evidence),
+        evidence: format!("{words}; {}", check.evidence),
         ..check
     }
 }

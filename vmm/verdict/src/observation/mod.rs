@@ -16,11 +16,11 @@ use ipirig_evidence::ledger::{Detail, Ledger};
 use ipirig_evidence::origins::{Origin, count, origins};
 use ipirig_evidence::vectors::Kind;
 use ipirig_rig::conductor::{Ended, Observed};
-use ipirig_rig::observe::Wishes;
+use ipirig_rig::observe::ObservationPlan;
 use ipirig_rig::run::{Outcome, Setup};
 use ipirig_scenario::plan::Plan;
 
-use crate::checks::{Check, RUN, Verdict};
+use crate::check::{Check, RUN, Verdict};
 use crate::conclude::{self, not_run, without_evidence};
 use crate::result::{KernelInfo, RunResult, seconds_of_ns};
 
@@ -82,7 +82,7 @@ pub struct Visited {
 
 /// The report on an observation by `setup`.
 #[must_use]
-pub fn conclude(setup: &Setup, wishes: &Wishes, outcome: Outcome<Observed>) -> Report {
+pub fn conclude(setup: &Setup, wishes: &ObservationPlan, outcome: Outcome<Observed>) -> Report {
     let plan = &setup.plan;
     let mut observation = None;
     let run = conclude::finish(setup, outcome, |observed, kernel, ledger| {
@@ -163,7 +163,7 @@ impl Report {
     #[must_use]
     pub fn new(
         plan: &Plan,
-        wishes: &Wishes,
+        wishes: &ObservationPlan,
         outcome: Result<Observed, Ended>,
         kernel: KernelInfo,
         ledger: &Ledger,

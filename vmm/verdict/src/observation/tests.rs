@@ -7,21 +7,25 @@ use ipirig_rig::run::KernelFiles;
 
 use super::*;
 
-fn wishes() -> Wishes {
-    Wishes {
+fn wishes() -> ObservationPlan {
+    ObservationPlan {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),
+        any_exit_code: false,
         max_ipis: None,
     }
 }
 
-fn observe(wishes: &Wishes, script: Script) -> Report {
+fn observe(wishes: &ObservationPlan, script: Script) -> Report {
     observe_and_keep(wishes, script).0
 }
 
 /// With the files that the guest has afterwards.
-fn observe_and_keep(wishes: &Wishes, script: Script) -> (Report, BTreeMap<String, Vec<u8>>) {
+fn observe_and_keep(
+    wishes: &ObservationPlan,
+    script: Script,
+) -> (Report, BTreeMap<String, Vec<u8>>) {
     let Observing {
         plan,
         outcome,
@@ -85,7 +89,7 @@ fn the_guest_gets_the_command_and_each_file_whole() {
         content: (0..len).map(|at| (at % 251) as u8).collect(),
     };
     let half = ipirig_abi::TEXT_LEN / 2;
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         files: vec![
             file("empty", 0),
             file("whole", half),
@@ -122,7 +126,7 @@ fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
 #[test]
 fn a_limit_makes_a_check_of_it() {
     let verdict = |most, script| {
-        let wishes = Wishes {
+        let wishes = ObservationPlan {
             max_ipis: Some(most),
             ..wishes()
         };
@@ -200,19 +204,37 @@ fn a_kernel_that_ticks_all_the_time_is_observed_with_a_warning() {
 
 #[test]
 fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_words() {
-    let ended = |results| {
+    let ended = |results, any_exit_code| {
         let script = Script {
             command_results: Some(results),
             ..busy()
         };
-        let report = observe(&wishes(), script);
+        let wishes = ObservationPlan {
+            any_exit_code,
+            ..wishes()
+        };
+        let report = observe(&wishes, script);
         let checks = report.run.checks;
         let observed = checks.into_iter().find(|check| check.name == "observed");
-        observed.map(|check| check.evidence).unwrap_or_default()
+        let evidence = observed.map(|check| check.evidence).unwrap_or_default();
+        let words = evidence.split([';', ':']).next().unwrap_or_default();
+        (report.run.verdict, words.to_owned())
     };
-    assert!(ended([1, 7, 0, 0]).starts_with("the command exited with 7; "));
-    assert!(ended([2, 11, 0, 0]).starts_with("the command was killed by signal 11; "));
-    assert!(ended([3, 9, 0, 0]).starts_with("the command ran until its time was up; "));
+    let failures = [
+        ([1, 7, 0, 0], "the command exited with 7"),
+        ([2, 11, 0, 0], "the command was killed by signal 11"),
+    ];
+    for (results, words) in failures {
+        assert_eq!(ended(results, false), (Verdict::Error, words.to_owned()));
+        assert_eq!(ended(results, true), (Verdict::Held, words.to_owned()));
+    }
+    assert_eq!(
+        ended([3, 9, 0, 0], false),
+        (
+            Verdict::Held,
+            "the command ran until its time was up".to_owned()
+        )
+    );
 
     let report = observe(
         &wishes(),
@@ -237,11 +259,11 @@ fn loads_that_the_kernel_does_not_offer_are_skipped() {
     };
     assert_eq!(observe(&wishes(), script()).run.verdict, Verdict::Skipped);
     // Any other program's exit code is its own.
-    let wishes = Wishes {
+    let wishes = ObservationPlan {
         command: vec!["prog".to_owned()],
         ..wishes()
     };
-    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Held);
+    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Error);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan, Timeouts};
 
 use super::{Fake, Script};
-use crate::conductor::{self, Ended, Errand, Observed, Start, conduct, fake_kernel};
-use crate::observe::{self, Wishes};
+use crate::conductor::{self, Ended, Observed, Start, Workload, conduct, fake_kernel};
+use crate::observe::{self, ObservationPlan};
 
 /// Deadlines short enough for tests.
 const TIMEOUTS: Timeouts = Timeouts {
@@ -91,7 +91,7 @@ pub struct Observing {
 }
 
 /// Observes a guest that follows `script`.
-pub fn observe(wishes: &Wishes, script: Script) -> Observing {
+pub fn observe(wishes: &ObservationPlan, script: Script) -> Observing {
     let mut plan = observe::plan(1, Options::default()).unwrap();
     plan.timeouts = Timeouts {
         timer: Duration::from_millis(50),
@@ -99,7 +99,7 @@ pub fn observe(wishes: &Wishes, script: Script) -> Observing {
     };
     let ledger = Ledger::new(plan.roles.len(), 1000);
     let mut guest = Fake::new(&plan, &ledger, script);
-    let errand = Errand {
+    let errand = Workload {
         command: &observe::files::command(&wishes.command),
         files: &wishes.files,
         limit: wishes.limit,

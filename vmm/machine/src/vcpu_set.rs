@@ -1,4 +1,7 @@
 //! What all vCPU threads of a machine and the machine itself share.
+//!
+//! This file and [`crate::vcpu`] name each other: a job is code that runs with a vCPU at hand on its thread,
+//! and whoever asks for one knows neither which vCPU that is nor when its thread gets to it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +45,7 @@ pub struct Sample {
 }
 
 #[derive(Debug)]
-pub(crate) struct Fleet {
+pub(crate) struct VcpuSet {
     pub(crate) bus: Arc<Bus>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -106,7 +109,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-impl Fleet {
+impl VcpuSet {
     pub(crate) fn new(
         bus: Arc<Bus>,
         observer: Arc<dyn Observer>,

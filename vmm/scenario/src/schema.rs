@@ -1,0 +1,154 @@
+//! The JSON Schema of a scenario file, from the types that are read and the tables that validate them.
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::Value;
+
+use crate::EntryKind;
+use crate::raw::RawScenario;
+use crate::storm::KINDS;
+use crate::validate::{FURTHER, HOUSEKEEPING, KERNELS, MODES, NAME_MAX, OPERATIONS, SUMMARY_MAX};
+
+/// The schema (JSON Schema, draft 2020-12), indented, with a newline at its end. A file that does not fit it
+/// is refused; one that fits may be refused for what a schema cannot say, such as a storm without the size
+/// that it needs.
+///
+/// # Errors
+///
+/// serde_json's; nothing here can cause one.
+pub fn schema() -> Result<String, serde_json::Error> {
+    let settings =
+        SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null_default));
+    let mut schema = settings
+        .into_generator()
+        .into_root_schema_for::<RawScenario>();
+    schema.insert(
+        "$id".to_owned(),
+        Value::String("urn:ipirig:scenario".to_owned()),
+    );
+    Ok(serde_json::to_string_pretty(&schema)? + "\n")
+}
+
+/// What may be left out and has no default is not there.
+fn without_null_default(schema: &mut Schema) {
+    if schema.get("default") == Some(&Value::Null) {
+        schema.remove("default");
+    }
+}
+
+pub(crate) fn name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^[a-z0-9-]+$", "maxLength": NAME_MAX })
+}
+
+pub(crate) fn summary(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": SUMMARY_MAX })
+}
+
+pub(crate) fn kernels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": KERNELS.map(|(name, _)| name) })
+}
+
+pub(crate) fn roles(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": FURTHER.map(|(name, _)| name) })
+}
+
+pub(crate) fn modes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": MODES.map(|(name, _)| name) })
+}
+
+pub(crate) fn housekeeping_modes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": HOUSEKEEPING.map(|(name, _)| name) })
+}
+
+pub(crate) fn storms(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    json_schema!({ "enum": names })
+}
+
+pub(crate) fn operations(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": OPERATIONS.start(), "maximum": OPERATIONS.end() })
+}
+
+pub(crate) fn entry_kinds(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": { "enum": EntryKind::ALL.map(EntryKind::name) },
+        "minItems": 1,
+        "uniqueItems": true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonschema::Validator;
+
+    use super::*;
+    use crate::builtin;
+
+    fn parsed() -> Value {
+        serde_json::from_str(&schema().unwrap()).unwrap()
+    }
+
+    fn fits(validator: &Validator, text: &str) -> bool {
+        let file: toml::Value = toml::from_str(text).unwrap();
+        validator.is_valid(&serde_json::to_value(file).unwrap())
+    }
+
+    #[test]
+    fn each_built_in_scenario_fits_and_what_validation_refuses_does_not() {
+        let validator = jsonschema::validator_for(&parsed()).unwrap();
+        for (stem, text) in builtin::FILES {
+            assert!(fits(&validator, text), "{stem}");
+        }
+        let (_, good) = builtin::FILES
+            .iter()
+            .find(|(stem, _)| *stem == "vunmap-storm")
+            .unwrap();
+        for (from, to) in [
+            ("operations = 100", "operations = 0"),
+            ("operations = 100", "opertions = 100"),
+            ("kind = \"vunmap\"", "kind = \"vunmaps\""),
+            ("housekeeping = 1", "housekeeping = 64"),
+            ("name = \"vunmap-storm\"", "name = \"Vunmap storm\""),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(&bad, good, "{from}");
+            assert!(!fits(&validator, &bad), "{to}");
+            assert!(crate::Scenario::parse("x.toml", &bad).is_err(), "{to}");
+        }
+    }
+
+    /// `path.key` of each key, tables within tables.
+    fn keys(schema: &Value, of: &Value, before: &str, found: &mut Vec<String>) {
+        let target = of["$ref"].as_str().and_then(|to| to.rsplit('/').next());
+        let of = target.map_or(of, |name| &schema["$defs"][name]);
+        for (key, value) in of["properties"].as_object().into_iter().flatten() {
+            let path = format!("{before}{key}");
+            let known = found.len();
+            keys(schema, value, &format!("{path}."), found);
+            if found.len() == known {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_catalogue_says_what_each_key_is() {
+        let schema = parsed();
+        let mut all = Vec::new();
+        keys(&schema, &schema, "", &mut all);
+        assert!(all.contains(&"storm.kind".to_owned()), "{all:?}");
+        let text = include_str!("../../../scenarios/README.md");
+        let absent = all
+            .iter()
+            .filter(|key| !text.contains(&format!("| `{key}` |")));
+        assert_eq!(absent.collect::<Vec<_>>(), [""; 0], "scenarios/README.md");
+        let kinds = KINDS.iter().map(|kind| kind.name);
+        let entries = EntryKind::ALL.map(EntryKind::name);
+        let named = kinds
+            .chain(entries)
+            .filter(|name| !text.contains(&format!("`{name}`")));
+        assert_eq!(named.collect::<Vec<_>>(), [""; 0], "scenarios/README.md");
+    }
+}

@@ -1,0 +1,39 @@
+//! An entry of an isolated vCPU, as results have it.
+
+use std::sync::Arc;
+
+pub use ipirig_entry::Extent;
+use ipirig_entry::{Audit, KernelLayout, Record, listing};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// The first entry of an isolated vCPU after a window.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct RecordedEntry {
+    /// The vCPU.
+    pub cpu: usize,
+    /// The way in, by its name in scenario files.
+    pub kind: &'static str,
+    /// The way in, for a person.
+    #[serde(skip)]
+    pub title: String,
+    /// What the record says; absent if there is none.
+    pub audit: Option<Audit>,
+    /// Why there is no audit.
+    pub why: Option<String>,
+    /// The record.
+    #[serde(skip)]
+    pub(crate) record: Option<Record>,
+    /// The kernel that it is about.
+    #[serde(skip)]
+    pub(crate) layout: Option<Arc<KernelLayout>>,
+}
+
+impl RecordedEntry {
+    /// The instructions, annotated; `None` if they were not recorded or could not be judged.
+    #[must_use]
+    pub fn listing(&self, extent: Extent) -> Option<String> {
+        let (record, layout) = (self.record.as_ref()?, self.layout.as_ref()?);
+        Some(listing(record, layout, self.audit.as_ref()?, extent))
+    }
+}
