@@ -9,9 +9,11 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 mod lab;
 mod options;
+mod sweep;
 
 pub(crate) use lab::{Cpu, LabArgs};
 pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
+pub(crate) use sweep::SweepArgs;
 
 const AFTER: &str = "\
 Examples:
@@ -22,6 +24,7 @@ Examples:
   ipirig run vunmap-storm --json result.json
   ipirig run static-key-flip --tree ~/linux  a kernel of your own
   ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
+  ipirig sweep syscall --event nmi           an NMI at each instruction of the system call entry
   ipirig gate all                            is everything as it was?
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig audit vmlinux                       is its entry code fit? nothing is booted
@@ -164,6 +167,7 @@ Examples:
   ipirig schema > schema.json
   ipirig schema audit                        of `ipirig audit --json`
   ipirig schema scenario                     of a scenario file, for an editor
+  ipirig schema sweep                        of `ipirig sweep --json`
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -245,6 +249,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run a scenario and list what each first entry into the kernel executed
     Entry(Box<EntryArgs>),
+    /// Place events at each instruction of kernel entry and exit, and judge what follows
+    Sweep(Box<SweepArgs>),
     /// Run a command on the other vCPUs and say who interrupts the isolated ones
     Observe(Box<ObserveArgs>),
     /// Judge the entry code of a vmlinux without booting it
@@ -413,6 +419,8 @@ pub(crate) enum SchemaOf {
     Audit,
     /// A scenario file
     Scenario,
+    /// `ipirig sweep`
+    Sweep,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,6 +4,7 @@ mod cause;
 mod debug;
 mod exits;
 mod inject;
+mod placed;
 mod recorder;
 mod saved;
 mod sender;
@@ -13,7 +14,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, Line, LocalApic, Origin, Sent, Work};
+use ipirig_apic::{Accepted, ApicObserver, Icr, Line, LocalApic, Origin, Sent, Work};
 use ipirig_entry::Record;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
@@ -35,6 +36,8 @@ use crate::timer::KickTimer;
 use crate::vcpu_set::{Sample, Slot, VcpuSet};
 use crate::vm::Apics;
 
+pub use placed::Placed;
+use placed::Placing;
 use recorder::Recorder;
 use stops::Stops;
 
@@ -64,6 +67,8 @@ pub(crate) struct Vcpu {
     unfinished: bool,
     stops: Stops,
     recorder: Recorder,
+    /// An event that is to come at an instruction.
+    placing: Option<Placing>,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
     raced: u32,
     /// KVM leaves the registers in `kvm_run` at each exit (KVM API 5, `kvm_valid_regs`).
@@ -188,12 +193,14 @@ impl Vcpu {
             unfinished: false,
             stops: Stops::default(),
             recorder: Recorder::default(),
+            placing: None,
             raced: 0,
             synced: false,
         })
     }
 
-    /// Has KVM leave the registers in `kvm_run` at each exit. Only where it has `KVM_SYNC_X86_REGS`.
+    /// Has KVM leave the general registers in `kvm_run` at each exit. Only where it can, and the system
+    /// registers as well.
     pub(crate) fn sync_registers(&mut self) {
         self.fd.set_sync_valid_reg(SyncReg::Register);
         self.synced = true;
@@ -241,6 +248,11 @@ impl Vcpu {
         }
         if slot.answer(self) {
             // Which may have cleared `immediate_exit`, the one sign of a kick: look again.
+            return Ok(());
+        }
+        if self.stands() {
+            slot.kicker
+                .park(None, || self.fleet.stopping() || slot.asked());
             return Ok(());
         }
         self.counters.turns += 1;
@@ -416,6 +428,13 @@ impl Vcpu {
         self.apic.raise(line)
     }
 
+    /// Has an IPI with `vector` come, from itself. The observer does not hear of who sent it. `false`: the
+    /// APIC does not take it.
+    pub(crate) fn raise_ipi(&mut self, vector: u8) -> bool {
+        let sent = self.fleet.bus.send(self.cpu, Icr::self_ipi(vector), &());
+        sent.ipi.targets.contains(self.cpu)
+    }
+
     /// Where SYSCALL goes.
     pub(crate) fn lstar(&self) -> Result<u64, errno::Error> {
         recorder::lstar(&self.fd)
@@ -432,6 +451,12 @@ impl Vcpu {
     /// Reads at a guest-virtual address; `false` where nothing is mapped there.
     pub(crate) fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> bool {
         self.access().read_virtual(address, buffer)
+    }
+
+    /// The guest-physical address of a guest-virtual one.
+    pub(crate) fn translate(&self, address: u64) -> Option<u64> {
+        let translation = self.fd.translate_gva(address).ok()?;
+        (translation.valid != 0).then_some(translation.physical_address)
     }
 
     pub(crate) fn sample(&self) -> Result<Sample, errno::Error> {

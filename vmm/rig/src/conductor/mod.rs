@@ -16,6 +16,7 @@ mod observe;
 mod prepare;
 mod quiet;
 mod release;
+pub mod sweep;
 #[cfg(test)]
 mod tests;
 mod trace;
