@@ -121,7 +121,7 @@ impl Machine {
         self.put_back(&held, checkpoint)
     }
 
-    /// Puts the machine back, as [`Machine::rewind`] does, and has it go on from there with what
+    /// Puts the machine back, as [`Machine::rewind`] does, and has it continue from there with what
     /// `beginning` says and what `order` leaves in the mailbox. `false`: the guest has not set up what was
     /// to be raised.
     ///

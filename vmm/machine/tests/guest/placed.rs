@@ -159,7 +159,7 @@ fn places(passage: &Passage) -> Vec<(u64, bool)> {
         .collect()
 }
 
-/// Where the system call goes on from `number`, with what it calls run freely.
+/// Where the system call continues from `number`, with what it calls run freely.
 fn rest(record: &Record, number: usize) -> Vec<(u64, bool)> {
     let function = place_of(&PLACE_FUNCTION);
     let mut rest: Vec<(u64, bool)> = Vec::new();
