@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Mailbox};
 use ipirig_entry::passage::{Crossed, Event, EventAt, Passage, PassageEnd};
-use ipirig_entry::{KernelLayout, Paging, Step};
+use ipirig_entry::{Began, KernelLayout, Paging, Step};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise};
@@ -248,11 +248,11 @@ impl Sweep<'_, '_> {
     /// The first instruction of the kernel by `entry`.
     fn first(&mut self, entry: EntryKind) -> Result<Result<Step, String>, Ended> {
         let cpu = self.cpu;
-        let vectors: Vec<u8> = match entry.trigger(false) {
-            Trigger::Order(order) => order.vector().into_iter().collect(),
+        let ways: Vec<Began> = match entry.trigger(false) {
+            Trigger::Order(_) => vec![entry.began()],
             Trigger::Signal | Trigger::Raise(_) => vec![],
         };
-        let follow = Follow::Entry { limit: 1, vectors };
+        let follow = Follow::Entry { limit: 1, ways };
         if !self.enter_kernel(entry, follow)? {
             return Ok(Err("this guest cannot enter the kernel that way".to_owned()));
         }
@@ -407,28 +407,26 @@ impl Sweep<'_, '_> {
             return Ok(None);
         }
         let mut sent = None;
-        let mut running = None;
         if stands {
             if !self.wait_until(Placed::Stands)? {
                 return Ok(None);
             }
             if let Some((command, args)) = operation {
                 let before = self.sent_to_target();
-                let seq = self.conductor.begin_command(command, args);
+                self.conductor.begin_command(command, args);
                 let deadline = Instant::now() + SENDER;
                 let mut looks = 0;
                 while self.sent_to_target() == before
-                    && !self.conductor.acknowledged(seq)
+                    && !self.conductor.acknowledged()
                     && Instant::now() < deadline
                 {
                     self.look_again(&mut looks)?;
                 }
                 sent = Some(Sent {
                     ipis: self.sent_to_target() - before,
-                    done_meanwhile: self.conductor.acknowledged(seq),
+                    done_meanwhile: self.conductor.acknowledged(),
                     done: false,
                 });
-                running = Some(seq);
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
@@ -441,16 +439,16 @@ impl Sweep<'_, '_> {
         if passage.ended == PassageEnd::User && !self.back_in_user(entry)? {
             return Ok(None);
         }
-        if let (Some(seq), Some(sent)) = (running, &mut sent) {
+        if let Some(sent) = &mut sent {
             let deadline = Instant::now() + SENDER;
             let mut looks = 0;
             while passage.ended == PassageEnd::User
-                && !self.conductor.acknowledged(seq)
+                && !self.conductor.acknowledged()
                 && Instant::now() < deadline
             {
                 self.look_again(&mut looks)?;
             }
-            sent.done = self.conductor.acknowledged(seq);
+            sent.done = self.conductor.acknowledged();
         }
         Ok(Some((passage, sent)))
     }

@@ -28,6 +28,8 @@ pub struct Script {
     pub ipis_per_operation: u64,
     /// Housekeeping vCPUs get nothing.
     pub no_witness: bool,
+    /// IPIs that housekeeping vCPUs get an operation besides the first.
+    pub further_witness_ipis: u64,
     /// Timer interrupts on isolated vCPUs in the window.
     pub timers: u64,
     /// IPIs that reach an isolated vCPU while a timer interrupt has it in the kernel.
