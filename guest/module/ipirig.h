@@ -124,13 +124,13 @@ struct ipirig_trigger {
 };
 
 /**
- * struct ipirig_stay - stay in the kernel, awake, until let go
+ * struct ipirig_stay - stay in the kernel until let go
  * @limit_ms: leave with ETIMEDOUT after so long, 0 to IPIRIG_MAX_STAY_MS
- * @reserved: 0
+ * @asleep: 0: awake, 1: asleep, so that the CPU may idle
  */
 struct ipirig_stay {
 	__u32 limit_ms;
-	__u32 reserved;
+	__u32 asleep;
 };
 
 /**
@@ -160,7 +160,10 @@ struct ipirig_members {
 #define IPIRIG_TRIGGER	_IOWR(IPIRIG_IOC_MAGIC, 5, struct ipirig_trigger)
 #define IPIRIG_STAY	_IOW(IPIRIG_IOC_MAGIC, 6, struct ipirig_stay)
 #define IPIRIG_LET_GO	_IOR(IPIRIG_IOC_MAGIC, 7, struct ipirig_let_go)
-/* Have freed kernel stacks unmapped, and purge lazily freed vmalloc areas. */
+/*
+ * Have freed kernel stacks unmapped, and purge lazily freed vmalloc areas.
+ * EOPNOTSUPP where stacks are no vmalloc areas.
+ */
 #define IPIRIG_PURGE	_IO(IPIRIG_IOC_MAGIC, 8)
 /*
  * Take part in the relays of the one CPU that the task is bound to: sleep, and

@@ -133,6 +133,9 @@ int ipirig_purge(void)
 {
 	struct work_struct work;
 
+	if (!IS_ENABLED(CONFIG_VMAP_STACK))
+		return -EOPNOTSUPP;
+
 	wait_rcu_gp(call_rcu);
 	INIT_WORK_ONSTACK(&work, ipirig_nothing);
 	schedule_work(&work);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Keeps a CPU in the kernel, awake and open to interrupts, until it is let go. */
+/* Keeps a task in the kernel, open to interrupts, until it is let go. */
 #include <linux/atomic.h>
 #include <linux/errno.h>
+#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/processor.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/wait.h>
 
 #include "internal.h"
 
@@ -16,6 +18,20 @@
 static atomic_t releases = ATOMIC_INIT(0);
 /* Tasks that stay. */
 static atomic_t staying = ATOMIC_INIT(0);
+/* Those of them that sleep. */
+static DECLARE_WAIT_QUEUE_HEAD(sleepers);
+
+/* Stays asleep: where nothing else is to run, the CPU idles. */
+static int ipirig_sleep(int before, u32 limit_ms)
+{
+	long left = wait_event_killable_timeout(sleepers,
+						atomic_read(&releases) != before,
+						msecs_to_jiffies(limit_ms));
+
+	if (left < 0)
+		return -EINTR;
+	return left ? 0 : -ETIMEDOUT;
+}
 
 /*
  * No lock is taken: another CPU may hold the trigger lock for as long as its
@@ -29,11 +45,16 @@ int ipirig_stay(const struct ipirig_stay *req)
 	int err = 0;
 	u32 turn;
 
-	if (req->reserved || req->limit_ms > IPIRIG_MAX_STAY_MS)
+	if (req->asleep > 1 || req->limit_ms > IPIRIG_MAX_STAY_MS)
 		return -EINVAL;
 
 	limit = ktime_add_ms(ktime_get(), req->limit_ms);
 	atomic_inc(&staying);
+	if (req->asleep) {
+		err = ipirig_sleep(before, req->limit_ms);
+		atomic_dec(&staying);
+		return err;
+	}
 	for (turn = 1; atomic_read(&releases) == before; turn++) {
 		if (turn % IPIRIG_STAY_TURNS == 0) {
 			if (ktime_after(ktime_get(), limit)) {
@@ -58,5 +79,6 @@ u32 ipirig_let_go(void)
 	u32 count = atomic_read(&staying);
 
 	atomic_inc(&releases);
+	wake_up_all(&sleepers);
 	return count;
 }

@@ -138,6 +138,11 @@ codes! {
         /// each [`Order::Relay`] of that CPU: so many address spaces besides the isolated task's.
         /// `results[0]`: how many take part.
         AddressSpaces = 16,
+        /// Start a process on CPU `args[0]`, which is not isolated, that stays in a user-space loop from
+        /// then on. [`TaskSlot::heartbeat`](crate::TaskSlot::heartbeat) of its slot grows each turn.
+        Occupy = 17,
+        /// Take CPU `args[0]` offline and bring it back. No task may be bound to it.
+        Replug = 18,
     }
 }
 
@@ -226,6 +231,8 @@ codes! {
         /// Attach a classic BPF program, which the kernel compiles, to a socket; the one before it
         /// is freed.
         BpfJit = 13,
+        /// Turn the static key `sched_schedstats` of the kernel image on and off.
+        ImageKey = 14,
     }
 }
 
@@ -281,6 +288,19 @@ codes! {
         /// the next time in the opposite order: the CPU goes through all their address spaces without
         /// leaving the kernel. `alias` is the first word that is not what it should be, whoever read it.
         Relay = 9,
+        /// As [`Stay`](Order::Stay), but asleep: the CPU has nothing to run, and idles.
+        Sleep = 10,
+        /// INT 0x80 with the number of `getppid` among 32-bit system calls. EPROTO if the kernel takes
+        /// no 32-bit system calls.
+        Int80 = 11,
+        /// The same by SYSENTER from a 32-bit code segment. EPROTO as well where the CPU has none in
+        /// IA-32e mode (AMD's).
+        Sysenter = 12,
+        /// The same by SYSCALL from a 32-bit code segment. EPROTO as well where the CPU has none outside
+        /// of 64-bit mode (Intel's).
+        CompatSyscall = 13,
+        /// A misaligned access with RFLAGS.AC set: #AC, then SIGBUS.
+        AlignmentCheck = 14,
     }
 }
 
@@ -290,7 +310,15 @@ impl Order {
     #[must_use]
     pub const fn vector(self) -> Option<u8> {
         match self {
-            Self::Probe | Self::Enter | Self::Stay | Self::Relay => None,
+            Self::Probe
+            | Self::Enter
+            | Self::Stay
+            | Self::Relay
+            | Self::Sleep
+            | Self::Sysenter
+            | Self::CompatSyscall => None,
+            Self::Int80 => Some(0x80),
+            Self::AlignmentCheck => Some(17),
             Self::PageFault => Some(14),
             Self::GeneralProtection => Some(13),
             Self::InvalidOpcode => Some(6),
@@ -303,7 +331,16 @@ impl Order {
     #[must_use]
     pub const fn signal(self) -> Option<u32> {
         match self {
-            Self::Probe | Self::Enter | Self::PageFault | Self::Stay | Self::Relay => None,
+            Self::Probe
+            | Self::Enter
+            | Self::PageFault
+            | Self::Stay
+            | Self::Relay
+            | Self::Sleep
+            | Self::Int80
+            | Self::Sysenter
+            | Self::CompatSyscall => None,
+            Self::AlignmentCheck => Some(7),
             Self::GeneralProtection => Some(11),
             Self::InvalidOpcode => Some(4),
             Self::SingleStep | Self::Breakpoint => Some(5),
@@ -354,7 +391,12 @@ mod tests {
             Some(1),
             Some(3),
             None,
-            None
+            None,
+            None,
+            Some(0x80),
+            None,
+            None,
+            Some(17)
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
@@ -365,7 +407,12 @@ mod tests {
             Some(5),
             Some(5),
             None,
-            None
+            None,
+            None,
+            None,
+            None,
+            None,
+            Some(7)
         ]));
     }
 }

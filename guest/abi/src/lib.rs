@@ -41,6 +41,9 @@ pub const KICK_SIGNAL: u32 = 10;
 /// Longest stay in the kernel of [`Order::Stay`], in milliseconds of the guest: a rig that forgets
 /// it, or dies, must not keep the vCPU busy for good. Longer than a rig gives a storm by default.
 pub const STAY_LIMIT_MS: u32 = 120_000;
+/// A parameter of the kernel's command line, which the kernel hands on to the agent: with the value
+/// `none`, isolated CPUs get no tasks, and so have never been in user mode.
+pub const TASKS: &str = "ipirig_tasks";
 /// The function that storms of tracing trace: every kernel has it (kernel/reboot.c), and it does not
 /// run while a storm does.
 pub const TRACED_FUNCTION: &str = "kernel_power_off";

@@ -122,8 +122,8 @@ pub struct Trigger {
 pub struct Stay {
     /// Leave with ETIMEDOUT after so many milliseconds, 0 to [`MAX_STAY_MS`].
     pub limit_ms: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 0: stay awake; 1: asleep, so that the CPU may idle.
+    pub asleep: u32,
 }
 
 /// `struct ipirig_let_go`.

@@ -80,11 +80,11 @@ impl Device {
         self.call(module::TRIGGER, request)
     }
 
-    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds.
-    pub(crate) fn stay(&self, limit_ms: u32) -> Result<(), Errno> {
+    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds; `asleep` or awake.
+    pub(crate) fn stay(&self, limit_ms: u32, asleep: bool) -> Result<(), Errno> {
         let mut request = Stay {
             limit_ms,
-            ..Stay::default()
+            asleep: asleep.into(),
         };
         self.call(module::STAY, &mut request)
     }

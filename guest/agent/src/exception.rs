@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use ipirig_abi::Order;
 
 use crate::errno::Errno;
-use crate::signals::{EXPECTED, Stretch, TRAP_FLAG};
+use crate::signals::{ALIGNMENT_CHECK, EXPECTED, Stretch, TRAP_FLAG};
 
 /// Runs the instructions between labels 2 and 3 as the expected stretch.
 macro_rules! run {
@@ -70,6 +70,38 @@ pub(crate) fn single_step() -> Result<(), Errno> {
     })
 }
 
+/// One 32-bit system call by INT 0x80, without arguments: what RAX is afterwards.
+pub(crate) fn int80(number: u32) -> u32 {
+    let answer: u64;
+    run!(
+        []
+        ["int 0x80"]
+        inlateout("rax") u64::from(number) => answer,
+        // Some kernels clear them.
+        out("r8") _,
+        out("r9") _,
+        out("r10") _,
+        out("r11") _,
+    );
+    answer as u32
+}
+
+/// #AC: a misaligned access at CPL 3 with RFLAGS.AC set, which Linux lets be checked (CR0.AM; SDM vol.
+/// 3, "Interrupt 17").
+pub(crate) fn alignment_check() -> Result<(), Errno> {
+    let place = [0_u64; 2];
+    once(Order::AlignmentCheck, || {
+        run!(
+            ["pushfq", "pop {clear}", "mov {set}, {clear}", "or {set}, {ac}", "push {set}", "popfq"]
+            ["mov {set}, [{place} + 1]", "push {clear}", "popfq"]
+            clear = out(reg) _,
+            set = out(reg) _,
+            place = in(reg) place.as_ptr(),
+            ac = const ALIGNMENT_CHECK,
+        );
+    })
+}
+
 fn once(order: Order, raise: impl FnOnce()) -> Result<(), Errno> {
     let before = EXPECTED.raised.load(Ordering::Relaxed);
     raise();
@@ -109,6 +141,7 @@ mod tests {
                 (invalid_opcode, libc::SIGILL),
                 (single_step, libc::SIGTRAP),
                 (breakpoint, libc::SIGTRAP),
+                (alignment_check, libc::SIGBUS),
             ] {
                 for _ in 0..2 {
                     let before = signals::handled();

@@ -13,15 +13,15 @@ use crate::device::Device;
 use crate::errno::Errno;
 use crate::execute::{self, Executed};
 use crate::failure::{During, Failure};
-use crate::ground::Triggers;
-use crate::ground::{Ground, Symbols};
+use crate::ground::{Ground, Symbols, Triggers};
 use crate::mounts;
 use crate::obey::Guest;
+use crate::online;
 use crate::put::Part;
 use crate::relay;
 use crate::request::Stopped;
 use crate::sys;
-use crate::tasks::Tasks;
+use crate::tasks::{self, Tasks};
 use crate::tracing::{Recording, Step};
 
 const COUNTERS: &str = "/sys/kernel/debug/ipi_deferral";
@@ -83,6 +83,20 @@ impl Guest for ThisGuest {
     fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped> {
         let device = self.device.as_ref().ok_or(Stopped::NoModule)?;
         Ok(relay::start(device, cpu, count)?)
+    }
+
+    fn occupy(&self, cpu: u64) -> Result<(), Failure> {
+        let cpus = self.housekeeping.iter();
+        let slots = cpus.filter_map(|&cpu| Some((cpu, self.mailbox.cpus.get(cpu)?)));
+        let found = { slots }.find(|(housekeeping, _)| *housekeeping as u64 == cpu);
+        let (cpu, slot) = found
+            .ok_or(Errno(libc::EINVAL))
+            .during(|| format!("run a user-space loop on CPU {cpu}"))?;
+        tasks::occupy(cpu, slot)
+    }
+
+    fn replug(&self, cpu: u64) -> Result<(), Failure> {
+        online::replug(self.ground().root, cpu)
     }
 
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, expect(dead_code, reason = "tests start below the entry point"))]
 
+mod compat;
 mod console;
 mod device;
 mod errno;
@@ -127,7 +128,12 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .header
         .module
         .store(device.is_some().into(), Ordering::Relaxed);
-    let tasks = Tasks::start(mailbox, &roles.isolated, device.as_ref())?;
+    let isolated = if wants_tasks() {
+        &roles.isolated[..]
+    } else {
+        &[]
+    };
+    let tasks = Tasks::start(mailbox, isolated, device.as_ref())?;
     let mut guest = ThisGuest {
         tasks,
         device,
@@ -138,7 +144,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
     // take its bandwidth off twice, and warn (dl_server_stop).
-    for refused in quiet::apply(&roles.isolated) {
+    for refused in quiet::apply(isolated) {
         console::say(&refused.to_string());
     }
 
@@ -158,6 +164,12 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
             rig.task_died(&failure)?;
         }
     }
+}
+
+/// Whether isolated CPUs are to have tasks. The kernel hands parameters that it does not know to init
+/// as environment variables.
+fn wants_tasks() -> bool {
+    std::env::var_os(ipirig_abi::TASKS).is_none_or(|value| value != "none")
 }
 
 fn obey(rig: &Rig, guest: &ThisGuest, request: &Request) -> Result<(), Failure> {

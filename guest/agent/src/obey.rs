@@ -32,6 +32,10 @@ pub(crate) trait Guest {
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
     /// Starts `count` processes that take part in the relays of `cpu`; how many do then.
     fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped>;
+    /// Starts a process that stays in a user-space loop on `cpu`.
+    fn occupy(&self, cpu: u64) -> Result<(), Failure>;
+    /// Takes `cpu` offline and brings it back.
+    fn replug(&self, cpu: u64) -> Result<(), Failure>;
     /// Takes a step of recording what the kernel itself says of IPIs.
     fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped>;
     /// Writes a part of a file, as [`Command::Put`] explains; the file's length.
@@ -106,6 +110,8 @@ impl Request {
             Ok(Command::Execute) => self.execute(guest),
             Ok(Command::ReadOutput) => text(guest.output(self.args[0])),
             Ok(Command::AddressSpaces) => self.address_spaces(guest),
+            Ok(Command::Occupy) => Answer::new([0; 4], guest.occupy(self.args[0])),
+            Ok(Command::Replug) => Answer::new([0; 4], guest.replug(self.args[0])),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,

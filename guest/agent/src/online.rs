@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use crate::errno::Errno;
 use crate::failure::{During, Failure};
 use crate::setting;
 
@@ -19,6 +20,19 @@ fn all_below(root: &Path, cpus: usize) -> Result<(), Failure> {
         let file = root.join(format!("sys/devices/system/cpu/cpu{cpu}/online"));
         // To bring up what is up does nothing.
         setting::write(&file, "1").during(|| format!("bring CPU {cpu} up"))?;
+    }
+    Ok(())
+}
+
+/// Takes `cpu` down and brings it up again: tasks that are bound to it lose that.
+pub(crate) fn replug(root: &Path, cpu: u64) -> Result<(), Failure> {
+    let file = root.join(format!("sys/devices/system/cpu/cpu{cpu}/online"));
+    if !file.exists() {
+        let what = format!("CPU {cpu} cannot be taken offline in this kernel");
+        return Err(Failure::of(what, Errno(libc::ENOENT)));
+    }
+    for (value, doing) in [("0", "take"), ("1", "bring")] {
+        setting::write(&file, value).during(|| format!("{doing} CPU {cpu} offline and back"))?;
     }
     Ok(())
 }
@@ -44,6 +58,20 @@ mod tests {
         let states = [0, 1, 3, 4].map(|cpu| fs::read_to_string(file(cpu)).unwrap());
         assert_eq!(states, ["0", "1", "1", "0"]);
         assert!(!file(2).exists());
+    }
+
+    #[test]
+    fn a_cpu_that_was_taken_down_is_up_again_and_one_that_cannot_be_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("sys/devices/system/cpu/cpu2");
+        fs::create_dir_all(&dir).unwrap();
+        let error = replug(root.path(), 2).unwrap_err().to_string();
+        let expected =
+            "CPU 2 cannot be taken offline in this kernel: ENOENT (No such file or directory)";
+        assert_eq!(error, expected);
+        fs::write(dir.join("online"), "1").unwrap();
+        assert_eq!(replug(root.path(), 2), Ok(()));
+        assert_eq!(fs::read_to_string(dir.join("online")).unwrap(), "1");
     }
 
     #[test]

@@ -59,6 +59,8 @@ const EXCEPTIONS: [i32; 5] = [
 
 /// RFLAGS.TF (SDM vol. 1, "EFLAGS Register").
 pub(crate) const TRAP_FLAG: i64 = 1 << 8;
+/// RFLAGS.AC.
+pub(crate) const ALIGNMENT_CHECK: i64 = 1 << 18;
 
 /// Handles them from now on in this process.
 pub(crate) fn handle() -> Result<(), Errno> {
@@ -137,7 +139,7 @@ extern "C" fn on_exception(signal: i32, info: *mut libc::siginfo_t, context: *mu
         .store(signal.unsigned_abs(), Ordering::Relaxed);
     let vector = registers[libc::REG_TRAPNO as usize];
     EXPECTED.vector.store(vector, Ordering::Relaxed);
-    registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
+    registers[libc::REG_EFL as usize] &= !(TRAP_FLAG | ALIGNMENT_CHECK);
     // A fault leaves RIP at the instruction, a trap behind it (SDM vol. 3, "Exception
     // Classifications").
     if rip == from {

@@ -271,6 +271,11 @@ mod tests {
             (4, 5),
             (4, 5),
             (4, 5),
+            (4, 5),
+            (4, 5),
+            (4, 5),
+            (4, 5),
+            (5, 7),
         ];
         for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {
             order(slot, seq, given.into());

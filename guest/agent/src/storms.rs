@@ -7,6 +7,7 @@ mod by_module;
 pub(crate) mod children;
 mod ftrace;
 mod housekeeping_load;
+mod image_key;
 mod kprobe;
 mod module_load;
 pub(crate) mod tracefs;
@@ -51,6 +52,7 @@ fn steps_of(kind: StormKind) -> Steps {
         StormKind::Kprobe => prepared(kprobe::prepare, kprobe::run),
         StormKind::Ftrace => prepared(ftrace::prepare, ftrace::run),
         StormKind::BpfJit => prepared(bpf_jit::run, bpf_jit::run),
+        StormKind::ImageKey => plain(image_key::run),
     }
 }
 

@@ -3,11 +3,13 @@
 //! Each is a process, not a thread: with an address space of its own, what the control task maps
 //! and unmaps never concerns an isolated CPU.
 
+use std::os::unix::process::parent_id;
 use std::sync::atomic::Ordering;
 
 use ipirig_abi::module::Probe;
 use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, STAY_LIMIT_MS, TaskState};
 
+use crate::compat::{self, Compat};
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::exception;
@@ -136,14 +138,51 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
     let mut entry = KernelEntry {
         device,
         page,
+        compat: Compat::map(),
+        parent: parent_id(),
         stay_limit_ms: 0,
     };
     spinner::spin(slot, &mut entry)
 }
 
+/// Starts a process that stays in a user-space loop on `cpu`, which is not isolated, and waits until it
+/// is there.
+pub(crate) fn occupy(cpu: usize, slot: &'static CpuSlot) -> Result<(), Failure> {
+    let what = || format!("run a user-space loop on CPU {cpu}");
+    let pid = match sys::fork().during(what)? {
+        Fork::Child => become_occupant(cpu, slot),
+        Fork::Parent(pid) => pid,
+    };
+    let spinning = u32::from(TaskState::Spinning);
+    while slot.task.state.load(Ordering::Acquire) != spinning {
+        if let Some(status) = sys::ended(pid).during(what)? {
+            return Err(Errno(libc::WEXITSTATUS(status))).during(what);
+        }
+    }
+    Ok(())
+}
+
+/// What it does from its birth on.
+fn become_occupant(cpu: usize, slot: &CpuSlot) -> ! {
+    if let Err(errno) = sys::pin(cpu).and_then(|()| sys::lock_memory()) {
+        sys::exit(errno.0);
+    }
+    slot.task
+        .state
+        .store(TaskState::Spinning.into(), Ordering::Release);
+    for turn in 1.. {
+        slot.task.heartbeat.store(turn, Ordering::Relaxed);
+    }
+    sys::exit(0)
+}
+
 struct KernelEntry<'a> {
     device: Option<&'a Device>,
     page: AbsentPage,
+    /// Or why there are no system calls by the ways of 32-bit programs.
+    compat: Result<Compat, Errno>,
+    /// The process that started it: to ask would be an entry.
+    parent: u32,
     /// 0 until the rehearsal is over: nobody would let go of the task.
     stay_limit_ms: u32,
 }
@@ -167,10 +206,17 @@ impl Entry for KernelEntry<'_> {
             Order::InvalidOpcode => exception::invalid_opcode()?,
             Order::SingleStep => exception::single_step()?,
             Order::Breakpoint => exception::breakpoint()?,
-            Order::Stay => self
+            Order::Stay | Order::Sleep => self
                 .device
                 .ok_or(Errno(libc::ENODEV))?
-                .stay(self.stay_limit_ms)?,
+                .stay(self.stay_limit_ms, order == Order::Sleep)?,
+            Order::Int80 => compat::int80(self.parent)?,
+            Order::Sysenter | Order::CompatSyscall => match &self.compat {
+                Ok(compat) => compat.call(order)?,
+                // Not for want of a CPU or a kernel, but as good as that.
+                Err(_) => return Err(Errno(libc::EPROTO)),
+            },
+            Order::AlignmentCheck => exception::alignment_check()?,
         }
         Ok(None)
     }

@@ -95,7 +95,7 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
             text_mutex
         }
     );
-    layout!(mirror, "ipirig_stay", Stay { limit_ms, reserved });
+    layout!(mirror, "ipirig_stay", Stay { limit_ms, asleep });
     layout!(mirror, "ipirig_members", Members { cpu, count });
     layout!(mirror, "ipirig_let_go", LetGo { staying, reserved });
     layout!(

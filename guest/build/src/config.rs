@@ -28,6 +28,11 @@ impl Fragments {
             path.file_name()
                 .is_some_and(|name| owners.into_iter().any(|own| name == own))
         };
+        let does_without = |path: &Path| {
+            let mut names = flavour.left_out().iter();
+            path.file_name()
+                .is_some_and(|file| names.any(|name| file == *name))
+        };
         let mut files = Vec::new();
         for entry in fs::read_dir(dir).map_err(GuestError::io("list", dir))? {
             let path = entry.map_err(GuestError::io("list", dir))?.path();
@@ -35,9 +40,7 @@ impl Fragments {
                 .extension()
                 .is_some_and(|extension| extension == "config")
                 && !somebodys_own(&path)
-                && flavour
-                    .left_out()
-                    .is_none_or(|name| path.file_name().is_none_or(|file| file != name))
+                && !does_without(&path)
             {
                 files.push(path);
             }
@@ -279,6 +282,7 @@ mod tests {
     fn stock_source_need_not_have_more_than_its_own_fragment_asks_for() {
         let dir = directory(&[
             ("base.config", "CONFIG_A=y\nCONFIG_B=y\n"),
+            ("compat.config", "CONFIG_C=y"),
             ("deferral.config", "CONFIG_D=y"),
         ]);
         fs::create_dir(dir.path().join("stock")).expect("created");

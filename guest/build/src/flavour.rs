@@ -47,11 +47,12 @@ impl Flavour {
         }
     }
 
-    /// The fragment for the switch of the series, which stock source does not have.
-    pub(crate) const fn left_out(self) -> Option<&'static str> {
+    /// The fragments that it does without: the switch of the series, which stock source does not have,
+    /// and the further ways into the kernel, which no stock kernel is asked about.
+    pub(crate) const fn left_out(self) -> &'static [&'static str] {
         match self {
-            Self::Fast | Self::Tracing => None,
-            Self::Stock | Self::Lab => Some("deferral.config"),
+            Self::Fast | Self::Tracing => &[],
+            Self::Stock | Self::Lab => &["compat.config", "deferral.config"],
         }
     }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 const BUILT_IN: &str = include_str!("causes.toml");
 /// Stands for a chain that no rule knows.
-const UNKNOWN: &str = "unknown";
+pub const UNKNOWN: &str = "unknown";
 
 /// Whether the kernel could defer an IPI to a CPU that is in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -76,6 +76,11 @@ impl Causes {
     /// Never, as a test shows.
     pub fn built_in() -> Result<Self, CausesError> {
         Self::parse(BUILT_IN)
+    }
+
+    /// The names of the causes, in the order of the table. A name that several rules have comes as often.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.cause.iter().map(|rule| rule.name.as_str())
     }
 
     /// Parses a table.

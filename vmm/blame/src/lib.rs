@@ -22,7 +22,7 @@ mod memory;
 mod prologue;
 mod unwind;
 
-pub use causes::{Cause, Causes, CausesError, Deferrable, base_name};
+pub use causes::{Cause, Causes, CausesError, Deferrable, UNKNOWN, base_name};
 pub use chain::{Broken, Chain, End, MAX_FRAMES};
 pub use interner::Interner;
 pub use kernel::{Frames, Kernel, Module, Name};

@@ -55,6 +55,7 @@ pub fn listing(record: &Record, layout: &KernelLayout, audit: &Audit, extent: Ex
             Ended::User => "back in user space",
             Ended::Limit => "recorded no further",
             Ended::Halted => "halted",
+            Ended::Interrupted => "back in what was interrupted",
             Ended::NoBreakpoint => "not recorded",
         }
     );
@@ -90,6 +91,8 @@ fn header(record: &Record, audit: &Audit) -> String {
 pub(crate) fn way(began: Began) -> String {
     let vector = match began {
         Began::Syscall => return "SYSCALL".into(),
+        Began::CompatSyscall => return "32-bit SYSCALL".into(),
+        Began::Sysenter => return "SYSENTER".into(),
         Began::Vector(vector) => vector,
     };
     let exception = match vector {
@@ -138,7 +141,9 @@ fn left_out(trace: &Trace<'_>, audit: &Audit) -> Option<(usize, usize)> {
             .filter(|seen| seen.number > first)
             .map_or(audit.steps, |seen| seen.number)
             .saturating_sub(AROUND),
-        Ended::Limit | Ended::Halted | Ended::NoBreakpoint => audit.steps.saturating_sub(AROUND),
+        Ended::Limit | Ended::Halted | Ended::Interrupted | Ended::NoBreakpoint => {
+            audit.steps.saturating_sub(AROUND)
+        }
     };
     (last >= first + LEFT_OUT_MIN).then_some((first, last))
 }

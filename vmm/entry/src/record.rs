@@ -27,8 +27,12 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Began {
-    /// SYSCALL.
+    /// SYSCALL of 64-bit code.
     Syscall,
+    /// SYSCALL of 32-bit code.
+    CompatSyscall,
+    /// SYSENTER.
+    Sysenter,
     /// An interrupt or exception, through the IDT.
     Vector(u8),
 }
@@ -43,6 +47,8 @@ pub enum Ended {
     Limit,
     /// The CPU waits in HLT.
     Halted,
+    /// The CPU was back in what an interrupt had interrupted, which was in the kernel.
+    Interrupted,
     /// Nothing was recorded: no debug register was left for the handler's first instruction.
     NoBreakpoint,
 }

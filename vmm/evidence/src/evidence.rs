@@ -10,8 +10,8 @@ use ipirig_scenario::EntryKind;
 
 use crate::blame::Blame;
 use crate::guest_text::{Counters, Interrupts};
-use crate::ledger::Snapshot;
-use crate::ledger::changes::Changed;
+use crate::ledger::changes::{Changed, Sighting};
+use crate::ledger::{Detail, Snapshot};
 use crate::tracing::Tracing;
 
 /// The privilege level of user space.
@@ -43,16 +43,27 @@ pub struct Evidence {
     /// How the kernel's page tables are set up, seen before the first window; `None` if they could not
     /// be read.
     pub paging: Option<Paging>,
-    /// The windows, one for each way into the kernel.
+    /// The windows, one for each entry kind.
     pub windows: Vec<Window>,
     /// What the kernel itself recorded of its IPIs.
     pub tracing: Tracing,
+    /// What came when in the windows. Only kept where a scenario asks for IPIs by their causes.
+    pub sequence: Option<Sequence>,
+}
+
+/// Changes and IPIs with their times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// ICR writes and deliveries.
+    pub details: Vec<Detail>,
+    /// Changes of text and mappings.
+    pub sightings: Vec<Sighting>,
 }
 
 /// One window, and the entries after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The way into the kernel that ends it.
+    /// The entry kind that ends it.
     pub entry: EntryKind,
     /// What each isolated vCPU saw on an entry before the window. Only where the entry after it
     /// shows the same, and the guest has the module.
@@ -69,6 +80,21 @@ pub struct Window {
     pub released: BTreeMap<usize, Entry>,
     /// What each isolated vCPU executed on that entry.
     pub records: BTreeMap<usize, Result<Record, NoRecord>>,
+    /// What isolated vCPUs executed for the IPIs of the window, where that was followed.
+    pub handled: Vec<Handled>,
+    /// Before which change the isolated vCPUs entered the kernel, to stay there, if they did.
+    pub entered_before: Option<u64>,
+}
+
+/// What an isolated vCPU executed for one IPI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// The storm's part that sent it, by its place.
+    pub part: usize,
+    /// The vCPU.
+    pub cpu: usize,
+    /// From the first instruction of the handler to the return.
+    pub record: Record,
 }
 
 /// Why an entry was not recorded.
@@ -78,7 +104,7 @@ pub enum NoRecord {
     CannotStep,
     /// The vCPU was in the kernel all the while: there was no entry.
     InKernel,
-    /// The host cannot produce this way into the kernel, or the guest cannot.
+    /// The host cannot produce this entry kind, or the guest cannot.
     NotProduced,
     /// It should have come, and was not seen.
     NotSeen,

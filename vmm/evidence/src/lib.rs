@@ -25,7 +25,8 @@ pub mod vectors;
 
 pub use error::chain;
 pub use evidence::{
-    Entry, Evidence, KernelView, Mark, NOT_PRODUCED, NoRecord, StormReport, USER, Window,
+    Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Sequence, StormReport,
+    USER, Window,
 };
 pub use phase::Phase;
 pub use tracing::{Edge, Recorded, Tracing};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use ipirig_verdict::check::{CHECKS, Verdict};
+use ipirig_verdict::check::{CHECKS, SPECIAL, Verdict};
 use ipirig_verdict::result::RunResult;
 
 /// A check of a scenario that must say `violated`.
@@ -89,7 +89,7 @@ pub type Results = BTreeMap<String, RunResult>;
 /// Whether there is a check of this name.
 #[must_use]
 pub fn is_check(name: &str) -> bool {
-    CHECKS.contains(&name)
+    CHECKS.contains(&name) || SPECIAL.contains(&name)
 }
 
 /// The result of `run`; of a second one if the first is an `error`, which may be a slow host's doing: a

@@ -4,8 +4,8 @@
 
 use std::sync::atomic::Ordering;
 
-use ipirig_entry::Record;
 use ipirig_entry::passage::{EventAt, Passage};
+use ipirig_entry::{Began, Record};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
 
@@ -40,9 +40,9 @@ impl Machine {
     /// # Errors
     /// The host cannot stop guests, the vCPU does not answer, there are too many `vectors`, or an ioctl
     /// failed.
-    pub fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), MachineError> {
-        let vectors = vectors.to_vec();
-        self.stopping_at(cpu, move |vcpu| vcpu.arm(limit, &vectors))
+    pub fn arm(&self, cpu: usize, limit: usize, ways: &[Began]) -> Result<(), MachineError> {
+        let ways = ways.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.arm(limit, &ways))
     }
 
     /// The record that [`Machine::arm`] asked for, once it is finished. `None` before, and after it
@@ -52,6 +52,26 @@ impl Machine {
     /// The vCPU does not answer.
     pub fn record(&self, cpu: usize) -> Result<Option<Record>, MachineError> {
         self.on(cpu, Vcpu::take_record)
+    }
+
+    /// Has each interrupt of `vectors` that `cpu` takes recorded from now on, whatever it interrupts, up
+    /// to `limit` instructions each. No vectors: no more.
+    ///
+    /// # Errors
+    /// The host cannot stop guests, the vCPU does not answer, there are too many `vectors`, or an ioctl
+    /// failed.
+    pub fn follow(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), MachineError> {
+        let vectors = vectors.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.follow(limit, &vectors))
+    }
+
+    /// The records of such interrupts that have ended since this was asked last. `None`: one is being
+    /// recorded.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn followed(&self, cpu: usize) -> Result<Option<Vec<Record>>, MachineError> {
+        self.on(cpu, Vcpu::followed)
     }
 
     /// Ends what [`Machine::arm`] began; what has been recorded by then can be fetched.

@@ -13,6 +13,10 @@ pub(crate) const MTRRCAP: u32 = 0xfe;
 pub(crate) const STAR: u32 = 0xc000_0081;
 /// `IA32_LSTAR`: where SYSCALL goes.
 pub(crate) const LSTAR: u32 = 0xc000_0082;
+/// `IA32_CSTAR`: where SYSCALL goes in compatibility mode.
+pub(crate) const CSTAR: u32 = 0xc000_0083;
+/// `IA32_SYSENTER_EIP`: where SYSENTER goes.
+pub(crate) const SYSENTER_EIP: u32 = 0x176;
 /// `IA32_FMASK`: the flags that SYSCALL clears.
 pub(crate) const FMASK: u32 = 0xc000_0084;
 

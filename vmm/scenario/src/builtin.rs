@@ -1,12 +1,16 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 19] = [
+pub(super) const FILES: [(&str, &str); 30] = [
     (
         "address-space-switch",
         include_str!("../../../scenarios/address-space-switch.toml"),
     ),
     ("bpf-jit", include_str!("../../../scenarios/bpf-jit.toml")),
+    (
+        "enters-in-mid-batch",
+        include_str!("../../../scenarios/enters-in-mid-batch.toml"),
+    ),
     (
         "entry-matrix",
         include_str!("../../../scenarios/entry-matrix.toml"),
@@ -20,8 +24,28 @@ pub(super) const FILES: [(&str, &str); 19] = [
         include_str!("../../../scenarios/ftrace-toggle.toml"),
     ),
     (
+        "handler-work",
+        include_str!("../../../scenarios/handler-work.toml"),
+    ),
+    (
+        "handler-work-large",
+        include_str!("../../../scenarios/handler-work-large.toml"),
+    ),
+    (
+        "housekeeping-in-user",
+        include_str!("../../../scenarios/housekeeping-in-user.toml"),
+    ),
+    (
         "housekeeping-load",
         include_str!("../../../scenarios/housekeeping-load.toml"),
+    ),
+    (
+        "image-key-flip",
+        include_str!("../../../scenarios/image-key-flip.toml"),
+    ),
+    (
+        "image-key-in-kernel",
+        include_str!("../../../scenarios/image-key-in-kernel.toml"),
     ),
     (
         "kprobe-toggle",
@@ -44,6 +68,10 @@ pub(super) const FILES: [(&str, &str); 19] = [
         include_str!("../../../scenarios/set-memory.toml"),
     ),
     (
+        "set-memory-large",
+        include_str!("../../../scenarios/set-memory-large.toml"),
+    ),
+    (
         "static-call-update",
         include_str!("../../../scenarios/static-call-update.toml"),
     ),
@@ -56,8 +84,24 @@ pub(super) const FILES: [(&str, &str); 19] = [
         include_str!("../../../scenarios/static-key-flip.toml"),
     ),
     (
+        "target-idle",
+        include_str!("../../../scenarios/target-idle.toml"),
+    ),
+    (
         "target-in-kernel",
         include_str!("../../../scenarios/target-in-kernel.toml"),
+    ),
+    (
+        "target-in-kernel-large",
+        include_str!("../../../scenarios/target-in-kernel-large.toml"),
+    ),
+    (
+        "target-never-in-user",
+        include_str!("../../../scenarios/target-never-in-user.toml"),
+    ),
+    (
+        "target-replugged",
+        include_str!("../../../scenarios/target-replugged.toml"),
     ),
     (
         "tracepoint-toggle",

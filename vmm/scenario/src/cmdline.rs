@@ -5,6 +5,7 @@ use ipirig_abi::Role;
 
 use crate::cpu_list::CpuList;
 use crate::plan::{Plan, PlanError};
+use crate::scenario::Mode;
 
 /// What a parameter's value is made of.
 #[derive(Clone, Copy)]
@@ -13,10 +14,14 @@ enum Value {
     Plain,
     /// The isolated CPUs, after this prefix.
     Isolated(&'static str),
+    /// The same after flags, of which the first keeps a CPU from being taken offline.
+    Flagged(&'static str, &'static str),
     /// The other CPUs.
     Others,
     /// `on` or `off`.
     Deferral,
+    /// Only where isolated CPUs are to have no tasks.
+    NoTasks,
 }
 
 /// Every parameter and why it is there. In the order of the command line.
@@ -35,7 +40,11 @@ const PARAMETERS: &[(&str, Value)] = &[
     // kernel work is deferred.
     ("nohz_full=", Value::Isolated("")),
     // No load balancing onto them, and no managed interrupts.
-    ("isolcpus=", Value::Isolated("domain,managed_irq,")),
+    //
+    // Without the first where they are to be taken offline: a CPU in no scheduling domain is the last of
+    // its own, which 6.12 then thinks has deadline bandwidth to lose (dl_bw_manage of
+    // kernel/sched/deadline.c), EBUSY.
+    ("isolcpus=", Value::Flagged("domain,", "managed_irq,")),
     // Device interrupts, should there be any, go elsewhere.
     ("irqaffinity=", Value::Others),
     // Deferral rests on the CR3 switch of page-table isolation, which CPUs without Meltdown
@@ -43,6 +52,8 @@ const PARAMETERS: &[(&str, Value)] = &[
     ("pti=on", Value::Plain),
     // Read by the reference series; other kernels hand an unknown parameter to init.
     ("ipi_deferral=", Value::Deferral),
+    // Handed to init, which is the agent, as one of its environment variables.
+    (ipirig_abi::TASKS, Value::NoTasks),
     // Periodic visitors in kernels other than the reference one, which is built without them: hard
     // and soft lockup detection, polling for corrected errors.
     ("nowatchdog", Value::Plain),
@@ -56,12 +67,18 @@ pub fn command_line(plan: &Plan) -> String {
     let others: Vec<usize> = (0..plan.roles.len())
         .filter(|cpu| !isolated.contains(cpu))
         .collect();
+    let replugged = plan.scenario.vcpus.isolated_in == Mode::Replugged;
+    let tasks = plan.scenario.vcpus.isolated_in.has_task();
     let mut words: Vec<String> = PARAMETERS
         .iter()
+        .filter(|(_, value)| !matches!(value, Value::NoTasks) || !tasks)
         .filter(|(word, _)| !plan.without.iter().any(|out| out == name(word)))
         .map(|&(name, value)| match value {
             Value::Plain => name.to_owned(),
+            Value::NoTasks => format!("{name}=none"),
             Value::Isolated(prefix) => format!("{name}{prefix}{}", CpuList(&isolated)),
+            Value::Flagged(_, rest) if replugged => format!("{name}{rest}{}", CpuList(&isolated)),
+            Value::Flagged(first, rest) => format!("{name}{first}{rest}{}", CpuList(&isolated)),
             Value::Others => format!("{name}{}", CpuList(&others)),
             Value::Deferral => format!("{name}{}", if plan.deferral { "on" } else { "off" }),
         })
@@ -77,7 +94,8 @@ fn name(word: &str) -> &str {
 
 /// The names of the rig's own words that `asked`, as the user wrote them, stand for.
 pub(crate) fn left_out(asked: &[String]) -> Result<Vec<String>, PlanError> {
-    let known = || PARAMETERS.iter().map(|(word, _)| name(word));
+    let of_all = |(_, value): &&(&str, Value)| !matches!(value, Value::NoTasks);
+    let known = || PARAMETERS.iter().filter(of_all).map(|(word, _)| name(word));
     asked
         .iter()
         .map(|word| {
@@ -113,6 +131,21 @@ mod tests {
              nohz_full=2 isolcpus=domain,managed_irq,2 irqaffinity=0-1 pti=on ipi_deferral=on nowatchdog \
              mce=ignore_ce"
         );
+    }
+
+    #[test]
+    fn cpus_that_are_to_be_unused_get_no_tasks() {
+        let mut scenario = Scenario::find("static-key-flip").unwrap();
+        for (mode, flags) in [
+            (Mode::Unused, "isolcpus=domain,managed_irq,2"),
+            (Mode::Replugged, "isolcpus=managed_irq,2"),
+        ] {
+            scenario.vcpus.isolated_in = mode;
+            let line = command_line(&Plan::new(scenario.clone(), Options::default()).unwrap());
+            let words: Vec<&str> = line.split(' ').collect();
+            assert!(words.contains(&"ipirig_tasks=none"), "{line}");
+            assert!(words.contains(&flags), "{line}");
+        }
     }
 
     #[test]

@@ -29,6 +29,14 @@ pub enum EntryKind {
     Debug,
     /// #BP.
     Breakpoint,
+    /// #AC.
+    AlignmentCheck,
+    /// INT 0x80, a 32-bit system call.
+    Int80,
+    /// SYSENTER, the same.
+    Sysenter,
+    /// SYSCALL in compatibility mode, the same.
+    CompatSyscall,
     /// The interrupt of the CPU's own APIC timer.
     Timer,
     /// A reschedule IPI, which a signal to the running task makes the kernel send.
@@ -50,13 +58,17 @@ pub enum Trigger {
 
 impl EntryKind {
     /// Every way, in the order in which people want to read them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Syscall,
         Self::PageFault,
         Self::GeneralProtection,
         Self::InvalidOpcode,
         Self::Debug,
         Self::Breakpoint,
+        Self::AlignmentCheck,
+        Self::Int80,
+        Self::Sysenter,
+        Self::CompatSyscall,
         Self::Timer,
         Self::Reschedule,
         Self::Nmi,
@@ -72,6 +84,10 @@ impl EntryKind {
             Self::InvalidOpcode => "invalid-opcode",
             Self::Debug => "debug",
             Self::Breakpoint => "breakpoint",
+            Self::AlignmentCheck => "alignment-check",
+            Self::Int80 => "int80",
+            Self::Sysenter => "sysenter",
+            Self::CompatSyscall => "compat-syscall",
             Self::Timer => "timer",
             Self::Reschedule => "reschedule",
             Self::Nmi => "nmi",
@@ -88,9 +104,11 @@ impl EntryKind {
     #[must_use]
     pub fn began(self) -> Began {
         let vector = match self.trigger(false) {
-            Trigger::Order(order) => match order.vector() {
-                Some(vector) => vector,
-                None => return Began::Syscall,
+            Trigger::Order(order) => match (order.vector(), order) {
+                (Some(vector), _) => vector,
+                (None, Order::Sysenter) => return Began::Sysenter,
+                (None, Order::CompatSyscall) => return Began::CompatSyscall,
+                (None, _) => return Began::Syscall,
             },
             Trigger::Signal => RESCHEDULE,
             Trigger::Raise(Line::Nmi) => NMI,
@@ -110,6 +128,10 @@ impl EntryKind {
             Self::InvalidOpcode => Trigger::Order(Order::InvalidOpcode),
             Self::Debug => Trigger::Order(Order::SingleStep),
             Self::Breakpoint => Trigger::Order(Order::Breakpoint),
+            Self::AlignmentCheck => Trigger::Order(Order::AlignmentCheck),
+            Self::Int80 => Trigger::Order(Order::Int80),
+            Self::Sysenter => Trigger::Order(Order::Sysenter),
+            Self::CompatSyscall => Trigger::Order(Order::CompatSyscall),
             Self::Timer => Trigger::Raise(Line::Timer),
             Self::Reschedule => Trigger::Signal,
             Self::Nmi => Trigger::Raise(Line::Nmi),
@@ -126,6 +148,10 @@ impl fmt::Display for EntryKind {
             Self::InvalidOpcode => "#UD",
             Self::Debug => "#DB",
             Self::Breakpoint => "#BP",
+            Self::AlignmentCheck => "#AC",
+            Self::Int80 => "INT 0x80",
+            Self::Sysenter => "SYSENTER",
+            Self::CompatSyscall => "32-bit SYSCALL",
             Self::Timer => "timer interrupt",
             Self::Reschedule => "reschedule IPI",
             Self::Nmi => "NMI",
@@ -140,8 +166,12 @@ mod tests {
     #[test]
     fn each_way_begins_at_the_handler_that_its_trigger_reaches() {
         let began = EntryKind::ALL.map(EntryKind::began);
-        let vectors = [14, 13, 6, 1, 3, 0xec, 0xfd, 2].map(Began::Vector);
-        assert_eq!((began[0], &began[1..]), (Began::Syscall, &vectors[..]));
+        let vectors = |all: &[u8]| all.iter().copied().map(Began::Vector).collect::<Vec<_>>();
+        let mut expected = vec![Began::Syscall];
+        expected.extend(vectors(&[14, 13, 6, 1, 3, 17, 0x80]));
+        expected.extend([Began::Sysenter, Began::CompatSyscall]);
+        expected.extend(vectors(&[0xec, 0xfd, 2]));
+        assert_eq!(began[..], expected);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! A scenario file as it is written, and its JSON Schema. Types only; [`super::validate`] gives it meaning.
 //! Of each key, the comment and the attributes are what `ipirig schema scenario` says.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::schema::{entry_kinds, kernels, modes, name, operations, roles, storms, summary};
+use crate::schema::{
+    entry_kinds, housekeeping_modes, kernels, modes, name, operations, roles, storms, summary,
+};
 
 /// What to provoke, on which vCPUs, and what must hold.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -35,6 +39,11 @@ pub(super) struct RawScenario {
     #[schemars(schema_with = "entry_kinds", extend("default" = ["syscall"]))]
     #[serde(default)]
     pub(super) entries: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Before which of the changes that the storm makes, counted from 1, the isolated vCPUs enter the kernel,
+    /// to stay there until it is over: a window each. Not with `entries`.
+    #[schemars(with = "Vec<u64>", extend("default" = []))]
+    #[serde(default)]
+    pub(super) enter_before: Option<Spanned<Vec<Spanned<u64>>>>,
     /// What must hold in each window.
     #[serde(default)]
     pub(super) expect: RawExpect,
@@ -61,6 +70,10 @@ pub(super) struct RawVcpus {
     #[schemars(schema_with = "modes", extend("default" = "user"))]
     #[serde(default)]
     pub(super) isolated_in: Option<Spanned<String>>,
+    /// Where the housekeeping vCPUs are while the storm runs.
+    #[schemars(schema_with = "housekeeping_modes", extend("default" = "idle"))]
+    #[serde(default)]
+    pub(super) housekeeping_in: Option<Spanned<String>>,
     /// Address spaces besides its task's that each isolated vCPU uses before the window, and that its entry
     /// goes through. For a storm that has the module, and entries by `syscall` from user space.
     #[schemars(with = "u64", range(min = 1, max = 16))]
@@ -102,4 +115,12 @@ pub(super) struct RawExpect {
     #[schemars(schema_with = "operations", extend("default" = 1))]
     #[serde(default)]
     pub(super) housekeeping_ipis_min: Option<Spanned<u64>>,
+    /// Whether what isolated vCPUs execute for each IPI is followed, and has to be what that was sent for.
+    #[schemars(with = "bool", extend("default" = false))]
+    #[serde(default)]
+    pub(super) handlers: Option<bool>,
+    /// Fewest IPIs of a cause, by its name, that must be sent to each vCPU that nothing may be deferred for.
+    #[schemars(with = "BTreeMap<String, u64>")]
+    #[serde(default)]
+    pub(super) by_cause: BTreeMap<Spanned<String>, Spanned<u64>>,
 }

@@ -1,5 +1,6 @@
 //! Scenarios: what to provoke, on which vCPUs, and what must hold. Read from TOML, then validated.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ pub struct Scenario {
     pub storm: Storm,
     /// By which ways the isolated vCPUs enter the kernel afterwards: a window each. Not empty.
     pub entries: Vec<EntryKind>,
+    /// Before which of the changes that the storm makes the isolated vCPUs enter the kernel, to stay there
+    /// until it is over: a window each. The first is 1. Empty: they do not.
+    pub enter_before: Vec<u64>,
     /// What must hold.
     pub expect: Expectations,
 }
@@ -45,6 +49,8 @@ pub struct Vcpus {
     pub further: Role,
     /// Where the isolated vCPUs are while the storm runs.
     pub isolated_in: Mode,
+    /// Whether each housekeeping vCPU is in a user-space loop while the storm runs; else it idles.
+    pub housekeeping_in_user: bool,
     /// Address spaces besides its task's that each isolated vCPU uses before the window, and that the
     /// entry after it goes through; 0 to 16.
     pub address_spaces: u64,
@@ -68,15 +74,40 @@ pub enum Mode {
     User,
     /// In a system call that does not sleep.
     Kernel,
+    /// Idle: its task sleeps in a system call.
+    Idle,
+    /// Idle, and no task has run on it since it was booted.
+    Unused,
+    /// The same, and it has been offline since.
+    Replugged,
+}
+
+impl Mode {
+    /// Whether the vCPU has a task, which obeys orders.
+    #[must_use]
+    pub fn has_task(self) -> bool {
+        matches!(self, Self::User | Self::Kernel | Self::Idle)
+    }
+
+    /// Whether the vCPU waits in HLT.
+    #[must_use]
+    pub fn idles(self) -> bool {
+        matches!(self, Self::Idle | Self::Unused | Self::Replugged)
+    }
 }
 
 /// What must hold in the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectations {
     /// IPIs that target each isolated vCPU.
     pub isolated: IsolatedIpis,
     /// Fewest IPIs that must target each housekeeping vCPU.
     pub housekeeping_ipis_min: u64,
+    /// Fewest IPIs of a cause that must target each vCPU that nothing may be deferred for, by the
+    /// cause's name: those of another cause do not make up for one that is lost.
+    pub by_cause: BTreeMap<String, u64>,
+    /// Whether what isolated vCPUs execute for each IPI is followed, and has to be what it was sent for.
+    pub handlers: bool,
 }
 
 /// How many IPIs each isolated vCPU may or must get in the window.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::EntryKind;
 use crate::raw::RawScenario;
 use crate::storm::KINDS;
-use crate::validate::{FURTHER, KERNELS, MODES, NAME_MAX, OPERATIONS, SUMMARY_MAX};
+use crate::validate::{FURTHER, HOUSEKEEPING, KERNELS, MODES, NAME_MAX, OPERATIONS, SUMMARY_MAX};
 
 /// The schema (JSON Schema, draft 2020-12), indented, with a newline at its end. A file that does not fit it
 /// is refused; one that fits may be refused for what a schema cannot say, such as a storm without the size
@@ -55,6 +55,10 @@ pub(crate) fn roles(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn modes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": MODES.map(|(name, _)| name) })
+}
+
+pub(crate) fn housekeeping_modes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": HOUSEKEEPING.map(|(name, _)| name) })
 }
 
 pub(crate) fn storms(_: &mut SchemaGenerator) -> Schema {

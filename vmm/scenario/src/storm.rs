@@ -135,6 +135,11 @@ pub(super) const KINDS: &[Kind] = &[
         &[storm(StormKind::StaticKeyMany, Changes::Text)],
     ),
     plain(
+        "image-key",
+        "{n} times a static key of the kernel image on and off",
+        &[storm(StormKind::ImageKey, Changes::Text)],
+    ),
+    plain(
         "static-call",
         "{n} updates of a static call with 16 sites",
         &[storm(StormKind::StaticCall, Changes::Text)],

@@ -1,4 +1,5 @@
 use ipirig_abi::{Order, Role};
+use std::collections::BTreeMap;
 
 use super::*;
 
@@ -79,13 +80,17 @@ fn static_key_flip_reads_as_written() {
                 isolated: 1,
                 further: Role::Housekeeping,
                 isolated_in: Mode::User,
+                housekeeping_in_user: false,
                 address_spaces: 0,
             },
             storm: storm("static-key-flip", 101, 0),
             entries: vec![EntryKind::Syscall],
+            enter_before: vec![],
             expect: Expectations {
                 isolated: IsolatedIpis::AtMost(0),
-                housekeeping_ipis_min: 1
+                housekeeping_ipis_min: 1,
+                by_cause: BTreeMap::new(),
+                handlers: false,
             },
         }
     );
@@ -102,11 +107,14 @@ fn what_a_file_leaves_out_has_a_default() {
                 isolated: 1,
                 further: Role::Housekeeping,
                 isolated_in: Mode::User,
+                housekeeping_in_user: false,
                 address_spaces: 0,
             },
             Expectations {
                 isolated: IsolatedIpis::AtMost(0),
-                housekeeping_ipis_min: 1
+                housekeeping_ipis_min: 1,
+                by_cause: BTreeMap::new(),
+                handlers: false,
             }
         )
     );
@@ -387,7 +395,7 @@ fn ways_into_the_kernel_are_read_in_order_and_each_mistake_is_pointed_at() {
         [EntryKind::Syscall]
     );
     for (entries, words) in [
-        ("[]", "no way into the kernel"),
+        ("[]", "no entry kind"),
         ("[\"nmi\", \"nmi\"]", "`nmi` is listed twice"),
         ("[\"nmj\"]", "did you mean `nmi`?"),
     ] {
@@ -400,4 +408,62 @@ fn ways_into_the_kernel_are_read_in_order_and_each_mistake_is_pointed_at() {
 fn the_entry_matrix_has_every_way_there_is() {
     let matrix = Scenario::find("entry-matrix").unwrap();
     assert_eq!(matrix.entries, EntryKind::ALL);
+}
+
+#[test]
+fn what_each_cause_must_send_is_read_and_an_unknown_cause_is_refused() {
+    let scenario = Scenario::find("target-in-kernel").unwrap();
+    let expected = BTreeMap::from([("static key".to_owned(), 99), ("vunmap".to_owned(), 34)]);
+    assert_eq!(scenario.expect.by_cause, expected);
+
+    let text = include_str!("../../../scenarios/target-in-kernel.toml");
+    for (from, to, message) in [
+        ("\"vunmap\"", "\"vunmaps\"", "no cause `vunmaps`"),
+        (
+            "\"vunmap\" = 34",
+            "\"vunmap\" = 0",
+            "by_cause = 0 is out of range",
+        ),
+    ] {
+        let error = Scenario::parse("x.toml", &text.replace(from, to)).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn who_enters_in_mid_operation_comes_from_user_space_and_stays_by_the_module() {
+    let scenario = Scenario::find("enters-in-mid-batch").unwrap();
+    assert_eq!(scenario.enter_before, [1, 2, 3, 4, 5]);
+
+    let text = include_str!("../../../scenarios/enters-in-mid-batch.toml");
+    for (from, to, message) in [
+        ("[1, 2", "[0, 2", "enter_before = 0 is out of range"),
+        (
+            "isolated = 1",
+            "isolated = 1\nisolated_in = \"kernel\"",
+            "a vCPU enters the kernel from user space",
+        ),
+        (
+            "enter_before",
+            "entries = [\"nmi\"]\nenter_before",
+            "a vCPU that is in the kernel has no entry afterwards",
+        ),
+        (
+            "kind = \"text-and-tlb\"\noperations = 1\nsize = 8",
+            "kind = \"bpf-jit\"\noperations = 1",
+            "to stay in the kernel needs the module, and the storm does not",
+        ),
+    ] {
+        let error = Scenario::parse("x.toml", &text.replacen(from, to, 1)).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn a_housekeeping_vcpu_idles_unless_the_file_says_otherwise() {
+    let of = |name| Scenario::find(name).unwrap().vcpus.housekeeping_in_user;
+    assert_eq!(
+        [of("housekeeping-in-user"), of("vunmap-storm")],
+        [true, false]
+    );
 }

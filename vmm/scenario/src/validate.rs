@@ -1,8 +1,10 @@
 //! From the text of a scenario to a [`Scenario`]: every error points at its place.
 
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use ipirig_abi::{MAX_CPUS, Role};
+use ipirig_blame::Causes;
 use toml::Spanned;
 
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
@@ -16,6 +18,8 @@ use crate::suggest;
 pub(crate) const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
 /// Address spaces of an isolated vCPU besides its task's.
 const ADDRESS_SPACES: RangeInclusive<u64> = 1..=16;
+/// Changes of a storm before which a vCPU may enter.
+const ENTER_BEFORE: RangeInclusive<u64> = 1..=1000;
 /// Length of a name or group.
 pub(crate) const NAME_MAX: usize = 40;
 /// Length of a summary: a line of `ipirig list`.
@@ -27,7 +31,15 @@ pub(crate) const FURTHER: [(&str, Role); 2] = [
 ];
 pub(crate) const KERNELS: [(&str, Kernel); 2] =
     [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
-pub(crate) const MODES: [(&str, Mode); 2] = [("user", Mode::User), ("kernel", Mode::Kernel)];
+pub(crate) const MODES: [(&str, Mode); 5] = [
+    ("user", Mode::User),
+    ("kernel", Mode::Kernel),
+    ("idle", Mode::Idle),
+    ("unused", Mode::Unused),
+    ("replugged", Mode::Replugged),
+];
+/// Where housekeeping vCPUs are, and whether that is user space.
+pub(crate) const HOUSEKEEPING: [(&str, bool); 2] = [("idle", false), ("user", true)];
 
 /// Whether a scenario or a group may be called so.
 pub fn is_name(text: &str) -> bool {
@@ -48,8 +60,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
         vcpus: place.vcpus(&raw.vcpus)?,
         storm: place.storm(&raw.storm)?,
         entries: place.entries(raw.entries.as_ref())?,
+        enter_before: place.enter_before(raw.enter_before.as_ref())?,
         expect: place.expect(&raw.expect)?,
     };
+    place.enters_from_user(raw.enter_before.as_ref(), &scenario)?;
     place.address_spaces(&raw.vcpus, &scenario)?;
     Ok(scenario)
 }
@@ -145,6 +159,9 @@ impl Place<'_> {
             isolated_in: self
                 .one_of("mode", raw.isolated_in.as_ref(), &MODES)?
                 .unwrap_or_default(),
+            housekeeping_in_user: self
+                .one_of("mode", raw.housekeeping_in.as_ref(), &HOUSEKEEPING)?
+                .unwrap_or_default(),
             address_spaces: match &raw.address_spaces {
                 Some(value) => self.number("address_spaces", value, ADDRESS_SPACES)?,
                 None => 0,
@@ -220,14 +237,14 @@ impl Place<'_> {
         };
         if raw.get_ref().is_empty() {
             return Err(self
-                .at(raw.span(), "no way into the kernel")
+                .at(raw.span(), "no entry kind")
                 .help("at least one, or no such line for `syscall`"));
         }
         let mut entries = Vec::new();
         for name in raw.get_ref() {
             let Some(kind) = EntryKind::find(name.get_ref()) else {
                 let allowed = EntryKind::ALL.map(EntryKind::name);
-                return Err(self.choice("way into the kernel", name, &allowed));
+                return Err(self.choice("entry kind", name, &allowed));
             };
             if entries.contains(&kind) {
                 let message = format!("`{}` is listed twice", kind.name());
@@ -236,6 +253,45 @@ impl Place<'_> {
             entries.push(kind);
         }
         Ok(entries)
+    }
+
+    fn enter_before(
+        &self,
+        raw: Option<&Spanned<Vec<Spanned<u64>>>>,
+    ) -> Result<Vec<u64>, Diagnostic> {
+        let all = raw.map(|raw| raw.get_ref().as_slice()).unwrap_or_default();
+        all.iter()
+            .map(|nth| self.number("enter_before", nth, ENTER_BEFORE))
+            .collect()
+    }
+
+    /// Who enters the kernel in mid-operation comes from user space, and stays by means of the module.
+    fn enters_from_user(
+        &self,
+        raw: Option<&Spanned<Vec<Spanned<u64>>>>,
+        scenario: &Scenario,
+    ) -> Result<(), Diagnostic> {
+        let Some(raw) = raw.filter(|raw| !raw.get_ref().is_empty()) else {
+            return Ok(());
+        };
+        let wrong = |message: &str| self.at(raw.span(), message);
+        if scenario.vcpus.isolated_in != Mode::User {
+            return Err(wrong("a vCPU enters the kernel from user space")
+                .help("leave out `isolated_in`, or this line"));
+        }
+        if scenario.entries != [EntryKind::Syscall] {
+            return Err(
+                wrong("a vCPU that is in the kernel has no entry afterwards")
+                    .help("leave out `entries`, or this line"),
+            );
+        }
+        if !scenario.storm.needs_module() {
+            return Err(
+                wrong("to stay in the kernel needs the module, and the storm does not")
+                    .help("another kind of storm, such as `text-and-tlb`"),
+            );
+        }
+        Ok(())
     }
 
     /// The value that `given` names, if it is given.
@@ -263,6 +319,25 @@ impl Place<'_> {
             .help(help)
     }
 
+    fn by_cause(
+        &self,
+        raw: &BTreeMap<Spanned<String>, Spanned<u64>>,
+    ) -> Result<BTreeMap<String, u64>, Diagnostic> {
+        let Ok(causes) = Causes::built_in() else {
+            return Ok(BTreeMap::new());
+        };
+        let mut least = BTreeMap::new();
+        for (name, count) in raw {
+            if !causes.names().any(|known| known == name.get_ref()) {
+                let names: Vec<&str> = causes.names().collect();
+                return Err(self.choice("cause", name, &names));
+            }
+            let count = self.number("by_cause", count, OPERATIONS)?;
+            least.insert(name.get_ref().clone(), count);
+        }
+        Ok(least)
+    }
+
     fn expect(&self, raw: &RawExpect) -> Result<Expectations, Diagnostic> {
         if let (Some(_), Some(min)) = (&raw.isolated_ipis_max, &raw.isolated_ipis_min) {
             let message = "isolated_ipis_max and isolated_ipis_min exclude each other";
@@ -283,9 +358,12 @@ impl Place<'_> {
             // Zero would be a witness who saw nothing.
             Some(value) => self.number("housekeeping_ipis_min", value, OPERATIONS)?,
         };
+        let by_cause = self.by_cause(&raw.by_cause)?;
         Ok(Expectations {
             isolated,
             housekeeping_ipis_min,
+            by_cause,
+            handlers: raw.handlers.unwrap_or_default(),
         })
     }
 }

@@ -65,7 +65,7 @@ pub const NOTHING_LOST: &str = "nothing-lost";
 pub const NO_WAY_ROUND: &str = "no-way-round";
 /// The guest's own trace of its IPIs agrees with the ledger. Only made where that was asked for.
 pub const CROSS_CHECK: &str = "cross-check";
-/// Every check of a run that came to its end, in the order of [`judge`].
+/// Every check of a run that came to its end, in the order of [`judge`](crate::checks::judge).
 pub const CHECKS: [&str; 9] = [
     ISOLATED_IPIS,
     USER_SPACE,
@@ -85,6 +85,17 @@ pub const WATCHED: &str = "changes-watched";
 pub const FOLLOWED: &str = "entries-followed";
 /// Checks that are only made where they are `skipped`, and a verdict on completion with them.
 pub(crate) const UNKNOWN: [&str; 2] = [WATCHED, FOLLOWED];
+/// Each housekeeping vCPU got every IPI, though it was in user space. Only made where it was.
+pub const HOUSEKEEPING_IPIS: &str = "housekeeping-ipis";
+/// Each IPI did what it was sent for before it returned. Only made where that was followed.
+pub const HANDLER_WORK: &str = "handler-work";
+/// No sender made its next change before the IPIs for the one before were taken. Only made where IPIs are
+/// counted by cause.
+pub const SENDER_WAITS: &str = "sender-waits";
+/// Every isolated vCPU entered the kernel in mid-operation, and stayed. Only made where it was to.
+pub const ENTERED: &str = "entered-in-mid-operation";
+/// Checks that some scenarios have besides [`CHECKS`].
+pub const SPECIAL: [&str; 3] = [HOUSEKEEPING_IPIS, HANDLER_WORK, SENDER_WAITS];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 

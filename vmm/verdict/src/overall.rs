@@ -24,8 +24,8 @@ use ipirig_scenario::IsolatedIpis;
 use ipirig_scenario::plan::Plan;
 
 use crate::check::{
-    COMPLETED, Check, DANGER_ZONE, FLAG_ORDER, ISOLATED_IPIS, KERNEL, NOTHING_LOST, RUN, STORM_RAN,
-    UNKNOWN, USER_SPACE, Verdict,
+    COMPLETED, Check, DANGER_ZONE, ENTERED, FLAG_ORDER, HANDLER_WORK, ISOLATED_IPIS, KERNEL,
+    NOTHING_LOST, RUN, STORM_RAN, UNKNOWN, USER_SPACE, Verdict,
 };
 
 /// Checks of which a run needs one that is `held`.
@@ -34,18 +34,22 @@ pub(crate) type AnyOf = &'static [&'static str];
 /// Checks without which no run can be `held`: isolation.
 pub(crate) const ISOLATION: [AnyOf; 4] = [
     &[ISOLATED_IPIS],
-    &[USER_SPACE, KERNEL],
+    &[USER_SPACE, KERNEL, ENTERED],
     &[STORM_RAN],
     &[NOTHING_LOST],
 ];
 /// Those that say, too, that deferred work was done, and in time.
 const COMPLETION: [AnyOf; 3] = [&[COMPLETED], &[DANGER_ZONE], &[FLAG_ORDER]];
 
+/// Those that say that IPIs which came did their work.
+const HANDLED: [AnyOf; 1] = [&[HANDLER_WORK]];
+
 /// What has to be `held` besides [`ISOLATION`]. Where some IPIs are allowed, those that come may do the
 /// work, and leave nothing for the entry to do: then it is enough that none of [`UNKNOWN`] is there.
 pub(crate) fn completion(plan: &Plan) -> &'static [AnyOf] {
     match plan.scenario.expect.isolated {
         _ if plan.isolation_only => &[],
+        _ if plan.scenario.expect.handlers => &HANDLED,
         IsolatedIpis::AtMost(0) => &COMPLETION,
         IsolatedIpis::AtMost(_) | IsolatedIpis::AtLeast(_) => &[],
     }

@@ -132,6 +132,20 @@ impl Guest for FakeGuest {
         }
     }
 
+    fn occupy(&self, cpu: u64) -> Result<(), Failure> {
+        match cpu {
+            1 => Ok(()),
+            _ => Err(Failure::of("run a loop", Errno(libc::EINVAL))),
+        }
+    }
+
+    fn replug(&self, cpu: u64) -> Result<(), Failure> {
+        match cpu {
+            2 => Ok(()),
+            _ => Err(Failure::of("take a CPU offline", Errno(libc::ENOENT))),
+        }
+    }
+
     fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure> {
         match path_len {
             0 => Err(Failure::new("the file has no name")),
@@ -259,6 +273,24 @@ fn address_spaces_are_counted_refused_and_need_the_module() {
         ..ok([0; 4])
     };
     assert_eq!(add(&FakeGuest::default(), 1), lacking);
+}
+
+#[test]
+fn a_cpu_is_occupied_or_replugged_or_the_reason_why_not_comes_back() {
+    let guest = FakeGuest::default();
+    let ask = |command, cpu| obey(&guest, command, [cpu, 0, 0, 0]).0;
+    let refused = |errno, text: &str| Answer {
+        status: Status::Failed,
+        errno,
+        text: text.into(),
+        ..ok([0; 4])
+    };
+    assert_eq!(ask(Command::Occupy, 1), ok([0; 4]));
+    let words = "run a loop: EINVAL (Invalid argument)";
+    assert_eq!(ask(Command::Occupy, 2), refused(22, words));
+    assert_eq!(ask(Command::Replug, 2), ok([0; 4]));
+    let words = "take a CPU offline: ENOENT (No such file or directory)";
+    assert_eq!(ask(Command::Replug, 1), refused(2, words));
 }
 
 #[test]

@@ -15,6 +15,7 @@ struct FakeModule {
     calls: RefCell<Vec<String>>,
     /// The kernel has no static keys to patch.
     no_keys: bool,
+    no_vmap_stack: bool,
 }
 
 impl Triggers for FakeModule {
@@ -43,7 +44,10 @@ impl Triggers for FakeModule {
 
     fn purge(&self) -> Result<(), Errno> {
         self.calls.borrow_mut().push("purge".to_owned());
-        Ok(())
+        match self.no_vmap_stack {
+            true => Err(Errno(libc::EOPNOTSUPP)),
+            false => Ok(()),
+        }
     }
 
     fn let_go(&self, _: &mut LetGo) -> Result<(), Errno> {
@@ -148,6 +152,10 @@ fn what_is_missing_is_named_for_each_kind_and_never_a_failure() {
         (StormKind::Tracepoint, tracing),
         (StormKind::Kprobe, tracing),
         (StormKind::Ftrace, tracing),
+        (
+            StormKind::ImageKey,
+            "lacking: no CONFIG_SCHEDSTATS: /proc/sys/kernel/sched_schedstats is missing",
+        ),
         (
             StormKind::BpfJit,
             "lacking: no CONFIG_BPF_JIT: /proc/sys/net/core/bpf_jit_enable is missing",
@@ -304,6 +312,32 @@ fn filters_are_attached_where_the_kernel_compiles_them_until_their_memory_is_bac
     fs::write(&memory, "Slab:  1 kB\nVmallocUsed:        1234 kB\n").unwrap();
     assert_eq!(bpf(3), done(3, 0));
     assert_eq!(fs::read_to_string(enable).unwrap(), "111");
+}
+
+#[test]
+fn a_kernel_whose_stacks_are_not_vmapped_is_lacking() {
+    let module = FakeModule {
+        no_vmap_stack: true,
+        ..FakeModule::default()
+    };
+    let ground = ground(Path::new("/nonexistent"), Some(&module));
+    let text = "lacking: no CONFIG_VMAP_STACK: kernel stacks are not vmalloc areas";
+    assert_eq!(ask(&ground, StormKind::VmapStack, 2, 3), said(text));
+}
+
+#[test]
+fn the_image_key_is_turned_on_and_off_by_its_sysctl() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("proc/sys/kernel");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("sched_schedstats"), "").unwrap();
+    let ground = ground(root.path(), None);
+    assert_eq!(ask(&ground, StormKind::ImageKey, 2, 0), done(2, 0));
+    // Each write begins at the file's start.
+    let left = fs::read_to_string(dir.join("sched_schedstats")).unwrap();
+    assert_eq!(left, "0");
+    let text = "failed: 2 operations of ImageKey, size 1: EINVAL (Invalid argument)";
+    assert_eq!(ask(&ground, StormKind::ImageKey, 2, 1), said(text));
 }
 
 #[test]

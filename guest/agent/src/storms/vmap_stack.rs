@@ -1,6 +1,7 @@
 //! Processes that come and go: the stack of each is a vmalloc area.
 
 use super::children;
+use crate::errno::Errno;
 use crate::failure::During;
 use crate::ground::Ground;
 use crate::request::{Asked, Progress, Stopped};
@@ -8,6 +9,8 @@ use crate::request::{Asked, Progress, Stopped};
 /// Fewest processes that live at once: a CPU keeps two free stacks for the next ones
 /// (NR_CACHED_STACKS of kernel/fork.c), so the stack of the third is unmapped.
 const MIN_AT_ONCE: u64 = 3;
+/// What a kernel lacks whose module has no stacks to purge.
+const NO_VMAP_STACK: &str = "no CONFIG_VMAP_STACK: kernel stacks are not vmalloc areas";
 /// Most of them.
 const MAX_AT_ONCE: u64 = 64;
 
@@ -21,7 +24,10 @@ pub(super) fn run(
     while progress.done < asked.operations {
         children::come_and_go(at_once).during(|| format!("create and kill {at_once} processes"))?;
         // Stacks are unmapped late, and flushed later still: here.
-        triggers.purge().during(|| "purge the vmalloc area")?;
+        match triggers.purge() {
+            Err(Errno(libc::EOPNOTSUPP)) => return Err(Stopped::Lacking(NO_VMAP_STACK.to_owned())),
+            purged => purged.during(|| "purge the vmalloc area")?,
+        }
         progress.done += 1;
     }
     Ok(())

@@ -12,14 +12,16 @@ Examples:
   ipirig sweep --shard 2/8 --json part2.json
   ipirig lab -- sweep syscall --event nmi    without /dev/kvm: on an emulated host
 
-A path is an entry kind of entry-matrix (`syscall`, `page-fault`, ...): its instructions from the first
-in the kernel to the first instrumentable code; with `-exit`, those from the last instrumentable code
-back to user space. At each of them each event comes once, and the guest is put back in between:
+A path is an entry kind of entry-matrix (`syscall`, `page-fault`, ...): its instructions from the
+first in the kernel to the first instrumentable code; with `-exit`, those from the last
+instrumentable code back to user space. At each of them each event comes once, and the guest is
+put back in between:
   nmi, timer, reschedule   the CPU is interrupted there
   flip, vunmap             the CPU stands there while the control vCPU patches text or frees memory
 
-A cell of a strip is an instruction: `.` held, `X` violated, `-` missed (the CPU cannot take the event
-there), `?` error. What is violated is explained below the strips, with the command that shows it again.
+A cell of a strip is an instruction: `.` held, `X` violated, `-` missed (the CPU cannot take the
+event there), `?` error. What is violated is explained below the strips, with the command that
+shows it again.
 
 Exit codes:
   0  held at each point

@@ -217,6 +217,12 @@ impl Changes {
         }
     }
 
+    /// Whether a function at `address` is one that makes changes.
+    pub(super) fn knows(&self, address: u64) -> bool {
+        let points = self.points.get().map(Vec::as_slice).unwrap_or_default();
+        points.iter().any(|point| point.address == address)
+    }
+
     pub(super) fn note(&self, event: &WatchEvent) {
         let points = self.points.get().map(Vec::as_slice).unwrap_or_default();
         let Some(point) = points.iter().find(|point| point.address == event.address) else {

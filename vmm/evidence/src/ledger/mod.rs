@@ -9,6 +9,7 @@
 
 pub mod changes;
 pub mod handlers;
+mod hold;
 mod journal;
 mod observe;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::stacks::Stacks;
 use crate::vectors::Kind;
 use changes::Changes;
 use handlers::Handlers;
+pub use hold::Hold;
 pub use journal::{Doing, Journal, Stretch};
 
 /// The record of one run.
@@ -35,6 +37,7 @@ pub struct Ledger {
     details: Details,
     /// What the kernel changed in the window.
     changes: Changes,
+    hold: Hold,
     /// What the rig itself did.
     journal: Journal,
     /// The calls that led to IPIs of the window.
@@ -66,6 +69,7 @@ struct Cells {
     undeliverable: AtomicU64,
     coalesced: AtomicU64,
     ipis_at_user: AtomicU64,
+    ipis_at_idle: AtomicU64,
     targeted: Box<[AtomicU64]>,
     targeted_by: Box<[AtomicU64]>,
     delivered: Box<[AtomicU64]>,
@@ -89,6 +93,8 @@ pub struct Tally {
     pub delivered: BTreeMap<Kind, u64>,
     /// IPIs that it took while in user space, as far as that is known: at least so many.
     pub ipis_at_user: u64,
+    /// IPIs that it took while it waited in HLT, as far as that is known: at least so many.
+    pub ipis_at_idle: u64,
     /// Interrupts that it took and that are no IPIs, by kind.
     pub other: BTreeMap<Kind, u64>,
 }
@@ -159,6 +165,7 @@ impl Ledger {
             undeliverable: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
             ipis_at_user: AtomicU64::new(0),
+            ipis_at_idle: AtomicU64::new(0),
             targeted: zeroes(Kind::COUNT),
             targeted_by: zeroes(cpus),
             delivered: zeroes(Kind::COUNT),
@@ -175,6 +182,7 @@ impl Ledger {
             phase: AtomicU8::new(BEFORE),
             details: Details::new(details),
             changes: Changes::default(),
+            hold: Hold::default(),
             journal: Journal::default(),
             stacks: Stacks::new(cpus.len()),
             cpus,
@@ -262,6 +270,9 @@ impl Ledger {
             if delivery.user {
                 cells.ipis_at_user.fetch_add(1, Relaxed);
             }
+            if delivery.idle {
+                cells.ipis_at_idle.fetch_add(1, Relaxed);
+            }
         } else {
             bump(&cells.other, delivery.kind.index());
         }
@@ -315,7 +326,16 @@ impl Ledger {
         if self.phase.load(SeqCst) == INSIDE {
             self.changes.note(event);
             self.handlers.note(event);
+            if self.changes.knows(event.address) {
+                self.hold.pass();
+            }
         }
+    }
+
+    /// Where a vCPU can be held before a change that it is about to make.
+    #[must_use]
+    pub fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// The counters as they are now.
@@ -380,6 +400,7 @@ impl Cells {
             coalesced: self.coalesced.load(Relaxed),
             delivered: by_kind(&self.delivered),
             ipis_at_user: self.ipis_at_user.load(Relaxed),
+            ipis_at_idle: self.ipis_at_idle.load(Relaxed),
             other: by_kind(&self.other),
         }
     }

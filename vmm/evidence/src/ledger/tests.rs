@@ -194,6 +194,7 @@ fn recount(steps: &[Step], cpu: usize, want_inside: bool) -> Tally {
         coalesced: count(at_us.iter().filter(|w| w.coalesced >> cpu & 1 == 1).count()),
         delivered: kinds(&|k| took.iter().filter(|d| d.ipi && d.kind == k).count()),
         ipis_at_user: count(took.iter().filter(|d| d.ipi && d.user).count()),
+        ipis_at_idle: count(took.iter().filter(|d| d.ipi && d.idle).count()),
         other: kinds(&|k| took.iter().filter(|d| !d.ipi && d.kind == k).count()),
     }
 }

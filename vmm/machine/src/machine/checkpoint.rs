@@ -10,6 +10,7 @@ use std::fmt;
 
 use ipirig_abi::Mailbox;
 use ipirig_apic::Line;
+use ipirig_entry::Began;
 use ipirig_entry::passage::EventAt;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -45,8 +46,8 @@ pub enum Follow {
     Entry {
         /// Most instructions.
         limit: usize,
-        /// Exceptions by which it may come.
-        vectors: Vec<u8>,
+        /// Ways by which it may come besides those that [`Machine::arm`] always waits for.
+        ways: Vec<Began>,
     },
     /// An event at an instruction, and what comes after, as [`Machine::place`] has it.
     Event(EventAt),
@@ -146,7 +147,7 @@ impl Machine {
         };
         let fits = vcpu.call(move |vcpu| match follow {
             Follow::Nothing => Ok(true),
-            Follow::Entry { limit, vectors } => vcpu.arm(limit, &vectors),
+            Follow::Entry { limit, ways } => vcpu.arm(limit, &ways),
             Follow::Event(at) => vcpu.place(at),
         });
         if !fits.ok_or(gone)?.map_err(failed("KVM_SET_GUEST_DEBUG"))? {

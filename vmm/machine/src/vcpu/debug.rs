@@ -1,15 +1,17 @@
 //! Debug exits: what a vCPU does where it stops, and the recording of kernel entries.
 
-use ipirig_entry::{Began, Ended};
+use ipirig_entry::{Began, Ended, Record};
 use kvm_bindings::kvm_debug_exit_arch;
 use vmm_sys_util::errno;
 
 use super::cause::{self, Cause};
+use super::follower::Follower;
 use super::recorder::{self, Recorder};
 use super::stops::Stepping;
 use super::{Break, Vcpu};
 use crate::assist::{self, Handled};
 use crate::clock;
+use crate::msr;
 use crate::observer::WatchEvent;
 use crate::stop::StopReason;
 
@@ -108,7 +110,7 @@ impl Vcpu {
         if let Some(began) = self.recorder.way_in(rip) {
             known = true;
             let from_user = match began {
-                Began::Syscall => true,
+                Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
                 Began::Vector(vector) => {
                     let cpu = self.access();
                     recorder::from_user(&cpu, vector).map_err(|e| self.host("KVM_GET_REGS", e))?
@@ -117,6 +119,10 @@ impl Vcpu {
             if from_user {
                 return self.begin(began);
             }
+        }
+        let followed = self.follower.as_ref().and_then(|it| it.way_in(rip));
+        if let Some(began) = followed {
+            return self.begin_interrupt(began, regs.rsp);
         }
         if self.stops.watch.contains(&rip) {
             known = true;
@@ -137,6 +143,34 @@ impl Vcpu {
             trap: regs.rflags & TRAP_FLAG != 0,
         };
         self.stop_where_wanted()
+    }
+
+    /// Begins to record an interrupt that is followed, at the first instruction of its handler.
+    fn begin_interrupt(&mut self, began: Began, frame: u64) -> Result<(), Break> {
+        let user = match began {
+            Began::Vector(vector) => recorder::from_user(&self.access(), vector)
+                .map_err(|e| self.host("KVM_GET_REGS", e))?,
+            Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
+        };
+        let Some(follower) = &mut self.follower else {
+            return Ok(());
+        };
+        follower.begin(frame, user);
+        self.recorder = Recorder::Armed {
+            entries: vec![],
+            limit: follower.limit,
+        };
+        self.begin(began)
+    }
+
+    /// Takes over a record of an interrupt that has ended, and waits for the next.
+    fn keep_interrupt(&mut self) {
+        if let Some(follower) = &mut self.follower
+            && let Some(record) = self.recorder.take()
+        {
+            follower.keep(record);
+            self.stops.entry = follower.addresses();
+        }
     }
 
     /// Begins to record, at the first kernel instruction.
@@ -160,7 +194,7 @@ impl Vcpu {
         match self.stops.stepping {
             Stepping::No => Ok(()),
             Stepping::Over { .. } => self.stop_where_wanted(),
-            Stepping::Recording { .. } if self.follows_event() => self.follow(),
+            Stepping::Recording { .. } if self.follows_event() => self.step_along(),
             Stepping::Recording { .. } => self.record(),
         }
     }
@@ -168,7 +202,9 @@ impl Vcpu {
     fn record(&mut self) -> Result<(), Break> {
         let cpu = self.access();
         let step = recorder::look(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
-        let returns = recorder::returns_to_user(&cpu, &step);
+        let follower = self.follower.as_ref();
+        let returns =
+            recorder::returns_to_user(&cpu, &step) || follower.is_some_and(|it| it.returns(&step));
         let successor = recorder::successor(&cpu, &step);
         let goes_on = self.recorder.step(step, returns);
         self.stops.successor = successor;
@@ -176,6 +212,7 @@ impl Vcpu {
             let rip = step.registers.rip;
             Stepping::Recording { rip }
         } else {
+            self.keep_interrupt();
             Stepping::No
         };
         self.stop_where_wanted()
@@ -185,6 +222,7 @@ impl Vcpu {
     pub(super) fn record_halt(&mut self) -> Result<(), Break> {
         if self.stops.recording() {
             self.recorder.end(Ended::Halted);
+            self.keep_interrupt();
             self.stops.stepping = Stepping::No;
             self.stop_where_wanted()?;
         }
@@ -192,20 +230,27 @@ impl Vcpu {
     }
 
     /// Has the next entry from user space recorded, up to `limit` instructions: SYSCALL, page
-    /// faults, interrupts and NMIs that the machine injects, and the exceptions `vectors`.
-    pub(crate) fn arm(&mut self, limit: usize, vectors: &[u8]) -> Result<bool, errno::Error> {
+    /// faults, interrupts and NMIs that the machine injects, and the other `ways`.
+    pub(crate) fn arm(&mut self, limit: usize, ways: &[Began]) -> Result<bool, errno::Error> {
         let mut entries = vec![];
         // Where an assist completes SYSCALL, it tells; the kernel's entry is not reached otherwise.
         if !self.assists.iter().any(|a| a.breakpoint().is_some()) {
             entries.push((recorder::lstar(&self.fd)?, Began::Syscall));
         }
         let cpu = self.access();
-        for &vector in [PAGE_FAULT].iter().chain(vectors) {
-            if let Some(address) = assist::handler(&cpu, vector)? {
-                entries.push((address, Began::Vector(vector)));
+        for &began in [Began::Vector(PAGE_FAULT)].iter().chain(ways) {
+            let address = match began {
+                Began::Vector(vector) => assist::handler(&cpu, vector)?,
+                Began::Syscall => None,
+                Began::CompatSyscall => Some(msr::read(&self.fd, msr::CSTAR)?),
+                Began::Sysenter => Some(recorder::sysenter(&self.fd)?),
+            };
+            if let Some(address) = address
+                && !entries.contains(&(address, began))
+            {
+                entries.push((address, began));
             }
         }
-        entries.dedup();
         self.recorder = Recorder::Armed { entries, limit };
         self.stops.entry = self.recorder.addresses();
         if !self.stops.fits() {
@@ -214,6 +259,46 @@ impl Vcpu {
         }
         self.stops.apply(&self.fd)?;
         Ok(true)
+    }
+
+    /// Has each interrupt of `vectors` recorded from now on, up to `limit` instructions. None: no more.
+    pub(crate) fn follow(&mut self, limit: usize, vectors: &[u8]) -> Result<bool, errno::Error> {
+        self.disarm()?;
+        self.recorder = Recorder::Off;
+        let cpu = self.access();
+        let mut entries = vec![];
+        for &vector in vectors {
+            if let Some(address) = assist::handler(&cpu, vector)? {
+                entries.push((address, Began::Vector(vector)));
+            }
+        }
+        self.follower = (!entries.is_empty()).then(|| Follower::new(entries, limit));
+        self.stops.entry = self
+            .follower
+            .as_ref()
+            .map(Follower::addresses)
+            .unwrap_or_default();
+        if !self.stops.fits() {
+            self.follower = None;
+            self.stops.entry.clear();
+            self.stops.apply(&self.fd)?;
+            return Ok(false);
+        }
+        self.stops.apply(&self.fd)?;
+        Ok(true)
+    }
+
+    /// The records of interrupts that have ended since it was asked last. `None`: one runs.
+    pub(crate) fn followed(&mut self) -> Option<Vec<Record>> {
+        if self.stops.recording() {
+            return None;
+        }
+        Some(
+            self.follower
+                .as_mut()
+                .map(Follower::take)
+                .unwrap_or_default(),
+        )
     }
 
     /// Stops waiting or recording; a finished record stays.

@@ -3,6 +3,7 @@
 mod cause;
 mod debug;
 mod exits;
+mod follower;
 mod inject;
 mod placed;
 mod recorder;
@@ -36,6 +37,7 @@ use crate::timer::KickTimer;
 use crate::vcpu_set::{Sample, Slot, VcpuSet};
 use crate::vm::Apics;
 
+use follower::Follower;
 pub use placed::Placed;
 use placed::Placing;
 use recorder::Recorder;
@@ -69,6 +71,8 @@ pub(crate) struct Vcpu {
     recorder: Recorder,
     /// An event that is to come at an instruction.
     placing: Option<Placing>,
+    /// Interrupts that are recorded, if any.
+    follower: Option<Follower>,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
     raced: u32,
     /// KVM leaves the registers in `kvm_run` at each exit (KVM API 5, `kvm_valid_regs`).
@@ -194,6 +198,7 @@ impl Vcpu {
             stops: Stops::default(),
             recorder: Recorder::default(),
             placing: None,
+            follower: None,
             raced: 0,
             synced: false,
         })

@@ -310,7 +310,7 @@ impl Vcpu {
     }
 
     /// Takes down what the vCPU is about to execute, and asks for the step.
-    pub(super) fn follow(&mut self) -> Result<(), Break> {
+    pub(super) fn step_along(&mut self) -> Result<(), Break> {
         let step = self.look_along()?;
         let cpu = self.access();
         let returns = recorder::returns_to_user(&cpu, &step);

@@ -253,6 +253,19 @@ pub(super) fn from_user(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Error>
     Ok(read && cs[0] & 3 == 3)
 }
 
+/// Where SYSENTER goes. KVM's SVM has the low half of it (`svm_get_msr` of arch/x86/kvm/svm/svm.c), as a CPU of
+/// AMD's makes no use of the rest; a kernel's entry is in the highest 2 GiB.
+pub(super) fn sysenter(fd: &VcpuFd) -> Result<u64, errno::Error> {
+    Ok(whole_address(msr::read(fd, msr::SYSENTER_EIP)?))
+}
+
+fn whole_address(address: u64) -> u64 {
+    match u32::try_from(address) {
+        Ok(low) => i64::from(low.cast_signed()).cast_unsigned(),
+        Err(_) => address,
+    }
+}
+
 /// Where SYSCALL goes.
 pub(super) fn lstar(fd: &VcpuFd) -> Result<u64, errno::Error> {
     msr::read(fd, msr::LSTAR)
@@ -329,6 +342,14 @@ mod tests {
         let mut recorder = running(9);
         recorder.give_up(2, Began::Vector(0xfd));
         assert_eq!(recorder.take(), None);
+    }
+
+    #[test]
+    fn half_of_an_address_of_a_kernel_stands_for_the_whole() {
+        let whole = 0xffff_ffff_81c0_0080;
+        assert_eq!(whole_address(whole), whole);
+        assert_eq!(whole_address(0x81c0_0080), whole);
+        assert_eq!(whole_address(0), 0);
     }
 
     #[test]

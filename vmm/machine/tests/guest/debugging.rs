@@ -266,7 +266,8 @@ FAULT_HANDLER:
 /// TRAPS, whose next entry is recorded.
 fn armed(apic: ApicMode, vectors: &[u8]) -> Running {
     let guest = counting(Guest::new(&TRAPS).apic(apic));
-    guest.machine.arm(0, 100, vectors).unwrap();
+    let ways: Vec<Began> = vectors.iter().copied().map(Began::Vector).collect();
+    guest.machine.arm(0, 100, &ways).unwrap();
     guest
 }
 

@@ -32,6 +32,10 @@ pub(crate) fn list(suite: &mut Suite) {
         entries_from_the_kernel_are_not_recorded,
     );
     suite.stepping(
+        "each_interrupt_that_is_followed_is_recorded_wherever_it_came",
+        each_interrupt_that_is_followed_is_recorded_wherever_it_came,
+    );
+    suite.stepping(
         "a_watched_function_is_reported_at_each_call",
         a_watched_function_is_reported_at_each_call,
     );
@@ -255,7 +259,7 @@ fn a_timer_interrupt_is_recorded_across_exits(apic: ApicMode) {
 
 fn an_exception_is_recorded() {
     let mut guest = counting(Guest::new(&ENTRIES));
-    guest.machine.arm(0, 100, &[6]).unwrap();
+    guest.machine.arm(0, 100, &[Began::Vector(6)]).unwrap();
     guest.order(0, 1);
     let record = fetch(&mut guest);
     assert_eq!(
@@ -314,6 +318,38 @@ fn entries_from_the_kernel_are_not_recorded() {
     moves_on(&mut guest);
     assert_eq!(guest.machine.record(0).unwrap(), None);
     assert_eq!(guest.stop().report.vcpus[0].counters.nmis, 1);
+}
+
+/// The next record of an interrupt that is followed.
+fn followed(guest: &mut Running) -> Record {
+    let found = std::cell::RefCell::new(vec![]);
+    guest.until("was not followed", |machine| {
+        let mut found = found.borrow_mut();
+        found.extend(machine.followed(0).unwrap().into_iter().flatten());
+        !found.is_empty()
+    });
+    let mut found = found.into_inner();
+    assert_eq!(found.len(), 1);
+    found.remove(0)
+}
+
+fn each_interrupt_that_is_followed_is_recorded_wherever_it_came() {
+    for (program, ended) in [(&IN_KERNEL, Ended::Interrupted), (&ENTRIES, Ended::User)] {
+        let mut guest = counting(Guest::new(program));
+        guest.machine.follow(0, 100, &[2]).unwrap();
+        for _ in 0..3 {
+            guest.machine.raise(0, Line::Nmi).unwrap();
+            let record = followed(&mut guest);
+            assert_eq!((record.began, record.ended), (Began::Vector(2), ended));
+            assert_eq!(path(&record), offsets(address(&HANDLER), &[0, 1, 3, 4]));
+            assert_eq!(record.check(Began::Vector(2)), Ok(()));
+        }
+        guest.machine.follow(0, 100, &[]).unwrap();
+        guest.machine.raise(0, Line::Nmi).unwrap();
+        moves_on(&mut guest);
+        assert_eq!(guest.machine.followed(0).unwrap(), Some(vec![]));
+        assert_eq!(guest.stop().words[63], 0, "an exception");
+    }
 }
 
 guest!(
@@ -379,9 +415,10 @@ fn a_fifth_address_is_refused() {
 fn an_interrupt_without_a_register_left_is_told_by_name() {
     let mut guest = counting(Guest::new(&ENTRIES));
     // As many as fit: a host's workaround may need a register, too.
-    let armed = [&[3, 6, 13][..], &[3, 6], &[3]]
-        .into_iter()
-        .find(|vectors| guest.machine.arm(0, 100, vectors).is_ok());
+    let ways = [3, 6, 13].map(Began::Vector);
+    let armed = (1..=ways.len())
+        .rev()
+        .find(|&count| guest.machine.arm(0, 100, &ways[..count]).is_ok());
     assert!(armed.is_some());
     assert!(guest.machine.raise(0, Line::Timer).unwrap());
     let record = fetch(&mut guest);

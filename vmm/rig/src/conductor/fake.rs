@@ -144,7 +144,7 @@ impl<'a> Fake<'a> {
             kind,
             ipi,
             user,
-            idle: false,
+            idle: ipi && self.plan.scenario.vcpus.isolated_in.idles(),
         });
     }
 
@@ -162,7 +162,8 @@ impl<'a> Fake<'a> {
             chain: None,
         });
         for &cpu in cpus {
-            let user = user && !self.staying.borrow().contains(&cpu);
+            let mode = self.plan.scenario.vcpus.isolated_in;
+            let user = user && mode.has_task() && !self.staying.borrow().contains(&cpu);
             self.deliver(cpu, 0xfc, true, user && self.isolated().contains(&cpu));
             self.handle(cpu);
             self.trace.begin(&self.clock, cpu);
@@ -188,7 +189,9 @@ impl<'a> Fake<'a> {
         let witnesses = self.plan.cpus(Role::Housekeeping);
         for _ in 0..operations - self.script.lazy {
             if !self.script.no_witness && !witnesses.is_empty() {
-                self.call(&witnesses, false);
+                for _ in 0..=self.script.further_witness_ipis {
+                    self.call(&witnesses, false);
+                }
             }
             for _ in 0..self.script.ipis_per_operation {
                 self.call(&isolated, true);
@@ -287,7 +290,11 @@ impl<'a> Fake<'a> {
                 }
             }
             Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
-            Command::PowerOff | Command::Symbols | Command::Prepare => {}
+            Command::PowerOff
+            | Command::Symbols
+            | Command::Prepare
+            | Command::Occupy
+            | Command::Replug => {}
         }
         if let Some((_, what)) = self.script.lacks.filter(|(during, _)| *during == command) {
             status = Status::Lacking;
@@ -376,13 +383,21 @@ impl<'a> Fake<'a> {
             }
             let stale = self.stormed.get() && self.script.stale;
             let order = Order::try_from(slot.order.load(SeqCst)).unwrap();
-            if order == Order::Stay && !self.let_go.get() {
+            if matches!(order, Order::Stay | Order::Sleep) && !self.let_go.get() {
                 self.staying.borrow_mut().insert(cpu);
                 continue;
             }
             if self.produces(Trigger::Order(order)) {
                 slot.task.errno.store(0, SeqCst);
-                self.enters(cpu, order.vector().map_or(Began::Syscall, Began::Vector));
+                self.enters(
+                    cpu,
+                    match (order.vector(), order) {
+                        (Some(vector), _) => Began::Vector(vector),
+                        (None, Order::Sysenter) => Began::Sysenter,
+                        (None, Order::CompatSyscall) => Began::CompatSyscall,
+                        (None, _) => Began::Syscall,
+                    },
+                );
             } else {
                 slot.task.errno.store(NOT_PRODUCED, SeqCst);
             }

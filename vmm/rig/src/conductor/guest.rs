@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
-use ipirig_entry::{Paging, Record};
+use ipirig_entry::{Began, Paging, Record};
 use ipirig_machine::clock::{self, Moment};
 use ipirig_machine::{Line, Machine, StopReason, Wakeup};
 
@@ -110,13 +110,29 @@ pub trait Guest {
     /// The machine's.
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure>;
 
-    /// Has the next entry of a vCPU recorded, up to `limit` instructions; `vectors` are the
-    /// exceptions by which it may come, besides page faults and interrupts.
+    /// Has the next entry of a vCPU recorded, up to `limit` instructions; `ways` are those by which it
+    /// may come besides SYSCALL, page faults and interrupts.
     ///
     /// # Errors
     ///
     /// The machine's.
-    fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure>;
+    fn arm(&self, cpu: usize, limit: usize, ways: &[Began]) -> Result<(), Failure>;
+
+    /// Has each interrupt of `vectors` that a vCPU takes recorded from now on, whatever it interrupts,
+    /// up to `limit` instructions each. No vectors: no more.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn follow(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure>;
+
+    /// The records of such interrupts that have ended since this was asked last. `None`: one is being
+    /// recorded.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn followed(&self, cpu: usize) -> Result<Option<Vec<Record>>, Failure>;
 
     /// Stops waiting for an entry, and recording one.
     ///
@@ -208,8 +224,16 @@ impl Guest for Machine {
         Ok(Machine::watch(self, cpu, addresses)?)
     }
 
-    fn arm(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure> {
-        Ok(Machine::arm(self, cpu, limit, vectors)?)
+    fn arm(&self, cpu: usize, limit: usize, ways: &[Began]) -> Result<(), Failure> {
+        Ok(Machine::arm(self, cpu, limit, ways)?)
+    }
+
+    fn follow(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure> {
+        Ok(Machine::follow(self, cpu, limit, vectors)?)
+    }
+
+    fn followed(&self, cpu: usize) -> Result<Option<Vec<Record>>, Failure> {
+        Ok(Machine::followed(self, cpu)?)
     }
 
     fn disarm(&self, cpu: usize) -> Result<(), Failure> {

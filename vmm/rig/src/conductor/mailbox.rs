@@ -43,6 +43,8 @@ impl Conductor<'_> {
             Phase::Boot | Phase::Restore => timeouts.boot,
             Phase::Prepare => timeouts.prepare,
             Phase::Observe => timeouts.phase + self.limit,
+            // The sender waits for handlers that are stepped.
+            Phase::Storm if self.plan.scenario.expect.handlers => timeouts.phase * 2,
             _ => timeouts.phase,
         }
     }
@@ -137,12 +139,12 @@ impl Conductor<'_> {
 
     /// Has the control task carry out a command and returns its results.
     pub(super) fn command(&mut self, command: Command, args: [u64; 4]) -> Result<[u64; 4], Ended> {
-        let seq = self.begin_command(command, args);
-        self.end_command(command, seq)
+        self.begin_command(command, args);
+        self.end_command(command)
     }
 
-    /// Has the control task begin to carry out a command. Its number.
-    pub(super) fn begin_command(&mut self, command: Command, args: [u64; 4]) -> u32 {
+    /// Has the control task begin to carry out a command.
+    pub(super) fn begin_command(&mut self, command: Command, args: [u64; 4]) {
         self.seq += 1;
         let seq = self.seq;
         let control = &self.guest.mailbox().control;
@@ -151,15 +153,16 @@ impl Conductor<'_> {
             cell.store(arg, Ordering::Relaxed);
         }
         control.seq.store(seq, STORE);
-        seq
     }
 
-    /// Whether the command with this number is carried out.
-    pub(super) fn acknowledged(&self, seq: u32) -> bool {
-        self.guest.mailbox().control.reply.ack.load(LOAD) == seq
+    /// Whether the newest command has been carried out.
+    pub(super) fn acknowledged(&self) -> bool {
+        self.guest.mailbox().control.reply.ack.load(LOAD) == self.seq
     }
 
-    fn end_command(&mut self, command: Command, seq: u32) -> Result<[u64; 4], Ended> {
+    /// Waits until the newest command, which is `command`, has been carried out, and returns its results.
+    pub(super) fn end_command(&mut self, command: Command) -> Result<[u64; 4], Ended> {
+        let seq = self.seq;
         self.wait_for(|mailbox| (mailbox.control.reply.ack.load(LOAD) == seq).then_some(()))?;
 
         let reply = &self.guest.mailbox().control.reply;

@@ -1,9 +1,10 @@
 //! The conductor: takes a started guest through the phases of a run and gathers the evidence.
 //!
-//! boot → what the storm needs done once → what the kernel says before → for each way into the kernel: baseline entries → quiet →
+//! boot → what the storm needs done once → what the kernel says before → for each entry kind: baseline entries → quiet →
 //! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
 //! ends the run with the phase's name. It does not judge; `ipirig-verdict` does.
 
+mod crossing;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 #[cfg(any(test, feature = "fake"))]
@@ -11,6 +12,7 @@ pub mod fake_kernel;
 #[cfg(any(test, feature = "fake"))]
 mod fake_trace;
 mod guest;
+mod handlers;
 mod mailbox;
 mod observe;
 mod prepare;
@@ -29,8 +31,8 @@ use std::time::{Duration, Instant};
 use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::{
-    Edge, Entry, Evidence, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase, Recorded, StormReport,
-    Tracing, USER, Window,
+    Edge, Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase, Recorded,
+    Sequence, StormReport, Tracing, USER, Window,
 };
 use ipirig_machine::StopReason;
 
@@ -219,6 +221,8 @@ struct Conductor<'a> {
     edges: Vec<(Edge, Edge)>,
     /// How long a command is observed.
     limit: Duration,
+    /// What isolated vCPUs executed for the IPIs of the window.
+    handled: Vec<Handled>,
 }
 
 /// What is known of a guest that has booted, before any window.
@@ -255,6 +259,7 @@ impl<'a> Conductor<'a> {
             handlers: Vec::new(),
             edges: Vec::new(),
             limit: Duration::ZERO,
+            handled: Vec::new(),
         }
     }
 
@@ -266,7 +271,14 @@ impl<'a> Conductor<'a> {
 
         let mut windows = Vec::new();
         let mut window = Duration::ZERO;
-        for &entry in &self.plan.scenario.entries {
+        let scenario = &self.plan.scenario;
+        for &nth in &scenario.enter_before {
+            let (seen, open) = self.entered_window(nth)?;
+            windows.push(seen);
+            window += open;
+        }
+        let entries = scenario.entries.iter();
+        for &entry in entries.filter(|_| scenario.enter_before.is_empty()) {
             let (seen, open) = self.window(entry, booted.module, booted.layout.is_ok())?;
             windows.push(seen);
             window += open;
@@ -326,6 +338,11 @@ impl<'a> Conductor<'a> {
         self.machine(|guest| guest.catch_up())?;
         let ledger = self.ledger.snapshot();
         let tracing = self.read_trace()?;
+        let wanted = !self.plan.scenario.expect.by_cause.is_empty();
+        let sequence = wanted.then(|| Sequence {
+            details: self.ledger.details().iter().copied().collect(),
+            sightings: self.ledger.changes().sightings(),
+        });
         Ok(Evidence {
             module: booted.module,
             version: booted.version,
@@ -339,6 +356,7 @@ impl<'a> Conductor<'a> {
             paging: booted.paging,
             windows,
             tracing,
+            sequence,
         })
     }
 
@@ -371,6 +389,9 @@ impl<'a> Conductor<'a> {
         let vmalloc = layout
             .as_ref()
             .map_or(KernelLayout::VMALLOC, |layout| layout.vmalloc.clone());
+        if !self.plan.scenario.vcpus.isolated_in.has_task() {
+            return Ok(None);
+        }
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let patience = Instant::now() + self.plan.timeouts.timer;
         loop {

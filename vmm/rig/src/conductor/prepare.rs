@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use ipirig_abi::{Command, StormKind, TRACED_FUNCTION};
+use ipirig_abi::{Command, Role, StormKind, TRACED_FUNCTION};
 use ipirig_entry::KernelLayout;
 use ipirig_image::{Site, SiteKind};
-use ipirig_scenario::Part;
+use ipirig_scenario::{Mode, Part};
 
 use super::{Conductor, Ended};
 
@@ -34,6 +34,16 @@ impl Conductor<'_> {
         if spaces > 0 {
             for cpu in self.isolated.clone() {
                 self.command(Command::AddressSpaces, [cpu as u64, spaces, 0, 0])?;
+            }
+        }
+        if self.plan.scenario.vcpus.housekeeping_in_user {
+            for cpu in self.plan.cpus(Role::Housekeeping) {
+                self.command(Command::Occupy, [cpu as u64, 0, 0, 0])?;
+            }
+        }
+        if self.plan.scenario.vcpus.isolated_in == Mode::Replugged {
+            for cpu in self.isolated.clone() {
+                self.command(Command::Replug, [cpu as u64, 0, 0, 0])?;
             }
         }
         for part in storm.parts() {

@@ -52,9 +52,17 @@ impl Conductor<'_> {
             .collect()
     }
 
-    /// Whether each isolated vCPU is in user space and has turned its loop since `beats`.
+    /// Whether each isolated vCPU is in user space and has turned its loop since `beats`; one without
+    /// a task, whether it is in the kernel.
     fn all_spin(&mut self, beats: &[u64]) -> Result<bool, Ended> {
+        let task = self.plan.scenario.vcpus.isolated_in.has_task();
         for (cpu, &before) in self.isolated.clone().into_iter().zip(beats) {
+            if !task {
+                if self.sample(cpu)?.cpl == USER {
+                    return Ok(false);
+                }
+                continue;
+            }
             if self.sample(cpu)?.cpl != USER || self.heartbeat(cpu) == before {
                 return Ok(false);
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ipirig_abi::Command;
-use ipirig_entry::Record;
+use ipirig_entry::{Began, Record};
 use ipirig_evidence::ledger::Doing;
 use ipirig_machine::clock;
 use ipirig_scenario::{EntryKind, Trigger};
@@ -24,12 +24,12 @@ type Records = BTreeMap<usize, Result<Record, NoRecord>>;
 impl Conductor<'_> {
     /// Has the next entry of each isolated vCPU recorded.
     pub(super) fn arm_all(&mut self, entry: EntryKind) -> Result<(), Ended> {
-        let vectors: Vec<u8> = match entry.trigger(true) {
-            Trigger::Order(order) => order.vector().into_iter().collect(),
+        let ways: Vec<Began> = match entry.trigger(true) {
+            Trigger::Order(_) => vec![entry.began()],
             Trigger::Signal | Trigger::Raise(_) => vec![],
         };
         for cpu in self.isolated.clone() {
-            self.machine(|guest| guest.arm(cpu, RECORD_MAX, &vectors))?;
+            self.machine(|guest| guest.arm(cpu, RECORD_MAX, &ways))?;
         }
         Ok(())
     }

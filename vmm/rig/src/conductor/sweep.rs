@@ -238,28 +238,26 @@ impl Sweep<'_, '_> {
             return Ok(None);
         }
         let mut sent = None;
-        let mut running = None;
         if stands {
             if !self.wait_until(Placed::Stands)? {
                 return Ok(None);
             }
             if let Some((command, args)) = operation {
                 let before = self.sent_to_target();
-                let seq = self.conductor.begin_command(command, args);
+                self.conductor.begin_command(command, args);
                 let deadline = Instant::now() + SENDER;
                 let mut looks = 0;
                 while self.sent_to_target() == before
-                    && !self.conductor.acknowledged(seq)
+                    && !self.conductor.acknowledged()
                     && Instant::now() < deadline
                 {
                     self.look_again(&mut looks)?;
                 }
                 sent = Some(Sent {
                     ipis: self.sent_to_target() - before,
-                    done_meanwhile: self.conductor.acknowledged(seq),
+                    done_meanwhile: self.conductor.acknowledged(),
                     done: false,
                 });
-                running = Some(seq);
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
@@ -272,16 +270,16 @@ impl Sweep<'_, '_> {
         if passage.ended == PassageEnd::User && !self.back_in_user(entry)? {
             return Ok(None);
         }
-        if let (Some(seq), Some(sent)) = (running, &mut sent) {
+        if let Some(sent) = &mut sent {
             let deadline = Instant::now() + SENDER;
             let mut looks = 0;
             while passage.ended == PassageEnd::User
-                && !self.conductor.acknowledged(seq)
+                && !self.conductor.acknowledged()
                 && Instant::now() < deadline
             {
                 self.look_again(&mut looks)?;
             }
-            sent.done = self.conductor.acknowledged(seq);
+            sent.done = self.conductor.acknowledged();
         }
         Ok(Some((passage, sent)))
     }

@@ -22,7 +22,7 @@ impl Conductor<'_> {
         module: bool,
         recorded: bool,
     ) -> Result<(Window, Duration), Ended> {
-        if self.plan.scenario.vcpus.isolated_in == Mode::Kernel {
+        if self.plan.scenario.vcpus.isolated_in != Mode::User {
             return self.kernel_window(entry);
         }
         let trigger = self.plan.scenario.trigger(entry, module);
@@ -50,8 +50,16 @@ impl Conductor<'_> {
         self.enter(Phase::Quiet);
         self.quiet()?;
         self.enter(Phase::Baseline);
+        let order = match self.plan.scenario.vcpus.isolated_in {
+            Mode::Idle => Some(Order::Sleep),
+            Mode::Unused | Mode::Replugged => None,
+            Mode::User | Mode::Kernel => Some(Order::Stay),
+        };
         for cpu in self.isolated.clone() {
-            self.begin_order(cpu, Order::Stay);
+            let Some(order) = order else {
+                continue;
+            };
+            self.begin_order(cpu, order);
             while self.sample(cpu)?.cpl == USER {
                 self.pause()?;
                 if Instant::now() >= self.deadline {
@@ -61,11 +69,13 @@ impl Conductor<'_> {
         }
         let (mut window, time) = self.open_for_storm(entry, false)?;
         self.enter(Phase::Release);
-        self.command(Command::LetGo, [0; 4])?;
+        if order.is_some() {
+            self.command(Command::LetGo, [0; 4])?;
+        }
         for cpu in self.isolated.clone() {
-            window
-                .released
-                .insert(cpu, self.end_order(cpu, Order::Stay)?);
+            if let Some(order) = order {
+                window.released.insert(cpu, self.end_order(cpu, order)?);
+            }
             window.records.insert(cpu, Err(NoRecord::InKernel));
         }
         Ok((window, time))
@@ -79,13 +89,16 @@ impl Conductor<'_> {
     ) -> Result<(Window, Duration), Ended> {
         self.enter(Phase::Storm);
         let (mut window, storm, time) = self.open_for(entry, recorded, |this, open| {
+            this.follow_handlers(true)?;
             let storm = this.storm()?;
+            this.follow_handlers(false)?;
             if this.plan.scenario.expect.interrupted() {
                 this.back_where_they_were(open)?;
             }
             Ok(storm)
         })?;
         window.storm = storm;
+        window.handled = std::mem::take(&mut self.handled);
         Ok((window, time))
     }
 
@@ -138,6 +151,8 @@ impl Conductor<'_> {
             changed,
             released: BTreeMap::new(),
             records: BTreeMap::new(),
+            handled: Vec::new(),
+            entered_before: None,
         };
         Ok((window, done, time))
     }
@@ -175,6 +190,7 @@ impl Conductor<'_> {
             self.ledger.journal().begin(doing, clock::now());
             let [done, value, ..] = self.command(part.command, self.args(&part))?;
             self.ledger.journal().end(doing, clock::now());
+            self.take_handled(number)?;
             reports.push(StormReport { done, value });
         }
         Ok(reports)

@@ -60,6 +60,7 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
             isolated,
             further: Role::Housekeeping,
             isolated_in: Mode::User,
+            housekeeping_in_user: false,
             address_spaces: 0,
         },
         storm: Storm {
@@ -68,9 +69,12 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
             size: 0,
         },
         entries: vec![EntryKind::Syscall],
+        enter_before: vec![],
         expect: Expectations {
             isolated: IsolatedIpis::AtMost(u64::MAX),
             housekeeping_ipis_min: 0,
+            by_cause: std::collections::BTreeMap::new(),
+            handlers: false,
         },
     };
     Plan::new(scenario, options)

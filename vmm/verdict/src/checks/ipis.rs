@@ -7,7 +7,7 @@ use ipirig_evidence::ledger::Tally;
 use ipirig_scenario::IsolatedIpis;
 use ipirig_scenario::plan::Plan;
 
-use super::{isolation, window};
+use super::{causes, isolation, window};
 use crate::check::{Check, ISOLATED_IPIS, Verdict, list, worst};
 
 /// Sends are counted, not deliveries: two sends that were merged into one delivery are two.
@@ -39,7 +39,18 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> (Verdict, 
     };
     let (status, words) = match plan.scenario.expect.isolated {
         IsolatedIpis::AtMost(most) => at_most(most, tally, words, evidence.ledger.counts_only),
-        IsolatedIpis::AtLeast(least) => at_least(least, tally, &words),
+        IsolatedIpis::AtLeast(least) => match at_least(least, tally, &words) {
+            (Verdict::Held, words) => match causes::of_cpu(plan, evidence, cpu) {
+                Some((Verdict::Held, causes)) => (Verdict::Held, format!("{words}, {causes}")),
+                Some((status, causes)) => (status, format!("{words}, but {causes}")),
+                None => (Verdict::Held, words),
+            },
+            violated => violated,
+        },
+    };
+    let (status, words) = match (status, after_entry(plan, evidence, cpu)) {
+        (Verdict::Held, Some(lost)) => (Verdict::Violated, format!("{words}, but {lost}")),
+        (status, _) => (status, words),
     };
     // Nothing to blame the kernel for.
     let (status, words) = match (status, isolation::off(plan, evidence)) {
@@ -56,6 +67,24 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> (Verdict, 
         ),
         (status, _) => (status, words),
     }
+}
+
+/// What `cpu` did not get after it had entered the kernel in mid-operation: each change from then on has to
+/// be told to it.
+fn after_entry(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<String> {
+    if plan.scenario.enter_before.is_empty() {
+        return None;
+    }
+    let lost = evidence.windows.iter().filter_map(|window| {
+        let nth = window.entered_before?;
+        let changes = window.changed.pokes.saturating_add(window.changed.flushes);
+        let least = (changes + 1).saturating_sub(nth);
+        let came = window.ipis.get(&cpu).copied().unwrap_or_default();
+        let words = || format!("{came} of {least} after it entered the kernel before change {nth}");
+        (came < least).then(words)
+    });
+    let lost: Vec<String> = lost.collect();
+    (!lost.is_empty()).then(|| lost.join(", "))
 }
 
 /// `words` says what was sent. `bound`: what it interrupted is known of some of it only.

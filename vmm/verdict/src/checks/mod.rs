@@ -1,13 +1,16 @@
 //! From evidence to named checks. Each makes one or two of them; [`crate::overall`] makes a verdict of all.
 
+mod causes;
 mod completion;
 mod counters;
 mod entry;
+mod handlers;
 mod ipis;
 mod isolation;
 pub(crate) mod soundness;
 #[cfg(test)]
 pub(crate) mod tests;
+mod waits;
 mod window;
 
 use crate::check::Check;
@@ -34,6 +37,9 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         soundness::nothing_lost(evidence),
         soundness::no_way_round(evidence),
     ];
+    checks.extend(handlers::handler_work(plan, evidence));
+    checks.extend(causes::housekeeping_ipis(plan, evidence));
+    checks.extend(waits::sender_waits(plan, evidence));
     checks.extend(entry::changes_watched(plan, evidence));
     checks.extend(entry::entries_followed(plan, &entries));
     checks.extend(cross_check::check(plan, evidence));

@@ -6,7 +6,7 @@ use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Expectations, Mode};
 
 use crate::check::list;
-use crate::check::{Check, KERNEL, USER_SPACE, Verdict, worst};
+use crate::check::{Check, ENTERED, KERNEL, USER_SPACE, Verdict, worst};
 
 /// Three signs: privilege level 3 when the window opens and when it closes, a heart that beat in
 /// between, and no interrupt taken. An isolated task makes no system calls in its loop, so with no
@@ -17,8 +17,11 @@ use crate::check::{Check, KERNEL, USER_SPACE, Verdict, worst};
 /// So it is where they prove nothing.
 /// Where some are allowed, they must have interrupted user space.
 pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verdict) -> Check {
-    if plan.scenario.vcpus.isolated_in == Mode::Kernel {
+    if plan.scenario.vcpus.isolated_in != Mode::User {
         return kernel_throughout(plan, evidence);
+    }
+    if !plan.scenario.enter_before.is_empty() {
+        return entered(plan, evidence);
     }
     let expect = &plan.scenario.expect;
     let isolated = plan.cpus(Role::Isolated);
@@ -38,6 +41,43 @@ pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verd
         check.evidence += &format!(" (first of {} windows alike)", evidence.windows.len());
     }
     check
+}
+
+/// Where the isolated vCPUs are to enter the kernel in mid-operation: in user space when the window opens,
+/// and in the kernel from the change on that it was to be.
+fn entered(plan: &Plan, evidence: &Evidence) -> Check {
+    let isolated = plan.cpus(Role::Isolated);
+    let mut findings = Vec::new();
+    for (window, nth) in evidence.windows.iter().zip(&plan.scenario.enter_before) {
+        for &cpu in &isolated {
+            findings.push(entered_before(window, *nth, cpu));
+        }
+    }
+    worst(ENTERED, findings)
+}
+
+fn entered_before(window: &Window, nth: u64, cpu: usize) -> (Verdict, String) {
+    let error = |words: String| (Verdict::Error, format!("vCPU {cpu}: {words}"));
+    let changes = window.changed.pokes + window.changed.flushes;
+    if window.entered_before != Some(nth) {
+        return error(format!("no change {nth} was seen, only {changes}"));
+    }
+    let Some((open, close)) = window.marks.get(&cpu) else {
+        return error("not looked at".to_owned());
+    };
+    if let Some(stay) = window.released.get(&cpu)
+        && stay.errno != 0
+    {
+        return error(format!("it did not stay (errno {})", stay.errno));
+    }
+    if (open.cpl, close.cpl == USER) != (USER, false) {
+        return error(format!(
+            "CPL {} at the beginning, {} at the end",
+            open.cpl, close.cpl
+        ));
+    }
+    let words = format!("vCPU {cpu}: in the kernel from before change {nth} of {changes} on");
+    (Verdict::Held, words)
 }
 
 fn throughout(
@@ -125,7 +165,7 @@ fn kernel_throughout(plan: &Plan, evidence: &Evidence) -> Check {
     let mut findings = Vec::new();
     for window in &evidence.windows {
         for &cpu in &isolated {
-            findings.push(in_kernel(evidence, window, cpu));
+            findings.push(in_kernel(plan, evidence, window, cpu));
         }
     }
     worst(KERNEL, findings)
@@ -133,18 +173,18 @@ fn kernel_throughout(plan: &Plan, evidence: &Evidence) -> Check {
 
 /// Why `cpu` was not in the kernel throughout, where it was to be; `None` if it was, or was not to be.
 pub(super) fn left_the_kernel(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<String> {
-    if plan.scenario.vcpus.isolated_in != Mode::Kernel {
+    if plan.scenario.vcpus.isolated_in == Mode::User {
         return None;
     }
     let mut findings = evidence
         .windows
         .iter()
-        .map(|window| in_kernel(evidence, window, cpu));
+        .map(|window| in_kernel(plan, evidence, window, cpu));
     let left = findings.find(|(status, _)| *status != Verdict::Held)?;
     Some(left.1)
 }
 
-fn in_kernel(evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
+fn in_kernel(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
     let (Some((open, close)), Some(record)) =
         (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
     else {
@@ -168,6 +208,17 @@ fn in_kernel(evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, Stri
         return (Verdict::Error, words);
     }
     let taken = tally.ipi_deliveries();
-    let words = format!("vCPU {cpu}: CPL 0 at both ends, and at each of {taken} IPIs");
+    let idle = tally.ipis_at_idle;
+    // One that comes while the CPU is still on its way back from the one before finds it awake.
+    let known = !evidence.ledger.counts_only;
+    if plan.scenario.vcpus.isolated_in.idles() && known && idle.saturating_mul(2) < taken {
+        let words = format!("vCPU {cpu}: it waited in HLT at {idle} of {taken} IPIs only");
+        return (Verdict::Error, words);
+    }
+    let words = if plan.scenario.vcpus.isolated_in.idles() {
+        format!("vCPU {cpu}: CPL 0 at both ends and at each of {taken} IPIs, in HLT at {idle}")
+    } else {
+        format!("vCPU {cpu}: CPL 0 at both ends, and at each of {taken} IPIs")
+    };
     (Verdict::Held, words)
 }

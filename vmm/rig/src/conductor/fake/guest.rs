@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use ipirig_abi::{AgentState, Command, Mailbox, TaskState};
-use ipirig_entry::{Paging, Record};
+use ipirig_entry::{Began, Paging, Record};
 use ipirig_machine::{Line, StopReason, Wakeup, clock};
 use ipirig_scenario::{EntryKind, Trigger};
 
@@ -107,6 +107,7 @@ impl Guest for Fake<'_> {
         }
         let kernel = handler
             || (self.script.in_kernel && self.stormed.get())
+            || !self.plan.scenario.vcpus.isolated_in.has_task()
             || self.staying.borrow().contains(&cpu);
         let (cpl, rip) = if kernel {
             (0, u64::MAX << 31)
@@ -158,7 +159,16 @@ impl Guest for Fake<'_> {
         Ok(())
     }
 
-    fn arm(&self, cpu: usize, _limit: usize, _vectors: &[u8]) -> Result<(), Failure> {
+    fn follow(&self, cpu: usize, _limit: usize, _vectors: &[u8]) -> Result<(), Failure> {
+        assert!(self.isolated().contains(&cpu));
+        Ok(())
+    }
+
+    fn followed(&self, _cpu: usize) -> Result<Option<Vec<Record>>, Failure> {
+        Ok(Some(vec![]))
+    }
+
+    fn arm(&self, cpu: usize, _limit: usize, _ways: &[Began]) -> Result<(), Failure> {
         assert!(self.stormed.get(), "armed before the storm");
         self.entered.borrow_mut().remove(&cpu);
         self.armed.borrow_mut().insert(cpu);

@@ -28,6 +28,8 @@ pub struct Script {
     pub ipis_per_operation: u64,
     /// Housekeeping vCPUs get nothing.
     pub no_witness: bool,
+    /// IPIs that housekeeping vCPUs get an operation besides the first.
+    pub further_witness_ipis: u64,
     /// Timer interrupts on isolated vCPUs in the window.
     pub timers: u64,
     /// IPIs that reach an isolated vCPU while a timer interrupt has it in the kernel.
@@ -62,7 +64,7 @@ pub struct Script {
     pub paging: Paging,
     /// What of guest debugging works on the host.
     pub debug: Debugging,
-    /// Ways into the kernel that the machine cannot produce.
+    /// Entry kinds that the machine cannot produce.
     pub unproducible: Vec<EntryKind>,
     /// Nobody sees what the kernel changes.
     pub changes_unseen: bool,

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use ipirig_entry::Step;
 use ipirig_entry::passage::{Crossed, Event, EventAt, Passage, PassageEnd};
+use ipirig_entry::{Began, Step};
 use ipirig_machine::Follow;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{PathName, PathResult, PlannedPath};
@@ -82,11 +82,11 @@ impl Sweep<'_, '_> {
     /// The first instruction of the kernel by `entry`.
     fn first(&mut self, entry: EntryKind) -> Result<Result<Step, String>, Ended> {
         let cpu = self.cpu;
-        let vectors: Vec<u8> = match entry.trigger(false) {
-            Trigger::Order(order) => order.vector().into_iter().collect(),
+        let ways: Vec<Began> = match entry.trigger(false) {
+            Trigger::Order(_) => vec![entry.began()],
             Trigger::Signal | Trigger::Raise(_) => vec![],
         };
-        let follow = Follow::Entry { limit: 1, vectors };
+        let follow = Follow::Entry { limit: 1, ways };
         if !self.enter_kernel(entry, follow)? {
             return Ok(Err("this guest cannot enter the kernel that way".to_owned()));
         }

@@ -1,0 +1,33 @@
+//! A static key of the kernel image, turned over by its sysctl: no module's text is patched.
+
+use std::path::Path;
+
+use super::{Asked, Ground, Progress, Stopped};
+use crate::errno::Errno;
+use crate::failure::During;
+use crate::setting;
+
+/// Turns `sched_schedstats` over, which the scheduler's statistics are behind.
+const SWITCH: &str = "proc/sys/kernel/sched_schedstats";
+
+pub(super) fn run(
+    ground: &Ground<'_>,
+    asked: &Asked,
+    progress: &mut Progress,
+) -> Result<(), Stopped> {
+    asked.size(0, 0)?;
+    let switch = ground.root.join(SWITCH);
+    if !switch.exists() {
+        let what = format!("no CONFIG_SCHEDSTATS: /{SWITCH} is missing");
+        return Err(Stopped::Lacking(what));
+    }
+    asked.each(progress, || {
+        write(&switch, "1")?;
+        write(&switch, "0")
+    })
+}
+
+fn write(switch: &Path, value: &str) -> Result<(), Stopped> {
+    let done = setting::write(switch, value).map_err(Errno::from);
+    Ok(done.during(|| format!("write {value} to {}", switch.display()))?)
+}

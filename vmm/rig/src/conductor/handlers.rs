@@ -1,0 +1,50 @@
+//! What isolated vCPUs execute for the IPIs of a storm: followed part by part.
+
+use std::time::Instant;
+
+use ipirig_evidence::Handled;
+use ipirig_evidence::vectors::CALL_FUNCTION;
+
+use super::{Conductor, Ended};
+
+/// Most instructions that are followed of one interrupt. What it was sent for is among the first few
+/// hundred, unless the kernel has to account for time first; softirqs that come after it have
+/// thousands.
+const HANDLER_MAX: usize = 8000;
+
+impl Conductor<'_> {
+    /// Has the handlers of call-function IPIs followed on isolated vCPUs, or no more, where the scenario
+    /// wants that and the host can.
+    pub(super) fn follow_handlers(&mut self, follow: bool) -> Result<(), Ended> {
+        if !self.plan.scenario.expect.handlers || self.guest.cannot_stop().is_some() {
+            return Ok(());
+        }
+        let vectors: &[u8] = if follow { &CALL_FUNCTION } else { &[] };
+        for cpu in self.isolated.clone() {
+            self.machine(|guest| guest.follow(cpu, HANDLER_MAX, vectors))?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what was followed while the storm's part of this number ran. The last handler may be on
+    /// its way back when the sender has been told that it is done.
+    pub(super) fn take_handled(&mut self, part: usize) -> Result<(), Ended> {
+        if !self.plan.scenario.expect.handlers || self.guest.cannot_stop().is_some() {
+            return Ok(());
+        }
+        for cpu in self.isolated.clone() {
+            loop {
+                if let Some(records) = self.machine(|guest| guest.followed(cpu))? {
+                    let handled = |record| Handled { part, cpu, record };
+                    self.handled.extend(records.into_iter().map(handled));
+                    break;
+                }
+                if Instant::now() >= self.deadline {
+                    break;
+                }
+                self.pause()?;
+            }
+        }
+        Ok(())
+    }
+}
