@@ -95,7 +95,7 @@ pub struct Expectations {
     pub isolated: IsolatedIpis,
     /// Fewest IPIs that must target each housekeeping vCPU.
     pub housekeeping_ipis_min: u64,
-    /// Fewest IPIs of a cause that must target each vCPU that nothing may be held back from, by the
+    /// Fewest IPIs of a cause that must target each vCPU that nothing may be deferred for, by the
     /// cause's name: those of another cause do not make up for one that is lost.
     pub by_cause: BTreeMap<String, u64>,
     /// Whether what isolated vCPUs execute for each IPI is followed, and has to be what it was sent for.

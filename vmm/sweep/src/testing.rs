@@ -188,7 +188,7 @@ impl Cpu {
         let found = self.flag;
         if wrong != Wrong::FlagBeforeGs && wrong != Wrong::NoFlag && found == 0 {
             self.execute(SET);
-            if wrong != Wrong::NoCatchUp {
+            if !matches!(wrong, Wrong::NoCatchUp | Wrong::NoSecondWrite) {
                 self.execute(KERNEL_TABLE);
             }
         }
@@ -245,4 +245,6 @@ pub(crate) enum Wrong {
     NoFlag,
     /// The page table is not loaded.
     NoCatchUp,
+    /// It is loaded before the flag is set only.
+    NoSecondWrite,
 }

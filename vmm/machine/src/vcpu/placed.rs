@@ -6,15 +6,17 @@
 //! first says whether the event was taken. What the CPU pushed on the handler's stack is the witness of
 //! where.
 
+mod look;
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
 use ipirig_entry::Step;
 use ipirig_entry::passage::{
     Arrival, Blocked, Crossed, Event, EventAt, Frame, Passage, PassageEnd,
 };
-use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
+use kvm_bindings::kvm_vcpu_events;
 use kvm_ioctls::SyncReg;
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
 
 use super::recorder;
@@ -373,50 +375,6 @@ impl Vcpu {
         Ok(())
     }
 
-    /// The vCPU's registers are others than at its last exit.
-    pub(super) fn registers_changed(&mut self) {
-        if let Some(placing) = &mut self.placing {
-            placing.synced = false;
-        }
-    }
-
-    /// What the vCPU is about to execute, with as few ioctls as can be.
-    fn look_along(&mut self) -> Result<Step, Break> {
-        let synced = self.placing.as_ref().is_some_and(|placing| placing.synced);
-        let (regs, sregs): (kvm_regs, kvm_sregs) = if synced {
-            let left = self.fd.sync_regs();
-            (left.regs, left.sregs)
-        } else {
-            let sregs = self.fd.get_sregs();
-            (
-                self.regs()?,
-                sregs.map_err(|e| self.host("KVM_GET_SREGS", e))?,
-            )
-        };
-        let Some(placing) = &mut self.placing else {
-            return Ok(recorder::step(&regs, &sregs, |_, _| false));
-        };
-        let (fd, memory, pages) = (&self.fd, &self.fleet.memory, &mut placing.pages);
-        let translate = |page: u64| {
-            let found = fd.translate_gva(page).ok();
-            found
-                .filter(|it| it.valid != 0)
-                .map(|it| it.physical_address)
-        };
-        Ok(recorder::step(&regs, &sregs, |address, buffer| {
-            let (page, offset) = (address & !0xfff, address & 0xfff);
-            let whole = offset as usize + buffer.len() <= 0x1000;
-            if !whole {
-                let cpu = crate::assist::Cpu { fd, memory };
-                return cpu.read_virtual(address, buffer);
-            }
-            let at = *pages
-                .entry((sregs.cr3, page))
-                .or_insert_with(|| translate(page));
-            at.is_some_and(|at| memory.read_slice(buffer, GuestAddress(at + offset)).is_ok())
-        }))
-    }
-
     /// Where the code ends that begins with `step` and is not to be followed: where it was called from,
     /// or, if it was interrupted by the event, where the one who asked says that it ends.
     fn runs_free_until(&self, step: &Step) -> Result<Option<(u64, u64)>, Break> {
@@ -482,22 +440,6 @@ impl Vcpu {
         if let Some(slot) = self.fleet.slots.get(self.cpu) {
             slot.placed.store(placed as u8, Ordering::SeqCst);
         }
-    }
-
-    /// The byte that is written down with each instruction.
-    fn flag(&self) -> Option<u8> {
-        let address = self.placing.as_ref()?.at.flag?;
-        let mut byte = [0];
-        let memory = &self.fleet.memory;
-        memory.read_slice(&mut byte, GuestAddress(address)).ok()?;
-        Some(byte[0])
-    }
-
-    fn frame(&self, rsp: u64) -> Option<Frame> {
-        let mut words = [[0; 8]; 5];
-        self.access()
-            .read_virtual(rsp, words.as_flattened_mut())
-            .then(|| words.map(u64::from_le_bytes).into())
     }
 }
 

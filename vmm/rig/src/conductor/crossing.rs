@@ -1,5 +1,5 @@
 //! A window in which the isolated vCPUs enter the kernel in mid-operation: the vCPU that runs the storm is
-//! held before one of its changes until they are there. From then on nothing may be held back from
+//! held before one of its changes until they are there. From then on nothing may be deferred for
 //! them.
 
 use std::time::{Duration, Instant};

@@ -158,6 +158,31 @@ fn a_handler_that_does_not_set_the_flag_or_does_not_catch_up_is_found() {
 }
 
 #[test]
+fn a_catch_up_before_the_flag_is_set_is_none() {
+    let layout = layout(&[]);
+    for step in steps() {
+        let outcome = judged(&layout, step, &nmi(step, Wrong::NoSecondWrite), None);
+        let expected = match step {
+            0 | 1 | 10 | 11 => vec![(Invariant::CaughtUp, "do_work")],
+            _ => vec![],
+        };
+        assert_eq!(invariants(&outcome), expected, "{step}");
+    }
+}
+
+#[test]
+fn nothing_is_concluded_from_a_passage_with_a_hole() {
+    let layout = layout(&[]);
+    let whole = nmi(3, Wrong::Nothing);
+    for hole in [0, whole.steps.len() - 3, whole.steps.len() - 2] {
+        let mut passage = whole.clone();
+        passage.steps.remove(hole + 1);
+        let outcome = judged(&layout, 3, &passage, None);
+        assert!(matches!(outcome, Outcome::Error(_)), "{hole}: {outcome:?}");
+    }
+}
+
+#[test]
 fn a_static_key_and_vmalloc_memory_are_found_before_the_catch_up_only() {
     for (step, expected) in [(2, vec![(Invariant::CaughtUp, "asm_exc_nmi")]), (4, vec![])] {
         let layout = layout(&[NMI]);

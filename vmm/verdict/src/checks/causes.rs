@@ -57,7 +57,7 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<(Ve
     })
 }
 
-/// Nothing may be held back from a housekeeping CPU, wherever it is. Only made where it is in user space.
+/// Nothing may be deferred for a housekeeping CPU, wherever it is. Only made where it is in user space.
 pub(super) fn housekeeping_ipis(plan: &Plan, evidence: &Evidence) -> Option<Check> {
     if !plan.scenario.vcpus.housekeeping_in_user {
         return None;

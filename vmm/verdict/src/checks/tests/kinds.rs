@@ -1,4 +1,4 @@
-//! Where nothing may be held back: what each cause must send, in which state of the target, and that
+//! Where nothing may be deferred: what each cause must send, in which state of the target, and that
 //! housekeeping CPUs are no exception.
 
 use std::collections::{BTreeMap, BTreeSet};
