@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Triggers and probes that user space has no handle for.
- *
- * The triggers here make the kernel send the IPIs that can be deferred: text
- * patching through a static key, and kernel TLB flushes through vmalloc. The
- * probe shows what those left behind on the CPU that calls it. NMIs that nobody
- * else claims are claimed and counted. Further triggers are in trigger.c.
- * Waiting, pinning and judging are left to user space.
+ * Triggers and probes that user space has no handle for: the device by which
+ * they are called. Waiting, pinning and judging are left to user space.
  *
  * Only symbols exported by every kernel from 6.1 on are used.
  */
@@ -14,265 +9,15 @@
 
 #include <linux/err.h>
 #include <linux/fs.h>
-#include <linux/gfp.h>
-#include <linux/jump_label.h>
-#include <linux/list.h>
 #include <linux/miscdevice.h>
-#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
-#include <linux/percpu.h>
-#include <linux/preempt.h>
-#include <linux/rwsem.h>
-#include <linux/sched.h>
-#include <linux/sched/signal.h>
-#include <linux/slab.h>
-#include <linux/smp.h>
 #include <linux/uaccess.h>
-#include <linux/vmalloc.h>
-
-#include <asm/nmi.h>
 
 #include "internal.h"
 
-/*
- * A page goes behind the alias again only after this many moves, so that a
- * CPU with a stale translation reads an old word, not the new one by luck.
- */
-#define IPIRIG_ALIAS_PAGES	16
-/* Mappings held while waiting for the alias's address; one page each. */
-#define IPIRIG_ALIAS_ATTEMPTS	1024
-/* Upper half of each word behind the alias: "ipir". The rest counts moves. */
-#define IPIRIG_ALIAS_TAG	0x6970697200000000ULL
-
 /* One trigger at a time, or counts would be shared out at random. */
 static DEFINE_MUTEX(trigger_lock);
-
-static DEFINE_STATIC_KEY_FALSE(ipirig_key);
-
-static struct {
-	/* Held for writing while nothing is mapped at @addr. */
-	struct rw_semaphore lock;
-	/* Where the alias lives, for good; mapped or not. */
-	void *addr;
-	bool mapped;
-	u32 moves;
-	struct page *pages[IPIRIG_ALIAS_PAGES];
-} alias = {
-	.lock = __RWSEM_INITIALIZER(alias.lock),
-};
-
-/* NMIs claimed on each CPU. */
-static DEFINE_PER_CPU(u32, nmis);
-
-/* A mapping that came out somewhere else than at the alias's address. */
-struct ipirig_miss {
-	struct list_head list;
-	void *addr;
-};
-
-/* The only site of the key. Not inlined: one site is one patched address. */
-static noinline bool ipirig_branch(void)
-{
-	return static_branch_unlikely(&ipirig_key);
-}
-
-static int ipirig_flip(struct ipirig_flip *req)
-{
-	int err = 0;
-
-	if (!IS_ENABLED(CONFIG_JUMP_LABEL))
-		return -EOPNOTSUPP;
-	if (!req->count || req->count > IPIRIG_MAX_REPEAT || req->reserved)
-		return -EINVAL;
-
-	for (req->done = 0; req->done < req->count; req->done++) {
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
-		if (static_key_enabled(&ipirig_key))
-			static_branch_disable(&ipirig_key);
-		else
-			static_branch_enable(&ipirig_key);
-		cond_resched();
-	}
-	req->enabled = static_key_enabled(&ipirig_key);
-	return err;
-}
-
-static int ipirig_storm_round(u32 pages)
-{
-	u8 *area = vmalloc(array_size(pages, PAGE_SIZE));
-	u32 i;
-
-	if (!area)
-		return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
-
-	for (i = 0; i < pages; i++) {
-		WRITE_ONCE(area[i * PAGE_SIZE], 1);
-		if (i % 512 == 511)
-			cond_resched();
-	}
-	vfree(area);
-	/* vfree() is lazy; this purges, and so flushes, in every round. */
-	vm_unmap_aliases();
-	return 0;
-}
-
-static int ipirig_storm(struct ipirig_storm *req)
-{
-	int err;
-
-	if (!req->rounds || req->rounds > IPIRIG_MAX_REPEAT || req->reserved)
-		return -EINVAL;
-	if (!req->pages || req->pages > IPIRIG_MAX_PAGES)
-		return -EINVAL;
-
-	for (req->done = 0; req->done < req->rounds; req->done++) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		err = ipirig_storm_round(req->pages);
-		if (err)
-			return err;
-		cond_resched();
-	}
-	return 0;
-}
-
-static u64 ipirig_alias_word(u32 moves)
-{
-	return IPIRIG_ALIAS_TAG | moves;
-}
-
-static void *ipirig_map(struct page *page)
-{
-	return vmap(&page, 1, VM_MAP, PAGE_KERNEL_RO);
-}
-
-/*
- * Map @page until it comes out at the alias's address. Misses stay mapped
- * meanwhile: each takes an address that would else be offered again.
- *
- * On the CPU that unmapped the alias this takes one attempt as a rule: up to
- * 6.8 the allocator is first-fit; since then freed areas return to a pool of
- * the CPU that allocated them.
- */
-static int ipirig_map_at_alias(struct page *page, u32 *attempts)
-{
-	struct ipirig_miss *miss, *next;
-	LIST_HEAD(misses);
-	int err = -EADDRNOTAVAIL;
-	void *addr;
-
-	*attempts = 0;
-	while (*attempts < IPIRIG_ALIAS_ATTEMPTS) {
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
-		++*attempts;
-		miss = kmalloc(sizeof(*miss), GFP_KERNEL);
-		addr = ipirig_map(page);
-		if (!miss || !addr) {
-			vunmap(addr);
-			kfree(miss);
-			err = -ENOMEM;
-			break;
-		}
-		if (addr == alias.addr) {
-			kfree(miss);
-			err = 0;
-			break;
-		}
-		miss->addr = addr;
-		list_add(&miss->list, &misses);
-		cond_resched();
-	}
-
-	list_for_each_entry_safe(miss, next, &misses, list) {
-		vunmap(miss->addr);
-		kfree(miss);
-	}
-	return err;
-}
-
-static int ipirig_move(struct ipirig_move *req)
-{
-	struct page *page;
-	int err;
-
-	if (req->reserved)
-		return -EINVAL;
-	if (down_write_killable(&alias.lock))
-		return -EINTR;
-
-	if (alias.mapped) {
-		vunmap(alias.addr);
-		alias.mapped = false;
-		/* Purge: the address is free, and flushed, only after this. */
-		vm_unmap_aliases();
-	}
-
-	req->word = ipirig_alias_word(alias.moves + 1);
-	page = alias.pages[(alias.moves + 1) % IPIRIG_ALIAS_PAGES];
-	*(u64 *)page_address(page) = req->word;
-
-	err = ipirig_map_at_alias(page, &req->attempts);
-	if (!err) {
-		alias.moves++;
-		alias.mapped = true;
-	}
-	up_write(&alias.lock);
-
-	if (err == -EADDRNOTAVAIL)
-		pr_err("the alias's address did not come back in %u mappings; move it on the CPU that moved it before\n",
-		       IPIRIG_ALIAS_ATTEMPTS);
-	return err;
-}
-
-/*
- * Nothing in the rig's machine raises NMIs but the rig, from outside, to watch
- * the entry: an NMI that no other handler knows is one of those.
- */
-static int ipirig_nmi(unsigned int type, struct pt_regs *regs)
-{
-	this_cpu_inc(nmis);
-	return NMI_HANDLED;
-}
-
-/*
- * What register_nmi_handler() would make. Written out because a series about
- * NMI sources gives that macro one more argument.
- */
-static struct nmiaction ipirig_nmi_action = {
-	.list = LIST_HEAD_INIT(ipirig_nmi_action.list),
-	.handler = ipirig_nmi,
-	.name = KBUILD_MODNAME,
-};
-
-int ipirig_probe(struct ipirig_probe *req)
-{
-	/* Waiting would let another task, or an IPI, get in between. */
-	if (!down_read_trylock(&alias.lock))
-		return -EBUSY;
-
-	preempt_disable();
-	req->branch = ipirig_branch();
-	req->alias = alias.mapped ? READ_ONCE(*(u64 *)alias.addr) : 0;
-	req->cpu = smp_processor_id();
-	req->nmis = this_cpu_read(nmis);
-	preempt_enable();
-
-	up_read(&alias.lock);
-	return 0;
-}
-
-/* What a read through the alias must give while nobody moves it. */
-u64 ipirig_alias_now(void)
-{
-	return alias.mapped ? ipirig_alias_word(alias.moves) : 0;
-}
 
 static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -369,57 +114,24 @@ static struct miscdevice ipirig_device = {
 	.fops = &ipirig_fops,
 };
 
-static void ipirig_free_alias(void)
-{
-	int i;
-
-	if (alias.mapped)
-		vunmap(alias.addr);
-	for (i = 0; i < IPIRIG_ALIAS_PAGES; i++)
-		if (alias.pages[i])
-			__free_page(alias.pages[i]);
-}
-
 static int __init ipirig_init(void)
 {
-	int i, err;
+	int err;
 
-	for (i = 0; i < IPIRIG_ALIAS_PAGES; i++) {
-		alias.pages[i] = alloc_page(GFP_KERNEL);
-		if (!alias.pages[i]) {
-			err = -ENOMEM;
-			goto free;
-		}
-	}
 	ipirig_init_relays();
-	*(u64 *)page_address(alias.pages[0]) = ipirig_alias_word(0);
-	alias.addr = ipirig_map(alias.pages[0]);
-	if (!alias.addr) {
-		err = -ENOMEM;
-		goto free;
-	}
-	alias.mapped = true;
-
-	err = __register_nmi_handler(NMI_UNKNOWN, &ipirig_nmi_action);
+	err = ipirig_begin_probes();
 	if (err)
-		goto free;
+		return err;
 	err = misc_register(&ipirig_device);
 	if (err)
-		goto unregister_nmi;
-	return 0;
-
-unregister_nmi:
-	unregister_nmi_handler(NMI_UNKNOWN, ipirig_nmi_action.name);
-free:
-	ipirig_free_alias();
+		ipirig_end_probes();
 	return err;
 }
 
 static void __exit ipirig_exit(void)
 {
 	misc_deregister(&ipirig_device);
-	unregister_nmi_handler(NMI_UNKNOWN, ipirig_nmi_action.name);
-	ipirig_free_alias();
+	ipirig_end_probes();
 }
 
 module_init(ipirig_init);

@@ -14,9 +14,9 @@ use ipirig_abi::{Ending, TEXT_LEN};
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
+use crate::ground::Ground;
 use crate::load;
 use crate::process;
-use crate::storms::Ground;
 use crate::sys::{self, Fork};
 
 /// What became of the command.
@@ -188,7 +188,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
-    use crate::storms::Symbols;
+    use crate::ground::Symbols;
 
     /// A root with this command, and with a program `/bin/job` that is this shell script.
     fn root(command: &[u8], script: &str) -> tempfile::TempDir {

@@ -17,8 +17,10 @@ use ipirig_abi::observe::{NO_LOAD, ROUNDS};
 
 use crate::errno::Errno;
 use crate::failure::During;
+use crate::ground::Ground;
+use crate::request::{Asked, Progress, Stopped};
+use crate::storms;
 use crate::storms::children::{self, Children};
-use crate::storms::{self, Asked, Ground, Progress, Stopped};
 use crate::sys;
 
 /// Between two operations of a load. Real ones also do something else in between.
@@ -211,7 +213,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::storms::Symbols;
+    use crate::ground::Symbols;
 
     fn run(names: &[&str]) -> i32 {
         let ground = Ground {

@@ -3,13 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::module::{Flip, LetGo, Move, Storm};
 use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
 
 use crate::errno::Errno;
 use crate::execute::Executed;
 use crate::failure::{During, Failure};
-use crate::storms::{self, Asked, Ground, Progress, Stopped, Symbols};
+use crate::ground::{Ground, NO_JUMP_LABEL, Symbols, Triggers};
+use crate::request::{Asked, Progress, Stopped};
+use crate::storms;
 use crate::tracing::Step;
 
 /// What commands act on: the real guest, or a test's.
@@ -42,22 +44,6 @@ pub(crate) trait Guest {
     fn execute(&self, limit: Duration) -> Result<Executed, Failure>;
     /// What it printed, from byte `from` on.
     fn output(&self, from: u64) -> Result<Vec<u8>, Failure>;
-}
-
-/// The calls of `/dev/ipirig` that the control task makes.
-pub(crate) trait Triggers {
-    /// Flips the private static key.
-    fn flip(&self, request: &mut Flip) -> Result<(), Errno>;
-    /// Maps, touches, unmaps and purges.
-    fn storm(&self, request: &mut Storm) -> Result<(), Errno>;
-    /// Puts another page behind the alias.
-    fn move_alias(&self, request: &mut Move) -> Result<(), Errno>;
-    /// Provokes one kind of operation.
-    fn trigger(&self, request: &mut Trigger) -> Result<(), Errno>;
-    /// Has freed stacks unmapped and lazily freed areas purged.
-    fn purge(&self) -> Result<(), Errno>;
-    /// Lets all tasks go that stay in the kernel.
-    fn let_go(&self, request: &mut LetGo) -> Result<(), Errno>;
 }
 
 /// A command as the mailbox holds it.
@@ -238,7 +224,7 @@ impl Request {
         let outcome = triggers.flip(&mut flip);
         let results = [flip.done, flip.enabled.into(), 0, 0];
         if outcome == Err(Errno(libc::EOPNOTSUPP)) {
-            return Answer::lacking(results, storms::NO_JUMP_LABEL.to_owned());
+            return Answer::lacking(results, NO_JUMP_LABEL.to_owned());
         }
         let outcome = outcome.during(|| format!("flip the static key {count} times"));
         Answer::new(results, outcome)

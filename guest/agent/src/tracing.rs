@@ -14,8 +14,9 @@ use std::io::Read;
 use ipirig_abi::{TEXT_LEN, TraceStep};
 
 use crate::failure::{During, Failure};
+use crate::ground::Ground;
+use crate::request::Stopped;
 use crate::storms::tracefs::Tracefs;
-use crate::storms::{Ground, Stopped};
 use latency::Latency;
 
 /// The instance: a storm that traces has the top level to itself.
@@ -187,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::errno::Errno;
-    use crate::storms::Symbols;
+    use crate::ground::Symbols;
 
     /// Files of tracefs that only what is tested needs to exist.
     fn tracing(events: bool) -> TempDir {

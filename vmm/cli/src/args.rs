@@ -9,9 +9,11 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 mod lab;
 mod options;
+mod sweep;
 
 pub(crate) use lab::{Cpu, LabArgs};
 pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
+pub(crate) use sweep::SweepArgs;
 
 const AFTER: &str = "\
 Examples:
@@ -21,7 +23,8 @@ Examples:
   ipirig run static-key-flip --deferral off  see what a stock kernel does
   ipirig run vunmap-storm --json result.json
   ipirig run static-key-flip --tree ~/linux  a kernel of your own
-  ipirig entry entry-matrix                  what the CPU executes on each way into the kernel
+  ipirig entry entry-matrix                  what the CPU executes, entry kind by entry kind
+  ipirig sweep syscall --event nmi           an NMI at each instruction of the system call entry
   ipirig gate all                            is everything as it was?
   ipirig blame vunmap-storm --deferral off   who interrupts isolated CPUs, and why
   ipirig audit vmlinux                       is its entry code fit? nothing is booted
@@ -44,9 +47,10 @@ Examples:
   ipirig entry entry-matrix --kind nmi,timer
   ipirig entry vunmap-storm --whole --kernel ~/linux/vmlinux | less
 
-An instruction is a line: number, address, disassembly, the memory it touches, and marks (flag set,
-catch-up, first instrumentable code, user page table, flag cleared). What should not be there is on
-a line of its own that begins with an exclamation mark. The run's checks go to standard error.";
+An instruction is a line: number, address, disassembly, the memory it touches, and marks (flag
+set, catch-up, first instrumentable code, user page table, flag cleared). What should not be there
+is on a line of its own that begins with an exclamation mark. The run's checks go to standard
+error.";
 
 const AFTER_OBSERVE: &str = "\
 Examples:
@@ -58,9 +62,9 @@ Examples:
 
 The command runs in the guest, on the vCPUs that are not isolated. It is a program that --file (or
 your own initramfs) brings along, linked statically, or `load` and the names of loads, which end
-after N rounds each with `load --rounds N`; `load` alone says which ones the kernel offers. Nothing
-is judged unless --max-ipis is given. Exit code 0: the observation is complete; 1: --max-ipis was
-exceeded; 3: something was lost, or the guest failed.";
+after N rounds each with `load --rounds N`; `load` alone says which ones the kernel offers.
+Nothing is judged unless --max-ipis is given. Exit code 0: the observation is complete; 1:
+--max-ipis was exceeded; 3: something was lost, or the guest failed.";
 
 const AFTER_BLAME: &str = "\
 Examples:
@@ -80,9 +84,10 @@ Examples:
   ipirig mutants --survivors                 also run those that nothing is expected to notice
 
 A mutant is guest/kernel/mutants/NAME.patch on top of the series; it says which checks must notice
-it. A run that ends as `error`, such as a boot that takes too long, is tried once more. Exit code 0: each of
-them did, and the reference kernel held; 1: one survived; 3: a run was `error` twice. The first time a kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes seconds to a minute to
-build, and comes from the cache afterwards.";
+it. A run that ends as `error`, such as a boot that takes too long, is tried once more. Exit code
+0: each of them did, and the reference kernel held; 1: one survived; 3: a run was `error` twice.
+The first time a kernel tree is built and kept (some minutes, 1.7 GB); each mutant then takes
+seconds to a minute to build, and comes from the cache afterwards.";
 
 const AFTER_RUN: &str = "\
 Examples:
@@ -98,16 +103,17 @@ Examples:
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
   ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
   ipirig run all --junit report.xml
-  ipirig run all --tree ~/linux              the kernel built in ~/linux, with ipirig.ko built against it
+  ipirig run all --tree ~/linux              the kernel built there, and a module for it
   git bisect run ipirig run static-key-flip --bisect --tree . --build
 
-In a workflow on GitHub (GITHUB_ACTIONS=true) what is not held becomes an annotation, and the results
-a table in the summary.
+In a workflow on GitHub (GITHUB_ACTIONS=true) what is not held becomes an annotation, and the
+results a table in the summary.
 
 The first run builds the reference kernel, which takes some minutes; later runs find it in the
-cache. With --kernel and without --initramfs the guest gets the agent but no module, and what needs
-the module is skipped. Without symbols (a bzImage, a stripped vmlinux) it cannot be told whether deferred
-work was done, and a run is skipped, unless --isolation-only says that isolation alone is wanted.";
+cache. With --kernel and without --initramfs the guest gets the agent but no module, and what
+needs the module is skipped. Without symbols (a bzImage, a stripped vmlinux) it cannot be told
+whether deferred work was done, and a run is skipped, unless --isolation-only says that isolation
+alone is wanted.";
 
 const AFTER_GATE: &str = "\
 Examples:
@@ -118,8 +124,8 @@ Examples:
   ipirig gate all --accept                   what is now, is right: rewrite the baselines
   ipirig gate all --kernel vmlinux --baseline my/baselines --accept
 
-A baseline is a file a scenario (and one more with --deferral off): results/baseline/README.md says
-what it has. It is of the scenario as it is, without --vcpus or --append.
+A baseline is a file a scenario (and one more with --deferral off): results/baseline/README.md
+says what it has. It is of the scenario as it is, without --vcpus or --append.
 
 Exit codes:
   0  all as it was
@@ -145,25 +151,26 @@ const AFTER_AUDIT: &str = "\
 Examples:
   ipirig audit vmlinux                       is the entry code fit for deferred IPIs?
   ipirig audit vmlinux --json audit.json
-  ipirig audit --json - /usr/lib/debug/boot/vmlinux-$(uname -r) | jq '.sites[] | select(.when == \"run\")'
+  ipirig audit --json - /usr/lib/debug/boot/vmlinux-$(uname -r) | jq .offences
 
-Nothing is booted. Entry text is followed as it is patched with page table isolation, from each entry
-point: is the flag by which senders decide set before the kernel's page table is loaded, and cleared
-after the user's is? Static keys, static calls and traced functions in entry and noinstr text are
-listed, and which of them can change at run time. Where pointers lead is not known, nor whether a
-write to CR3 flushes: `ipirig entry` shows that of a run.
+Nothing is booted. Entry text is followed as it is patched with page table isolation, from each
+entry point: is the flag by which senders decide set before the kernel's page table is loaded, and
+cleared after the user's is? Static keys, static calls and traced functions in entry and noinstr
+text are listed, and which of them can change at run time. Where pointers lead is not known, nor
+whether a write to CR3 flushes: `ipirig entry` shows that of a run.
 
 Exit codes:
   0  nothing found
   1  offences
   2  the file cannot be read or is damaged
-  4  something cannot be told, or the file lacks what is needed: no ELF file, stripped, without code";
+  4  something cannot be told, or the file is no ELF file, is stripped or has no code";
 
 const AFTER_SCHEMA: &str = "\
 Examples:
   ipirig schema > schema.json
   ipirig schema audit                        of `ipirig audit --json`
   ipirig schema scenario                     of a scenario file, for an editor
+  ipirig schema sweep                        of `ipirig sweep --json`
   ipirig run all --json result.json; check-jsonschema --schemafile schema.json result.json";
 
 const AFTER_COMPLETIONS: &str = "\
@@ -191,8 +198,8 @@ Examples:
   ipirig guest build --update                with the newest linux-source package
   ipirig guest build --install-tools         for a script; CI=true does the same
 
-What building needs and is missing is named, with the command that installs it. As root on a terminal you are asked
-whether to install it.";
+What building needs and is missing is named, with the command that installs it. As root on a
+terminal you are asked whether to install it.";
 
 const AFTER_CONFIG: &str = "\
 Examples:
@@ -245,6 +252,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run a scenario and list what each first entry into the kernel executed
     Entry(Box<EntryArgs>),
+    /// Place events at each instruction of kernel entry and exit, and judge what follows
+    Sweep(Box<SweepArgs>),
     /// Run a command on the other vCPUs and say who interrupts the isolated ones
     Observe(Box<ObserveArgs>),
     /// Judge the entry code of a vmlinux without booting it
@@ -350,7 +359,7 @@ pub(crate) struct EntryArgs {
     pub(crate) scenario: String,
     #[command(flatten)]
     pub(crate) options: RunOptions,
-    /// Only these ways into the kernel, by their names in scenario files
+    /// Only these entry kinds, by their names in scenario files
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     pub(crate) kind: Vec<String>,
     /// Every instruction, not only the way in and the way out
@@ -413,6 +422,8 @@ pub(crate) enum SchemaOf {
     Audit,
     /// A scenario file
     Scenario,
+    /// `ipirig sweep`
+    Sweep,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -556,6 +567,23 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// Lines after a help that are broken once more where they are too long for it.
+    fn too_long(command: &clap::Command, found: &mut Vec<String>) {
+        let text = command.get_after_help().map(ToString::to_string);
+        let lines = text.iter().flat_map(|text| text.lines());
+        found.extend(lines.filter(|line| line.len() > 100).map(str::to_owned));
+        for command in command.get_subcommands() {
+            too_long(command, found);
+        }
+    }
+
+    #[test]
+    fn no_line_of_a_help_is_broken_twice() {
+        let mut found = Vec::new();
+        too_long(&<Args as clap::CommandFactory>::command(), &mut found);
+        assert_eq!(found, [""; 0]);
     }
 
     #[test]

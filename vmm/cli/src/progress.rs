@@ -58,6 +58,11 @@ impl Progress {
         }
     }
 
+    /// Whether what is shown takes the place of what was.
+    pub(crate) fn is_live(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Nothing more to show.
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {

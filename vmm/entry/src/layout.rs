@@ -180,6 +180,18 @@ impl KernelLayout {
         (gs_base >= KERNEL_HALF).then(|| gs_base.wrapping_add(flag.offset))
     }
 
+    /// `.entry.text`, without the thunks.
+    #[must_use]
+    pub fn entry_text(&self) -> Range<u64> {
+        self.entry_text.clone()
+    }
+
+    /// `.noinstr.text`.
+    #[must_use]
+    pub fn noinstr_text(&self) -> Range<u64> {
+        self.noinstr_text.clone()
+    }
+
     /// Where the instruction at `rip` is.
     #[must_use]
     pub fn place(&self, rip: u64) -> Place {

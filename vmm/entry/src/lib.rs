@@ -1,7 +1,7 @@
 //! What a CPU executed between user space and the kernel's ordinary code, and what follows from it.
 //!
 //! [`record`] is what a machine writes down: one [`Step`] an instruction. [`layout`] is where things
-//! are in the kernel that ran. [`audit()`] decodes each step ([`decode`]), follows what is pending on
+//! are in the kernel that ran. [`passage`] is what follows an event that came at a chosen instruction. [`audit()`] decodes each step ([`decode`]), follows what is pending on
 //! the CPU ([`shadow`]) and says which instruction caught up, what was done before it that must not
 //! be, and whether the flag that senders read was set and cleared in the right order. [`listing()`]
 //! shows the same to a person.
@@ -23,6 +23,7 @@ pub mod layout;
 pub mod listing;
 mod nop;
 pub mod paging;
+pub mod passage;
 pub mod pending;
 pub mod record;
 pub mod shadow;

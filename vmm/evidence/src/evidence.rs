@@ -43,7 +43,7 @@ pub struct Evidence {
     /// How the kernel's page tables are set up, seen before the first window; `None` if they could not
     /// be read.
     pub paging: Option<Paging>,
-    /// The windows, one for each way into the kernel.
+    /// The windows, one for each entry kind.
     pub windows: Vec<Window>,
     /// What the kernel itself recorded of its IPIs.
     pub tracing: Tracing,
@@ -63,7 +63,7 @@ pub struct Sequence {
 /// One window, and the entries after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The way into the kernel that ends it.
+    /// The entry kind that ends it.
     pub entry: EntryKind,
     /// What each isolated vCPU saw on an entry before the window. Only where the entry after it
     /// shows the same, and the guest has the module.
@@ -104,7 +104,7 @@ pub enum NoRecord {
     CannotStep,
     /// The vCPU was in the kernel all the while: there was no entry.
     InKernel,
-    /// The host cannot produce this way into the kernel, or the guest cannot.
+    /// The host cannot produce this entry kind, or the guest cannot.
     NotProduced,
     /// It should have come, and was not seen.
     NotSeen,

@@ -29,6 +29,8 @@ pub enum Phase {
     Observe,
     /// The first entry of each isolated vCPU.
     Release,
+    /// Visiting the points of a sweep.
+    Sweep,
     /// Reading what the kernel counts, after.
     After,
     /// Reading what the kernel traced.
@@ -50,6 +52,7 @@ impl fmt::Display for Phase {
             Self::Storm => "storm",
             Self::Observe => "observing",
             Self::Release => "first entry",
+            Self::Sweep => "sweep",
             Self::After => "reading counters after the window",
             Self::ReadTrace => "reading the guest's trace",
         })

@@ -18,7 +18,7 @@ use crate::vectors::Kind;
 pub struct Timeline {
     /// The phases, one after the other.
     pub phases: Vec<Span<Phase>>,
-    /// The windows, by the way into the kernel that ends each.
+    /// The windows, by the entry kind that ends each.
     pub windows: Vec<Span<&'static str>>,
     /// The storm's parts, by number in the scenario.
     pub storms: Vec<Span<usize>>,
@@ -61,7 +61,7 @@ impl<T> Span<T> {
 pub struct Entered {
     /// The vCPU.
     pub cpu: usize,
-    /// The way in, by its name in scenario files.
+    /// The entry kind, by its name in scenario files.
     pub kind: &'static str,
 }
 

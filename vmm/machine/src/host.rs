@@ -145,6 +145,9 @@ pub struct ProbeResult {
     pub assist: Option<&'static str>,
 }
 
+/// What KVM is to leave in `kvm_run` at an exit (KVM API 5).
+const SYNC: u32 = kvm_bindings::KVM_SYNC_X86_REGS | kvm_bindings::KVM_SYNC_X86_SREGS;
+
 /// What this host is and does.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 #[non_exhaustive]
@@ -191,7 +194,7 @@ pub struct Host {
     /// `KVM_GET_SUPPORTED_CPUID`.
     pub(crate) supported: CpuId,
     pub(crate) remedies: Vec<Remedy>,
-    /// KVM leaves general registers in `kvm_run` (`KVM_SYNC_X86_REGS`).
+    /// KVM leaves general and system registers in `kvm_run` (`KVM_SYNC_X86_REGS`, `KVM_SYNC_X86_SREGS`).
     pub(crate) sync_regs: bool,
     /// What makes up a vCPU's state.
     pub(crate) registers: RegisterList,
@@ -254,7 +257,7 @@ impl Host {
         })?;
         let supported = prober.into_supported_cpuid();
         let sync_regs = u32::try_from(kvm.check_extension_int(Cap::SyncRegs))
-            .is_ok_and(|which| which & kvm_bindings::KVM_SYNC_X86_REGS != 0);
+            .is_ok_and(|which| which & SYNC == SYNC);
         let listed = kvm
             .get_msr_index_list()
             .map_err(|source| HostError::Kvm {

@@ -2,6 +2,9 @@
 //!
 //! Each call is carried out on the vCPU's own thread, between two runs of the guest.
 
+use std::sync::atomic::Ordering;
+
+use ipirig_entry::passage::{EventAt, Passage};
 use ipirig_entry::{Began, Record};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::errno;
@@ -9,7 +12,7 @@ use vmm_sys_util::errno;
 use crate::Line;
 use crate::clock::Moment;
 use crate::machine::{Machine, MachineError, failed};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Placed, Vcpu};
 use crate::vcpu_set::Sample;
 
 impl Machine {
@@ -78,6 +81,53 @@ impl Machine {
     pub fn disarm(&self, cpu: usize) -> Result<(), MachineError> {
         self.on(cpu, Vcpu::disarm)?
             .map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
+    /// Has an event come to `cpu` at an instruction of the kernel, when it next is about to execute it,
+    /// and writes down what the vCPU executes from then on until it is back in user space. Takes the
+    /// place of a record that was armed. While the assembly is followed the vCPU takes no interrupt;
+    /// while what that calls runs freely, it does. Where the passage ends otherwise than in user space
+    /// the vCPU stands still: rewind the machine.
+    ///
+    /// # Errors
+    /// The host cannot stop guests, the vCPU does not answer, or an ioctl failed.
+    pub fn place(&self, cpu: usize, at: EventAt) -> Result<(), MachineError> {
+        self.stopping_at(cpu, move |vcpu| vcpu.place(at))
+    }
+
+    /// How an event that was asked for is coming along. Does not disturb the vCPU.
+    #[must_use]
+    pub fn placed(&self, cpu: usize) -> Placed {
+        let slot = self.fleet.slots.get(cpu);
+        slot.map_or(Placed::Waiting, |slot| {
+            slot.placed.load(Ordering::SeqCst).into()
+        })
+    }
+
+    /// Has a vCPU go on that stands at an instruction ([`ipirig_entry::passage::Event::Stand`]).
+    ///
+    /// # Errors
+    /// The vCPU does not answer, or an ioctl failed.
+    pub fn go_on(&self, cpu: usize) -> Result<(), MachineError> {
+        self.on(cpu, Vcpu::go_on)?
+            .map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
+    /// What was executed after an event, once that is over.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn passage(&self, cpu: usize) -> Result<Option<Passage>, MachineError> {
+        self.on(cpu, Vcpu::take_passage)
+    }
+
+    /// The guest-physical address of a guest-virtual one, through the page tables that `cpu` has loaded.
+    /// `None` where nothing is mapped.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn translate(&self, cpu: usize, address: u64) -> Result<Option<u64>, MachineError> {
+        self.on(cpu, move |vcpu| vcpu.translate(address))
     }
 
     /// Tells the observer each time `cpu` is about to execute the instruction at one of `addresses`,

@@ -25,10 +25,12 @@ use crate::vcpu_set::VcpuSet;
 use crate::vm::{Apics, BlockedVcpu};
 use crate::wakeups::{WaitEvent, Wakeups};
 
+mod checkpoint;
 mod error;
 mod make;
 mod save;
 
+pub use checkpoint::{Beginning, Checkpoint, Follow, Raise};
 pub use error::MachineError;
 pub(crate) use error::failed;
 use error::host;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use ipirig_abi::{MAILBOX_GPA, MAILBOX_SIZE, Mailbox};
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vm_memory::{
@@ -104,18 +104,33 @@ pub(crate) fn overlay(
 
 /// Gives all of `memory` to the VM, in slots from `slot` on. `memory` must outlive the VM's vCPUs.
 pub(crate) fn map(vm: &VmFd, slot: u32, memory: &GuestMemoryMmap) -> Result<(), MemoryError> {
+    map_with(vm, slot, memory, 0)
+}
+
+/// Has KVM log which pages of `memory`, mapped from `slot` on, are written to (KVM API 4.35).
+pub(crate) fn log(vm: &VmFd, slot: u32, memory: &GuestMemoryMmap) -> Result<(), MemoryError> {
+    map_with(vm, slot, memory, KVM_MEM_LOG_DIRTY_PAGES)
+}
+
+fn map_with(vm: &VmFd, slot: u32, memory: &GuestMemoryMmap, flags: u32) -> Result<(), MemoryError> {
     for (slot, region) in (slot..).zip(memory.iter()) {
         let at = region.start_addr().raw_value();
         let host = region.as_ptr();
-        set_slot(vm, slot, at, region.len(), host)?;
+        set_slot(vm, (slot, flags), at, region.len(), host)?;
     }
     Ok(())
 }
 
-fn set_slot(vm: &VmFd, slot: u32, at: u64, bytes: u64, host: *mut u8) -> Result<(), MemoryError> {
+fn set_slot(
+    vm: &VmFd,
+    (slot, flags): (u32, u32),
+    at: u64,
+    bytes: u64,
+    host: *mut u8,
+) -> Result<(), MemoryError> {
     let region = kvm_userspace_memory_region {
         slot,
-        flags: 0,
+        flags,
         guest_phys_addr: at,
         memory_size: bytes,
         userspace_addr: host as u64,
@@ -142,7 +157,7 @@ impl MailboxMemory {
     pub(crate) fn map(&self, vm: &VmFd, slot: u32) -> Result<(), MemoryError> {
         set_slot(
             vm,
-            slot,
+            (slot, 0),
             MAILBOX_GPA,
             MAILBOX_SIZE as u64,
             self.region.as_ptr(),

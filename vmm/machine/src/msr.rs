@@ -56,6 +56,17 @@ pub(crate) fn write(fd: &VcpuFd, index: u32, data: u64) -> Result<bool, errno::E
     Ok(fd.set_msrs(&one(index, data)?)? == 1)
 }
 
+/// Most MSRs that one call takes: fewer than `MAX_IO_MSRS` (arch/x86/kvm/x86.c).
+const AT_ONCE: usize = 255;
+
+/// Writes `msrs` in order, up to the first that KVM does not take, or as many as it takes at once. How
+/// many were written.
+pub(crate) fn write_all(fd: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<usize, errno::Error> {
+    let first = msrs.get(..AT_ONCE).unwrap_or(msrs);
+    let list = Msrs::from_entries(first).map_err(|_| errno::Error::new(libc::ENOMEM))?;
+    fd.set_msrs(&list)
+}
+
 fn one(index: u32, data: u64) -> Result<Msrs, errno::Error> {
     let entry = kvm_msr_entry {
         index,

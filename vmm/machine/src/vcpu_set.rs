@@ -4,7 +4,7 @@
 //! and whoever asks for one knows neither which vCPU that is nor when its thread gets to it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -98,6 +98,8 @@ impl Held {
 pub(crate) struct Slot {
     pub(crate) kicker: Kicker,
     asked: AtomicBool,
+    /// A [`crate::Placed`].
+    pub(crate) placed: AtomicU8,
     job: Mutex<Option<Job>>,
 }
 

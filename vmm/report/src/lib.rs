@@ -28,6 +28,7 @@ pub mod render;
 #[cfg(test)]
 mod specimen;
 pub mod suite;
+pub mod sweep;
 #[cfg(test)]
 mod testing;
 pub mod trace;

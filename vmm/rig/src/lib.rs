@@ -14,4 +14,5 @@ pub mod conductor;
 pub mod observe;
 pub mod run;
 pub mod snapshots;
+pub mod sweep;
 mod trusted;

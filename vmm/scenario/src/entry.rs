@@ -10,8 +10,9 @@ use ipirig_entry::Began;
 const NMI: u8 = 2;
 /// Vectors that Linux gives to its timer and to reschedule IPIs
 /// (arch/x86/include/asm/irq_vectors.h).
-const LOCAL_TIMER: u8 = 0xec;
-const RESCHEDULE: u8 = 0xfd;
+pub const LOCAL_TIMER: u8 = 0xec;
+/// See [`LOCAL_TIMER`].
+pub const RESCHEDULE: u8 = 0xfd;
 
 /// A way from user space into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

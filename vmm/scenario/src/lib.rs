@@ -27,7 +27,7 @@ mod tests;
 mod validate;
 
 pub use diagnostic::Diagnostic;
-pub use entry::{EntryKind, Trigger};
+pub use entry::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 pub use scenario::{Expectations, IsolatedIpis, Kernel, Mode, Scenario, ScenarioError, Vcpus};
 pub use selection::{ALL, SelectionError, base_name, select};
 pub use storm::{Changes, Completion, Kind, NONE as NO_STORM, Part, Storm};

@@ -395,7 +395,7 @@ fn ways_into_the_kernel_are_read_in_order_and_each_mistake_is_pointed_at() {
         [EntryKind::Syscall]
     );
     for (entries, words) in [
-        ("[]", "no way into the kernel"),
+        ("[]", "no entry kind"),
         ("[\"nmi\", \"nmi\"]", "`nmi` is listed twice"),
         ("[\"nmj\"]", "did you mean `nmi`?"),
     ] {

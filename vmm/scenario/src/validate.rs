@@ -237,14 +237,14 @@ impl Place<'_> {
         };
         if raw.get_ref().is_empty() {
             return Err(self
-                .at(raw.span(), "no way into the kernel")
+                .at(raw.span(), "no entry kind")
                 .help("at least one, or no such line for `syscall`"));
         }
         let mut entries = Vec::new();
         for name in raw.get_ref() {
             let Some(kind) = EntryKind::find(name.get_ref()) else {
                 let allowed = EntryKind::ALL.map(EntryKind::name);
-                return Err(self.choice("way into the kernel", name, &allowed));
+                return Err(self.choice("entry kind", name, &allowed));
             };
             if entries.contains(&kind) {
                 let message = format!("`{}` is listed twice", kind.name());

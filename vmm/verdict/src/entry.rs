@@ -12,9 +12,9 @@ use serde::Serialize;
 pub struct RecordedEntry {
     /// The vCPU.
     pub cpu: usize,
-    /// The way in, by its name in scenario files.
+    /// The entry kind, by its name in scenario files.
     pub kind: &'static str,
-    /// The way in, for a person.
+    /// The entry kind, for a person.
     #[serde(skip)]
     pub title: String,
     /// What the record says; absent if there is none.

@@ -39,6 +39,16 @@ pub fn audit() -> Result<String, serde_json::Error> {
     of::<ipirig_audit::Audit>(&format!("urn:ipirig:audit:{version}"))
 }
 
+/// The same of what `ipirig sweep --json` writes. `results/sweep-schema.json` is this.
+///
+/// # Errors
+///
+/// serde_json's; nothing here can cause one.
+pub fn sweep() -> Result<String, serde_json::Error> {
+    let version = ipirig_sweep::result::SCHEMA_VERSION;
+    of::<ipirig_sweep::SweepResult>(&format!("urn:ipirig:sweep:{version}"))
+}
+
 fn of<T: JsonSchema>(id: &str) -> Result<String, serde_json::Error> {
     let settings = SchemaSettings::draft2020_12()
         .for_serialize()
@@ -92,6 +102,15 @@ mod tests {
             parsed(include_str!("../../../results/audit-schema.json")),
             parsed(&audit().unwrap()),
             "renew it: cargo run --release -- schema audit > results/audit-schema.json"
+        );
+    }
+
+    #[test]
+    fn the_committed_schema_of_sweeps_is_that_of_the_types() {
+        assert_eq!(
+            parsed(include_str!("../../../results/sweep-schema.json")),
+            parsed(&sweep().unwrap()),
+            "renew it: cargo run --release -- schema sweep > results/sweep-schema.json"
         );
     }
 

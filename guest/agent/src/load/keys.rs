@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::failure::During;
-use crate::storms::Stopped;
+use crate::request::Stopped;
 
 /// `sched_schedstats` of kernel/sched/stats.h.
 const SCHEDSTATS: &str = "/proc/sys/kernel/sched_schedstats";

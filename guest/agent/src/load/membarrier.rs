@@ -3,7 +3,7 @@
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::storms::Stopped;
+use crate::request::Stopped;
 
 /// `enum membarrier_cmd` of include/uapi/linux/membarrier.h, in words.
 const COMMANDS: [(i32, &str); 4] = [

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::storms::Stopped;
+use crate::request::Stopped;
 
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h, in network byte order.
 const ALL_PACKETS: i32 = (libc::ETH_P_ALL as u16).to_be() as i32;

@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::storms::Stopped;
+use crate::request::Stopped;
 
 /// `struct perf_event_attr` of include/uapi/linux/perf_event.h in its first version, which every
 /// kernel takes.

@@ -4,6 +4,8 @@ use std::path::Path;
 use ipirig_abi::TraceStep;
 use ipirig_abi::module::MAX_PAGES;
 
+use ipirig_abi::module::Trigger;
+
 use super::*;
 use crate::mailbox;
 

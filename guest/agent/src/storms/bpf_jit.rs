@@ -6,9 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::{Asked, Ground, Progress, Stopped, write};
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
+use crate::ground::{Ground, write};
+use crate::request::{Asked, Progress, Stopped};
 use crate::sys;
 
 const ENABLE: &str = "proc/sys/net/core/bpf_jit_enable";

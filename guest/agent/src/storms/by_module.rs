@@ -3,9 +3,10 @@
 use ipirig_abi::StormKind;
 use ipirig_abi::module::Trigger;
 
-use super::{Asked, Ground, NO_JUMP_LABEL, Progress, Stopped};
 use crate::errno::Errno;
 use crate::failure::During;
+use crate::ground::{Ground, NO_JUMP_LABEL};
+use crate::request::{Asked, Progress, Stopped};
 
 pub(super) fn run(
     ground: &Ground<'_>,

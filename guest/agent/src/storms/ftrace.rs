@@ -3,7 +3,8 @@
 use ipirig_abi::TRACED_FUNCTION;
 
 use super::tracefs::Tracefs;
-use super::{Asked, Ground, Progress, Stopped};
+use crate::ground::Ground;
+use crate::request::{Asked, Progress, Stopped};
 
 const FILTER: &str = "set_ftrace_filter";
 const TRACERS: &str = "available_tracers";

@@ -5,10 +5,11 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use ipirig_abi::module::{Flip, Storm};
 
 use super::children::{self, Children};
-use super::{Asked, Ground, NO_JUMP_LABEL, Progress, Stopped};
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::obey::Triggers;
+use crate::ground::Triggers;
+use crate::ground::{Ground, NO_JUMP_LABEL};
+use crate::request::{Asked, Progress, Stopped};
 use crate::sys;
 
 /// Bytes of a message: hackbench's.

@@ -3,7 +3,8 @@
 use ipirig_abi::TRACED_FUNCTION;
 
 use super::tracefs::Tracefs;
-use super::{Asked, Ground, Progress, Stopped};
+use crate::ground::Ground;
+use crate::request::{Asked, Progress, Stopped};
 
 const EVENTS: &str = "kprobe_events";
 const ENABLE: &str = "events/ipirig/quiet/enable";

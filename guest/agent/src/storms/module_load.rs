@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::ErrorKind;
 
-use super::{Asked, Ground, Progress, Stopped};
 use crate::errno::Errno;
 use crate::failure::During;
+use crate::ground::Ground;
+use crate::request::{Asked, Progress, Stopped};
 use crate::sys;
 
 /// Below the root, as `guest/build` packs it.

@@ -1,10 +1,13 @@
 use std::cell::RefCell;
 use std::fs;
+use std::path::Path;
 
 use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
 use tempfile::TempDir;
 
 use super::*;
+use crate::errno::Errno;
+use crate::ground::{Symbols, Triggers};
 
 /// A module that remembers what was called.
 #[derive(Default)]

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Ground, Stopped, write};
 use crate::errno::Errno;
 use crate::failure::During;
+use crate::ground::{Ground, write};
+use crate::request::Stopped;
 
 /// KiB of each CPU's buffer: a storm's events are nobody's interest, and a large buffer takes a slow
 /// kernel long to allocate.

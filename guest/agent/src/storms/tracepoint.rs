@@ -1,7 +1,8 @@
 //! A trace event, enabled and disabled: a static key and a static call.
 
 use super::tracefs::Tracefs;
-use super::{Asked, Ground, Progress, Stopped};
+use crate::ground::Ground;
+use crate::request::{Asked, Progress, Stopped};
 
 const ENABLE: &str = "events/sched/sched_waking/enable";
 /// The kernel has [`ENABLE`] with it.

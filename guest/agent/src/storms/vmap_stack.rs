@@ -1,8 +1,10 @@
 //! Processes that come and go: the stack of each is a vmalloc area.
 
-use super::{Asked, Ground, Progress, Stopped, children};
+use super::children;
 use crate::errno::Errno;
 use crate::failure::During;
+use crate::ground::Ground;
+use crate::request::{Asked, Progress, Stopped};
 
 /// Fewest processes that live at once: a CPU keeps two free stacks for the next ones
 /// (NR_CACHED_STACKS of kernel/fork.c), so the stack of the third is unmapped.

@@ -6,7 +6,7 @@ use std::fs;
 
 use super::{INSTANCE, part};
 use crate::failure::During;
-use crate::storms::Stopped;
+use crate::request::Stopped;
 use crate::storms::tracefs::Tracefs;
 
 const EVENTS: &str = "synthetic_events";

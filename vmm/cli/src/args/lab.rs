@@ -14,11 +14,12 @@ Examples:
   ipirig lab --cpu vmx -- run vunmap-storm   with EPT, PCIDs and INVPCID; takes minutes
   ipirig lab --program target/debug/deps/guest-0123 -- --list
 
-The host is a Linux with an ordinary KVM on an emulated CPU. With SVM it has the caller's files (all of
-them, writable), directory, environment, terminal and Ctrl-C; the exit code is the program's. With VMX
-it has the files that the arguments name and those that ipirig needs, and sends back what was written.
-Times mean nothing there. SVM needs qemu-system-x86 8 or later, VMX bochs; what is missing is named with
-the command that installs it. The host's kernel is built the first time.";
+The host is a Linux with an ordinary KVM on an emulated CPU. With SVM it has the caller's files
+(all of them, writable), directory, environment, terminal and Ctrl-C; the exit code is the
+program's. With VMX it has the files that the arguments name and those that ipirig needs, and
+sends back what was written. Times mean nothing there. SVM needs qemu-system-x86 8 or later, VMX
+bochs; what is missing is named with the command that installs it. The host's kernel is built the
+first time.";
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER)]

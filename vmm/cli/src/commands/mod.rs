@@ -14,6 +14,7 @@ mod observe;
 mod pages;
 mod run;
 mod schema;
+mod sweep;
 mod tree;
 
 use anyhow::Context;
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(mut args: Args) -> Result<Code, Failure> {
     match args.command {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
+        Command::Sweep(args) => sweep::sweep(*args),
         Command::Observe(args) => observe::observe(*args),
         Command::Audit(args) => audit::audit(&args),
         Command::Blame(args) => blame::blame(*args),

@@ -13,6 +13,7 @@ pub(crate) fn schema(of: SchemaOf) -> Result<Code, Failure> {
         SchemaOf::Run => schema::schema(),
         SchemaOf::Audit => schema::audit(),
         SchemaOf::Scenario => ipirig_scenario::schema::schema(),
+        SchemaOf::Sweep => schema::sweep(),
     };
     let text = text.context("cannot make the schema")?;
     print(&text)?;

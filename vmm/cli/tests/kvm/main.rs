@@ -9,6 +9,7 @@ mod machines;
 mod observe;
 mod second_opinion;
 mod snapshots;
+mod sweep;
 mod tiny;
 
 use std::fs::OpenOptions;
@@ -88,6 +89,14 @@ const ON_KVM: &[(&str, Test)] = &[
         entries::matrix,
     ),
     ("an_entry_is_listed_with_its_marks", entries::listing),
+    (
+        "a_sweep_hits_each_instruction_of_a_path_and_holds",
+        sweep::a_path,
+    ),
+    (
+        "a_sweep_of_what_there_is_not_is_a_usage_error",
+        sweep::misspelt,
+    ),
     (
         "a_kernel_without_symbols_is_skipped_and_held_for_isolation_only",
         entries::stripped,

@@ -18,12 +18,8 @@ impl Machine {
         if self.apics == Apics::Kernel {
             return Err(SnapshotError::Misfit("KVM's own APICs are not saved").into());
         }
-        let slots = &self.fleet.slots;
         // First all are still, then each is looked at: an IPI is in its sender or in its target.
-        let mut held = Vec::with_capacity(slots.len());
-        for (cpu, slot) in slots.iter().enumerate() {
-            held.push(slot.hold().ok_or(MachineError::NoAnswer(cpu))?);
-        }
+        let held = self.hold_all()?;
         let now = clock::now();
         let mut vcpus = Vec::with_capacity(held.len());
         for (cpu, vcpu) in held.iter().enumerate() {

@@ -29,7 +29,7 @@ impl SavedMachine {
 }
 
 /// One vCPU, with all exits completed.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub(crate) struct SavedVcpu {
     pub(crate) regs: kvm_regs,
     pub(crate) sregs: kvm_sregs,

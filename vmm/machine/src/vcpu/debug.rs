@@ -85,7 +85,11 @@ impl Vcpu {
     fn reached(&mut self) -> Result<(), Break> {
         let regs = self.regs()?;
         let rip = regs.rip;
-        let mut known = false;
+        let of_event = self.reached_for_event(rip, regs.rsp)?;
+        if of_event == Some(true) {
+            return Ok(());
+        }
+        let mut known = of_event.is_some();
         if self.stops.assist.contains(&rip) {
             known = true;
             let done = self.assist(|assist, cpu| {
@@ -190,6 +194,7 @@ impl Vcpu {
         match self.stops.stepping {
             Stepping::No => Ok(()),
             Stepping::Over { .. } => self.stop_where_wanted(),
+            Stepping::Recording { .. } if self.follows_event() => self.step_along(),
             Stepping::Recording { .. } => self.record(),
         }
     }
@@ -221,7 +226,7 @@ impl Vcpu {
             self.stops.stepping = Stepping::No;
             self.stop_where_wanted()?;
         }
-        Ok(())
+        self.halted_after_event()
     }
 
     /// Has the next entry from user space recorded, up to `limit` instructions: SYSCALL, page
@@ -306,6 +311,14 @@ impl Vcpu {
         if self.stops.recording() {
             self.stops.stepping = Stepping::No;
         }
+        self.stops.apply(&self.fd)
+    }
+
+    /// Drops what is recorded and all stops but those of the assists and the addresses that are watched.
+    pub(super) fn forget_stops(&mut self) -> Result<(), errno::Error> {
+        self.recorder = Recorder::Off;
+        self.forget_placed();
+        self.stops.forget();
         self.stops.apply(&self.fd)
     }
 

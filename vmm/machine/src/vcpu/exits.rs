@@ -261,6 +261,7 @@ impl Vcpu {
     /// exception to deliver first, or IF cleared). KVM delivers what KVM_INTERRUPT queued whatever
     /// IF says by then, so the next exit has to tell.
     pub(super) fn not_ready(&mut self) {
+        self.registers_changed();
         self.fd.get_kvm_run().ready_for_interrupt_injection = 0;
     }
 

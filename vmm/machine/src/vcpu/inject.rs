@@ -11,7 +11,7 @@ impl Vcpu {
     /// Injects an NMI or an interrupt of `work`, if the guest can take it now, and asks for an exit
     /// when it can take what is left. `idle`: it comes out of HLT for this.
     pub(super) fn deliver(&mut self, work: Work, now: u64, idle: bool) -> Result<(), Break> {
-        if self.stops.stepping() {
+        if self.stops.stepping() || self.delivering() {
             self.fd.get_kvm_run().request_interrupt_window = 0;
         } else if work.nmi && self.unfinished {
             self.finish_first();

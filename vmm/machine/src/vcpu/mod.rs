@@ -5,6 +5,7 @@ mod debug;
 mod exits;
 mod follower;
 mod inject;
+mod placed;
 mod recorder;
 mod saved;
 mod sender;
@@ -14,7 +15,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, Line, LocalApic, Origin, Sent, Work};
+use ipirig_apic::{Accepted, ApicObserver, Icr, Line, LocalApic, Origin, Sent, Work};
 use ipirig_entry::Record;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
@@ -37,6 +38,8 @@ use crate::vcpu_set::{Sample, Slot, VcpuSet};
 use crate::vm::Apics;
 
 use follower::Follower;
+pub use placed::Placed;
+use placed::Placing;
 use recorder::Recorder;
 use stops::Stops;
 
@@ -66,6 +69,8 @@ pub(crate) struct Vcpu {
     unfinished: bool,
     stops: Stops,
     recorder: Recorder,
+    /// An event that is to come at an instruction.
+    placing: Option<Placing>,
     /// Interrupts that are recorded, if any.
     follower: Option<Follower>,
     /// Re-entries at the same RIP after bytes that changed under the emulator.
@@ -192,13 +197,15 @@ impl Vcpu {
             unfinished: false,
             stops: Stops::default(),
             recorder: Recorder::default(),
+            placing: None,
             follower: None,
             raced: 0,
             synced: false,
         })
     }
 
-    /// Has KVM leave the registers in `kvm_run` at each exit. Only where it has `KVM_SYNC_X86_REGS`.
+    /// Has KVM leave the general registers in `kvm_run` at each exit. Only where it can, and the system
+    /// registers as well.
     pub(crate) fn sync_registers(&mut self) {
         self.fd.set_sync_valid_reg(SyncReg::Register);
         self.synced = true;
@@ -246,6 +253,11 @@ impl Vcpu {
         }
         if slot.answer(self) {
             // Which may have cleared `immediate_exit`, the one sign of a kick: look again.
+            return Ok(());
+        }
+        if self.stands() {
+            slot.kicker
+                .park(None, || self.fleet.stopping() || slot.asked());
             return Ok(());
         }
         self.counters.turns += 1;
@@ -421,6 +433,13 @@ impl Vcpu {
         self.apic.raise(line)
     }
 
+    /// Has an IPI with `vector` come, from itself. The observer does not hear of who sent it. `false`: the
+    /// APIC does not take it.
+    pub(crate) fn raise_ipi(&mut self, vector: u8) -> bool {
+        let sent = self.fleet.bus.send(self.cpu, Icr::self_ipi(vector), &());
+        sent.ipi.targets.contains(self.cpu)
+    }
+
     /// Where SYSCALL goes.
     pub(crate) fn lstar(&self) -> Result<u64, errno::Error> {
         recorder::lstar(&self.fd)
@@ -437,6 +456,12 @@ impl Vcpu {
     /// Reads at a guest-virtual address; `false` where nothing is mapped there.
     pub(crate) fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> bool {
         self.access().read_virtual(address, buffer)
+    }
+
+    /// The guest-physical address of a guest-virtual one.
+    pub(crate) fn translate(&self, address: u64) -> Option<u64> {
+        let translation = self.fd.translate_gva(address).ok()?;
+        (translation.valid != 0).then_some(translation.physical_address)
     }
 
     pub(crate) fn sample(&self) -> Result<Sample, errno::Error> {

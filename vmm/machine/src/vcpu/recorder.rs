@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use ipirig_entry::record::INSTRUCTION_MAX;
 use ipirig_entry::{Began, Code, Ended, Record, Registers, Step, invpcid_descriptor};
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
@@ -15,7 +16,8 @@ use crate::msr;
 /// Vectors for which the CPU pushes an error code (SDM vol. 3, table 6-1).
 const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
 
-const IRETQ: [u8; 2] = [0x48, 0xcf];
+/// IRETQ.
+pub(super) const IRETQ: [u8; 2] = [0x48, 0xcf];
 
 /// What the recorder does.
 #[derive(Debug, Default)]
@@ -168,12 +170,22 @@ const RSP: usize = 4;
 
 /// The vCPU's state, and the bytes that it will execute.
 pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
-    let regs = cpu.fd.get_regs()?;
-    let sregs = cpu.fd.get_sregs()?;
+    let (regs, sregs) = (cpu.fd.get_regs()?, cpu.fd.get_sregs()?);
+    Ok(step(&regs, &sregs, |address, buffer| {
+        cpu.read_virtual(address, buffer)
+    }))
+}
+
+/// The same from registers that are known, with `read` for what is at a linear address.
+pub(super) fn step(
+    regs: &kvm_regs,
+    sregs: &kvm_sregs,
+    mut read: impl FnMut(u64, &mut [u8]) -> bool,
+) -> Step {
     let mut bytes = [0; INSTRUCTION_MAX];
     let mut len = INSTRUCTION_MAX;
     // The page after it need not be mapped.
-    while len > 0 && !cpu.read_virtual(regs.rip, bytes.get_mut(..len).unwrap_or_default()) {
+    while len > 0 && !read(regs.rip, bytes.get_mut(..len).unwrap_or_default()) {
         let in_page = 0x1000 - (regs.rip & 0xfff) as usize;
         len = if in_page < len { in_page } else { 0 };
     }
@@ -196,10 +208,9 @@ pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
     };
     step.descriptor = invpcid_descriptor(&step).and_then(|address| {
         let mut words = [[0; 8]; 2];
-        cpu.read_virtual(address, words.as_flattened_mut())
-            .then(|| words.map(u64::from_le_bytes))
+        read(address, words.as_flattened_mut()).then(|| words.map(u64::from_le_bytes))
     });
-    Ok(step)
+    step
 }
 
 /// Whether `step` is the return to CPL 3: SYSRET, or IRET with a CS of CPL 3 on the stack. What comes

@@ -96,6 +96,38 @@ impl Vcpu {
     ) -> Result<(), MachineError> {
         // Before the TSC, which is counted by it.
         self.restore_tsc_khz(saved.tsc_khz)?;
+        self.become_saved(saved, registers, now)
+    }
+
+    /// Becomes what this very vCPU was when it was saved, `now`, whatever it does.
+    ///
+    /// # Errors
+    /// KVM or the APIC does not take it.
+    pub(crate) fn rewind(
+        &mut self,
+        saved: &SavedVcpu,
+        registers: &RegisterList,
+        now: u64,
+    ) -> Result<(), MachineError> {
+        self.forget_stops().map_err(failed("KVM_SET_GUEST_DEBUG"))?;
+        self.unfinished = false;
+        self.raced = 0;
+        self.last_tick = 0;
+        if self.cpu == 0 {
+            // KVM takes a value near the one that was written last, which this is, for an attempt to
+            // synchronise the vCPUs' counters, and lets them run on (`kvm_synchronize_tsc`). The vCPUs
+            // after the first are to be synchronised with it.
+            msr::write(&self.fd, msr::TSC, 1 << 62).map_err(failed("KVM_SET_MSRS"))?;
+        }
+        self.become_saved(saved, registers, now)
+    }
+
+    fn become_saved(
+        &mut self,
+        saved: &SavedVcpu,
+        registers: &RegisterList,
+        now: u64,
+    ) -> Result<(), MachineError> {
         if saved.xsave.len() != sys::xsave_words(registers.xsave_bytes) {
             return Err(SnapshotError::Misfit("its XSAVE area has another size").into());
         }
@@ -132,16 +164,23 @@ impl Vcpu {
     }
 
     fn restore_msrs(&self, msrs: &[kvm_msr_entry]) -> Result<(), MachineError> {
-        for entry in msrs {
-            let taken = msr::write(&self.fd, entry.index, entry.data) == Ok(true);
-            // Some cannot be written, and need not be: they are what they were.
-            if !taken && msr::read(&self.fd, entry.index) != Ok(entry.data) {
-                return Err(SnapshotError::Msr {
-                    cpu: self.cpu,
-                    msr: entry.index,
-                    value: entry.data,
+        let mut left = msrs;
+        while !left.is_empty() {
+            let taken = msr::write_all(&self.fd, left).map_err(failed("KVM_SET_MSRS"))?;
+            left = left.get(taken..).unwrap_or_default();
+            if let Some((refused, rest)) = left.split_first() {
+                // Or no more fitted into one call.
+                let written = msr::write(&self.fd, refused.index, refused.data) == Ok(true);
+                // Some cannot be written, and need not be: they are what they were.
+                if !written && msr::read(&self.fd, refused.index) != Ok(refused.data) {
+                    return Err(SnapshotError::Msr {
+                        cpu: self.cpu,
+                        msr: refused.index,
+                        value: refused.data,
+                    }
+                    .into());
                 }
-                .into());
+                left = rest;
             }
         }
         Ok(())

@@ -76,6 +76,14 @@ impl Stops {
         self.stepping != Stepping::No
     }
 
+    /// Drops what the recorder wanted.
+    pub(super) fn forget(&mut self) {
+        self.entry.clear();
+        self.nested.clear();
+        self.successor = None;
+        self.stepping = Stepping::No;
+    }
+
     /// Whether a record runs.
     pub(super) fn recording(&self) -> bool {
         matches!(self.stepping, Stepping::Recording { .. })

@@ -12,6 +12,7 @@
     reason = "a fixture that fails should stop its test"
 )]
 
+mod checkpoints;
 mod debugging;
 mod ending;
 mod harness;
@@ -21,6 +22,7 @@ mod injection;
 mod ipis;
 mod looking;
 mod oracle;
+mod placed;
 mod pmu;
 mod priority;
 mod recording;
@@ -39,6 +41,7 @@ struct Suite {
     no_kvm: Option<String>,
     no_x2apic: Option<String>,
     no_stepping: Option<String>,
+    no_tsc_writes: Option<String>,
     trials: Vec<Trial>,
 }
 
@@ -85,6 +88,12 @@ impl Suite {
         self.add(name.to_owned(), reason, test);
     }
 
+    /// A test that sets the guest's TSC.
+    fn tsc(&mut self, name: &str, test: fn()) {
+        let reason = self.no_kvm.clone().or_else(|| self.no_tsc_writes.clone());
+        self.add(name.to_owned(), reason, test);
+    }
+
     fn add(&mut self, name: String, reason: Option<String>, test: impl Fn() + Send + 'static) {
         let trial = Trial::test(name, move || {
             test();
@@ -125,8 +134,16 @@ fn main() -> ExitCode {
             .as_ref()
             .ok()
             .and_then(|host| host.facts().debug.lack()),
+        no_tsc_writes: host.as_ref().ok().and_then(|host| {
+            let mut probes = host.facts().probes.iter();
+            let probe = probes.find(|probe| probe.name == "tsc-writes");
+            probe
+                .filter(|probe| probe.assist.is_some())
+                .map(|_| "the TSC cannot be set".to_owned())
+        }),
         trials: vec![],
     };
+    checkpoints::list(&mut suite);
     debugging::list(&mut suite);
     ending::list(&mut suite);
     hostile::list(&mut suite);
@@ -134,6 +151,7 @@ fn main() -> ExitCode {
     ipis::list(&mut suite);
     looking::list(&mut suite);
     oracle::list(&mut suite);
+    placed::list(&mut suite);
     pmu::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);

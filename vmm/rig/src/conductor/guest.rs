@@ -155,6 +155,11 @@ pub trait Guest {
     /// The machine's.
     fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure>;
 
+    /// The machine, if it is a real one.
+    fn real(&self) -> Option<&Machine> {
+        None
+    }
+
     /// Stops the guest and gives all that a person needs to see why it stopped or hangs; several
     /// lines.
     fn report(&mut self, reason: StopReason) -> String;
@@ -241,6 +246,10 @@ impl Guest for Machine {
 
     fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {
         Ok(Machine::raise(self, cpu, line)?)
+    }
+
+    fn real(&self) -> Option<&Machine> {
+        Some(self)
     }
 
     fn report(&mut self, reason: StopReason) -> String {

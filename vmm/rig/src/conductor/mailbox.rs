@@ -17,6 +17,14 @@ const STORE: Ordering = Ordering::Release;
 /// Characters of a guest's text that go into a message.
 const TEXT_SHOWN: usize = 500;
 
+/// Orders the task on an isolated vCPU to enter the kernel.
+pub(super) fn post_order(mailbox: &Mailbox, cpu: usize, order: Order) {
+    let slot = &mailbox.cpus[cpu];
+    let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
+    slot.order.store(order.into(), Ordering::Relaxed);
+    slot.order_seq.store(seq, STORE);
+}
+
 pub(super) fn agent_state(mailbox: &Mailbox) -> Result<AgentState, UnknownCode> {
     AgentState::try_from(mailbox.header.agent.load(LOAD))
 }
@@ -70,7 +78,15 @@ impl Conductor<'_> {
 
     /// Sleeps until the doorbell, but no longer than the poll interval.
     pub(super) fn pause(&mut self) -> Result<(), Ended> {
-        let until = (Instant::now() + self.plan.timeouts.poll).min(self.deadline);
+        self.pause_until((Instant::now() + self.plan.timeouts.poll).min(self.deadline))
+    }
+
+    /// Looks whether the guest still runs, and does not wait.
+    pub(super) fn glance(&mut self) -> Result<(), Ended> {
+        self.pause_until(Instant::now())
+    }
+
+    fn pause_until(&mut self, until: Instant) -> Result<(), Ended> {
         let phase = self.phase;
         let woken = self
             .guest
@@ -189,10 +205,13 @@ impl Conductor<'_> {
 
     /// Orders the task on an isolated vCPU to enter the kernel.
     pub(super) fn begin_order(&mut self, cpu: usize, order: Order) {
+        post_order(self.guest.mailbox(), cpu, order);
+    }
+
+    /// Whether the newest order is carried out.
+    pub(super) fn obeyed(&self, cpu: usize) -> bool {
         let slot = &self.guest.mailbox().cpus[cpu];
-        let seq = slot.order_seq.load(Ordering::Relaxed).wrapping_add(1);
-        slot.order.store(order.into(), Ordering::Relaxed);
-        slot.order_seq.store(seq, STORE);
+        slot.task.order_ack.load(LOAD) == slot.order_seq.load(Ordering::Relaxed)
     }
 
     /// Waits until the newest order is carried out.

@@ -1,6 +1,6 @@
 //! The conductor: takes a started guest through the phases of a run and gathers the evidence.
 //!
-//! boot → what the storm needs done once → what the kernel says before → for each way into the kernel: baseline entries → quiet →
+//! boot → what the storm needs done once → what the kernel says before → for each entry kind: baseline entries → quiet →
 //! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
 //! ends the run with the phase's name. It does not judge; `ipirig-verdict` does.
 
@@ -18,6 +18,7 @@ mod observe;
 mod prepare;
 mod quiet;
 mod release;
+pub mod sweep;
 #[cfg(test)]
 mod tests;
 mod trace;

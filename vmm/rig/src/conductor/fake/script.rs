@@ -64,7 +64,7 @@ pub struct Script {
     pub paging: Paging,
     /// What of guest debugging works on the host.
     pub debug: Debugging,
-    /// Ways into the kernel that the machine cannot produce.
+    /// Entry kinds that the machine cannot produce.
     pub unproducible: Vec<EntryKind>,
     /// Nobody sees what the kernel changes.
     pub changes_unseen: bool,

@@ -1,0 +1,63 @@
+//! What a storm acts on: the module, the CPUs, and the kernel's files.
+
+use std::path::Path;
+
+use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+
+use crate::errno::Errno;
+use crate::failure::{During, Failure};
+
+/// What a kernel lacks in which the module refuses to flip static keys.
+pub(crate) const NO_JUMP_LABEL: &str =
+    "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing";
+
+/// What a storm acts on: the real guest, or a test's.
+pub(crate) struct Ground<'a> {
+    /// The module, if the guest has it.
+    pub(crate) triggers: Option<&'a dyn Triggers>,
+    /// CPUs that are not isolated, the control CPU among them.
+    pub(crate) housekeeping: &'a [usize],
+    /// What the kernel does not export.
+    pub(crate) symbols: Symbols,
+    /// Where `sys` and `proc` are.
+    pub(crate) root: &'a Path,
+    /// Mounts tracefs on a directory.
+    pub(crate) mount_tracefs: fn(&Path) -> Result<(), Errno>,
+}
+
+/// Addresses of what the kernel does not export; 0 is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Symbols {
+    /// `text_poke_bp`.
+    pub(crate) text_poke: u64,
+    /// `text_mutex`.
+    pub(crate) text_mutex: u64,
+}
+
+/// The calls of `/dev/ipirig` that the control task makes.
+pub(crate) trait Triggers {
+    /// Flips the private static key.
+    fn flip(&self, request: &mut Flip) -> Result<(), Errno>;
+    /// Maps, touches, unmaps and purges.
+    fn storm(&self, request: &mut Storm) -> Result<(), Errno>;
+    /// Puts another page behind the alias.
+    fn move_alias(&self, request: &mut Move) -> Result<(), Errno>;
+    /// Provokes one kind of operation.
+    fn trigger(&self, request: &mut Trigger) -> Result<(), Errno>;
+    /// Has freed stacks unmapped and lazily freed areas purged.
+    fn purge(&self) -> Result<(), Errno>;
+    /// Lets all tasks go that stay in the kernel.
+    fn let_go(&self, request: &mut LetGo) -> Result<(), Errno>;
+}
+
+/// Writes `value` to a file that must exist.
+pub(crate) fn write(path: &Path, value: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    // Appending suits all files of tracefs and procfs; without it, opening kprobe_events would
+    // remove all that is there.
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .during(|| format!("write {value} to {}", path.display()))
+}

@@ -1,0 +1,81 @@
+//! What the rig asks of a storm, and how far that came.
+
+use ipirig_abi::StormKind;
+
+use crate::errno::Errno;
+use crate::failure::Failure;
+
+/// What the rig wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// The kind.
+    pub(crate) kind: StormKind,
+    /// How many operations.
+    pub(crate) operations: u64,
+    /// A size, by kind.
+    pub(crate) size: u64,
+    /// An address, by kind.
+    pub(crate) target: u64,
+}
+
+/// How far a storm came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Operations done.
+    pub(crate) done: u64,
+    /// A value, by kind.
+    pub(crate) value: u64,
+}
+
+/// Why a storm did not run to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// It needs the module.
+    NoModule,
+    /// The kernel, or the initramfs, lacks this.
+    Lacking(String),
+    /// It failed.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Asked {
+    /// The size, if it is from `least` to `most`.
+    pub(crate) fn size(&self, least: u64, most: u64) -> Result<u64, Stopped> {
+        if (least..=most).contains(&self.size) {
+            Ok(self.size)
+        } else {
+            Err(refused(self))
+        }
+    }
+
+    /// Does each operation; all must be done.
+    pub(crate) fn each(
+        &self,
+        progress: &mut Progress,
+        mut operation: impl FnMut() -> Result<(), Stopped>,
+    ) -> Result<(), Stopped> {
+        while progress.done < self.operations {
+            operation()?;
+            progress.done += 1;
+        }
+        Ok(())
+    }
+
+    /// The storm in words.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{} operations of {:?}, size {}",
+            self.operations, self.kind, self.size
+        )
+    }
+}
+
+pub(crate) fn refused(asked: &Asked) -> Stopped {
+    Failure::of(asked.describe(), Errno(libc::EINVAL)).into()
+}

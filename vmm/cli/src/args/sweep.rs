@@ -1,0 +1,56 @@
+//! The arguments of `ipirig sweep`.
+
+use clap::Args as ClapArgs;
+
+use super::RunOptions;
+
+const AFTER: &str = "\
+Examples:
+  ipirig sweep                               every path, every event
+  ipirig sweep syscall syscall-exit --event nmi
+  ipirig sweep --point nmi@syscall+5         this point again
+  ipirig sweep --shard 2/8 --json part2.json
+  ipirig lab -- sweep syscall --event nmi    without /dev/kvm: on an emulated host
+
+A path is an entry kind of entry-matrix (`syscall`, `page-fault`, ...): its instructions from the
+first in the kernel to the first instrumentable code; with `-exit`, those from the last
+instrumentable code back to user space. At each of them each event comes once, and the guest is
+put back in between:
+  nmi, timer, reschedule   the CPU is interrupted there
+  flip, vunmap             the CPU stands there while the control vCPU patches text or frees memory
+
+A cell of a strip is an instruction: `.` held, `X` violated, `-` missed (the CPU cannot take the
+event there), `?` error. What is violated is explained below the strips, with the command that
+shows it again.
+
+Exit codes:
+  0  held at each point
+  1  violated at one or more
+  2  what was given is wrong
+  3  error: nothing can be said of a point, or the sweep did not come to its end
+  4  skipped: host or kernel lacks what is needed";
+
+/// What is to be swept.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AFTER)]
+pub(crate) struct SweepArgs {
+    /// Paths: entry kinds, with `-exit` for the way back [default: all]
+    #[arg(value_name = "PATH", conflicts_with = "point")]
+    pub(crate) paths: Vec<String>,
+    /// Events [default: all]
+    #[arg(
+        long,
+        value_name = "EVENTS",
+        value_delimiter = ',',
+        conflicts_with = "point"
+    )]
+    pub(crate) event: Vec<String>,
+    /// Only this point, as EVENT@PATH+NUMBER
+    #[arg(long, value_name = "POINT", conflicts_with = "shard")]
+    pub(crate) point: Option<String>,
+    /// Only every NUMBERth point, from the INDEXth on
+    #[arg(long, value_name = "INDEX/NUMBER", default_value = "1/1")]
+    pub(crate) shard: String,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+}

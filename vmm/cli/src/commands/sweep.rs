@@ -1,0 +1,131 @@
+//! `ipirig sweep`.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use ipirig_machine::Host;
+use ipirig_report::sweep::view;
+use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
+use ipirig_scenario::plan::Plan;
+use ipirig_scenario::{EntryKind, Scenario};
+use ipirig_sweep::{EventName, PathName, PointName, Side, SweepResult};
+use ipirig_verdict::exit::{Code, host_verdict};
+
+use super::check_interrupt;
+use super::run::{check_files, kernel_files, options, print_both, setup};
+use crate::args::SweepArgs;
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+/// The scenario whose guest is swept.
+const SCENARIO: &str = "entry-matrix";
+/// Between two lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
+    let errand = errand(&args)?;
+    let scenario = Scenario::find(SCENARIO).map_err(Failure::usage)?;
+    let json = args.options.json.clone();
+    let args = args.options;
+    let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
+    check_files(&args)?;
+    let host = match Host::probe() {
+        Ok(host) => host,
+        Err(error) => {
+            let code = host_verdict(&error).into();
+            return Err(Failure::with_code(code, error.into()));
+        }
+    };
+    let progress = Progress::new(args.console);
+    let kernel = kernel_files(
+        args.kernel.as_deref(),
+        args.initramfs.as_deref(),
+        plan.scenario.kernel,
+        &progress,
+    )?;
+    check_interrupt()?;
+    let setup = setup(plan, kernel, args);
+    let said = Cell::new(Instant::now());
+    let tick = |swept: &Swept| {
+        let last = swept.points.len() == swept.planned;
+        if progress.is_live() || last || said.get().elapsed() >= LINE_EVERY {
+            said.set(Instant::now());
+            progress.stage(&how_far(swept));
+        }
+    };
+    let result = sweep_on(
+        &host,
+        &setup,
+        &errand,
+        &|phase| progress.stage(&phase.to_string()),
+        &tick,
+    )?;
+    progress.finish();
+    let text = || serde_json::to_string_pretty(&result).context("cannot put the result into JSON");
+    print_both(&|paint| view(&result, paint), &text, json.as_deref())?;
+    Ok(code(&result))
+}
+
+fn code(result: &SweepResult) -> Code {
+    match result.verdict.as_str() {
+        "held" => Code::Ok,
+        "violated" => Code::Violated,
+        "skipped" => Code::Skipped,
+        _ => Code::Error,
+    }
+}
+
+/// Points done, points a second of those that take time, and time left.
+fn how_far(swept: &Swept) -> String {
+    let (done, planned) = (swept.points.len(), swept.planned);
+    let (took, share) = (
+        swept.took.as_secs_f64(),
+        done as f64 / planned.max(1) as f64,
+    );
+    let rate = swept.run as f64 / took.max(0.001);
+    let left = took / share.max(0.000_001) - took;
+    format!("{done} of {planned} points, {rate:.1} a second, {left:.0} s left")
+}
+
+fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
+    let shard = args.shard.parse().map_err(Failure::usage)?;
+    if let Some(point) = &args.point {
+        let point: PointName = point.parse().map_err(Failure::usage)?;
+        return Ok(SweepErrand {
+            paths: vec![path(&point.path)?],
+            events: vec![point.event],
+            only: Some(point),
+            shard,
+        });
+    }
+    let paths = if args.paths.is_empty() {
+        let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
+        EntryKind::ALL.into_iter().flat_map(sides).collect()
+    } else {
+        let find = |name: &String| path(&name.parse().map_err(Failure::usage)?);
+        args.paths.iter().map(find).collect::<Result<_, _>>()?
+    };
+    let events = if args.event.is_empty() {
+        EventName::ALL.to_vec()
+    } else {
+        let find = |name: &String| name.parse().map_err(Failure::usage);
+        args.event.iter().map(find).collect::<Result<_, _>>()?
+    };
+    Ok(SweepErrand {
+        paths,
+        events,
+        only: None,
+        shard,
+    })
+}
+
+fn path(name: &PathName) -> Result<(EntryKind, Side), Failure> {
+    let entry = EntryKind::find(&name.entry).ok_or_else(|| {
+        let all = EntryKind::ALL.map(EntryKind::name).join(", ");
+        Failure::usage(anyhow!(
+            "no path is called `{name}`; the entry kinds are {all}, each with or without -exit"
+        ))
+    })?;
+    Ok((entry, name.side))
+}

@@ -1,0 +1,170 @@
+//! What a CPU executed from the instruction on at which an event came, until it was back in user space.
+//!
+//! The kernel's assembly is written down instruction by instruction. What it calls is written down by
+//! its first instruction and then runs freely until it returns.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::record::{Began, Ended, Record, Step};
+use crate::whole::NotWhole;
+
+/// Something that happens to a CPU while it stands before an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An NMI.
+    Nmi,
+    /// An interrupt with this vector.
+    Interrupt(u8),
+    /// Nothing to the CPU itself, which stands there until it is told to go on.
+    Stand,
+}
+
+/// An event, and the instruction before which it is to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventAt {
+    /// The event.
+    pub event: Event,
+    /// The instruction's address, and RSP before it: together they tell its executions apart.
+    pub rip: u64,
+    /// See `rip`.
+    pub rsp: u64,
+    /// How often it is executed with this RSP before.
+    pub skip: usize,
+    /// Where what is written down instruction by instruction is.
+    pub assembly: Vec<Range<u64>>,
+    /// If the instruction is not in `assembly`: the first one there that comes after it, and RSP then.
+    pub resume: Option<(u64, u64)>,
+    /// Guest-physical address of a byte to be written down with each instruction.
+    pub flag: Option<u64>,
+    /// Most instructions.
+    pub limit: usize,
+}
+
+/// What became of the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The CPU took it: its handler's first instruction came next, with this on the stack.
+    Taken(Frame),
+    /// The CPU cannot take it there.
+    Blocked(Blocked),
+    /// The CPU did not take it, though nothing is known that would keep it from that.
+    NotTaken,
+    /// It stood there, and went on.
+    Stood,
+}
+
+/// Why a CPU does not take an event at an instruction boundary (SDM vol. 3, 6.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// RFLAGS.IF is clear.
+    InterruptsOff,
+    /// The instruction before was an STI or a load of SS.
+    Shadow,
+    /// An NMI handler has not returned yet.
+    NmiMasked,
+}
+
+/// What the CPU pushes for an event in 64-bit mode (SDM vol. 3, figure 6-9), without the error code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// RIP.
+    pub rip: u64,
+    /// CS.
+    pub cs: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// RSP.
+    pub rsp: u64,
+    /// SS.
+    pub ss: u64,
+}
+
+impl From<[u64; 5]> for Frame {
+    fn from([rip, cs, rflags, rsp, ss]: [u64; 5]) -> Self {
+        Self {
+            rip,
+            cs,
+            rflags,
+            rsp,
+            ss,
+        }
+    }
+}
+
+/// What a CPU executed after an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// What became of the event.
+    pub arrival: Arrival,
+    /// What was executed: from the handler's first instruction, or from where the CPU stood.
+    pub steps: Vec<Crossed>,
+    /// Why nothing more was written down.
+    pub ended: PassageEnd,
+    /// What the last instruction, if it is an IRET to user space, takes from the stack.
+    pub frame: Option<Frame>,
+}
+
+impl Passage {
+    /// Whether each instruction follows from the one before, but where code ran freely in between.
+    ///
+    /// # Errors
+    /// One does not, and nothing should be concluded from it.
+    pub fn check(&self) -> Result<(), NotWhole> {
+        let mut stretches = self
+            .steps
+            .split_inclusive(|crossed| crossed.free)
+            .peekable();
+        while let Some(stretch) = stretches.next() {
+            let last = stretches.peek().is_none();
+            let ended = match self.ended {
+                PassageEnd::User if last => Ended::User,
+                _ => Ended::Limit,
+            };
+            // Of whichever way: it is the same that is asked for.
+            let began = Began::Syscall;
+            let record = Record {
+                cpu: 0,
+                began,
+                handlers: BTreeSet::new(),
+                steps: stretch.iter().map(|crossed| crossed.step).collect(),
+                ended,
+            };
+            record.check(began)?;
+        }
+        Ok(())
+    }
+}
+
+/// An instruction of a passage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crossed {
+    /// The CPU's state before it.
+    pub step: Step,
+    /// The byte at [`EventAt::flag`] before it.
+    pub flag: Option<u8>,
+    /// It is the first of code that was called, or gone back to, and then ran freely.
+    pub free: bool,
+}
+
+/// Why a passage ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassageEnd {
+    /// Its last instruction returns to user space.
+    User,
+    /// An exception came that nobody asked for. The CPU stands at its handler's first instruction.
+    Exception {
+        /// Its vector.
+        vector: u8,
+        /// The instruction that raised it.
+        rip: u64,
+        /// CR2: what a page fault is about.
+        cr2: u64,
+    },
+    /// As many instructions as were asked for.
+    Limit,
+    /// The CPU waits in HLT.
+    Halted,
+    /// The event did not come, and nothing was written down.
+    NoEvent,
+}

@@ -1,0 +1,416 @@
+//! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
+//! instruction. It does not judge; `ipirig-sweep` does.
+
+mod ways;
+
+use std::time::{Duration, Instant};
+
+use ipirig_abi::{Command, Mailbox};
+use ipirig_entry::passage::{Event, EventAt, Passage, PassageEnd};
+use ipirig_entry::{KernelLayout, Paging};
+use ipirig_evidence::Phase;
+use ipirig_evidence::ledger::Ledger;
+use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise};
+use ipirig_scenario::plan::Plan;
+use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
+use ipirig_sweep::judge::missed;
+use ipirig_sweep::{
+    EventName, Ground, Outcome, PathResult, PlannedPath, PlannedPoint, PointName, PointResult,
+    Sent, Shard, Side, judge,
+};
+
+use super::mailbox::post_order;
+use super::{Conductor, Ended, LayoutOf, Start};
+
+/// Most instructions of the assembly after an event.
+const PASSAGE_MAX: usize = 5_000;
+/// How long the target may take to come to the instruction, and to be back in user space.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a sender may take that neither sends nor ends.
+const SENDER: Duration = Duration::from_secs(10);
+/// Between two looks at what the target does.
+const LOOK: Duration = Duration::from_micros(50);
+/// So many looks are between two at whether the guest still runs.
+const LOOKS: u32 = 200;
+/// Pages of the one allocation that an operation frees.
+const PAGES: u64 = 1;
+
+/// What is to be swept.
+#[derive(Clone, Debug)]
+pub struct SweepErrand {
+    /// The paths, in order.
+    pub paths: Vec<(EntryKind, Side)>,
+    /// The events.
+    pub events: Vec<EventName>,
+    /// Only this point.
+    pub only: Option<PointName>,
+    /// Which part of the points.
+    pub shard: Shard,
+}
+
+/// How far a sweep has come. It survives the guest.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// The kernel's `uname`.
+    pub version: Option<String>,
+    /// The paths.
+    pub paths: Vec<PathResult>,
+    /// The points that were visited, in order.
+    pub points: Vec<PointResult>,
+    /// The point that is being visited.
+    pub current: Option<PointName>,
+    /// Points that are to be visited, in all.
+    pub planned: usize,
+    /// Points for which the guest was put back: all but those whose trace says that they are missed.
+    pub run: usize,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Sweeps a guest that has just been started. Points of `swept` are not visited again. `tick` hears of
+/// each point.
+///
+/// # Errors
+///
+/// See [`Ended`]. What was visited by then is in `swept`.
+pub fn sweep(
+    (machine, plan): (&mut Machine, &Plan),
+    errand: &SweepErrand,
+    start: Start<'_>,
+    layout: LayoutOf<'_>,
+    (ledger, phase): (&Ledger, &dyn Fn(Phase)),
+    (swept, tick): (&mut Swept, &dyn Fn(&Swept)),
+) -> Result<(), Ended> {
+    let mut conductor = Conductor::new(machine, plan, ledger, phase);
+    let booted = conductor.boot(start, layout)?;
+    let layout = match booted.layout {
+        Ok(layout) => layout,
+        Err(what) => return Err(Ended::Lacking { what }),
+    };
+    swept.version = Some(booted.version);
+    // What the kernel does the first time only.
+    conductor.command(Command::Flip, [1, 0, 0, 0])?;
+    conductor.command(Command::Vunmap, [1, PAGES, 0, 0])?;
+    conductor.enter(Phase::Quiet);
+    conductor.quiet()?;
+    conductor.enter(Phase::Sweep);
+    let checkpoint = conductor.real(|machine| Ok(machine.checkpoint()?))?;
+    let seq = conductor.seq;
+    let mut sweep = Sweep {
+        layout: &layout,
+        paging: booted.paging.unwrap_or_default(),
+        cpu: conductor.isolated.first().copied().unwrap_or_default(),
+        flag: None,
+        conductor,
+        checkpoint,
+        seq,
+    };
+    sweep.all(errand, swept, tick)
+}
+
+/// A guest that can be put back.
+struct Sweep<'a, 'c> {
+    conductor: Conductor<'c>,
+    layout: &'a KernelLayout,
+    paging: Paging,
+    /// The target.
+    cpu: usize,
+    /// Guest-physical address of its flag.
+    flag: Option<u64>,
+    checkpoint: Checkpoint,
+    /// Number of the newest command at the checkpoint.
+    seq: u32,
+}
+
+/// A way through the kernel that was traced.
+struct Way {
+    entry: EntryKind,
+    path: PlannedPath,
+    whole: std::rc::Rc<Passage>,
+}
+
+impl Sweep<'_, '_> {
+    fn all(
+        &mut self,
+        errand: &SweepErrand,
+        swept: &mut Swept,
+        tick: &dyn Fn(&Swept),
+    ) -> Result<(), Ended> {
+        let ways = self.ways(errand, swept)?;
+        let mut planned = Vec::new();
+        for way in &ways {
+            for &event in &errand.events {
+                planned.extend(way.path.points.iter().map(|point| (way, event, point)));
+            }
+        }
+        let wanted: Vec<_> = planned
+            .into_iter()
+            .map(|(way, event, point)| {
+                let name = PointName {
+                    path: way.path.name.clone(),
+                    event,
+                    number: point.number,
+                };
+                (way, point, name)
+            })
+            .filter(|(_, _, name)| errand.only.as_ref().is_none_or(|only| only == name))
+            .enumerate()
+            .filter(|(number, _)| errand.shard.has(*number))
+            .map(|(_, point)| point)
+            .collect();
+        swept.planned = wanted.len();
+        let began = Instant::now() - swept.took;
+        for (way, point, name) in wanted {
+            if swept.points.iter().any(|done| done.name == name) {
+                continue;
+            }
+            if ipirig_machine::interrupt::requested() {
+                let phase = self.conductor.phase;
+                return Err(Ended::Interrupted { phase });
+            }
+            swept.current = Some(name.clone());
+            let (outcome, sent) = match missed(point, name.event) {
+                Some(rule) => (Outcome::Missed(rule), None),
+                None => {
+                    swept.run += 1;
+                    self.point(way, point, name.event)?
+                }
+            };
+            swept.current = None;
+            let ipis = sent.map(|sent| sent.ipis);
+            swept.points.push(PointResult::new(name, outcome, ipis));
+            swept.took = began.elapsed();
+            tick(swept);
+        }
+        Ok(())
+    }
+
+    /// Visits a point.
+    fn point(
+        &mut self,
+        way: &Way,
+        point: &PlannedPoint,
+        event: EventName,
+    ) -> Result<(Outcome, Option<Sent>), Ended> {
+        let at = EventAt {
+            event: match event {
+                EventName::Nmi => Event::Nmi,
+                EventName::Timer => Event::Interrupt(LOCAL_TIMER),
+                EventName::Reschedule => Event::Interrupt(RESCHEDULE),
+                EventName::Flip | EventName::Vunmap => Event::Stand,
+            },
+            rip: point.rip,
+            rsp: point.rsp,
+            skip: point.skip,
+            assembly: vec![self.layout.entry_text()],
+            resume: point.resume,
+            flag: self.flag,
+            limit: PASSAGE_MAX,
+        };
+        let operation = match event {
+            EventName::Flip => Some((Command::Flip, [1, 0, 0, 0])),
+            EventName::Vunmap => Some((Command::Vunmap, [1, PAGES, 0, 0])),
+            _ => None,
+        };
+        let Some((passage, sent)) = self.passage(way.entry, at, operation)? else {
+            let why = "the CPU did not come there, or not back, in time".to_owned();
+            return Ok((Outcome::Error(why), None));
+        };
+        let ground = Ground {
+            layout: self.layout,
+            paging: self.paging,
+            whole: &way.whole,
+        };
+        Ok((judge(&ground, point, event, &passage, sent), sent))
+    }
+
+    /// Puts the guest back, has the target enter by `entry` with an event on the way, and `operation`
+    /// carried out while it stands there. `None`: it did not come there, or not back, in time.
+    fn passage(
+        &mut self,
+        entry: EntryKind,
+        at: EventAt,
+        operation: Option<(Command, [u64; 4])>,
+    ) -> Result<Option<(Passage, Option<Sent>)>, Ended> {
+        let cpu = self.cpu;
+        let stands = at.event == Event::Stand;
+        if !self.enter_kernel(entry, Follow::Event(at))? {
+            return Ok(None);
+        }
+        let mut sent = None;
+        if stands {
+            if !self.wait_until(Placed::Stands)? {
+                return Ok(None);
+            }
+            if let Some((command, args)) = operation {
+                let before = self.sent_to_target();
+                self.conductor.begin_command(command, args);
+                let deadline = Instant::now() + SENDER;
+                let mut looks = 0;
+                while self.sent_to_target() == before
+                    && !self.conductor.acknowledged()
+                    && Instant::now() < deadline
+                {
+                    self.look_again(&mut looks)?;
+                }
+                sent = Some(Sent {
+                    ipis: self.sent_to_target() - before,
+                    done_meanwhile: self.conductor.acknowledged(),
+                    done: false,
+                });
+            }
+            self.real(|machine| Ok(machine.go_on(cpu)?))?;
+        }
+        if !self.wait_until(Placed::Over)? {
+            return Ok(None);
+        }
+        let Some(passage) = self.real(|machine| Ok(machine.passage(cpu)?))? else {
+            return Ok(None);
+        };
+        if passage.ended == PassageEnd::User && !self.back_in_user(entry)? {
+            return Ok(None);
+        }
+        if let Some(sent) = &mut sent {
+            let deadline = Instant::now() + SENDER;
+            let mut looks = 0;
+            while passage.ended == PassageEnd::User
+                && !self.conductor.acknowledged()
+                && Instant::now() < deadline
+            {
+                self.look_again(&mut looks)?;
+            }
+            sent.done = self.conductor.acknowledged();
+        }
+        Ok(Some((passage, sent)))
+    }
+
+    /// Puts the guest back and has the target enter the kernel, always in the same way. `false`: this guest
+    /// cannot.
+    fn enter_kernel(&mut self, entry: EntryKind, follow: Follow) -> Result<bool, Ended> {
+        let cpu = self.cpu;
+        self.conductor.seq = self.seq;
+        self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
+        let (order, raise) = match entry.trigger(false) {
+            Trigger::Order(order) => (Some(order), None),
+            // The signal is not what is looked at, and would come when it likes.
+            Trigger::Signal => (None, Some(Raise::Ipi(RESCHEDULE))),
+            Trigger::Raise(line) => (None, Some(Raise::Line(line))),
+        };
+        let beginning = Beginning { cpu, follow, raise };
+        let order = |mailbox: &Mailbox| {
+            if let Some(order) = order {
+                post_order(mailbox, cpu, order);
+            }
+        };
+        let phase = self.conductor.phase;
+        let begun = match self.conductor.guest.real() {
+            Some(machine) => machine
+                .rewind_and(&self.checkpoint, beginning, order)
+                .map_err(Into::into),
+            None => Err(NOT_REAL.into()),
+        };
+        if begun.is_err() {
+            // A guest that stopped says why.
+            self.conductor.glance()?;
+        }
+        begun.map_err(|source| Ended::Machine { phase, source })
+    }
+
+    /// Waits until the task's own code goes on: it acknowledges its order, or its heart beats.
+    fn back_in_user(&mut self, entry: EntryKind) -> Result<bool, Ended> {
+        let deadline = Instant::now() + PATIENCE;
+        let cpu = self.cpu;
+        let ordered = matches!(entry.trigger(false), Trigger::Order(_));
+        let beat = self.conductor.heartbeat(cpu);
+        let mut looks = 0;
+        loop {
+            let done = if ordered {
+                self.conductor.obeyed(cpu)
+            } else {
+                self.conductor.heartbeat(cpu) != beat
+            };
+            if done || Instant::now() >= deadline {
+                return Ok(done);
+            }
+            self.look_again(&mut looks)?;
+        }
+    }
+
+    fn wait_until(&mut self, wanted: Placed) -> Result<bool, Ended> {
+        let deadline = Instant::now() + PATIENCE;
+        let cpu = self.cpu;
+        let mut looks = 0;
+        loop {
+            let placed = self.real(|machine| Ok(machine.placed(cpu)))?;
+            if placed == wanted || placed == Placed::Over {
+                return Ok(placed == wanted);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            self.look_again(&mut looks)?;
+        }
+    }
+
+    /// Leaves the core to the guest for a moment. Now and then, sees whether it still runs.
+    fn look_again(&mut self, looks: &mut u32) -> Result<(), Ended> {
+        *looks += 1;
+        if looks.is_multiple_of(LOOKS) {
+            return self.conductor.glance();
+        }
+        std::thread::sleep(LOOK);
+        Ok(())
+    }
+
+    fn sent_to_target(&self) -> u64 {
+        let snapshot = self.conductor.ledger.snapshot();
+        snapshot.cpus.get(self.cpu).map_or(0, |record| {
+            record.outside.ipis_targeted() + record.window.ipis_targeted()
+        })
+    }
+
+    fn rewind(&mut self) -> Result<(), Ended> {
+        self.conductor.seq = self.seq;
+        let phase = self.conductor.phase;
+        let rewound = match self.conductor.guest.real() {
+            Some(machine) => machine
+                .rewind(&self.checkpoint)
+                .map(|_| ())
+                .map_err(Into::into),
+            None => Err(NOT_REAL.into()),
+        };
+        if rewound.is_err() {
+            // A guest that stopped says why.
+            self.conductor.glance()?;
+        }
+        rewound.map_err(|source| Ended::Machine { phase, source })
+    }
+
+    fn real<T>(
+        &mut self,
+        job: impl FnOnce(&Machine) -> Result<T, super::Failure>,
+    ) -> Result<T, Ended> {
+        self.conductor.real(job)
+    }
+}
+
+const NOT_REAL: &str = "only a real machine can be swept";
+
+impl Conductor<'_> {
+    /// Has the machine do what only a real one can.
+    fn real<T>(
+        &mut self,
+        job: impl FnOnce(&Machine) -> Result<T, super::Failure>,
+    ) -> Result<T, Ended> {
+        let done = match self.guest.real() {
+            Some(machine) => job(machine),
+            None => Err(NOT_REAL.into()),
+        };
+        if done.is_err() {
+            // A guest that stopped says why.
+            self.glance()?;
+        }
+        let phase = self.phase;
+        done.map_err(|source| Ended::Machine { phase, source })
+    }
+}

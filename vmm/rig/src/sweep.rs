@@ -1,0 +1,145 @@
+//! One sweep, from a plan to a result: makes a machine, has the conductor visit the points, and makes
+//! another where a guest did not survive one.
+
+use std::time::{Duration, Instant};
+
+use ipirig_evidence::ledger::DETAILS;
+use ipirig_evidence::{Phase, chain};
+use ipirig_machine::{Host, MachineError};
+use ipirig_sweep::judge::{Invariant, Violation};
+use ipirig_sweep::result::{SCHEMA_VERSION, Timing};
+use ipirig_sweep::{Outcome, PointResult, SweepResult};
+
+pub use crate::conductor::sweep::{SweepErrand, Swept};
+
+use crate::conductor::{self, Ended};
+use crate::run::{RunError, Setup, on_machine};
+
+/// Most guests that may fail for other reasons than a point. What they did not come to is tried again.
+const FAILURES_MAX: usize = 3;
+
+/// Sweeps as `errand` says. `phase` hears of each phase as it begins, `tick` of each point.
+///
+/// # Errors
+///
+/// What was given is wrong, or Ctrl-C came before there was anything. A sweep that was ended by Ctrl-C
+/// has the points that were visited, and is not complete.
+pub fn sweep(
+    host: &Host,
+    setup: &Setup,
+    errand: &SweepErrand,
+    phase: &dyn Fn(Phase),
+    tick: &dyn Fn(&Swept),
+) -> Result<SweepResult, RunError> {
+    let started = Instant::now();
+    let mut swept = Swept::default();
+    let mut failures = 0;
+    let mut retried = None;
+    let (complete, why, skipped) = loop {
+        let outcome = on_machine(
+            host,
+            setup,
+            DETAILS,
+            phase,
+            |machine, start, layout, ledger, phase| {
+                conductor::sweep::sweep(
+                    (machine, &setup.plan),
+                    errand,
+                    start,
+                    layout,
+                    (ledger, phase),
+                    (&mut swept, tick),
+                )
+            },
+        );
+        let outcome = match outcome {
+            Err(RunError::Interrupted { .. }) if !swept.points.is_empty() => {
+                break (false, Some("ended by Ctrl-C".to_owned()), false);
+            }
+            outcome => outcome?,
+        };
+        let ended = match outcome.course.map(|conducted| conducted.evidence) {
+            Ok(Ok(())) => break (true, None, false),
+            Ok(Err(ended @ Ended::Lacking { .. })) => break (false, Some(chain(&ended)), true),
+            Ok(Err(ended)) => ended,
+            Err(error) => {
+                let skipped = matches!(error, MachineError::NoX2apic);
+                break (false, Some(chain(&error)), skipped);
+            }
+        };
+        let why = chain(&ended);
+        let Some(name) = swept.current.take() else {
+            failures += 1;
+            if failures <= FAILURES_MAX && !swept.points.is_empty() {
+                continue;
+            }
+            break (false, Some(why), false);
+        };
+        let outcome = match &ended {
+            Ended::Stopped { reason, .. } => Outcome::Violated(vec![Violation {
+                invariant: Invariant::BackInUser,
+                at: name.to_string(),
+                words: format!("the guest did not survive it: {reason}"),
+            }]),
+            _ => {
+                failures += 1;
+                if failures <= FAILURES_MAX && retried.as_ref() != Some(&name) {
+                    // With a new guest.
+                    retried = Some(name);
+                    continue;
+                }
+                Outcome::Error(why.clone())
+            }
+        };
+        swept.points.push(PointResult::new(name, outcome, None));
+        tick(&swept);
+        if failures > FAILURES_MAX {
+            break (false, Some(why), false);
+        }
+    };
+    Ok(conclude(swept, errand, started, (complete, why, skipped)))
+}
+
+fn conclude(
+    swept: Swept,
+    errand: &SweepErrand,
+    started: Instant,
+    (complete, why, skipped): (bool, Option<String>, bool),
+) -> SweepResult {
+    let Swept {
+        version,
+        paths,
+        mut points,
+        took,
+        run,
+        ..
+    } = swept;
+    points.sort_by(|one, other| one.name.cmp(&other.name));
+    let verdict = if skipped {
+        "skipped"
+    } else {
+        SweepResult::conclusion(&points, &paths, complete)
+    };
+    let seconds = |time: Duration| (time.as_secs_f64() * 1000.0).round() / 1000.0;
+    let sweep_s = seconds(took);
+    let rate = if sweep_s > 0.0 {
+        run as f64 / sweep_s
+    } else {
+        0.0
+    };
+    SweepResult {
+        schema_version: SCHEMA_VERSION,
+        verdict: verdict.to_owned(),
+        why,
+        shard: errand.shard.to_string(),
+        complete,
+        kernel: version,
+        paths,
+        points,
+        timing: Timing {
+            sweep_s,
+            points_per_s: (rate * 10.0).round() / 10.0,
+            total_s: seconds(started.elapsed()),
+        },
+    }
+}

@@ -1,0 +1,25 @@
+//! The sweep: each event at each instruction of the kernel's entry and exit paths, judged by invariants.
+//!
+//! A point is one event at one instruction of one path ([`name`]). A path is traced once, and the trace
+//! says which points there are ([`plan`]). What a CPU executed from a point on is judged by itself
+//! ([`judge()`]): no statistics, no timing. [`result`] is what is written.
+//!
+//! What this crate does not do: run a machine, place an event, wait for anything (`ipirig-rig` and
+//! `ipirig-machine` do), or print.
+//!
+//! "SDM" is Intel's Software Developer's Manual with the numbers of its 2023 editions.
+
+#![forbid(unsafe_code)]
+
+pub mod judge;
+pub mod name;
+pub mod plan;
+pub mod result;
+
+pub use judge::{Ground, Invariant, Outcome, Sent, Violation, judge};
+pub use name::{EventName, PathName, PointName, Side};
+pub use plan::{PlannedPath, PlannedPoint, Shard};
+pub use result::{PathResult, PointResult, Status, SweepResult};
+
+#[cfg(test)]
+mod testing;
