@@ -1,10 +1,11 @@
-//! From a scenario and the user's wishes to what one run does: roles, times, command line.
+//! From a scenario and the user's options to what one run does: roles, times, command line.
 
 use std::time::Duration;
 
 use ipirig_abi::{MAX_CPUS, Role};
 
-use crate::{Kernel, Scenario, cmdline};
+use crate::parameters::{self, NotOurs};
+use crate::{Kernel, Scenario};
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
@@ -198,7 +199,8 @@ impl Plan {
         {
             return Err(PlanError::Append { found });
         }
-        let without = cmdline::left_out(&options.without)?;
+        let without = parameters::left_out(&options.without)
+            .map_err(|NotOurs { word, known }| PlanError::Without { word, known })?;
         let mut timeouts = Timeouts::default();
         if let Some(asked) = options.timeout_s {
             if !(1..=TIMEOUT_MAX_S).contains(&asked) {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::schema::{
+use crate::keys::{
     entry_kinds, housekeeping_modes, kernels, modes, name, operations, roles, storms, summary,
 };
 

@@ -1,14 +1,11 @@
-//! The JSON Schema of a scenario file, from the types that are read and the tables that validate them.
+//! The JSON Schema of a scenario file, from the types that are read and what their keys may be.
 
+use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
-use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use crate::EntryKind;
 use crate::raw::RawScenario;
-use crate::storm::KINDS;
-use crate::validate::{FURTHER, HOUSEKEEPING, KERNELS, MODES, NAME_MAX, OPERATIONS, SUMMARY_MAX};
 
 /// The schema (JSON Schema, draft 2020-12), indented, with a newline at its end. A file that does not fit it
 /// is refused; one that fits may be refused for what a schema cannot say, such as a storm without the size
@@ -37,54 +34,13 @@ fn without_null_default(schema: &mut Schema) {
     }
 }
 
-pub(crate) fn name(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "pattern": "^[a-z0-9-]+$", "maxLength": NAME_MAX })
-}
-
-pub(crate) fn summary(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "minLength": 1, "maxLength": SUMMARY_MAX })
-}
-
-pub(crate) fn kernels(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": KERNELS.map(|(name, _)| name) })
-}
-
-pub(crate) fn roles(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": FURTHER.map(|(name, _)| name) })
-}
-
-pub(crate) fn modes(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": MODES.map(|(name, _)| name) })
-}
-
-pub(crate) fn housekeeping_modes(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": HOUSEKEEPING.map(|(name, _)| name) })
-}
-
-pub(crate) fn storms(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-    json_schema!({ "enum": names })
-}
-
-pub(crate) fn operations(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "integer", "minimum": OPERATIONS.start(), "maximum": OPERATIONS.end() })
-}
-
-pub(crate) fn entry_kinds(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "items": { "enum": EntryKind::ALL.map(EntryKind::name) },
-        "minItems": 1,
-        "uniqueItems": true,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use jsonschema::Validator;
 
     use super::*;
-    use crate::builtin;
+    use crate::storm::KINDS;
+    use crate::{EntryKind, builtin};
 
     fn parsed() -> Value {
         serde_json::from_str(&schema().unwrap()).unwrap()

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::scenario::{Scenario, ScenarioError, is_path};
+use crate::find::{ScenarioError, is_path};
+use crate::scenario::Scenario;
 
 /// Stands for every built-in scenario.
 pub const ALL: &str = "all";

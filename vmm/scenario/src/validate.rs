@@ -10,36 +10,13 @@ use toml::Spanned;
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
 use super::storm::KINDS;
 use super::{
-    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kernel, Kind, Mode, Scenario, Storm, Vcpus,
+    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Scenario, Storm, Vcpus,
+};
+use crate::keys::{
+    ADDRESS_SPACES, ENTER_BEFORE, FURTHER, HOUSEKEEPING, KERNELS, MODES, NAME_MAX, OPERATIONS,
+    SUMMARY_MAX,
 };
 use crate::suggest;
-
-/// Operations of one storm. The upper end keeps a window within minutes on a slow host.
-pub(crate) const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
-/// Address spaces of an isolated vCPU besides its task's.
-const ADDRESS_SPACES: RangeInclusive<u64> = 1..=16;
-/// Changes of a storm before which a vCPU may enter.
-const ENTER_BEFORE: RangeInclusive<u64> = 1..=1000;
-/// Length of a name or group.
-pub(crate) const NAME_MAX: usize = 40;
-/// Length of a summary: a line of `ipirig list`.
-pub(crate) const SUMMARY_MAX: usize = 120;
-
-pub(crate) const FURTHER: [(&str, Role); 2] = [
-    ("housekeeping", Role::Housekeeping),
-    ("isolated", Role::Isolated),
-];
-pub(crate) const KERNELS: [(&str, Kernel); 2] =
-    [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
-pub(crate) const MODES: [(&str, Mode); 5] = [
-    ("user", Mode::User),
-    ("kernel", Mode::Kernel),
-    ("idle", Mode::Idle),
-    ("unused", Mode::Unused),
-    ("replugged", Mode::Replugged),
-];
-/// Where housekeeping vCPUs are, and whether that is user space.
-pub(crate) const HOUSEKEEPING: [(&str, bool); 2] = [("idle", false), ("user", true)];
 
 /// Whether a scenario or a group may be called so.
 pub fn is_name(text: &str) -> bool {
