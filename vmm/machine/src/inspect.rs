@@ -54,6 +54,15 @@ impl Machine {
         self.on(cpu, Vcpu::take_record)
     }
 
+    /// How many instructions of the record that [`Machine::arm`] asked for there are so far; 0 before it begins
+    /// and once it has been fetched.
+    ///
+    /// # Errors
+    /// The vCPU does not answer.
+    pub fn recorded(&self, cpu: usize) -> Result<usize, MachineError> {
+        self.on(cpu, |vcpu| vcpu.recorded())
+    }
+
     /// Has each interrupt of `vectors` that `cpu` takes recorded from now on, whatever it interrupts, up
     /// to `limit` instructions each. No vectors: no more.
     ///

@@ -428,6 +428,11 @@ impl Vcpu {
         self.recorder.take()
     }
 
+    /// Instructions of the record so far.
+    pub(crate) fn recorded(&self) -> usize {
+        self.recorder.steps()
+    }
+
     /// Raises a line of the APIC.
     pub(crate) fn raise(&mut self, line: Line) -> bool {
         self.apic.raise(line)

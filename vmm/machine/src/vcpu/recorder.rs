@@ -153,6 +153,14 @@ impl Recorder {
         }
     }
 
+    /// Instructions taken down so far.
+    pub(super) fn steps(&self) -> usize {
+        match self {
+            Self::Running { record, .. } | Self::Done(record) => record.steps.len(),
+            Self::Off | Self::Armed { .. } => 0,
+        }
+    }
+
     /// Gives the finished record away.
     pub(super) fn take(&mut self) -> Option<Record> {
         match std::mem::take(self) {

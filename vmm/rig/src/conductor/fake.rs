@@ -52,6 +52,8 @@ pub struct Fake<'a> {
     let_go: Cell<bool>,
     armed_timers: Cell<u32>,
     in_handler: Cell<u32>,
+    /// Looks at a record that is not finished.
+    looks: Cell<usize>,
     clock: FakeClock,
     trace: FakeTrace,
     /// What was put into files, by their paths.
@@ -79,6 +81,7 @@ impl<'a> Fake<'a> {
             let_go: Cell::new(false),
             armed_timers: Cell::new(armed_timers),
             in_handler: Cell::new(in_handler),
+            looks: Cell::new(0),
             clock: FakeClock::default(),
             trace: FakeTrace::default(),
             files: BTreeMap::new(),

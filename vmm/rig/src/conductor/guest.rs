@@ -148,6 +148,13 @@ pub trait Guest {
     /// The machine's.
     fn record(&self, cpu: usize) -> Result<Option<Record>, Failure>;
 
+    /// How many instructions of the record of a vCPU's entry there are so far.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn recorded(&self, cpu: usize) -> Result<usize, Failure>;
+
     /// Raises a line of a vCPU's APIC. `false`: the guest has not set it up.
     ///
     /// # Errors
@@ -242,6 +249,10 @@ impl Guest for Machine {
 
     fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
         Ok(Machine::record(self, cpu)?)
+    }
+
+    fn recorded(&self, cpu: usize) -> Result<usize, Failure> {
+        Ok(Machine::recorded(self, cpu)?)
     }
 
     fn raise(&self, cpu: usize, line: Line) -> Result<bool, Failure> {

@@ -10,7 +10,7 @@ use super::{Conductor, Ended};
 /// Most instructions that are followed of one interrupt. What it was sent for is among the first few
 /// hundred, unless the kernel has to account for time first; softirqs that come after it have
 /// thousands.
-const HANDLER_MAX: usize = 8000;
+const HANDLER_MAX: usize = 20_000;
 
 impl Conductor<'_> {
     /// Has the handlers of call-function IPIs followed on isolated vCPUs, or no more, where the scenario

@@ -347,6 +347,33 @@ fn an_entry_that_nobody_saw_is_not_taken_for_one() {
     assert_eq!(*records, BTreeMap::from([(2, Err(NoRecord::NotSeen))]));
 }
 
+#[test]
+fn a_record_that_grows_is_waited_for_however_long_it_takes() {
+    let mut plan = plan("static-key-flip", None);
+    plan.scenario.entries = vec![EntryKind::Nmi];
+    // Less than the record takes.
+    plan.timeouts.phase = std::time::Duration::from_secs(1);
+    let script = Script {
+        slow_record: 15,
+        ..Script::default()
+    };
+    let ledger = Ledger::new(plan.roles.len(), DETAILS);
+    let evidence = super::conduct(
+        &mut Fake::new(&plan, &ledger, script),
+        &plan,
+        Start::Boot,
+        Box::new(fake_kernel::layout),
+        &ledger,
+        &|_| {},
+    )
+    .unwrap();
+    let record = evidence.windows[0].records[&2].as_ref();
+    assert_eq!(
+        record.map(|record| record.began),
+        Ok(EntryKind::Nmi.began())
+    );
+}
+
 /// The phases of a run that starts like this, up to the first command.
 fn first_phases(start: Start<'_>) -> Vec<Phase> {
     let plan = plan("static-key-flip", None);

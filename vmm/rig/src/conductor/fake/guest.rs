@@ -180,7 +180,16 @@ impl Guest for Fake<'_> {
         Ok(())
     }
 
+    fn recorded(&self, _: usize) -> Result<usize, Failure> {
+        Ok(self.looks.get())
+    }
+
     fn record(&self, cpu: usize) -> Result<Option<Record>, Failure> {
+        if self.looks.get() < self.script.slow_record {
+            self.looks.set(self.looks.get() + 1);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            return Ok(None);
+        }
         let Some(began) = self.entered.borrow_mut().remove(&cpu) else {
             return Ok(None);
         };

@@ -72,6 +72,8 @@ pub struct Script {
     pub armed_timers: u32,
     /// So many looks after the storm find the isolated vCPU in the last IPI's handler.
     pub in_handler: u32,
+    /// How often a record of an entry is looked at, and has grown, before it is finished; each look takes 100 ms.
+    pub slow_record: usize,
     /// What the kernel lacks for a command.
     pub lacks: Option<(Command, &'static str)>,
     /// What the kernel lacks for tracing.
