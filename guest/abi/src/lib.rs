@@ -23,6 +23,11 @@ pub use command::{
     AgentState, Command, Ending, Order, Role, Status, StormKind, TaskState, TraceStep, UnknownCode,
 };
 
+/// On the guest's command line, before a list of entry kinds with commas between them: those that the host's KVM gets
+/// wrong, so that the agent does not try them. The kernel passes over words with a dot in them (init/main.c,
+/// unknown_bootoption).
+pub const NOT_PRODUCED: &str = "ipirig.not_produced=";
+
 /// Guest-physical address of the mailbox. Above any RAM the rig gives a guest (at most 3 GiB) and
 /// below the APIC's page at 0xfee0_0000.
 pub const MAILBOX_GPA: u64 = 0xd000_0000;

@@ -23,6 +23,7 @@ mod guest;
 mod load;
 mod mailbox;
 mod mounts;
+mod not_produced;
 mod obey;
 mod online;
 mod page;

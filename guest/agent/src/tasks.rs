@@ -14,6 +14,7 @@ use crate::device::Device;
 use crate::errno::Errno;
 use crate::exception;
 use crate::failure::{During, Failure};
+use crate::not_produced::NotProduced;
 use crate::page::AbsentPage;
 use crate::signals::{self, Signals};
 use crate::spinner::{self, Entry};
@@ -139,6 +140,7 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
         device,
         page,
         compat: Compat::map(),
+        not_produced: NotProduced::read(),
         parent: parent_id(),
         stay_limit_ms: 0,
     };
@@ -181,6 +183,7 @@ struct KernelEntry<'a> {
     page: AbsentPage,
     /// Or why there are no system calls by the ways of 32-bit programs.
     compat: Result<Compat, Errno>,
+    not_produced: NotProduced,
     /// The process that started it: to ask would be an entry.
     parent: u32,
     /// 0 until the rehearsal is over: nobody would let go of the task.
@@ -190,6 +193,7 @@ struct KernelEntry<'a> {
 impl Entry for KernelEntry<'_> {
     fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno> {
         match order {
+            _ if self.not_produced.has(order) => return Err(Errno(libc::EPROTO)),
             Order::Probe => {
                 let mut seen = Probe::default();
                 self.device.ok_or(Errno(libc::ENODEV))?.probe(&mut seen)?;
