@@ -81,10 +81,9 @@ impl Rig {
         Ok(RIG.get_or_init(|| Self { mailbox, doorbell }))
     }
 
-    /// Reports a dead isolated task; its slot says so already.
+    /// Reports a dead isolated task; its slot and the mailbox's text say so already.
     fn task_died(&self, failure: &Failure) -> Result<(), Failure> {
         console::say(&failure.to_string());
-        self.mailbox.text.set(failure.to_string().as_bytes());
         self.doorbell.ring()
     }
 
@@ -161,7 +160,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
             seen = request.seq();
             obey(rig, &guest, &request)?;
         }
-        for failure in guest.tasks.bury() {
+        for failure in guest.tasks.bury(rig.mailbox) {
             rig.task_died(&failure)?;
         }
     }

@@ -67,16 +67,16 @@ impl Tasks {
             }
         }
         while !tasks.all_spin() {
-            if let Some(failure) = tasks.bury().into_iter().next() {
+            if let Some(failure) = tasks.bury(mailbox).into_iter().next() {
                 return Err(failure);
             }
         }
         Ok(tasks)
     }
 
-    /// Marks the slots of tasks that died since the last call; what happened to each comes back.
-    /// Without a death there is no system call.
-    pub(crate) fn bury(&mut self) -> Vec<Failure> {
+    /// Marks the slots of tasks that died since the last call; what happened to each comes back, and is in the
+    /// mailbox's text by the time that the slot says so. Without a death there is no system call.
+    pub(crate) fn bury(&mut self, mailbox: &Mailbox) -> Vec<Failure> {
         let mut failures = Vec::new();
         if !sys::child_died() {
             return failures;
@@ -86,11 +86,10 @@ impl Tasks {
                 continue;
             };
             let Task { cpu, slot, .. } = self.0.swap_remove(at);
-            failures.push(obituary(
-                cpu,
-                status,
-                slot.task.errno.load(Ordering::Relaxed),
-            ));
+            let failure = obituary(cpu, status, slot.task.errno.load(Ordering::Relaxed));
+            // The rig looks at the slot, and then at the text at once.
+            mailbox.text.set(failure.to_string().as_bytes());
+            failures.push(failure);
             slot.task
                 .state
                 .store(TaskState::Failed.into(), Ordering::Release);
