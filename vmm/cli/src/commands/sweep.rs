@@ -101,7 +101,21 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
     }
     let paths = if args.paths.is_empty() {
         let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
-        EntryKind::ALL.into_iter().flat_map(sides).collect()
+        // Those of 32-bit programs and #AC, which not every host has, only by name.
+        let everywhere = |entry: &EntryKind| {
+            !matches!(
+                entry,
+                EntryKind::Int80
+                    | EntryKind::Sysenter
+                    | EntryKind::CompatSyscall
+                    | EntryKind::AlignmentCheck
+            )
+        };
+        EntryKind::ALL
+            .into_iter()
+            .filter(everywhere)
+            .flat_map(sides)
+            .collect()
     } else {
         let find = |name: &String| path(&name.parse().map_err(Failure::usage)?);
         args.paths.iter().map(find).collect::<Result<_, _>>()?

@@ -54,7 +54,7 @@ pub(crate) fn a_path() -> Result<(), Failed> {
 /// What is no path, no event and no point is said, and nothing is booted.
 pub(crate) fn misspelt() -> Result<(), Failed> {
     for (args, told) in [
-        (["sweep", "sysenter"].as_slice(), "no path is called"),
+        (["sweep", "syscal"].as_slice(), "no path is called"),
         (&["sweep", "--event", "smi"], "no event is called"),
         (&["sweep", "--point", "nmi@syscall"], "is no point"),
         (&["sweep", "--shard", "3/2"], "is no part of a sweep"),

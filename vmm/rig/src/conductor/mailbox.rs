@@ -7,7 +7,7 @@ use std::time::Instant;
 use ipirig_abi::{AgentState, Command, Mailbox, Order, Status, TaskState, UnknownCode};
 use ipirig_machine::{StopReason, Wakeup};
 
-use super::{Conductor, Ended, Entry, Phase, Place};
+use super::{Conductor, Ended, Entry, NOT_PRODUCED, Phase, Place};
 
 /// Loads that see everything the guest wrote before the word they read.
 pub(super) const LOAD: Ordering = Ordering::Acquire;
@@ -212,6 +212,12 @@ impl Conductor<'_> {
     pub(super) fn obeyed(&self, cpu: usize) -> bool {
         let slot = &self.guest.mailbox().cpus[cpu];
         slot.task.order_ack.load(LOAD) == slot.order_seq.load(Ordering::Relaxed)
+    }
+
+    /// Whether the newest order was answered, and cannot be carried out on this host or kernel.
+    pub(super) fn refused(&self, cpu: usize) -> bool {
+        let errno = self.guest.mailbox().cpus[cpu].task.errno.load(LOAD);
+        self.obeyed(cpu) && errno == NOT_PRODUCED
     }
 
     /// Waits until the newest order is carried out.

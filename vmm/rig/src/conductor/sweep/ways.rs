@@ -95,6 +95,11 @@ impl Sweep<'_, '_> {
             if let Some(record) = self.real(|machine| Ok(machine.record(cpu)?))? {
                 break record;
             }
+            if self.conductor.refused(cpu) {
+                return Ok(Err(
+                    "host or kernel lacks this way into the kernel".to_owned()
+                ));
+            }
             if Instant::now() >= deadline {
                 return Ok(Err("no entry was seen".to_owned()));
             }
