@@ -413,14 +413,14 @@ fn the_entry_matrix_has_every_way_there_is() {
 #[test]
 fn what_each_cause_must_send_is_read_and_an_unknown_cause_is_refused() {
     let scenario = Scenario::find("target-in-kernel").unwrap();
-    let expected = BTreeMap::from([("static key".to_owned(), 99), ("vunmap".to_owned(), 34)]);
+    let expected = BTreeMap::from([("static key".to_owned(), 99), ("vunmap".to_owned(), 33)]);
     assert_eq!(scenario.expect.by_cause, expected);
 
     let text = include_str!("../../../scenarios/target-in-kernel.toml");
     for (from, to, message) in [
         ("\"vunmap\"", "\"vunmaps\"", "no cause `vunmaps`"),
         (
-            "\"vunmap\" = 34",
+            "\"vunmap\" = 33",
             "\"vunmap\" = 0",
             "by_cause = 0 is out of range",
         ),
