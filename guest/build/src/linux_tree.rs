@@ -6,9 +6,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use object::Object;
 
@@ -18,7 +16,7 @@ use crate::module::Headers;
 use crate::requirements::{self, Lack};
 use crate::store::{self, Store};
 use crate::{
-    Built, Flavour, GuestError, Places, Progress, agent, initramfs, module, recipe, run, tools,
+    Built, Flavour, GuestError, Places, Progress, agent, initramfs, module, recipe, tools,
 };
 
 /// Goes up whenever the module would come out differently for the same tree.
@@ -36,8 +34,6 @@ pub struct TreeRequest {
     /// Have `make` bring a kernel with the rig's own configuration up to date, in a directory of the cache;
     /// the source must be clean, as for any `make O=`.
     pub build: bool,
-    /// How many compilers to run at once. `None`: as many as the host has CPUs for us.
-    pub jobs: Option<NonZeroUsize>,
 }
 
 /// The kernel of a tree, ready to boot.
@@ -74,7 +70,7 @@ pub(crate) fn find_at(
         source,
     })?;
     let tree = if request.build {
-        make(&store, places, &dir, request.jobs, progress)?
+        make(&store, places, &dir, progress)?
     } else {
         dir
     };
@@ -198,7 +194,6 @@ fn make(
     store: &Store,
     places: &Places,
     source: &Path,
-    jobs: Option<NonZeroUsize>,
     progress: &dyn Progress,
 ) -> Result<PathBuf, GuestError> {
     if !source.join("Kconfig").exists() {
@@ -228,20 +223,14 @@ fn make(
         .arg("allnoconfig")
         .run("configuring the kernel", &log, |_| {})?;
     progress.stage(&format!("building {}", source.display()));
-    let jobs = jobs
-        .or_else(|| thread::available_parallelism().ok())
-        .map_or(1, NonZeroUsize::get);
-    let mut steps = 0;
-    recipe::make(source)
-        .assign("O", &out)
-        .arg(format!("-j{jobs}"))
-        .args(recipe::TARGETS)
-        .run("building the kernel", &log, |line| {
-            if run::is_step(line) {
-                steps += 1;
-                progress.step(steps, None);
-            }
-        })?;
+    recipe::compile(
+        recipe::make(source).assign("O", &out),
+        &recipe::TARGETS,
+        None,
+        None,
+        &log,
+        progress,
+    )?;
     Ok(out)
 }
 

@@ -191,27 +191,43 @@ impl Recipe<'_> {
         work: &Work,
     ) -> Result<u64, GuestError> {
         self.stage("building", with);
-        let jobs = self
-            .jobs
-            .or_else(|| thread::available_parallelism().ok())
-            .map_or(1, NonZeroUsize::get);
         // scripts/build-version counts the builds in a tree here, for the `#1` of `uname -v`. With
         // KBUILD_BUILD_VERSION instead, init/version.o would not be what it is in a fresh tree.
         store::remove_file(&linux.join(".version"))?;
-        let mut steps = 0;
-        make(linux).arg(format!("-j{jobs}")).args(targets).run(
-            "building the kernel",
+        compile(
+            make(linux),
+            targets,
+            self.jobs,
+            estimate,
             &work.log,
-            |line| {
-                if run::is_step(line) {
-                    steps += 1;
-                    self.progress
-                        .step(steps, estimate.map(|all| all.max(steps)));
-                }
-            },
-        )?;
-        Ok(steps)
+            self.progress,
+        )
     }
+}
+
+/// Has `make` build `targets` with so many compilers at once; `None`: as many as the host has CPUs for us. Returns
+/// how many steps it took.
+pub(crate) fn compile(
+    make: Program,
+    targets: &[&str],
+    jobs: Option<NonZeroUsize>,
+    estimate: Option<u64>,
+    log: &Path,
+    progress: &dyn Progress,
+) -> Result<u64, GuestError> {
+    let jobs = jobs
+        .or_else(|| thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
+    let mut steps = 0;
+    make.arg(format!("-j{jobs}"))
+        .args(targets)
+        .run("building the kernel", log, |line| {
+            if run::is_step(line) {
+                steps += 1;
+                progress.step(steps, estimate.map(|all| all.max(steps)));
+            }
+        })?;
+    Ok(steps)
 }
 
 /// `make` in `tree`, with everything fixed that would otherwise differ from build to build.

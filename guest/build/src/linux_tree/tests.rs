@@ -25,7 +25,6 @@ fn request(dir: &Path) -> TreeRequest {
     TreeRequest {
         dir: dir.to_owned(),
         build: false,
-        jobs: None,
     }
 }
 

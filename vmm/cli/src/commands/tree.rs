@@ -25,7 +25,6 @@ pub(super) fn find(dir: &Path, build: bool) -> Result<TreeKernel, Failure> {
     let request = TreeRequest {
         dir: dir.to_owned(),
         build,
-        jobs: None,
     };
     let kernel = linux_tree::find(&request, &Progress::new(false))?;
     for lack in &kernel.lacks {
