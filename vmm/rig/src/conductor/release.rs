@@ -77,21 +77,25 @@ impl Conductor<'_> {
         Ok((released, records))
     }
 
-    /// The record of `cpu`. If the entry is not `over`, it is waited for: as long as a phase may take, and
-    /// from each time that it has grown. On a busy host the handler of an NMI is stepped for minutes.
+    /// The record of `cpu`. If the entry is not `over`, it is waited for: as long as a phase may take, and once
+    /// more as long whenever it has grown meanwhile. On a busy host the handler of an NMI is stepped for minutes.
     fn fetch(&mut self, cpu: usize, over: bool) -> Result<Option<Record>, Ended> {
         let mut steps = 0;
         loop {
             if let Some(record) = self.machine(|guest| guest.record(cpu))? {
                 return Ok(Some(record));
             }
-            let now = self.machine(|guest| guest.recorded(cpu))?;
-            if now != steps {
+            if over {
+                return Ok(None);
+            }
+            if Instant::now() >= self.deadline {
+                // Not before: to ask stops the vCPU.
+                let now = self.machine(|guest| guest.recorded(cpu))?;
+                if now == steps {
+                    return Ok(None);
+                }
                 steps = now;
                 self.deadline = Instant::now() + self.time_for(self.phase);
-            }
-            if over || Instant::now() >= self.deadline {
-                return Ok(None);
             }
             self.pause()?;
         }
