@@ -115,14 +115,10 @@ impl Baseline {
         for (kind, sent) in in_role("isolated").flat_map(|vcpu| &vcpu.window.by_vector) {
             let count = isolated_ipis
                 .entry(kind_of(kind))
-                .or_insert(Count::exact(0));
+                .or_insert(Count::within(0, PURGE_TOLERANCE));
             count.count = count.count.saturating_add(*sent);
         }
         isolated_ipis.retain(|_, count| count.count != 0);
-        // None stays none; of some there may be one more.
-        for count in isolated_ipis.values_mut() {
-            count.tolerance = PURGE_TOLERANCE;
-        }
         let housekeeping = in_role("housekeeping").flat_map(|vcpu| vcpu.window.by_vector.values());
         let housekeeping = sum(housekeeping.copied());
         // `None` if any kernel of them does not count.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
+use ipirig_scenario::EntryKind;
+
 use super::baseline::{Baseline, Count};
 use super::entries::EntryRelations;
 use super::read::{Recorded, RecordedFlag, plain};
@@ -78,7 +80,9 @@ pub fn changes(baseline: &Baseline, run: &Recorded) -> Vec<Change> {
     );
     for kind in keys(&baseline.entries, &now.entries) {
         let (was, is) = (baseline.entries.get(kind), now.entries.get(kind));
-        if BY_CPU.contains(&kind) && (was.is_none() || is.is_none()) {
+        // What not every CPU has is compared where both have it.
+        let by_cpu = EntryKind::find(kind).is_some_and(EntryKind::depends_on_cpu);
+        if by_cpu && (was.is_none() || is.is_none()) {
             continue;
         }
         let from = found.changes.len();
@@ -89,10 +93,6 @@ pub fn changes(baseline: &Baseline, run: &Recorded) -> Vec<Change> {
     }
     found.changes
 }
-
-/// Entry kinds that one CPU has and another lacks: SYSENTER is Intel's in IA-32e mode and 32-bit SYSCALL
-/// AMD's, and KVMs that emulate lack what they do not emulate. Compared where both have them.
-const BY_CPU: [&str; 4] = ["alignment-check", "int80", "sysenter", "compat-syscall"];
 
 #[derive(Default)]
 struct Found {

@@ -52,12 +52,7 @@ fn write(text: &mut String, result: &SweepResult, paint: Paint) -> std::fmt::Res
         rules(text, &points)?;
     }
     explain(text, result, paint)?;
-    let verdict = match result.verdict.as_str() {
-        "held" => Verdict::Held,
-        "violated" => Verdict::Violated,
-        "skipped" => Verdict::Skipped,
-        _ => Verdict::Error,
-    };
+    let verdict = Verdict::of(result);
     writeln!(
         text,
         "\n{}  {} points in {:.1} s, {:.1} a second{}",

@@ -57,6 +57,16 @@ pub enum Trigger {
 }
 
 impl EntryKind {
+    /// Whether one CPU has it and another lacks it: SYSENTER is Intel's in IA-32e mode and 32-bit SYSCALL AMD's,
+    /// and KVMs that emulate lack what they do not emulate.
+    #[must_use]
+    pub const fn depends_on_cpu(self) -> bool {
+        matches!(
+            self,
+            Self::AlignmentCheck | Self::Int80 | Self::Sysenter | Self::CompatSyscall
+        )
+    }
+
     /// Every way, in the order in which people want to read them.
     pub const ALL: [Self; 13] = [
         Self::Syscall,

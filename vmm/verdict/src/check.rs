@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ipirig_sweep::SweepResult;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,19 @@ pub enum Verdict {
     Error,
     /// Host or kernel lacks what is needed to look.
     Skipped,
+}
+
+impl Verdict {
+    /// That of a sweep, whose crate stands below this one and has it by name.
+    #[must_use]
+    pub fn of(sweep: &SweepResult) -> Self {
+        match sweep.verdict.as_str() {
+            "held" => Self::Held,
+            "violated" => Self::Violated,
+            "skipped" => Self::Skipped,
+            _ => Self::Error,
+        }
+    }
 }
 
 impl fmt::Display for Verdict {

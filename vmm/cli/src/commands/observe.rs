@@ -62,12 +62,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     let progress = Progress::new(args.options.console);
     let kernel = match &args.stock {
         Some(version) => stock(version, args.options.initramfs.as_deref(), &progress)?,
-        None => kernel_files(
-            args.options.kernel.as_deref(),
-            args.options.initramfs.as_deref(),
-            plan.scenario.kernel,
-            &progress,
-        )?,
+        None => kernel_files(&args.options, plan.scenario.kernel, &progress)?,
     };
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);

@@ -139,12 +139,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
         }
     };
     let progress = Progress::new(args.console);
-    let kernel = kernel_files(
-        args.kernel.as_deref(),
-        args.initramfs.as_deref(),
-        plan.scenario.kernel,
-        &progress,
-    )?;
+    let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args);
     let outcome = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
@@ -233,19 +228,18 @@ pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
 
 /// The files to boot; built where the user gave none.
 pub(super) fn kernel_files(
-    kernel: Option<&Path>,
-    initramfs: Option<&Path>,
+    args: &RunOptions,
     wanted: Kernel,
     progress: &Progress,
 ) -> Result<KernelFiles, Failure> {
-    let Some(kernel) = kernel else {
+    let Some(kernel) = &args.kernel else {
         let request = Request {
             flavour: flavour(wanted),
             ..Request::default()
         };
         return built(&request, progress);
     };
-    let initramfs = match initramfs {
+    let initramfs = match &args.initramfs {
         Some(path) => path.to_owned(),
         None => ipirig_guest::initramfs_without_module(progress)?.path,
     };

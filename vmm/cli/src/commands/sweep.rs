@@ -9,7 +9,8 @@ use ipirig_report::sweep::view;
 use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, Scenario};
-use ipirig_sweep::{EventName, PathName, PointName, Side, SweepResult};
+use ipirig_sweep::{EventName, PathName, PointName, Side};
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::check_interrupt;
@@ -38,12 +39,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
         }
     };
     let progress = Progress::new(args.console);
-    let kernel = kernel_files(
-        args.kernel.as_deref(),
-        args.initramfs.as_deref(),
-        plan.scenario.kernel,
-        &progress,
-    )?;
+    let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args);
     let said = Cell::new(Instant::now());
@@ -64,16 +60,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
     progress.finish();
     let text = || serde_json::to_string_pretty(&result).context("cannot put the result into JSON");
     print_both(&|paint| view(&result, paint), &text, json.as_deref())?;
-    Ok(code(&result))
-}
-
-fn code(result: &SweepResult) -> Code {
-    match result.verdict.as_str() {
-        "held" => Code::Ok,
-        "violated" => Code::Violated,
-        "skipped" => Code::Skipped,
-        _ => Code::Error,
-    }
+    Ok(Verdict::of(&result).into())
 }
 
 /// Points done, points a second of those that take time, and time left.
@@ -101,19 +88,10 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
     }
     let paths = if args.paths.is_empty() {
         let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
-        // Those of 32-bit programs and #AC, which not every host has, only by name.
-        let everywhere = |entry: &EntryKind| {
-            !matches!(
-                entry,
-                EntryKind::Int80
-                    | EntryKind::Sysenter
-                    | EntryKind::CompatSyscall
-                    | EntryKind::AlignmentCheck
-            )
-        };
+        // Those that not every host has only by name.
         EntryKind::ALL
             .into_iter()
-            .filter(everywhere)
+            .filter(|entry| !entry.depends_on_cpu())
             .flat_map(sides)
             .collect()
     } else {
