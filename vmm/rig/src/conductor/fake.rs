@@ -44,6 +44,8 @@ pub struct Fake<'a> {
     calls: BTreeMap<usize, u32>,
     probes_after: u64,
     settled: bool,
+    /// It has stopped.
+    gone: Cell<bool>,
     /// vCPUs whose next entry is to be recorded, and those that have made it, with how.
     armed: RefCell<BTreeSet<usize>>,
     entered: RefCell<BTreeMap<usize, Began>>,
@@ -75,6 +77,7 @@ impl<'a> Fake<'a> {
             calls: BTreeMap::new(),
             probes_after: 0,
             settled: false,
+            gone: Cell::new(false),
             armed: RefCell::default(),
             entered: RefCell::default(),
             staying: RefCell::default(),

@@ -96,16 +96,21 @@ impl Conductor<'_> {
         match woken {
             Wakeup::Doorbell | Wakeup::Deadline => Ok(()),
             Wakeup::Interrupted => Err(Ended::Interrupted { phase }),
-            Wakeup::Stopped(reason) => {
-                // An agent that fails says why before its end stops the guest.
-                self.check_agent()?;
-                let report = self.guest.report(reason.clone());
-                Err(Ended::Stopped {
-                    phase,
-                    reason,
-                    report,
-                })
-            }
+            Wakeup::Stopped(reason) => Err(self.stopped(reason)),
+        }
+    }
+
+    /// The guest's end, as the run's.
+    pub(super) fn stopped(&mut self, reason: StopReason) -> Ended {
+        // An agent that fails says why before its end stops the guest.
+        if let Err(failed) = self.check_agent() {
+            return failed;
+        }
+        let report = self.guest.report(reason.clone());
+        Ended::Stopped {
+            phase: self.phase,
+            reason,
+            report,
         }
     }
 

@@ -34,7 +34,7 @@ use ipirig_evidence::{
     Edge, Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase, Recorded,
     Sequence, StormReport, Tracing, USER, Window,
 };
-use ipirig_machine::StopReason;
+use ipirig_machine::{StopReason, Wakeup};
 
 pub use guest::{Failure, Guest, Place};
 pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
@@ -366,7 +366,11 @@ impl<'a> Conductor<'a> {
         job: impl FnOnce(&mut dyn Guest) -> Result<T, Failure>,
     ) -> Result<T, Ended> {
         let phase = self.phase;
-        job(self.guest).map_err(|source| Ended::Machine { phase, source })
+        job(self.guest).map_err(|source| match self.guest.wait(Instant::now()) {
+            // Whatever is asked of a guest that has stopped fails: why it stopped is what counts.
+            Ok(Wakeup::Stopped(reason)) => self.stopped(reason),
+            _ => Ended::Machine { phase, source },
+        })
     }
 
     /// Where things are in the kernel that runs. `Ok(Err)`: entries cannot be judged, because of

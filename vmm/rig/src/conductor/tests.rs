@@ -155,6 +155,17 @@ fn a_guest_that_stops_is_reported_with_the_phase() {
 }
 
 #[test]
+fn a_guest_that_has_stopped_when_something_is_asked_of_it_is_reported_with_its_end() {
+    let ended = conduct(Script {
+        stops_between: true,
+        ..Script::default()
+    })
+    .unwrap_err();
+    assert!(matches!(ended, Ended::Stopped { .. }), "{ended}");
+    assert_eq!(ended.report(), Some("report: triple fault on vCPU 1"));
+}
+
+#[test]
 fn a_signal_ends_any_phase() {
     for (moment, phase) in [
         (Moment::Boot, "boot"),

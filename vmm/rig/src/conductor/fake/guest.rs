@@ -20,6 +20,9 @@ impl Guest for Fake<'_> {
     }
 
     fn wait(&mut self, deadline: Instant) -> Result<Wakeup, Failure> {
+        if self.gone.get() {
+            return Ok(Wakeup::Stopped(StopReason::TripleFault { cpu: 1 }));
+        }
         let moment = self.moment();
         let storm = matches!(
             moment,
@@ -134,7 +137,11 @@ impl Guest for Fake<'_> {
         Some(format!("this host's KVM {lack}"))
     }
 
-    fn lstar(&self, _cpu: usize) -> Result<u64, Failure> {
+    fn lstar(&self, cpu: usize) -> Result<u64, Failure> {
+        if self.script.stops_between {
+            self.gone.set(true);
+            return Err(format!("vCPU {cpu} does not answer").into());
+        }
         Ok(fake_kernel::lstar())
     }
 

@@ -14,6 +14,8 @@ pub struct Script {
     pub silent: bool,
     /// The guest stops at the first wait for which this holds.
     pub stops_in: Option<Moment>,
+    /// The guest stops while something is asked of it, which fails.
+    pub stops_between: bool,
     /// SIGINT arrives then.
     pub interrupted_in: Option<Moment>,
     /// The agent fails with this text at that moment.
