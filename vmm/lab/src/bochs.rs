@@ -95,6 +95,7 @@ pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
     let to_host = ours.try_clone().map_err(LabError::io("share a socket"))?;
     let limits = Limits {
         boot: lab.boot_timeout,
+        silence: None,
         console: &console,
         interrupt: lab.interrupt,
     };

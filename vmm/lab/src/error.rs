@@ -81,6 +81,17 @@ pub enum LabError {
         console: String,
     },
 
+    /// The host stopped saying that it is alive.
+    #[error(
+        "the emulated host hangs: nothing was heard of it for {seconds} s; its console ends:\n{console}"
+    )]
+    Silent {
+        /// How long nothing was heard.
+        seconds: u64,
+        /// The last lines of its console.
+        console: String,
+    },
+
     /// The host came up, and could not start the program.
     #[error("in the emulated host: {reason}")]
     Inside {

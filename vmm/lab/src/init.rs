@@ -25,7 +25,7 @@ use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::job::{Job, Terminals};
-use crate::wire::{FilePart, Frame, LIMIT, PORT};
+use crate::wire::{FilePart, Frame, LIMIT, PORT, PULSE};
 
 /// The first argument of the program that is process 1.
 pub const INIT_COMMAND: &str = "lab-init";
@@ -315,6 +315,7 @@ fn program(job: &Job, port: &Arc<Port>) -> Result<u8, InitError> {
     pumps.push(pump(stdout.reader, port, Frame::Stdout)?);
     pumps.push(pump(stderr.reader, port, Frame::Stderr)?);
     listen(port, group)?;
+    pulse(port)?;
     let status = reap(&child)?;
     // What it has left behind must not hold its output open. There may be nothing.
     let _ = kill_process_group(group, Signal::KILL);
@@ -407,6 +408,21 @@ fn listen(port: &Arc<Port>, group: Pid) -> Result<(), InitError> {
                 // It may have ended.
                 let _ = kill_process_group(group, signal);
             }
+        }
+    };
+    thread::Builder::new()
+        .spawn(work)
+        .map(drop)
+        .map_err(failed("start a thread"))
+}
+
+/// Says every now and then that programs still run here, for as long as they do.
+fn pulse(port: &Arc<Port>) -> Result<(), InitError> {
+    let port = Arc::clone(port);
+    let work = move || {
+        loop {
+            port.send(&Frame::Alive);
+            thread::sleep(PULSE);
         }
     };
     thread::Builder::new()

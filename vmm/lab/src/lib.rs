@@ -34,7 +34,7 @@ pub use job::Job;
 /// The virtualization extension of the emulated CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cpu {
-    /// AMD's, with nested paging. QEMU's TCG: several CPUs, no PCIDs.
+    /// AMD's, with nested paging, without PCIDs. QEMU's TCG.
     #[default]
     Svm,
     /// Intel's, with EPT, VPID, PCIDs and INVPCID. Bochs: one CPU, minutes to boot.

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -16,6 +17,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// The first major version that was seen to arm an SVM guest's debug registers (VMRUN loads DR7):
 /// 7.2 does not, 10.0 does. Between them nothing was tried.
 const FIRST: u32 = 8;
+/// How long a host may say nothing. It speaks every second; a machine with much more to do than it can may be late
+/// to let it.
+const SILENCE: Duration = Duration::from_secs(180);
 /// How Debian has it.
 const INSTALL: &str = "apt-get install qemu-system-x86 (Debian 13), or on Debian 12, with \
     bookworm-backports among its sources, apt-get install -t bookworm-backports qemu-system-x86";
@@ -50,6 +54,7 @@ pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
     let to_host = ours.try_clone().map_err(LabError::io("share a socket"))?;
     let limits = Limits {
         boot: lab.boot_timeout,
+        silence: Some(SILENCE),
         console: &console,
         interrupt: lab.interrupt,
     };
@@ -74,7 +79,8 @@ fn arguments(
     let mut serial = OsString::from("file:");
     serial.push(comma(console));
     let arguments: [&[&OsStr]; 5] = [
-        // One translating thread a CPU; all that TCG has, SVM with nested paging included.
+        // One translating thread a CPU: on one thread for all, a CPU that spins keeps the others from running for a
+        // tenth of a second each time. All that TCG has, SVM with nested paging included.
         &["-accel", "tcg,thread=multi", "-cpu", "max"].map(OsStr::new),
         &[
             "-M",

@@ -21,6 +21,8 @@ use crate::{Ended, LabError};
 const CONSOLE_LINES: usize = 20;
 /// How long an emulator whose host has said goodbye may take to end.
 const GOODBYE: Duration = Duration::from_secs(10);
+/// How often the host's silence and Ctrl-C are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// What a shell says of a program that Ctrl-C has ended.
 const INTERRUPTED: u8 = 130;
 /// SIGINT's number (signal(7)).
@@ -72,6 +74,9 @@ impl Drop for Emulator {
 pub(crate) struct Limits<'a> {
     /// How long the host may take until the program starts.
     pub(crate) boot: Duration,
+    /// How long a host that runs the program may say nothing, not even that it is alive. `None`: its seconds
+    /// are so much longer than ours that nobody can tell.
+    pub(crate) silence: Option<Duration>,
     /// Where the host's console is written.
     pub(crate) console: &'a Path,
     /// Becomes readable at Ctrl-C.
@@ -91,9 +96,11 @@ where
     let frames = listen(port)?;
     let started = Instant::now();
     let mut running = false;
+    // Of our own looks, and not by the clock: a machine that was asleep has not waited.
+    let mut silence = Duration::ZERO;
     let mut interrupt = limits.interrupt;
     loop {
-        let frame = match frames.recv_timeout(Duration::from_millis(50)) {
+        let frame = match frames.recv_timeout(LOOK) {
             Ok(frame) => frame?,
             Err(RecvTimeoutError::Timeout) => {
                 if interrupt.is_some_and(|event| is_readable(&event)) {
@@ -110,6 +117,13 @@ where
                         console: last_lines(limits.console),
                     });
                 }
+                silence += LOOK;
+                if let Some(limit) = limits.silence.filter(|limit| running && silence > *limit) {
+                    return Err(LabError::Silent {
+                        seconds: limit.as_secs(),
+                        console: last_lines(limits.console),
+                    });
+                }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -119,8 +133,10 @@ where
                 });
             }
         };
+        silence = Duration::ZERO;
         match frame {
             Frame::Ready => running = true,
+            Frame::Alive => {}
             Frame::Stdout(bytes) => pass_on(&mut io::stdout().lock(), &bytes)?,
             Frame::Stderr(bytes) => pass_on(&mut io::stderr().lock(), &bytes)?,
             Frame::File(part) => keep(&part)?,
@@ -221,6 +237,7 @@ mod tests {
     fn limits(console: &Path) -> Limits<'_> {
         Limits {
             boot: Duration::from_secs(60),
+            silence: None,
             console,
             interrupt: None,
         }
@@ -308,6 +325,25 @@ mod tests {
         let error = relay(emulator, Silence(silence), io::sink(), limits).expect_err("too slow");
         assert!(
             matches!(error, LabError::Boot { seconds: 0, .. }),
+            "{error}"
+        );
+        rustix::process::test_kill_process(pid).expect_err("it has ended");
+    }
+
+    #[test]
+    fn a_host_that_falls_silent_is_given_up_and_its_emulator_ended() {
+        let (port, mut host) = io::pipe().expect("a pipe");
+        host.write_all(&said(&[Frame::Ready, Frame::Alive]))
+            .expect("written");
+        let emulator = emulator();
+        let pid = rustix::process::Pid::from_child(&emulator.child);
+        let limits = Limits {
+            silence: Some(Duration::ZERO),
+            ..limits(Path::new("/nonexistent"))
+        };
+        let error = relay(emulator, port, io::sink(), limits).expect_err("silent");
+        assert!(
+            matches!(error, LabError::Silent { seconds: 0, .. }),
             "{error}"
         );
         rustix::process::test_kill_process(pid).expect_err("it has ended");

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The most that one frame carries, in bytes.
 pub(crate) const LIMIT: usize = 1 << 20;
@@ -12,11 +13,16 @@ pub(crate) const LIMIT: usize = 1 << 20;
 /// The name of the virtio port, under QEMU.
 pub(crate) const PORT: &str = "ipirig.lab";
 
+/// How often the host says that it is alive.
+pub(crate) const PULSE: Duration = Duration::from_secs(1);
+
 /// One thing said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// Process 1 is there and starts the program.
     Ready,
+    /// The host still runs programs: said every [`PULSE`] of its time.
+    Alive,
     /// The program printed this.
     Stdout(Vec<u8>),
     /// The program printed this to standard error.
@@ -58,6 +64,7 @@ pub enum FrameError {
 }
 
 const READY: u8 = b'r';
+const ALIVE: u8 = b'a';
 const STDOUT: u8 = b'o';
 const STDERR: u8 = b'e';
 const FILE: u8 = b'f';
@@ -70,6 +77,7 @@ impl Frame {
     pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let (kind, content) = match self {
             Self::Ready => (READY, vec![]),
+            Self::Alive => (ALIVE, vec![]),
             Self::Stdout(bytes) => (STDOUT, bytes.clone()),
             Self::Stderr(bytes) => (STDERR, bytes.clone()),
             Self::File(part) => (FILE, part.bytes()),
@@ -113,6 +121,7 @@ impl Frame {
         let nonsense = || FrameError::Content(kind);
         Ok(match kind {
             READY if content.is_empty() => Self::Ready,
+            ALIVE if content.is_empty() => Self::Alive,
             STDOUT => Self::Stdout(content),
             STDERR => Self::Stderr(content),
             FILE => Self::File(FilePart::of(&content).ok_or_else(nonsense)?),
@@ -125,7 +134,7 @@ impl Frame {
                 let bytes = <[u8; 4]>::try_from(&content[..]).map_err(|_| nonsense())?;
                 Self::Signal(i32::from_le_bytes(bytes))
             }
-            READY => return Err(nonsense()),
+            READY | ALIVE => return Err(nonsense()),
             _ => return Err(FrameError::Kind(kind)),
         })
     }
@@ -168,6 +177,7 @@ mod tests {
     fn all() -> Vec<Frame> {
         vec![
             Frame::Ready,
+            Frame::Alive,
             Frame::Stdout(vec![0, 255, b'\n']),
             Frame::Stderr(vec![]),
             Frame::File(FilePart {

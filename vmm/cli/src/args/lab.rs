@@ -19,7 +19,10 @@ The host is a Linux with an ordinary KVM on an emulated CPU. With SVM it has the
 program's. With VMX it has the files that the arguments name and those that ipirig needs, and
 sends back what was written. Times mean nothing there. SVM needs qemu-system-x86 8 or later, VMX
 bochs; what is missing is named with the command that installs it. The host's kernel is built the
-first time.";
+first time.
+
+QEMU emulates each CPU of the host on a thread of its own. With two of them, hosts and guests were
+seen to hang, to crawl and to run code that is not there, which with one was not seen.";
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER)]
@@ -27,8 +30,8 @@ pub(crate) struct LabArgs {
     /// The emulated CPU's virtualization extension
     #[arg(long, value_enum, default_value_t = Cpu::Svm)]
     pub(crate) cpu: Cpu,
-    /// CPUs of the host; with VMX it has one
-    #[arg(long, value_name = "N", default_value = "2")]
+    /// CPUs of the host; VMX has one, and with more than one SVM's is not to be relied on
+    #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cpus: NonZeroU32,
     /// Memory of the host in MiB
     #[arg(long, value_name = "MIB", default_value = "4096")]
