@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ipirig_abi::Role;
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
 use ipirig_machine::{
-    AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, IpiEvent, Machine, Observer,
-    Snapshot, StopReason, Wakeup, WatchEvent,
+    AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, IpiEvent, Machine,
+    MachineError, Observer, Snapshot, StopReason, Wakeup, WatchEvent,
 };
 use tempfile::TempDir;
 
@@ -196,6 +196,18 @@ impl Running {
             }
             // Leaves the core to the guest between two looks.
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What the machine answered; the test fails with the guest's end where that is why it did not.
+    pub(crate) fn answered<T>(&mut self, answer: Result<T, MachineError>) -> T {
+        let error = match answer {
+            Ok(answer) => return answer,
+            Err(error) => error,
+        };
+        match self.machine.wait(Instant::now()) {
+            Ok(Wakeup::Stopped(reason)) => panic!("{error}: {}", self.machine.report(reason)),
+            _ => panic!("{error}"),
         }
     }
 

@@ -153,7 +153,8 @@ fn passage(guest: &mut Running) -> Passage {
     guest.until("did not come back", |machine| {
         machine.placed(0) == Placed::Over
     });
-    guest.machine.passage(0).unwrap().unwrap()
+    let passage = guest.machine.passage(0);
+    guest.answered(passage).unwrap()
 }
 
 fn places(passage: &Passage) -> Vec<(u64, bool)> {
