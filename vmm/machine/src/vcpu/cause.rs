@@ -7,11 +7,11 @@
 use super::stops::DebugState;
 
 /// Breakpoints that matched, B0 to B3 (DR6, SDM vol. 3, 18.2.3).
-const B: u64 = 0xf;
+pub(super) const B: u64 = 0xf;
 /// Access to a debug register while DR7.GD is set.
 const BD: u64 = 1 << 13;
 /// Single step.
-const BS: u64 = 1 << 14;
+pub(super) const BS: u64 = 1 << 14;
 /// Task switch.
 const BT: u64 = 1 << 15;
 /// Bits of DR6 that read as one unless a cause clears them (SDM vol. 3, 18.2.3).

@@ -32,7 +32,14 @@ impl Vcpu {
     /// Deals with a debug exit.
     pub(super) fn debug(&mut self, exit: &kvm_debug_exit_arch) -> Result<(), Break> {
         let trap = matches!(self.stops.stepping, Stepping::Over { trap: true });
-        let cause = cause::cause(exit.dr6, self.stops.told(), trap);
+        let mut dr6 = exit.dr6;
+        if self.steps_to_nmi(dr6)? {
+            dr6 &= !cause::BS;
+            if dr6 & cause::B == 0 {
+                return Ok(());
+            }
+        }
+        let cause = cause::cause(dr6, self.stops.told(), trap);
         let stepped = self.stops.stepping;
         if let Stepping::Over { trap } = stepped {
             self.stops.stepping = Stepping::No;
@@ -50,6 +57,21 @@ impl Vcpu {
             // A record's next instruction is taken down by the next turn.
             (Cause::Machine, Stepping::Over { .. } | Stepping::Recording { .. }) => Ok(()),
         }
+    }
+
+    /// Whether a single step is KVM's own: on SVM without virtual NMIs it steps over what keeps a pending NMI
+    /// from being injected, the IRET of the one before (arch/x86/kvm/svm/svm.c, `svm_enable_nmi_window`), and
+    /// while breakpoints are set `db_interception` reports that step as if it had been asked for.
+    fn steps_to_nmi(&self, dr6: u64) -> Result<bool, Break> {
+        if dr6 & cause::BS == 0 || self.stops.stepping() {
+            return Ok(false);
+        }
+        let events = self
+            .fd
+            .get_vcpu_events()
+            .map_err(|e| self.host("KVM_GET_VCPU_EVENTS", e))?;
+        // A guest that steps itself still has the flag, as the #DB has not been delivered.
+        Ok(events.nmi.pending != 0 && self.regs()?.rflags & TRAP_FLAG == 0)
     }
 
     /// Delivers a #DB to the guest whose it is, with its `causes` in DR6. Where it comes from user

@@ -267,7 +267,7 @@ impl Vcpu {
         if self.apics == Apics::Kernel {
             // KVM delivers, halts and starts by itself.
             self.before_entry()?;
-            return self.enter();
+            return if self.stands() { Ok(()) } else { self.enter() };
         }
         let now = self.timer_time()?;
         let work = self.apic.poll(now);
@@ -293,6 +293,10 @@ impl Vcpu {
         }
         // Before anything is injected: where a record ends, what had to wait for that is due.
         self.before_entry()?;
+        if self.stands() {
+            // What follows the last instruction that was taken down is not for the guest to execute.
+            return Ok(());
+        }
         self.deliver(work, now, idle)?;
         // Once it has passed and must wait, the next look is when it need not any more. By the true
         // time: `now` is before every deadline that waits.

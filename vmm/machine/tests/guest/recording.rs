@@ -32,6 +32,10 @@ pub(crate) fn list(suite: &mut Suite) {
         entries_from_the_kernel_are_not_recorded,
     );
     suite.stepping(
+        "an_nmi_that_comes_during_another_is_no_debug_exception_of_the_guest",
+        an_nmi_that_comes_during_another_is_no_debug_exception_of_the_guest,
+    );
+    suite.stepping(
         "each_interrupt_that_is_followed_is_recorded_wherever_it_came",
         each_interrupt_that_is_followed_is_recorded_wherever_it_came,
     );
@@ -318,6 +322,50 @@ fn entries_from_the_kernel_are_not_recorded() {
     moves_on(&mut guest);
     assert_eq!(guest.machine.record(0).unwrap(), None);
     assert_eq!(guest.stop().report.vcpus[0].counters.nmis, 1);
+}
+
+guest!(
+    LONG_NMI,
+    "
+    call rt_setup
+    mov edi, 2
+    lea rax, [rip + LONG_HANDLER]
+    call rt_gate
+21: inc qword ptr [r15]
+    jmp 21b
+LONG_HANDLER:
+    push rcx
+    inc qword ptr [r15 + 128]
+    mov rcx, qword ptr [r15 + 128]
+22: cmp dword ptr [r15 - 60], ecx
+    jb 22b
+    pop rcx
+    iretq
+    "
+);
+
+fn an_nmi_that_comes_during_another_is_no_debug_exception_of_the_guest() {
+    let mut guest = counting(Guest::new(&LONG_NMI));
+    // Never reached: what counts is that there is a breakpoint.
+    guest.machine.watch(0, &[0xdead_0000]).unwrap();
+    let begun = |machine: &ipirig_machine::Machine| {
+        let slot = &machine.mailbox().cpus[1];
+        slot.task
+            .heartbeat
+            .load(std::sync::atomic::Ordering::SeqCst)
+    };
+    for nmi in (1..20).step_by(2) {
+        let raised = guest.machine.raise(0, Line::Nmi);
+        guest.answered(raised);
+        guest.until("took no NMI", |machine| begun(machine) == nmi);
+        let raised = guest.machine.raise(0, Line::Nmi);
+        guest.answered(raised);
+        guest.order(0, u32::try_from(nmi).unwrap() + 1);
+        guest.until("lost an NMI", |machine| begun(machine) == nmi + 1);
+    }
+    moves_on(&mut guest);
+    let seen = guest.stop();
+    assert_eq!((seen.words[1], seen.words[63]), (20, 0));
 }
 
 /// The next record of an interrupt that is followed.
