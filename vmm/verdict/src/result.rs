@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipirig_abi::Role;
+use ipirig_crosscheck::CrossCheck;
 use ipirig_entry::Paging;
 use ipirig_evidence::Evidence;
 use ipirig_evidence::blame::Blame;
@@ -16,14 +17,13 @@ use ipirig_evidence::vectors::Kind;
 use ipirig_machine::HostFacts;
 use ipirig_rig::run::KernelFiles;
 use ipirig_scenario::plan::Plan;
+use ipirig_scenario::role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::check::{Check, Verdict};
-use crate::cross_check::{self, CrossCheck};
 use crate::entry::RecordedEntry;
 use crate::overall::overall;
-use crate::role::role_name;
 
 /// Version of the JSON's layout.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -219,7 +219,7 @@ impl RunResult {
     pub fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
         self.vcpus = vcpus(plan, evidence);
         self.blame.clone_from(&evidence.blame);
-        self.cross_check = cross_check::compare(plan, evidence).and_then(Result::ok);
+        self.cross_check = ipirig_crosscheck::compare(plan, evidence).and_then(Result::ok);
         self.timing.window_s = Some(seconds(evidence.window));
         if let Some(kernel) = &mut self.kernel {
             kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
