@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use ipirig_document::ObservationDocument;
 use ipirig_guest::stock::StockRequest;
 use ipirig_machine::Host;
 use ipirig_report::observation::render;
@@ -117,7 +118,12 @@ fn extra(argument: &str) -> Extra {
 }
 
 fn publish(report: &Report, json: Option<&Path>) -> Result<Code, Failure> {
-    let text = || report.to_json().context("cannot put the report into JSON");
+    let text = || {
+        let document = ObservationDocument::from(report);
+        document
+            .to_json()
+            .context("cannot put the report into JSON")
+    };
     print_both(&|paint| render(report, paint), &text, json)?;
     Ok(report.run.verdict.into())
 }

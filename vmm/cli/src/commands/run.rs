@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, anyhow};
+use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::paint::Paint;
@@ -275,7 +276,7 @@ fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result
     let runs = std::slice::from_ref(result);
     let mut files = reports.texts(runs)?;
     if let Some(path) = json {
-        let text = result.to_json();
+        let text = RunDocument::from(result).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
     }
     print_all(&|paint| render(result, paint), &files)?;
@@ -291,7 +292,7 @@ pub(super) fn publish_suite(
 ) -> Result<Code, Failure> {
     let mut files = reports.texts(suite.runs())?;
     if let Some(path) = json {
-        let text = suite.to_json();
+        let text = SuiteDocument::from(suite).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
     }
     print_all(&|paint| suite::render(suite, paint), &files)?;

@@ -1,5 +1,6 @@
 //! What is written of three senders.
 
+use ipirig_document::RunDocument;
 use ipirig_evidence::blame::Taken;
 
 use super::*;
@@ -24,7 +25,6 @@ fn blame(
         deferrable,
         kind: "call-function".to_owned(),
         source: 0,
-        number: None,
         targets: targets.iter().copied().collect(),
         taken: Taken::default(),
         chain,
@@ -46,7 +46,6 @@ fn account() -> Account {
     let wake = Blame {
         kind: "reschedule".to_owned(),
         source: 1,
-        number: None,
         broken: Some("the stack cannot be read".to_owned()),
         ..blame(
             "unknown",
@@ -168,12 +167,11 @@ fn what_an_interrupt_interrupted_is_in_folded_stacks_only() {
 
 #[test]
 fn a_results_json_is_an_account() {
-    use ipirig_rig::conductor::fake::plan;
-    let plan = plan("static-key-flip", None);
-    let mut result = RunResult::new(&plan, Vec::new());
-    result.blame = account().blame;
-    let json = result.to_json().unwrap();
+    let result = crate::specimen::violated();
+    let json = RunDocument::from(&result).to_json().unwrap();
     let read: Account = serde_json::from_str(&json).unwrap();
-    assert_eq!(read.blame, account().blame);
-    assert_eq!(read.scenario.name, "static-key-flip");
+    let account = Account::from(&result);
+    assert!(!account.blame.is_empty());
+    assert_eq!(read.blame, account.blame);
+    assert_eq!(read.scenario.name, result.scenario.name);
 }
