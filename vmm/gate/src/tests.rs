@@ -275,7 +275,7 @@ fn a_run_that_says_nothing_is_no_change_and_no_pass() {
     assert_eq!(code(&compared), Code::Error);
     let why = "nothing-lost: an event was lost".to_owned();
     let verdict = Verdict::Error;
-    assert_eq!(compared[0].outcome, Outcome::NoTelling { verdict, why });
+    assert_eq!(compared[0].outcome, Outcome::CannotTell { verdict, why });
     run.verdict = Verdict::Skipped;
     let skipped = Compared::new(&Baseline::of(&good()), &run);
     assert_eq!(code(std::slice::from_ref(&skipped)), Code::Skipped);
