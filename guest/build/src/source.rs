@@ -22,16 +22,13 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 const POLL: Duration = Duration::from_millis(200);
 
 /// What has been downloaded, or could be again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// The package's name. Records from before there were others do not have it.
-    #[serde(default = "reference")]
+    /// The package's name.
     pub(crate) name: String,
     /// Where it is below the root of a mirror of Debian, if apt does not know.
-    #[serde(default)]
     pub(crate) pool: Option<String>,
-    /// A file of the user's instead of a package.
-    #[serde(skip)]
+    /// A file of the user's instead of a package. Of such nothing is recorded.
     pub(crate) own: Option<PathBuf>,
     /// The file's name in the source directory.
     pub(crate) file: String,
@@ -43,8 +40,49 @@ pub(crate) struct Source {
     pub(crate) size: u64,
 }
 
+/// The record of a package that has been downloaded, in the source directory.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    /// Records from before there were others do not have it.
+    #[serde(default = "reference")]
+    name: String,
+    #[serde(default)]
+    pool: Option<String>,
+    file: String,
+    package: String,
+    sha256: String,
+    size: u64,
+}
+
 fn reference() -> String {
     PACKAGE.to_owned()
+}
+
+impl From<Record> for Source {
+    fn from(record: Record) -> Self {
+        Self {
+            name: record.name,
+            pool: record.pool,
+            own: None,
+            file: record.file,
+            package: record.package,
+            sha256: record.sha256,
+            size: record.size,
+        }
+    }
+}
+
+impl From<&Source> for Record {
+    fn from(source: &Source) -> Self {
+        Self {
+            name: source.name.clone(),
+            pool: source.pool.clone(),
+            file: source.file.clone(),
+            package: source.package.clone(),
+            sha256: source.sha256.clone(),
+            size: source.size,
+        }
+    }
 }
 
 /// The source that was downloaded last. Goes to the network when there is none, or to `update`.
@@ -180,12 +218,22 @@ fn parse_uri(name: &str, line: &str) -> Option<Source> {
 
 impl Source {
     fn recorded(store: &Store) -> Option<Self> {
-        // A record that cannot be read is as good as none: it is made again.
-        serde_json::from_slice(&fs::read(store.source().join("current.json")).ok()?).ok()
+        Self::read(&store.source().join("current.json"))
     }
 
     fn record(&self, store: &Store) -> Result<(), GuestError> {
-        store::write_json(&store.source().join("current.json"), self)
+        self.write(&store.source().join("current.json"))
+    }
+
+    /// What the record at `path` says. One that cannot be read is as good as none: it is made again.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        Some(record.into())
+    }
+
+    /// Records it at `path`.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), GuestError> {
+        store::write_json(path, &Record::from(self))
     }
 
     /// The package itself, downloaded again if it was removed.

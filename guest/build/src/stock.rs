@@ -16,7 +16,7 @@ use crate::kernel::{Keep, Manifest, earlier_steps, keep_kernel, read_manifest};
 use crate::patches::Patches;
 use crate::recipe::Recipe;
 use crate::source::{self, Source};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::{Flavour, GuestError, Places, Progress, tools};
 
 /// What makes a stock kernel's slot whole.
@@ -204,7 +204,7 @@ fn find(
         }
         Err(error) => return Err(error),
     }
-    store::write_json(&record(store, version), &source)?;
+    source.write(&record(store, version))?;
     Ok(source)
 }
 
@@ -217,7 +217,7 @@ fn record(store: &Store, version: &str) -> PathBuf {
 }
 
 fn recorded(store: &Store, version: &str) -> Option<Source> {
-    serde_json::from_slice(&fs::read(record(store, version)).ok()?).ok()
+    Source::read(&record(store, version))
 }
 
 /// Reads the list of what is in Debian's pool. An error has the line, from 1, and what is wrong.
@@ -320,7 +320,9 @@ mod tests {
             package: "7.2.0-1".to_owned(),
             ..fake.source.clone()
         };
-        store::write_json(&record(&fake.store, version), &source).expect("recorded");
+        source
+            .write(&record(&fake.store, version))
+            .expect("recorded");
         fake
     }
 

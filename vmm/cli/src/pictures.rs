@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
-use ipirig_report::html::{Provenance, html};
-use ipirig_report::trace::chrome_trace;
+use ipirig_pictures::html::{Provenance, html};
+use ipirig_pictures::trace::chrome_trace;
 use ipirig_verdict::result::RunResult;
 
 use crate::args::PictureOptions;

@@ -1,6 +1,6 @@
-//! Who interrupted whom, and why, as results have it.
+//! Who interrupted whom, and why.
 //!
-//! One [`Blame`] is all IPIs of the window that are alike: of one kind, sent by one vCPU, from one
+//! One [`Attribution`] is all IPIs of the window that are alike: of one kind, sent by one vCPU, from one
 //! call chain. It is what a person needs to go and change a kernel.
 
 use std::cmp::Reverse;
@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// IPIs of the window with one origin.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
-pub struct Blame {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attribution {
     /// The named cause, such as `static key` or `vunmap`; `unknown` if no rule knows the chain.
     pub cause: String,
     /// Whether a CPU in user space could do without this IPI.
@@ -21,8 +21,7 @@ pub struct Blame {
     pub kind: String,
     /// The vCPU that sent.
     pub source: usize,
-    /// The chain's number, as in [`crate::ledger::Write::chain`]; not in what is written.
-    #[serde(skip)]
+    /// The chain's number, as in [`crate::ledger::Write::chain`].
     pub number: Option<u32>,
     /// How many were sent to each vCPU.
     pub targets: BTreeMap<usize, u64>,
@@ -108,7 +107,7 @@ impl Frame {
 /// The causes of IPIs to `cpu`: `303 static key (deferrable), 2 signal (not deferrable)`. None if
 /// nothing is known of them.
 #[must_use]
-pub fn summary(blame: &[Blame], cpu: usize) -> Option<String> {
+pub fn summary(blame: &[Attribution], cpu: usize) -> Option<String> {
     let mut causes: BTreeMap<(&str, Deferrable), u64> = BTreeMap::new();
     for blame in blame {
         let count = blame.targets.get(&cpu).copied().unwrap_or_default();
@@ -134,8 +133,8 @@ mod tests {
         deferrable: Deferrable,
         source: usize,
         targets: &[(usize, u64)],
-    ) -> Blame {
-        Blame {
+    ) -> Attribution {
+        Attribution {
             cause: cause.to_owned(),
             deferrable,
             kind: "call-function".to_owned(),

@@ -8,7 +8,7 @@ use ipirig_abi::Order;
 use ipirig_entry::{KernelLayout, Paging, Record};
 use ipirig_scenario::EntryKind;
 
-use crate::blame::Blame;
+use crate::blame::Attribution;
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::changes::{Changed, Sighting};
 use crate::ledger::{Detail, Snapshot};
@@ -37,7 +37,7 @@ pub struct Evidence {
     /// The ledger just after the second one.
     pub ledger: Snapshot,
     /// Who sent the IPIs of the windows, and why; empty if no stacks were taken.
-    pub blame: Vec<Blame>,
+    pub blame: Vec<Attribution>,
     /// Where things are in the kernel, or why that is not known and no entry can be judged.
     pub layout: Result<Arc<KernelLayout>, String>,
     /// How the kernel's page tables are set up, seen before the first window; `None` if they could not

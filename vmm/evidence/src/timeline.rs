@@ -1,4 +1,4 @@
-//! What happened when in a run: for pictures of it (`ipirig-report`), not for verdicts.
+//! What happened when in a run: for pictures of it (`ipirig-pictures`), not for verdicts.
 //!
 //! All times are nanoseconds of the machine's clock. Bounded by the ledger, which keeps the first
 //! events of the windows and counts the others.

@@ -1,12 +1,12 @@
 //! The gate: whether runs are as they were, and if not, what changed; and whether checks notice the
-//! kernels that they must ([`mutants`]).
+//! kernels that they must ([`mutants`], one after the other: [`trials`]).
 //!
 //! A [`Baseline`] has of a run what is compared, and how exactly: relations, verdicts and counts, which are
 //! the kernel's, and no instruction numbers, which are the host's. Results are read back
 //! ([`Recorded`]) from the JSON that a run writes, so that those of another machine or of yesterday
 //! will do.
 //!
-//! What this crate does not do: run a scenario (`ipirig-rig` does), write files (`ipirig`), or show what it
+//! What this crate does not do: run a scenario (`ipirig-rig` does), build a mutant (`ipirig-guest`), write files (`ipirig`), or show what it
 //! found (`ipirig-report`).
 
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod mutants;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod trials;
 
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
@@ -46,7 +47,7 @@ pub enum Outcome {
     /// Not as it was.
     Changed(Vec<Change>),
     /// A run that says nothing: its verdict is `error` or `skipped`.
-    NoTelling {
+    CannotTell {
         /// That verdict.
         verdict: Verdict,
         /// Why.
@@ -91,7 +92,7 @@ pub fn no_telling(run: &Recorded) -> Option<Outcome> {
     }
     let check = run.checks.iter().find(|check| check.status == run.verdict);
     let why = check.map(|check| format!("{}: {}", check.name, check.evidence));
-    Some(Outcome::NoTelling {
+    Some(Outcome::CannotTell {
         verdict: run.verdict,
         why: read::plain(&why.unwrap_or_default()),
     })
@@ -127,7 +128,7 @@ pub fn code(compared: &[Compared]) -> Code {
         .map(|compared| match &compared.outcome {
             Outcome::Same => Verdict::Held,
             Outcome::Changed(_) | Outcome::Alone { .. } => Verdict::Violated,
-            Outcome::NoTelling { verdict, .. } => *verdict,
+            Outcome::CannotTell { verdict, .. } => *verdict,
         })
         .collect();
     Code::of_each(&verdicts)

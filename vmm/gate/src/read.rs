@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use ipirig_document::{RunDocument, SCHEMA_VERSION};
 use ipirig_scenario::{base_name, is_name};
 use ipirig_verdict::check::Verdict;
-use ipirig_verdict::result::{RunResult, SCHEMA_VERSION};
+use ipirig_verdict::result::RunResult;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,7 +73,7 @@ pub enum ReadError {
 }
 
 /// One run, as much as is compared and shown. The fields are those of
-/// [`RunResult`].
+/// [`RunDocument`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Recorded {
     /// The verdict.
@@ -236,7 +237,7 @@ impl Recorded {
     ///
     /// serde_json's; the types are the same, so none.
     pub fn of(result: &RunResult) -> Result<Self, serde_json::Error> {
-        serde_json::from_value(serde_json::to_value(result)?)
+        serde_json::from_value(serde_json::to_value(RunDocument::from(result))?)
     }
 }
 

@@ -1,7 +1,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ipirig_evidence::blame::{Blame, Deferrable, Frame, Taken};
+use ipirig_document::{RunDocument, SuiteDocument};
+use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
 use ipirig_rig::conductor::fake::{Script, evidence};
 use ipirig_verdict::checks;
 use ipirig_verdict::result::RunResult;
@@ -35,7 +36,7 @@ fn bad() -> Recorded {
         offset: 0,
         inlined: Vec::new(),
     };
-    let blame = |cause: &str, targets: [(usize, u64); 2], chain: &[&str]| Blame {
+    let blame = |cause: &str, targets: [(usize, u64); 2], chain: &[&str]| Attribution {
         cause: cause.to_owned(),
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),
@@ -274,7 +275,7 @@ fn a_run_that_says_nothing_is_no_change_and_no_pass() {
     assert_eq!(code(&compared), Code::Error);
     let why = "nothing-lost: an event was lost".to_owned();
     let verdict = Verdict::Error;
-    assert_eq!(compared[0].outcome, Outcome::NoTelling { verdict, why });
+    assert_eq!(compared[0].outcome, Outcome::CannotTell { verdict, why });
     run.verdict = Verdict::Skipped;
     let skipped = Compared::new(&Baseline::of(&good()), &run);
     assert_eq!(code(std::slice::from_ref(&skipped)), Code::Skipped);
@@ -344,9 +345,17 @@ fn words(error: &ReadError) -> String {
 fn results_of_one_run_and_of_several_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let run = || result("static-key-flip", Script::default());
-    let one = file(&dir, "one.json", &run().to_json().unwrap());
+    let one = file(
+        &dir,
+        "one.json",
+        &RunDocument::from(&run()).to_json().unwrap(),
+    );
     let suite = ipirig_verdict::suite::Suite::new(vec![run(), run()]);
-    let two = file(&dir, "two.json", &suite.to_json().unwrap());
+    let two = file(
+        &dir,
+        "two.json",
+        &SuiteDocument::from(&suite).to_json().unwrap(),
+    );
     assert_eq!(Recorded::read(&one).unwrap(), [good()]);
     assert_eq!(Recorded::read(&two).unwrap(), [good(), good()]);
 }
@@ -356,7 +365,11 @@ fn a_second_run_of_a_scenario_has_the_same_baseline() {
     let dir = tempfile::tempdir().unwrap();
     let mut again = result("static-key-flip", Script::default());
     again.scenario.name += ":2";
-    let path = file(&dir, "again.json", &again.to_json().unwrap());
+    let path = file(
+        &dir,
+        "again.json",
+        &RunDocument::from(&again).to_json().unwrap(),
+    );
     let read = Recorded::read(&path).unwrap();
     assert_eq!(read[0].scenario.name, "static-key-flip:2");
     assert_eq!(Baseline::of(&read[0]), Baseline::of(&good()));
@@ -365,9 +378,8 @@ fn a_second_run_of_a_scenario_has_the_same_baseline() {
 #[test]
 fn files_that_are_no_results_are_refused_by_name_and_version() {
     let dir = tempfile::tempdir().unwrap();
-    let json = result("static-key-flip", Script::default())
-        .to_json()
-        .unwrap();
+    let run = result("static-key-flip", Script::default());
+    let json = RunDocument::from(&run).to_json().unwrap();
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let cases = [
         (

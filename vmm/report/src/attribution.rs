@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipirig_blame::Causes;
-use ipirig_evidence::blame::{Blame, Deferrable, Frame};
+use ipirig_document::{Blame, SCHEMA_VERSION};
+use ipirig_evidence::blame::{Deferrable, Frame};
 use ipirig_verdict::result::RunResult;
 use serde::Deserialize;
 
@@ -63,7 +64,7 @@ impl From<&RunResult> for Account {
     fn from(result: &RunResult) -> Self {
         let vcpus = result.vcpus.iter();
         Self {
-            schema_version: result.schema_version,
+            schema_version: SCHEMA_VERSION,
             scenario: Scenario {
                 name: result.scenario.name.clone(),
             },
@@ -73,7 +74,7 @@ impl From<&RunResult> for Account {
                     role: vcpu.role.to_owned(),
                 })
                 .collect(),
-            blame: result.blame.clone(),
+            blame: result.blame.iter().map(Into::into).collect(),
         }
     }
 }

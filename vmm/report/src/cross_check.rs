@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use ipirig_verdict::cross_check::{CrossCheck, Histogram};
+use ipirig_crosscheck::{CrossCheck, Histogram};
 
 /// Widest bar of a histogram, in characters.
 const BAR: u64 = 20;
@@ -100,8 +100,8 @@ fn times(compared: &CrossCheck) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_crosscheck::{Difference, Rule, Side, compare};
     use ipirig_rig::conductor::fake::{Script, traced};
-    use ipirig_verdict::cross_check::{Difference, Rule, Side, compare};
 
     use super::*;
 

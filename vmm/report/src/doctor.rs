@@ -19,7 +19,7 @@ pub struct GuestState {
 
 /// The report on a host that was probed, with a newline at its end.
 #[must_use]
-pub fn render(facts: &Result<HostFacts, HostError>, guest: &GuestState, paint: Paint) -> String {
+pub fn render(facts: Result<&HostFacts, &HostError>, guest: &GuestState, paint: Paint) -> String {
     let mut out = String::new();
     match facts {
         Ok(facts) => describe(&mut out, facts, paint),
@@ -179,8 +179,8 @@ No runs are possible here.
             text: "not built".into(),
             advice: Some("build it".to_owned()),
         };
-        let probed = Err(error);
+        let probed = Err(&error);
         assert_eq!(host_code(&probed), Code::Skipped);
-        assert_eq!(render(&probed, &guest, Paint::PLAIN), expected);
+        assert_eq!(render(probed, &guest, Paint::PLAIN), expected);
     }
 }

@@ -15,7 +15,7 @@ pub fn render(compared: &[Compared], paint: Paint) -> String {
         let (verdict, word) = match &one.outcome {
             Outcome::Same => (Verdict::Held, "same"),
             Outcome::Changed(_) | Outcome::Alone { .. } => (Verdict::Violated, "changed"),
-            Outcome::NoTelling { verdict, .. } => (*verdict, "not known"),
+            Outcome::CannotTell { verdict, .. } => (*verdict, "not known"),
         };
         let word = paint.verdict(verdict, format!("{word:<10}"));
         let state = if one.deferral { "" } else { ", deferral off" };
@@ -31,7 +31,7 @@ pub fn render(compared: &[Compared], paint: Paint) -> String {
                     }
                 }
             }
-            Outcome::NoTelling { verdict, why } => {
+            Outcome::CannotTell { verdict, why } => {
                 let _ = writeln!(out, "            {verdict}: {why}");
             }
             Outcome::Alone { only } => {
@@ -45,7 +45,7 @@ pub fn render(compared: &[Compared], paint: Paint) -> String {
         "\n{} same, {} changed, {} not known",
         count(|outcome| matches!(outcome, Outcome::Same)),
         count(|outcome| matches!(outcome, Outcome::Changed(_) | Outcome::Alone { .. })),
-        count(|outcome| matches!(outcome, Outcome::NoTelling { .. })),
+        count(|outcome| matches!(outcome, Outcome::CannotTell { .. })),
     );
     out
 }
@@ -168,7 +168,7 @@ changed     static-key-flip
 0 same, 1 changed, 0 not known
 "
         );
-        let says_nothing = Outcome::NoTelling {
+        let says_nothing = Outcome::CannotTell {
             verdict: Verdict::Error,
             why: "nothing-lost: an event was lost".to_owned(),
         };

@@ -4,31 +4,26 @@
 //! [`attribution`] for who sent IPIs and why, [`cross_check`], [`observation`], [`gate`], [`mutants`],
 //! [`doctor`] for a host, and [`audit`] for the audit of a vmlinux. For other programs, one file a
 //! format: [`ktap`] for kernel CI, [`junit`] for what shows test reports, [`github`] for annotations and
-//! the summary of a GitHub workflow, [`trace`] for trace viewers; [`html`] for browsers.
+//! the summary of a GitHub workflow.
 //!
-//! What this crate does not do: judge (`ipirig-verdict` does, and has the result as its own JSON),
-//! decide when a report is written, or open files (`ipirig` does).
+//! What this crate does not do: judge (`ipirig-verdict` does), write JSON
+//! (`ipirig-document`), draw what happened when (`ipirig-pictures`), decide when a report is written, or open files (`ipirig` does).
 
 #![forbid(unsafe_code)]
 
 pub mod attribution;
 pub mod audit;
-mod cause;
 pub mod cross_check;
 pub mod doctor;
 pub mod gate;
 pub mod github;
-pub mod html;
 pub mod junit;
 pub mod ktap;
 pub mod mutants;
 pub mod observation;
 pub mod paint;
 pub mod render;
-#[cfg(test)]
-mod specimen;
 pub mod suite;
 pub mod sweep;
 #[cfg(test)]
 mod testing;
-pub mod trace;

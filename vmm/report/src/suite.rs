@@ -100,9 +100,6 @@ violated  vunmap-storm                                   12.3 s
 violated: 1 held, 1 violated, 0 error, 0 skipped
 "
         );
-        let json: serde_json::Value = serde_json::from_str(&suite.to_json().unwrap()).unwrap();
-        assert_eq!(json["verdict"], "violated");
-        assert_eq!(json["runs"][1]["scenario"]["name"], "vunmap-storm");
     }
 
     #[test]

@@ -97,10 +97,10 @@ fn explain(text: &mut String, result: &SweepResult, paint: Paint) -> std::fmt::R
     let wrong = |point: &&PointResult| matches!(point.status, Status::Violated | Status::Error);
     let all: Vec<&PointResult> = result.points.iter().filter(wrong).collect();
     for point in all.iter().take(EXPLAINED) {
-        writeln!(text, "\n{}", paint.bold(&point.point))?;
-        let name = point.name.path.to_string();
+        writeln!(text, "\n{}", paint.bold(point.point.to_string()))?;
+        let name = point.point.path.to_string();
         if let Some(path) = result.paths.iter().find(|path| path.path == name) {
-            around(text, path, point.name.number)?;
+            around(text, path, point.point.number)?;
         }
         for violation in &point.violations {
             writeln!(

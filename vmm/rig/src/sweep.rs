@@ -114,7 +114,7 @@ fn conclude(
         run,
         ..
     } = swept;
-    points.sort_by(|one, other| one.name.cmp(&other.name));
+    points.sort_by(|one, other| one.point.cmp(&other.point));
     let verdict = if skipped {
         "skipped"
     } else {

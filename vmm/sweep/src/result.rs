@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipirig_entry::passage::Blocked;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::judge::{Outcome, Violation};
 use crate::name::{EventName, PointName};
@@ -88,10 +88,9 @@ pub struct InstructionResult {
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct PointResult {
     /// Its name, which `--point` takes.
-    pub point: String,
-    /// Its parts.
-    #[serde(skip)]
-    pub name: PointName,
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
+    pub point: PointName,
     /// What became of it.
     pub status: Status,
     /// By which rule it was missed.
@@ -106,6 +105,11 @@ pub struct PointResult {
     /// IPIs that the control vCPU sent to the target while that stood at the instruction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipis: Option<u64>,
+}
+
+/// A point's name as one string.
+fn as_text<S: Serializer>(name: &PointName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
 }
 
 impl PathResult {
@@ -129,8 +133,7 @@ impl PointResult {
     #[must_use]
     pub fn new(name: PointName, outcome: Outcome, ipis: Option<u64>) -> Self {
         let mut result = Self {
-            point: name.to_string(),
-            name,
+            point: name,
             status: Status::Held,
             rule: None,
             why: None,
@@ -185,7 +188,7 @@ impl SweepResult {
     pub fn strips(&self) -> BTreeMap<(String, EventName), Vec<&PointResult>> {
         let mut strips: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for point in &self.points {
-            let key = (point.name.path.to_string(), point.name.event);
+            let key = (point.point.path.to_string(), point.point.event);
             strips.entry(key).or_default().push(point);
         }
         strips

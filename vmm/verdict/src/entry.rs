@@ -1,31 +1,26 @@
-//! An entry of an isolated vCPU, as results have it.
+//! An entry of an isolated vCPU, as a result has it.
 
 use std::sync::Arc;
 
 pub use ipirig_entry::Extent;
 use ipirig_entry::{Audit, KernelLayout, Record, listing};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 /// The first entry of an isolated vCPU after a window.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[derive(Clone, Debug)]
 pub struct RecordedEntry {
     /// The vCPU.
     pub cpu: usize,
     /// The entry kind, by its name in scenario files.
     pub kind: &'static str,
     /// The entry kind, for a person.
-    #[serde(skip)]
     pub title: String,
     /// What the record says; absent if there is none.
     pub audit: Option<Audit>,
     /// Why there is no audit.
     pub why: Option<String>,
     /// The record.
-    #[serde(skip)]
     pub(crate) record: Option<Record>,
     /// The kernel that it is about.
-    #[serde(skip)]
     pub(crate) layout: Option<Arc<KernelLayout>>,
 }
 

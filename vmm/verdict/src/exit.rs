@@ -108,7 +108,7 @@ impl From<&RunError> for Code {
 
 /// What `doctor` ends with: 0 if machines can run on the host that was probed.
 #[must_use]
-pub fn host_code<T>(probed: &Result<T, HostError>) -> Code {
+pub fn host_code<T>(probed: &Result<T, &HostError>) -> Code {
     match probed {
         Ok(_) => Code::Ok,
         Err(_) => Code::Skipped,

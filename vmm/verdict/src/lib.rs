@@ -1,26 +1,23 @@
 //! What the evidence of a run means.
 //!
-//! The way through: evidence → [`checks`] (named, each with what it rests on; [`cross_check`] is one of
-//! them) → the verdict on a run → [`result`] (JSON, [`schema`]) → [`suite`] (several runs) → [`exit`]
+//! The way through: evidence → [`checks`] (named, each with what it rests on; the comparison of
+//! `ipirig-crosscheck` is one) → the verdict on a run → [`result`] → [`suite`] (several runs) → [`exit`]
 //! (the code). [`conclude`] goes that way for a scenario's run, [`observation`] for one of a user's
 //! command.
 //!
-//! What this crate does not do: run a guest (`ipirig-rig` does), compare a result with those of before
-//! (`ipirig-gate`), or show one (`ipirig-report`).
+//! What this crate does not do: run a guest (`ipirig-rig` does), write a result (`ipirig-document`),
+//! compare it with those of before (`ipirig-gate`), or show it (`ipirig-report`).
 
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod checks;
 mod conclude;
-pub mod cross_check;
 pub mod entry;
 pub mod exit;
 pub mod observation;
 pub mod overall;
 pub mod result;
-pub mod role;
-pub mod schema;
 pub mod suite;
 
 pub use conclude::{conclude, not_run};

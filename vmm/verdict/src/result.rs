@@ -1,14 +1,15 @@
-//! The result of a run, as JSON has it. Field names are an interface: they change only together
-//! with [`SCHEMA_VERSION`].
+//! The result of a run, with all that it takes to show it. What of it is written, and how, is
+//! `ipirig-document`'s business.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use ipirig_abi::Role;
+use ipirig_crosscheck::CrossCheck;
 use ipirig_entry::Paging;
 use ipirig_evidence::Evidence;
-use ipirig_evidence::blame::Blame;
+use ipirig_evidence::blame::Attribution;
 use ipirig_evidence::guest_text;
 use ipirig_evidence::ledger::Tally;
 use ipirig_evidence::timeline::Timeline;
@@ -16,31 +17,23 @@ use ipirig_evidence::vectors::Kind;
 use ipirig_machine::HostFacts;
 use ipirig_rig::run::KernelFiles;
 use ipirig_scenario::plan::Plan;
+use ipirig_scenario::role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::check::{Check, Verdict};
-use crate::cross_check::{self, CrossCheck};
 use crate::entry::RecordedEntry;
 use crate::overall::overall;
-use crate::role::role_name;
-
-/// Version of the JSON's layout.
-pub const SCHEMA_VERSION: u32 = 3;
 
 /// All there is to say about a run.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[derive(Clone, Debug)]
 pub struct RunResult {
-    /// [`SCHEMA_VERSION`].
-    #[schemars(extend("const" = SCHEMA_VERSION))]
-    pub schema_version: u32,
     /// The verdict on the checks.
     pub verdict: Verdict,
     /// Whether the verdict is on isolation alone, as `--isolation-only` asks for: `held` then does not say
     /// that deferred work was done.
     pub isolation_only: bool,
-    /// Whether a suite may hold without this run; [`crate::suite::Suite`] has it in what is written.
-    #[serde(skip)]
+    /// Whether a suite may hold without this run.
     pub may_skip: bool,
     /// What was run.
     pub scenario: ScenarioInfo,
@@ -51,12 +44,10 @@ pub struct RunResult {
     /// The first entry of each isolated vCPU after each window.
     pub entries: Vec<RecordedEntry>,
     /// IPIs of the window by cause and call chain, most sends first.
-    pub blame: Vec<Blame>,
-    /// What happened when; for pictures, and too much for JSON.
-    #[serde(skip)]
+    pub blame: Vec<Attribution>,
+    /// What happened when; for pictures.
     pub timeline: Timeline,
     /// The ledger beside the guest's own trace; absent if nobody asked or there is no such trace.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cross_check: Option<CrossCheck>,
     /// How long it took.
     pub timing: Timing,
@@ -71,7 +62,7 @@ pub struct RunResult {
 }
 
 /// What was run.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScenarioInfo {
     /// Its name; that of a second run of it in the same suite ends in `:2`.
     pub name: String,
@@ -84,7 +75,6 @@ pub struct ScenarioInfo {
     /// Whether the kernel was told to defer.
     pub deferral: bool,
     /// Whether IPIs to isolated vCPUs must be delivered: whether deferring them is a bug.
-    #[serde(skip)]
     pub must_deliver: bool,
 }
 
@@ -188,7 +178,6 @@ impl RunResult {
     pub fn new(plan: &Plan, checks: Vec<Check>) -> Self {
         let scenario = &plan.scenario;
         Self {
-            schema_version: SCHEMA_VERSION,
             verdict: overall(plan, &checks),
             isolation_only: plan.isolation_only,
             may_skip: false,
@@ -219,7 +208,7 @@ impl RunResult {
     pub fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
         self.vcpus = vcpus(plan, evidence);
         self.blame.clone_from(&evidence.blame);
-        self.cross_check = cross_check::compare(plan, evidence).and_then(Result::ok);
+        self.cross_check = ipirig_crosscheck::compare(plan, evidence).and_then(Result::ok);
         self.timing.window_s = Some(seconds(evidence.window));
         if let Some(kernel) = &mut self.kernel {
             kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
@@ -227,15 +216,6 @@ impl RunResult {
             kernel.paging = evidence.paging;
         }
         self
-    }
-
-    /// The result as indented JSON with a newline at its end.
-    ///
-    /// # Errors
-    ///
-    /// serde_json's; none of the types here can cause one.
-    pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }
 
@@ -313,95 +293,5 @@ fn window(tally: &Tally) -> Window {
         by_vector: named(&tally.targeted),
         by_source: tally.targeted_by.clone(),
         other_interrupts: named(&tally.other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ipirig_rig::conductor::fake::{Script, evidence, plan};
-
-    use super::*;
-    use crate::{check, checks};
-
-    #[test]
-    fn json_has_the_fields_that_readers_rely_on() {
-        let (plan, evidence) = evidence("static-key-flip", None, Script::default());
-        let mut result = RunResult::new(&plan, checks::judge(&plan, &evidence).0);
-        result.kernel = Some(KernelInfo::new(
-            &KernelFiles {
-                kernel: "k".into(),
-                initramfs: "i".into(),
-                package: None,
-                series: None,
-            },
-            "quiet",
-        ));
-        let json = result.with_evidence(&plan, &evidence).to_json().unwrap();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["schema_version"], 3);
-        assert_eq!(json["verdict"], "held");
-        assert_eq!(json["isolation_only"], false);
-        assert_eq!(json["checks"][0]["name"], "isolated-ipis");
-        assert_eq!(json["checks"][0]["status"], "held");
-        assert_eq!(json["kernel"]["release"], "6.12.1-fake");
-        assert!(json["timing"]["window_s"].is_f64());
-        assert_eq!(
-            json["vcpus"][1],
-            serde_json::json!({
-                "id": 1,
-                "role": "housekeeping",
-                "window": {
-                    "ipis_targeted": 101,
-                    "ipi_deliveries": 101,
-                    "ipi_writes": 0,
-                    "coalesced": 0,
-                    "by_vector": {"call-function": 101},
-                    "by_source": {"0": 101},
-                    "other_interrupts": {},
-                },
-                "deferred": 0,
-                "caught_up": 0,
-            })
-        );
-        assert_eq!(json["vcpus"][2]["window"]["ipis_targeted"], 0);
-        assert_eq!(
-            (
-                &json["vcpus"][2]["deferred"],
-                &json["vcpus"][2]["caught_up"]
-            ),
-            (&303.into(), &303.into())
-        );
-    }
-
-    #[test]
-    fn a_run_that_never_began_is_a_result_too() {
-        let plan = plan("vunmap-storm", None);
-        let check = Check::new(check::RUN, Verdict::Skipped, "no /dev/kvm");
-        let json = RunResult::new(&plan, vec![check]).to_json().unwrap();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(
-            json,
-            serde_json::json!({
-                "schema_version": 3,
-                "verdict": "skipped",
-                "isolation_only": false,
-                "scenario": {
-                    "name": "vunmap-storm",
-                    "group": "tlb",
-                    "storm": "100 rounds of vmalloc and vfree, 8 pages each",
-                    "operations": 100,
-                    "deferral": true,
-                },
-                "checks": [{"name": "run", "status": "skipped", "evidence": "no /dev/kvm"}],
-                "vcpus": [],
-                "entries": [],
-                "blame": [],
-                "timing": {"boot_s": null, "restored_s": null, "window_s": null, "total_s": 0.0},
-                "kernel": null,
-                "machine": null,
-                "host": null,
-                "report": null,
-            })
-        );
     }
 }

@@ -1,23 +1,15 @@
 //! Several runs together: one table, one verdict.
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
 use crate::check::Verdict;
 use crate::overall::isolation_held;
-use crate::result::{RunResult, SCHEMA_VERSION};
+use crate::result::RunResult;
 
 /// The results of several runs.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug)]
 pub struct Suite {
-    /// [`SCHEMA_VERSION`].
-    #[schemars(extend("const" = SCHEMA_VERSION))]
-    schema_version: u32,
     /// `violated` if one run is, else `error` if one is, else `skipped` if one is that may not be or if
     /// none is `held`, else `held`.
     verdict: Verdict,
-    /// The names of the runs that may be skipped (`--allow-skipped`).
-    may_skip: Vec<String>,
     /// Each run's result, in the order in which they were run.
     runs: Vec<RunResult>,
 }
@@ -26,11 +18,8 @@ impl Suite {
     /// Puts results together.
     #[must_use]
     pub fn new(runs: Vec<RunResult>) -> Self {
-        let may_skip = runs.iter().filter(|run| run.may_skip);
         Self {
-            schema_version: SCHEMA_VERSION,
             verdict: overall(&runs),
-            may_skip: may_skip.map(|run| run.scenario.name.clone()).collect(),
             runs,
         }
     }
@@ -53,15 +42,6 @@ impl Suite {
     #[must_use]
     pub fn runs(&self) -> &[RunResult] {
         &self.runs
-    }
-
-    /// The suite as indented JSON with a newline at its end.
-    ///
-    /// # Errors
-    ///
-    /// serde_json's; none of the types here can cause one.
-    pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// Whether one of the runs that were skipped and may not be would be `held` if it were for isolation
@@ -135,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_may_be_is_named() {
+    fn what_is_missing_is_named() {
         let may_skip = RunResult {
             may_skip: true,
             ..run("vunmap-storm", Verdict::Skipped)
@@ -146,7 +126,5 @@ mod tests {
             run("set-memory", Verdict::Skipped),
         ]);
         assert_eq!(suite.missing(), ["set-memory"]);
-        let json: serde_json::Value = serde_json::from_str(&suite.to_json().unwrap()).unwrap();
-        assert_eq!(json["may_skip"], serde_json::json!(["vunmap-storm"]));
     }
 }

@@ -5,12 +5,13 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
+use ipirig_document::{RunDocument, SCHEMA_VERSION};
 use ipirig_report::attribution::Account;
 use ipirig_report::render::render;
 use ipirig_scenario::Scenario;
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
-use ipirig_verdict::result::{RunResult, SCHEMA_VERSION};
+use ipirig_verdict::result::RunResult;
 
 use super::run::perform;
 use crate::args::{BlameArgs, RunOptions};
@@ -57,7 +58,7 @@ fn run(scenario: &str, options: RunOptions) -> Result<(Account, Code), Failure> 
         say(&render(result, stderr_paint()));
     }
     if let Some(path) = json {
-        let text = result
+        let text = RunDocument::from(result)
             .to_json()
             .context("cannot put the result into JSON")?;
         write_file(&path, &text).map_err(Failure::usage)?;

@@ -5,12 +5,13 @@ use ipirig_machine::Host;
 use ipirig_report::doctor::{GuestState, render};
 use ipirig_verdict::exit::{Code, host_code};
 
+use super::host::host;
 use crate::failure::Failure;
 use crate::output::{print, stdout_paint};
 
 pub(crate) fn doctor() -> Result<Code, Failure> {
-    let probed = Host::probe().map(|host| host.facts().clone());
-    print(&render(&probed, &guest_state(), stdout_paint()))?;
+    let probed = host().map(Host::facts);
+    print(&render(probed, &guest_state(), stdout_paint()))?;
     Ok(host_code(&probed))
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use ipirig_document::RunDocument;
 use ipirig_report::render::render;
 use ipirig_scenario::{EntryKind, Scenario};
 use ipirig_verdict::entry::{Extent, RecordedEntry};
@@ -39,7 +40,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
     print(&listings.join("\n"))?;
     say(&render(result, stderr_paint()));
     if let Some(path) = json {
-        let text = result
+        let text = RunDocument::from(result)
             .to_json()
             .context("cannot put the result into JSON")?;
         write_file(&path, &text).map_err(Failure::usage)?;

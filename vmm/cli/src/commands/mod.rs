@@ -7,6 +7,7 @@ mod doctor;
 mod entry;
 mod gate;
 mod guest;
+mod host;
 mod lab;
 mod list;
 mod mutants;

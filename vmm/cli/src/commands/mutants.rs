@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use ipirig_gate::mutants::{
-    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, pcids, verdict,
-    with_second_try,
-};
-use ipirig_guest::{Fate as Wanted, Mutant, Need, Places, Request};
+use ipirig_gate::mutants::{Row, verdict};
+use ipirig_gate::trials::{NoSuchNotice, Run, rows};
+use ipirig_guest::{Mutant, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::mutants::render;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
@@ -20,6 +18,7 @@ use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::result::RunResult;
 
 use super::check_interrupt;
+use super::host::host;
 use super::run::{built, file, flavour, print_both, snapshots};
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
@@ -28,75 +27,36 @@ use crate::progress::Progress;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
     let mutants = chosen(&args.names)?;
-    let wanted: Vec<Vec<Expected>> = mutants.iter().map(expected).collect::<Result<_, _>>()?;
     let json = args.json.as_deref();
     if let Some(path) = file(json) {
         check_writable(path).map_err(Failure::usage)?;
     }
-    let host = match Host::probe() {
+    let host = match host() {
         Ok(host) => host,
         Err(error) => {
             say(&format!("ipirig: {error}\n"));
-            return Ok(host_verdict(&error).into());
+            return Ok(host_verdict(error).into());
         }
     };
-    // One that survives might be noticed by any scenario.
-    let every: BTreeSet<String> = Scenario::all()
-        .context("a built-in scenario is broken")?
-        .into_iter()
-        .map(|scenario| scenario.name)
-        .collect();
-    let runs: Vec<BTreeSet<String>> = wanted
-        .iter()
-        .map(|wanted| match wanted.is_empty() {
-            false => wanted.iter().map(|e| e.scenario.clone()).collect(),
-            true if args.survivors => every.clone(),
-            true => BTreeSet::new(),
-        })
-        .collect();
-
+    let survivors = match args.survivors {
+        // Any scenario might notice one.
+        true => Scenario::all()
+            .context("a built-in scenario is broken")?
+            .into_iter()
+            .map(|scenario| scenario.name)
+            .collect(),
+        false => BTreeSet::new(),
+    };
     let progress = Progress::new(false);
     let bench = Bench {
-        host: &host,
+        host,
         progress: &progress,
         options: Options {
             timeout_s: args.timeout,
             ..Options::default()
         },
     };
-    let all: BTreeSet<String> = runs.iter().flatten().cloned().collect();
-    let reference = bench.run("reference", &Request::default(), &all)?;
-    let mut rows = vec![Row {
-        name: "reference".to_owned(),
-        title: "the series as it is".to_owned(),
-        fate: judge_reference(&reference),
-    }];
-    for ((mutant, wanted), scenarios) in mutants.iter().zip(&wanted).zip(&runs) {
-        let request = Request {
-            extra_patches: vec![mutant.path.clone()],
-            ..Request::default()
-        };
-        let lacks = match mutant.needs {
-            Some(Need::Pcids) if pcids(&reference) == Some(false) => Some("PCIDs"),
-            Some(Need::Pcids) | None => None,
-        };
-        let fate = match &mutant.fate {
-            // Its kernel need not even be built.
-            Wanted::Noticed(_) if let Some(what) = lacks => Fate::Lacking {
-                what: what.to_owned(),
-            },
-            Wanted::Survives(why) if scenarios.is_empty() => Fate::Waits { why: why.clone() },
-            Wanted::Survives(why) => {
-                judge_survivor(why, &bench.run(&mutant.name, &request, scenarios)?)
-            }
-            Wanted::Noticed(_) => judge(wanted, &bench.run(&mutant.name, &request, scenarios)?),
-        };
-        rows.push(Row {
-            name: mutant.name.clone(),
-            title: mutant.title.clone(),
-            fate,
-        });
-    }
+    let rows = rows(&mutants, &survivors, |run| bench.once(run))?;
     progress.finish();
     publish(&rows, json)
 }
@@ -121,24 +81,10 @@ fn chosen(names: &[String]) -> Result<Vec<Mutant>, Failure> {
     names.iter().map(find).collect()
 }
 
-/// The checks that must notice `mutant`; none if it is to survive.
-fn expected(mutant: &Mutant) -> Result<Vec<Expected>, Failure> {
-    let Wanted::Noticed(notices) = &mutant.fate else {
-        return Ok(vec![]);
-    };
-    let check = |notice: &ipirig_guest::Notice| {
-        let wrong =
-            |what: String| Failure::usage(anyhow!("{}: Noticed-by: {what}", mutant.path.display()));
-        Scenario::find(&notice.scenario).map_err(|error| wrong(error.to_string()))?;
-        if !is_check(&notice.check) {
-            return Err(wrong(format!("no check `{}`", notice.check)));
-        }
-        Ok(Expected {
-            scenario: notice.scenario.clone(),
-            check: notice.check.clone(),
-        })
-    };
-    notices.iter().map(check).collect()
+impl From<NoSuchNotice> for Failure {
+    fn from(error: NoSuchNotice) -> Self {
+        Self::usage(error)
+    }
 }
 
 /// Builds kernels and runs scenarios on them.
@@ -149,41 +95,21 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Runs `scenarios` on the kernel of `request`, which is `name`'s.
-    fn run(
-        &self,
-        name: &str,
-        request: &Request,
-        scenarios: &BTreeSet<String>,
-    ) -> Result<Results, Failure> {
-        let mut results = Results::new();
-        if scenarios.is_empty() {
-            return Ok(results);
-        }
-        for scenario in scenarios {
-            let mut tries = 0;
-            let result = with_second_try(|| {
-                tries += 1;
-                let again = if tries > 1 { ", once more" } else { "" };
-                self.once(&format!("{name}: {scenario}{again}"), request, scenario)
-            })?;
-            results.insert(scenario.clone(), result);
-        }
-        Ok(results)
-    }
-
-    fn once(&self, shown: &str, request: &Request, scenario: &str) -> Result<RunResult, Failure> {
+    fn once(&self, run: Run<'_>) -> Result<RunResult, Failure> {
         check_interrupt()?;
-        let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
+        let scenario = Scenario::find(run.scenario).map_err(Failure::usage)?;
         let plan = Plan::new(scenario, self.options.clone()).map_err(Failure::usage)?;
         let request = Request {
             flavour: flavour(plan.scenario.kernel),
-            ..request.clone()
+            extra_patches: run.patch.map(Path::to_owned).into_iter().collect(),
+            ..Request::default()
         };
         // From the cache for the second scenario of a kernel.
         let kernel = built(&request, self.progress)?;
         let setup = setup(plan, kernel);
-        self.progress.stage(shown);
+        let again = if run.again { ", once more" } else { "" };
+        let stage = format!("{}: {}{again}", run.kernel, run.scenario);
+        self.progress.stage(&stage);
         let outcome = run_on(self.host, &setup, &|_| {})?;
         Ok(conclude(&setup, outcome))
     }

@@ -1,11 +1,11 @@
 //! `ipirig observe`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use ipirig_document::ObservationDocument;
 use ipirig_guest::stock::StockRequest;
-use ipirig_machine::Host;
 use ipirig_report::observation::render;
 use ipirig_rig::observe::files::{self, Extra};
 use ipirig_rig::observe::{ObservationPlan, load, observe as observe_on, plan};
@@ -15,6 +15,7 @@ use ipirig_verdict::not_run;
 use ipirig_verdict::observation::{Report, conclude};
 
 use super::check_interrupt;
+use super::host::host;
 use super::run::{check_files, kernel_files, options, print_both, setup};
 use crate::args::ObserveArgs;
 use crate::failure::Failure;
@@ -38,7 +39,10 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;
     }
-    let files = args.file.iter().map(|file| files::read(&extra(file)));
+    let files = args
+        .file
+        .iter()
+        .map(|file| files::read(&Extra::from(file.as_str())));
     let wishes = ObservationPlan {
         command: args.command,
         files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
@@ -48,10 +52,10 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     };
     let json = args.options.json.clone();
 
-    let host = match Host::probe() {
+    let host = match host() {
         Ok(host) => host,
         Err(error) => {
-            let report = Report::without(not_run(&plan, host_verdict(&error), &error));
+            let report = Report::without(not_run(&plan, host_verdict(error), error));
             let code = publish(&report, json.as_deref())?;
             if let Some(advice) = error.advice() {
                 say(&format!("hint: {advice}\n"));
@@ -66,7 +70,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     };
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
-    let outcome = observe_on(&host, &setup, &wishes, &|phase| {
+    let outcome = observe_on(host, &setup, &wishes, &|phase| {
         progress.stage(&phase.to_string());
     });
     progress.finish();
@@ -102,44 +106,13 @@ fn stock(
     })
 }
 
-/// Reads `HOST[:GUEST]`.
-fn extra(argument: &str) -> Extra {
-    match argument.rsplit_once(':') {
-        Some((host, guest)) if !host.is_empty() && !guest.is_empty() => Extra {
-            host: host.into(),
-            guest: Some(guest.into()),
-        },
-        _ => Extra {
-            host: PathBuf::from(argument),
-            guest: None,
-        },
-    }
-}
-
 fn publish(report: &Report, json: Option<&Path>) -> Result<Code, Failure> {
-    let text = || report.to_json().context("cannot put the report into JSON");
+    let text = || {
+        let document = ObservationDocument::from(report);
+        document
+            .to_json()
+            .context("cannot put the report into JSON")
+    };
     print_both(&|paint| render(report, paint), &text, json)?;
     Ok(report.run.verdict.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_may_say_where_the_guest_is_to_have_it() {
-        let of = |host: &str, guest: Option<&str>| Extra {
-            host: host.into(),
-            guest: guest.map(PathBuf::from),
-        };
-        for (argument, expected) in [
-            ("a/b", of("a/b", None)),
-            ("a/b:/x", of("a/b", Some("/x"))),
-            ("a:b:/x", of("a:b", Some("/x"))),
-            ("a:", of("a:", None)),
-            (":a", of(":a", None)),
-        ] {
-            assert_eq!(extra(argument), expected, "{argument}");
-        }
-    }
 }

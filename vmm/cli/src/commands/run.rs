@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, anyhow};
+use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
-use ipirig_machine::{ApicMode, ConsoleSinks, Host};
+use ipirig_machine::{ApicMode, ConsoleSinks};
 use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
@@ -22,6 +23,7 @@ use ipirig_verdict::suite::Suite;
 use ipirig_verdict::{conclude, not_run};
 
 use super::check_interrupt;
+use super::host::host;
 use crate::args::{Apic, RunArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
@@ -129,11 +131,11 @@ impl Outcome {
 pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, Failure> {
     let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
     check_files(&args)?;
-    let host = match Host::probe() {
+    let host = match host() {
         Ok(host) => host,
         Err(error) => {
             return Ok(Outcome {
-                result: not_run(&plan, host_verdict(&error), &error),
+                result: not_run(&plan, host_verdict(error), error),
                 advice: error.advice(),
             });
         }
@@ -142,7 +144,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
     let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args);
-    let outcome = run_on(&host, &setup, &|phase| progress.stage(&phase.to_string()));
+    let outcome = run_on(host, &setup, &|phase| progress.stage(&phase.to_string()));
     progress.finish();
     Ok(Outcome {
         result: conclude(&setup, outcome?),
@@ -275,7 +277,7 @@ fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result
     let runs = std::slice::from_ref(result);
     let mut files = reports.texts(runs)?;
     if let Some(path) = json {
-        let text = result.to_json();
+        let text = RunDocument::from(result).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
     }
     print_all(&|paint| render(result, paint), &files)?;
@@ -291,7 +293,7 @@ pub(super) fn publish_suite(
 ) -> Result<Code, Failure> {
     let mut files = reports.texts(suite.runs())?;
     if let Some(path) = json {
-        let text = suite.to_json();
+        let text = SuiteDocument::from(suite).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
     }
     print_all(&|paint| suite::render(suite, paint), &files)?;

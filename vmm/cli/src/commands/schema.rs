@@ -1,8 +1,8 @@
 //! `ipirig schema`.
 
 use anyhow::Context;
+use ipirig_document::schema;
 use ipirig_verdict::exit::Code;
-use ipirig_verdict::schema;
 
 use crate::args::SchemaOf;
 use crate::failure::Failure;

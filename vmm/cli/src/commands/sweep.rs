@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use ipirig_machine::Host;
 use ipirig_report::sweep::view;
 use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
 use ipirig_scenario::plan::Plan;
@@ -14,6 +13,7 @@ use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::check_interrupt;
+use super::host::host;
 use super::run::{check_files, kernel_files, options, print_both, setup};
 use crate::args::SweepArgs;
 use crate::failure::Failure;
@@ -31,10 +31,10 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
     let args = args.options;
     let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
     check_files(&args)?;
-    let host = match Host::probe() {
+    let host = match host() {
         Ok(host) => host,
         Err(error) => {
-            let code = host_verdict(&error).into();
+            let code = host_verdict(error).into();
             return Err(Failure::with_code(code, error.into()));
         }
     };
@@ -51,7 +51,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
         }
     };
     let result = sweep_on(
-        &host,
+        host,
         &setup,
         &errand,
         &|phase| progress.stage(&phase.to_string()),

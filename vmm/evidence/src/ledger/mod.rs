@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Orde
 
 use ipirig_machine::{WatchEvent, clock};
 
-use crate::blame::Blame;
+use crate::blame::Attribution;
 pub use crate::details::{DETAILS, Delivery, Detail, Details, Write, bits};
 use crate::stacks::Stacks;
 use crate::vectors::Kind;
@@ -225,7 +225,7 @@ impl Ledger {
 
     /// Who sent the IPIs of all windows, and why, most sends first. Empty if no stacks were taken.
     #[must_use]
-    pub fn blame(&self) -> Vec<Blame> {
+    pub fn blame(&self) -> Vec<Attribution> {
         let stretches = self.journal.stretches();
         let windows = stretches.iter().filter(|s| s.doing == Doing::Window);
         let opened: Vec<u64> = windows.map(|window| window.from_ns).collect();

@@ -6,7 +6,7 @@ use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
 
 use ipirig_image::Inlined;
 
-use crate::blame::{Blame, Deferrable, Frame, Taken};
+use crate::blame::{Attribution, Deferrable, Frame, Taken};
 use crate::details::{Delivery, Detail, Details, Write, bits};
 use crate::vectors::Kind;
 
@@ -30,10 +30,10 @@ pub(super) fn account(
     chain: &dyn Fn(usize, u32) -> Option<Chain>,
     details: &Details,
     opened: &[u64],
-) -> Vec<Blame> {
+) -> Vec<Attribution> {
     let counts = count(details, opened);
     let causes = Causes::built_in().ok();
-    let mut all: Vec<Blame> = counts
+    let mut all: Vec<Attribution> = counts
         .into_iter()
         .filter_map(|((source, kind, number), count)| {
             let chain = chain(source, number)?;
@@ -139,7 +139,7 @@ fn blame(
     (source, kind, number): Key,
     chain: &Chain,
     count: Count,
-) -> Blame {
+) -> Attribution {
     let frames: Vec<Frame> = (0..)
         .zip(chain.addresses())
         .map(|(index, &address)| {
@@ -162,7 +162,7 @@ fn blame(
         (End::Cut(Broken::NoMethod), Frames::Unknown(why)) => Some(why.clone()),
         (End::Cut(broken), _) => Some(broken.to_string()),
     };
-    Blame {
+    Attribution {
         cause: cause
             .as_ref()
             .map_or("unknown", |cause| cause.name)

@@ -21,7 +21,7 @@ use ipirig_machine::{Sender, SenderRegisters};
 
 pub use code::Code;
 
-use crate::blame::Blame;
+use crate::blame::Attribution;
 use crate::details::{Detail, Details};
 
 /// Chains kept of each vCPU.
@@ -113,7 +113,7 @@ impl Stacks {
     /// Who sent the IPIs among `details`, and why, most sends first. `opened`: when each window
     /// opened.
     #[must_use]
-    pub fn account(&self, details: &Details, opened: &[u64]) -> Vec<Blame> {
+    pub fn account(&self, details: &Details, opened: &[u64]) -> Vec<Attribution> {
         let Some(kernel) = self.kernel.get() else {
             return Vec::new();
         };

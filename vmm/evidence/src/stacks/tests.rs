@@ -124,7 +124,7 @@ fn lost() -> Stopped {
     }
 }
 
-fn functions(blame: &Blame) -> Vec<&str> {
+fn functions(blame: &Attribution) -> Vec<&str> {
     let names = blame.chain.iter().map(|frame| frame.function.as_deref());
     names.map(|name| name.unwrap_or("?")).collect()
 }

@@ -1,6 +1,7 @@
 //! What is written of three senders.
 
-use ipirig_evidence::blame::Taken;
+use ipirig_document::RunDocument;
+use ipirig_evidence::blame::{Attribution, Taken};
 
 use super::*;
 
@@ -24,7 +25,6 @@ fn blame(
         deferrable,
         kind: "call-function".to_owned(),
         source: 0,
-        number: None,
         targets: targets.iter().copied().collect(),
         taken: Taken::default(),
         chain,
@@ -46,7 +46,6 @@ fn account() -> Account {
     let wake = Blame {
         kind: "reschedule".to_owned(),
         source: 1,
-        number: None,
         broken: Some("the stack cannot be read".to_owned()),
         ..blame(
             "unknown",
@@ -168,11 +167,21 @@ fn what_an_interrupt_interrupted_is_in_folded_stacks_only() {
 
 #[test]
 fn a_results_json_is_an_account() {
-    use ipirig_rig::conductor::fake::plan;
-    let plan = plan("static-key-flip", None);
+    let plan = ipirig_rig::conductor::fake::plan("static-key-flip", None);
     let mut result = RunResult::new(&plan, Vec::new());
-    result.blame = account().blame;
-    let json = result.to_json().unwrap();
+    let attribution = |blame: Blame| Attribution {
+        cause: blame.cause,
+        deferrable: blame.deferrable,
+        kind: blame.kind,
+        source: blame.source,
+        number: Some(7),
+        targets: blame.targets,
+        taken: blame.taken,
+        chain: blame.chain,
+        broken: blame.broken,
+    };
+    result.blame = account().blame.into_iter().map(attribution).collect();
+    let json = RunDocument::from(&result).to_json().unwrap();
     let read: Account = serde_json::from_str(&json).unwrap();
     assert_eq!(read.blame, account().blame);
     assert_eq!(read.scenario.name, "static-key-flip");

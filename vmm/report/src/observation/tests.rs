@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipirig_evidence::blame::{Blame, Deferrable, Frame};
+use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
 use ipirig_rig::conductor::fake::{self, Observing, Script};
 use ipirig_rig::observe::ObservationPlan;
 use ipirig_rig::run::KernelFiles;
@@ -89,7 +89,7 @@ fn what_is_known_of_causes_takes_the_place_of_addresses() {
         offset: 4,
         inlined: vec![],
     };
-    let blame = |cause: &str, targets: &[(usize, u64)]| Blame {
+    let blame = |cause: &str, targets: &[(usize, u64)]| Attribution {
         cause: cause.to_owned(),
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),

@@ -161,7 +161,7 @@ impl Sweep<'_, '_> {
         swept.planned = wanted.len();
         let began = Instant::now() - swept.took;
         for (way, point, name) in wanted {
-            if swept.points.iter().any(|done| done.name == name) {
+            if swept.points.iter().any(|done| done.point == name) {
                 continue;
             }
             if ipirig_machine::interrupt::requested() {

@@ -24,6 +24,22 @@ pub struct Extra {
     pub guest: Option<PathBuf>,
 }
 
+/// From `HOST[:GUEST]`.
+impl From<&str> for Extra {
+    fn from(text: &str) -> Self {
+        match text.rsplit_once(':') {
+            Some((host, guest)) if !host.is_empty() && !guest.is_empty() => Self {
+                host: host.into(),
+                guest: Some(guest.into()),
+            },
+            _ => Self {
+                host: text.into(),
+                guest: None,
+            },
+        }
+    }
+}
+
 /// Why a guest cannot have a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -170,6 +186,19 @@ mod tests {
             command(&words),
             file("ipirig/observe", 0o644, b"prog\0-x\0")
         );
+    }
+
+    #[test]
+    fn a_file_may_say_where_the_guest_is_to_have_it() {
+        for (text, host, guest) in [
+            ("a/b", "a/b", None),
+            ("a/b:/x", "a/b", Some("/x")),
+            ("a:b:/x", "a:b", Some("/x")),
+            ("a:", "a:", None),
+            (":a", ":a", None),
+        ] {
+            assert_eq!(Extra::from(text), extra(Path::new(host), guest), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod causes;
 mod completion;
 mod counters;
+mod cross_check;
 mod entry;
 mod handlers;
 mod ipis;
@@ -15,7 +16,6 @@ mod waits;
 mod window;
 
 use crate::check::Check;
-use crate::cross_check;
 use crate::entry::RecordedEntry;
 use ipirig_evidence::Evidence;
 use ipirig_scenario::plan::Plan;
@@ -43,6 +43,6 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
     checks.extend(waits::sender_waits(plan, evidence));
     checks.extend(entry::changes_watched(plan, evidence));
     checks.extend(entry::entries_followed(plan, &entries));
-    checks.extend(cross_check::check(plan, evidence));
+    checks.extend(cross_check::cross_check(plan, evidence));
     (checks, entry::recorded(evidence, entries))
 }

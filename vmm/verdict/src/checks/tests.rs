@@ -7,6 +7,7 @@ use crate::check::Verdict::{Error, Held, Skipped, Violated};
 use crate::check::*;
 use crate::overall::*;
 
+mod cross_check;
 mod faults;
 mod joined;
 mod kinds;

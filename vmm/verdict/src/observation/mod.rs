@@ -1,4 +1,4 @@
-//! What an observation found, as JSON has it. It judges nothing unless it is told a number: what makes it
+//! What an observation found. It judges nothing unless it is told a number: what makes it
 //! fail is that something was lost, or that the isolated vCPUs did not run.
 
 mod judge;
@@ -25,10 +25,9 @@ use crate::conclude::{self, not_run, without_evidence};
 use crate::result::{KernelInfo, RunResult, seconds_of_ns};
 
 /// All there is to say about an observation: a run's result, and beside its fields these.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// As of any run. `held`: the observation is complete, and its checks hold.
-    #[serde(flatten)]
     pub run: RunResult,
     /// What was observed; absent if it did not come to that.
     pub observation: Option<Observation>,
@@ -224,14 +223,5 @@ impl Report {
             run,
             observation: None,
         }
-    }
-
-    /// The report as indented JSON with a newline at its end.
-    ///
-    /// # Errors
-    ///
-    /// serde_json's; none of the types here can cause one.
-    pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }

@@ -300,18 +300,3 @@ fn an_instruction_that_kvm_cannot_emulate_is_the_host_s_lack_and_named() {
     );
     assert!(report.run.report.is_some());
 }
-
-#[test]
-fn json_has_a_run_s_fields_and_the_observation_beside_them() {
-    let json = observe(&wishes(), busy()).to_json().unwrap();
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["schema_version"], 3);
-    assert_eq!(json["scenario"]["storm"], "load fork");
-    let observation = &json["observation"];
-    assert_eq!(
-        observation["command"]["words"],
-        serde_json::json!(["load", "fork"])
-    );
-    assert_eq!(observation["isolated"][0]["ipis"]["call-function"], 3);
-    assert_eq!(observation["origins"][0]["targets"]["2"], 3);
-}

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
-use ipirig_evidence::blame::{Blame, Deferrable, Taken};
+use ipirig_evidence::blame::{Attribution, Deferrable, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
 use ipirig_evidence::ledger::{Delivery, Detail, Write};
 use ipirig_evidence::vectors::Kind;
@@ -13,8 +13,8 @@ use ipirig_evidence::{Evidence, Handled, Sequence, Window};
 use super::*;
 
 /// IPIs of these causes to the vCPU `cpu`.
-fn blame(cpu: usize, causes: &[(&str, u64)]) -> Vec<Blame> {
-    let one = |&(cause, count): &(&str, u64)| Blame {
+fn blame(cpu: usize, causes: &[(&str, u64)]) -> Vec<Attribution> {
+    let one = |&(cause, count): &(&str, u64)| Attribution {
         cause: cause.to_owned(),
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipirig_evidence::Phase;
-use ipirig_evidence::blame::{Blame, Deferrable, Frame, Taken};
+use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
 use ipirig_evidence::ledger::{Delivery, Write};
 use ipirig_evidence::timeline::{Entered, Span, Timeline};
@@ -100,14 +100,14 @@ pub(crate) fn timeline() -> Timeline {
     }
 }
 
-pub(crate) fn blame() -> Blame {
+pub(crate) fn blame() -> Attribution {
     let frame = |address, function: &str| Frame {
         address,
         function: Some(function.to_owned()),
         offset: 0x12,
         inlined: Vec::new(),
     };
-    Blame {
+    Attribution {
         cause: "static key".into(),
         deferrable: Deferrable::Yes,
         kind: CALL.to_string(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use askama::Template;
-use ipirig_evidence::blame::{Blame, Deferrable, Frame};
+use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::entry::{Extent, RecordedEntry};
 use ipirig_verdict::result::{RunResult, Vcpu};
@@ -335,7 +335,7 @@ fn journeys(run: &RunResult) -> Vec<Journeys> {
 }
 
 impl Cause {
-    fn new(blame: &Blame) -> Self {
+    fn new(blame: &Attribution) -> Self {
         let taken = blame.taken;
         let parts = [
             (taken.user, "in user space"),

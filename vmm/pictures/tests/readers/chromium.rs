@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ipirig_report::html::{Provenance, html};
+use ipirig_pictures::html::{Provenance, html};
 use libtest_mimic::Failed;
 
 use crate::{specimen, works};

@@ -3,7 +3,14 @@
 //!
 //! It does not say whether isolated CPUs were left alone; it says whether the rig and the kernel saw the
 //! same. A difference that nothing explains means that one of them is wrong, so no verdict can be
-//! trusted.
+//! trusted. What it means for a run says `ipirig-verdict` (its check `cross-check`).
+//!
+//! The way through: the trace's text ([`Recorded`]) → events → each beside the ICR write that it announces,
+//! and beside the work that it was sent for → [`CrossCheck`].
+//!
+//! What this crate does not do: have the kernel trace (`ipirig-rig` does), or judge.
+
+#![forbid(unsafe_code)]
 
 mod calls;
 mod callsites;
@@ -30,9 +37,8 @@ pub use times::Times;
 use ipirig_evidence::ledger::Snapshot;
 use ipirig_evidence::{Evidence, Recorded, Tracing};
 use ipirig_scenario::plan::Plan;
+use ipirig_scenario::role_name;
 
-use crate::check::{CROSS_CHECK, Check, Verdict};
-use crate::role::role_name;
 use clock::Clock;
 use trace::{Stats, Why};
 
@@ -81,20 +87,31 @@ impl CrossCheck {
     }
 }
 
-/// Compares. `None`: nobody asked. `Err`: it could not be compared, and what that means for the check.
+/// Why there is no comparison.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCompared {
+    /// The kernel has no such trace.
+    #[error("{0}")]
+    Lacking(String),
+    /// There should be one, and it cannot be used.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Compares. `None`: nobody asked.
 #[must_use]
-pub fn compare(plan: &Plan, evidence: &Evidence) -> Option<Result<CrossCheck, (Verdict, String)>> {
+pub fn compare(plan: &Plan, evidence: &Evidence) -> Option<Result<CrossCheck, NotCompared>> {
     match &evidence.tracing {
         Tracing::NotAsked => None,
-        Tracing::Lacking(what) => Some(Err((Verdict::Skipped, what.clone()))),
-        Tracing::Failed(what) => Some(Err((Verdict::Error, what.clone()))),
+        Tracing::Lacking(what) => Some(Err(NotCompared::Lacking(what.clone()))),
+        Tracing::Failed(what) => Some(Err(NotCompared::Failed(what.clone()))),
         Tracing::On(_) => {
             let words = "tracing was not switched off".to_owned();
-            Some(Err((Verdict::Error, words)))
+            Some(Err(NotCompared::Failed(words)))
         }
         Tracing::Recorded(recorded) => {
             let compared = compare_records(plan, recorded, &evidence.ledger);
-            Some(compared.map_err(|words| (Verdict::Error, words)))
+            Some(compared.map_err(NotCompared::Failed))
         }
     }
 }
@@ -205,42 +222,4 @@ fn agrees_with_counters(compared: &Compared, ledger: &Snapshot) -> Result<(), St
         "the ledger counts {counted} IPIs to vCPU {}, and has records of {recorded}",
         compared.cpu
     ))
-}
-
-/// The check: `held` if all agrees or is explained, `error` if not. `None`: nobody asked.
-#[must_use]
-pub fn check(plan: &Plan, evidence: &Evidence) -> Option<Check> {
-    let compared = match compare(plan, evidence)? {
-        Ok(compared) => compared,
-        Err((status, words)) => return Some(Check::new(CROSS_CHECK, status, words)),
-    };
-    let unexplained: u64 = compared.unexplained().map(|d| d.count).sum();
-    if unexplained > 0 {
-        let told: Vec<String> = compared
-            .unexplained()
-            .take(3)
-            .map(ToString::to_string)
-            .collect();
-        let words = format!("{unexplained} unexplained, first {}", told.join("; "));
-        return Some(Check::new(CROSS_CHECK, Verdict::Error, words));
-    }
-    let pairs: u64 = compared.cpus.iter().map(|cpu| cpu.pairs).sum();
-    if pairs == 0 {
-        let words = "neither the rig nor the guest has an IPI in the window, so there was nothing to \
-                     compare";
-        return Some(Check::new(CROSS_CHECK, Verdict::Skipped, words));
-    }
-    let each = compared.cpus.iter().map(|cpu| {
-        let same = cpu.pairs;
-        format!("vCPU {}: {same} IPIs in both records", cpu.cpu)
-    });
-    let explained: u64 = compared.differences.iter().map(|d| d.count).sum();
-    let mut words = format!(
-        "{}; {explained} differences, all explained",
-        each.collect::<Vec<_>>().join(", ")
-    );
-    if compared.callsites.compared > 0 {
-        words = format!("{words}; {}", compared.callsites);
-    }
-    Some(Check::new(CROSS_CHECK, Verdict::Held, words))
 }

@@ -1,15 +1,15 @@
 //! Why an IPI was sent, as far as a result knows.
 
-use ipirig_evidence::blame::{Blame, Frame};
+use ipirig_evidence::blame::{Attribution, Frame};
 use ipirig_evidence::ledger::Write;
 use ipirig_verdict::result::RunResult;
 
 /// What is to blame for `write`: the IPIs that its sender sent from the same calls. `None` where no
 /// stack was taken.
-pub(crate) fn cause_of<'a>(run: &'a RunResult, write: &Write) -> Option<&'a Blame> {
+pub(crate) fn cause_of<'a>(run: &'a RunResult, write: &Write) -> Option<&'a Attribution> {
     write.chain?;
     let kind = write.kind.to_string();
-    let alike = |blame: &&Blame| {
+    let alike = |blame: &&Attribution| {
         blame.number == write.chain && blame.source == write.source && blame.kind == kind
     };
     run.blame.iter().find(alike)

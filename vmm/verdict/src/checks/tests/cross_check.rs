@@ -1,19 +1,14 @@
-mod rules;
-
-use std::collections::BTreeMap;
-
+use ipirig_evidence::Tracing;
 use ipirig_rig::conductor::fake::{Script, traced};
 
+use super::super::cross_check::cross_check;
 use super::*;
-use crate::check::Verdict::*;
-use crate::checks;
-use crate::overall::overall;
 
 fn checked(script: Script) -> (Verdict, String) {
     let (plan, evidence) = traced(script);
-    let check = check(&plan, &evidence).unwrap();
+    let check = cross_check(&plan, &evidence).unwrap();
     assert_eq!(check.name, CROSS_CHECK);
-    let (checks, _) = checks::judge(&plan, &evidence);
+    let (checks, _) = judge(&plan, &evidence);
     assert!(checks.contains(&check));
     (check.status, check.evidence)
 }
@@ -51,37 +46,6 @@ fn records_that_agree_are_held_with_deferral_on_and_off() {
     let with_off = "vCPU 1: 101 IPIs in both records, vCPU 2: 303 IPIs in both records; 0 \
                     differences, all explained";
     assert_eq!(checked(off()), (Held, with_off.to_owned()));
-}
-
-#[test]
-fn the_comparison_has_both_counts_and_all_times() {
-    let (plan, evidence) = traced(off());
-    let compared = compare(&plan, &evidence).unwrap().unwrap();
-    let counts = |count| BTreeMap::from([("call-function".to_owned(), count)]);
-    let cpu = |cpu, role, count| Compared {
-        cpu,
-        role,
-        rig: counts(count),
-        guest: counts(count),
-        pairs: count,
-        queued: count,
-        queued_with_ipi: count,
-        begun: count,
-        lost: 0,
-    };
-    assert_eq!(
-        compared.cpus,
-        [cpu(1, "housekeeping", 101), cpu(2, "isolated", 303)]
-    );
-    let times = |from, count| Histogram {
-        buckets: BTreeMap::from([(from, count)]),
-    };
-    // 2^12 to 2^13 ticks of half a nanosecond.
-    assert_eq!(compared.times.counted_by_guest, times(2, 404));
-    assert_eq!(compared.times.sent_to_taken, times(1, 404));
-    assert_eq!(compared.times.sent_to_handler, times(2, 303));
-    assert_eq!(compared.times.queued_to_begun.count(), 404);
-    assert_eq!(compared.filters, ["ipi:ipi_send_cpu cpu & 0x6"]);
 }
 
 #[test]
@@ -163,7 +127,7 @@ fn a_kernel_that_cannot_trace_skips_the_check_and_no_other() {
         no_tracing: Some("no CONFIG_TRACING"),
         ..Script::default()
     });
-    let (checks, _) = checks::judge(&plan, &evidence);
+    let (checks, _) = judge(&plan, &evidence);
     let skipped: Vec<&Check> = checks.iter().filter(|c| c.status != Held).collect();
     let expected = Check::new(CROSS_CHECK, Skipped, "no CONFIG_TRACING");
     assert_eq!(skipped, [&expected]);
@@ -199,7 +163,7 @@ fn a_trace_that_is_none_or_not_whole_is_an_error() {
     };
     let stats = recorded.stats.get_mut(&1).unwrap();
     *stats = stats.replace("entries: ", "entries: 9");
-    let check = check(&plan, &evidence).unwrap();
+    let check = cross_check(&plan, &evidence).unwrap();
     assert_eq!(check.status, Error);
     assert!(
         check.evidence.starts_with("the guest's buffers have"),
@@ -218,7 +182,7 @@ fn a_ledger_whose_records_are_not_its_counters_is_an_error() {
     recorded.details.retain(
         |detail| !matches!(detail, ipirig_evidence::ledger::Detail::Write(w) if w.targets == 4),
     );
-    let check = check(&plan, &evidence).unwrap();
+    let check = cross_check(&plan, &evidence).unwrap();
     assert_eq!(
         (check.status, check.evidence.as_str()),
         (

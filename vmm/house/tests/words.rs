@@ -1,12 +1,9 @@
 //! Words that this project does not use, because a reader who knows KVM and not this project would stumble.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a fixture that fails should stop its test"
-)]
-
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use ipirig_house::files;
 
 /// What is not said, in pieces so that this file does not say it either, and what is said instead.
 const BANNED: [(&[&str], &str); 9] = [
@@ -30,19 +27,6 @@ const READ: [&str; 6] = [
     "README.md",
 ];
 const KINDS: [&str; 8] = ["rs", "md", "toml", "html", "c", "h", "patch", "json"];
-
-fn files(at: &Path, found: &mut Vec<PathBuf>) {
-    if at.is_dir() {
-        for entry in fs::read_dir(at).unwrap() {
-            files(&entry.unwrap().path(), found);
-        }
-    } else if at
-        .extension()
-        .is_some_and(|kind| KINDS.iter().any(|known| kind == *known))
-    {
-        found.push(at.to_owned());
-    }
-}
 
 /// The words of a text, in small letters, without what begins the lines of a comment or stands around a word.
 fn words(text: &str) -> Vec<String> {
@@ -77,11 +61,7 @@ fn words_that_a_reader_would_stumble_over_are_found_across_lines() {
 
 #[test]
 fn nothing_that_people_read_has_words_that_they_would_stumble_over() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let mut read = Vec::new();
-    for place in READ {
-        files(&Path::new(root).join(place), &mut read);
-    }
+    let read = READ.map(|place| files(place, &KINDS)).concat();
     let this = Path::new(file!()).file_name();
     let mut wrong = Vec::new();
     for path in read.iter().filter(|path| path.file_name() != this) {

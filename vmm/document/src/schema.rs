@@ -5,8 +5,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
-use crate::result::{RunResult, SCHEMA_VERSION};
-use crate::suite::Suite;
+use crate::{RunDocument, SCHEMA_VERSION, SuiteDocument};
 
 /// What `ipirig run --json` writes.
 #[derive(JsonSchema)]
@@ -14,9 +13,9 @@ use crate::suite::Suite;
 #[expect(dead_code, reason = "only its schema is wanted")]
 enum Document {
     /// Of several scenarios.
-    Suite(Suite),
+    Suite(SuiteDocument<'static>),
     /// Of one.
-    Run(Box<RunResult>),
+    Run(Box<RunDocument<'static>>),
 }
 
 /// The schema (JSON Schema, draft 2020-12), indented, with a newline at its end. `results/schema.json`
@@ -68,10 +67,11 @@ fn plain_words(schema: &mut Schema) {
 #[cfg(test)]
 mod tests {
     use ipirig_rig::conductor::fake::{Script, evidence, plan};
+    use ipirig_verdict::result::RunResult;
+    use ipirig_verdict::suite::Suite;
+    use ipirig_verdict::{check, checks};
 
     use super::*;
-    use crate::result::RunResult;
-    use crate::{check, checks};
 
     const COMMITTED: &str = include_str!("../../../results/schema.json");
 
@@ -129,25 +129,23 @@ mod tests {
         ];
         assert_eq!(runs[1].entries.len(), 13);
         for run in &runs {
-            let json = parsed(&run.to_json().unwrap());
+            let json = parsed(&RunDocument::from(run).to_json().unwrap());
             let errors: Vec<String> = validator
                 .iter_errors(&json)
                 .map(|error| error.to_string())
                 .collect();
             assert_eq!(errors, [""; 0], "{json}");
         }
-        let suite = parsed(&Suite::new(runs).to_json().unwrap());
+        let suite = Suite::new(runs);
+        let suite = parsed(&SuiteDocument::from(&suite).to_json().unwrap());
         assert!(validator.is_valid(&suite));
     }
 
     /// Whether a result with the value at `pointer` replaced fits.
     fn fits_with(pointer: &str, value: Value) -> bool {
         let validator = jsonschema::validator_for(&parsed(COMMITTED)).unwrap();
-        let mut json = parsed(
-            &result("static-key-flip", Script::default())
-                .to_json()
-                .unwrap(),
-        );
+        let result = result("static-key-flip", Script::default());
+        let mut json = parsed(&RunDocument::from(&result).to_json().unwrap());
         *json.pointer_mut(pointer).unwrap() = value;
         validator.is_valid(&json)
     }

@@ -1,26 +1,33 @@
-//! How the crates of this project use each other: as the picture in `vmm/README.md` has it, in one direction.
+//! The crates of this project: they use each other as the picture in `vmm/README.md` has it, in one direction,
+//! and none is so large that nobody finds anything in it.
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "a fixture that fails should stop its test"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Command;
+use std::path::PathBuf;
 
+use ipirig_house::{ROOT, files, metadata};
 use serde_json::Value;
 
-/// The picture of the crates.
-const MAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-/// They stand on the ground, beside each other: the guest's side, and the emulated hosts.
-const GROUND: [&str; 3] = ["guest/abi", "guest/build", "vmm/lab"];
+/// They stand on the ground, beside each other: the guest's side, the emulated hosts, and this.
+const GROUND: [&str; 4] = ["guest/abi", "guest/build", "vmm/house", "vmm/lab"];
+/// Lines of Rust that a crate may have, tests and benches with them.
+const LINES_MAX: usize = 6000;
+/// Those that are larger because they cannot be cut, as `vmm/README.md` argues, and how large they may be.
+const LARGE: [(&str, usize); 3] = [
+    ("vmm/machine", 19_000),
+    ("guest/build", 7_200),
+    ("guest/agent", 7_600),
+];
 
 /// The directories of the crates in the picture, the command line first. Those of one floor, which is
 /// between two lines that have nothing but a stroke, are together.
 fn floors() -> Vec<Vec<String>> {
-    let text = fs::read_to_string(MAP).unwrap();
+    let text = fs::read_to_string(format!("{ROOT}/vmm/README.md")).unwrap();
     let drawn = text.lines().skip_while(|line| !line.starts_with("    "));
     let drawn = drawn.take_while(|line| line.starts_with("    "));
     let mut floors = vec![Vec::new()];
@@ -44,18 +51,7 @@ struct Crate {
 }
 
 fn crates() -> Vec<Crate> {
-    let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--no-deps",
-            "--offline",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metadata = metadata(&["--no-deps"]);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let root = text(&metadata["workspace_root"]);
     let packages = metadata["packages"].as_array().unwrap();
@@ -112,4 +108,29 @@ fn crates_use_those_below_them_only() {
         }
     }
     assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn a_crate_has_6000_lines_at_most() {
+    let mut large = Vec::new();
+    for Crate { dir, .. } in crates() {
+        let argued = LARGE.iter().find(|(large, _)| *large == dir);
+        let most = argued.map_or(LINES_MAX, |(_, most)| *most);
+        let lines = |path| fs::read_to_string(path).unwrap().lines().count();
+        let lines: usize = files(&dir, &["rs"]).into_iter().map(lines).sum();
+        if lines > most {
+            large.push(format!("{dir}: {lines} lines, {most} at most"));
+        }
+    }
+    assert_eq!(large, [""; 0]);
+}
+
+#[test]
+fn what_is_written_is_a_type_of_its_own_of_which_nothing_is_skipped() {
+    // In pieces so that this file does not have it.
+    let skipped = ["#[serde(", "skip)]"].concat();
+    let sources = ["vmm", "guest"].map(|place| files(place, &["rs"])).concat();
+    let has = |path: &&PathBuf| fs::read_to_string(path).unwrap().contains(&skipped);
+    let wrong: Vec<&PathBuf> = sources.iter().filter(has).collect();
+    assert_eq!(wrong, [""; 0].map(PathBuf::from).each_ref());
 }

@@ -121,7 +121,7 @@ fn a_send_says_why_by_its_own_stack() {
     assert_eq!(args["targets"], serde_json::json!([1, 2]));
     assert_eq!(args["chain"][0], "smp_call_function_many_cond+0x12");
     assert_eq!(args["chain"][2], "0xffffffffc0000010");
-    let other = ipirig_evidence::blame::Blame {
+    let other = ipirig_evidence::blame::Attribution {
         cause: "vunmap".into(),
         number: Some(8),
         ..specimen::blame()

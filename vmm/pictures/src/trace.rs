@@ -8,7 +8,7 @@
 
 use std::io::{self, Write};
 
-use ipirig_evidence::blame::{Blame, Frame};
+use ipirig_evidence::blame::{Attribution, Frame};
 use ipirig_evidence::ledger::Delivery;
 use ipirig_evidence::ledger::changes::Sighted;
 use ipirig_evidence::timeline::Span;
@@ -392,7 +392,7 @@ fn took(delivery: &Delivery) -> String {
     format!("take {}", delivery.kind)
 }
 
-fn explain(args: &mut Value, blame: &Blame) {
+fn explain(args: &mut Value, blame: &Attribution) {
     let chain: Vec<String> = blame
         .chain
         .iter()

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ipirig_report::trace::chrome_trace;
+use ipirig_pictures::trace::chrome_trace;
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 

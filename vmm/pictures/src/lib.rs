@@ -1,0 +1,15 @@
+//! A run as a picture: what happened when, on which vCPU.
+//!
+//! [`html`] makes a web page, [`trace`] a file for trace viewers. Both take whole results with their timeline,
+//! of which documents (`ipirig-document`) have nothing.
+//!
+//! What this crate does not do: make tables and lines, for terminals or for other programs (`ipirig-report`
+//! does), judge (`ipirig-verdict`), or open files (`ipirig`).
+
+#![forbid(unsafe_code)]
+
+mod cause;
+pub mod html;
+#[cfg(test)]
+mod specimen;
+pub mod trace;
