@@ -143,6 +143,9 @@ codes! {
         Occupy = 17,
         /// Take CPU `args[0]` offline and bring it back. No task may be bound to it.
         Replug = 18,
+        /// Text: the kernel's deferral counters as they were just before the first isolated task was
+        /// started, empty if it has none.
+        ReadBootCounters = 19,
     }
 }
 

@@ -128,6 +128,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .header
         .module
         .store(device.is_some().into(), Ordering::Relaxed);
+    let boot_counters = guest::counters()?;
     let isolated = if wants_tasks() {
         &roles.isolated[..]
     } else {
@@ -137,6 +138,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     let mut guest = ThisGuest {
         tasks,
         device,
+        boot_counters,
         housekeeping: roles.housekeeping,
         symbols: Cell::default(),
         recording: Recording::default(),

@@ -28,6 +28,8 @@ pub struct Evidence {
     pub version: String,
     /// How long the windows were open, all together.
     pub window: Duration,
+    /// Deferral counters before the first isolated task was started, as in [`KernelView::counters`].
+    pub at_boot: Result<Option<Counters>, String>,
     /// The kernel's own view before the window.
     pub before: KernelView,
     /// The same after the release.

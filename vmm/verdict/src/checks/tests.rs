@@ -9,6 +9,7 @@ use crate::overall::*;
 
 mod faults;
 mod kinds;
+mod misplaced;
 mod overall;
 mod paging;
 mod unwatched;
