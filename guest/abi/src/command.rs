@@ -304,6 +304,14 @@ codes! {
         CompatSyscall = 13,
         /// A misaligned access with RFLAGS.AC set: #AC, then SIGBUS.
         AlignmentCheck = 14,
+        /// `rt_sigreturn` to a code segment that there is not: the IRET raises #GP, which the kernel takes
+        /// as if it came from user space. Then SIGSEGV.
+        BadIret = 15,
+        /// `rt_sigreturn` to a stack segment of 16 bits: the kernel returns by espfix64. EPROTO if it has
+        /// none, or no `modify_ldt`.
+        Espfix = 16,
+        /// Both: the IRET raises a double fault, of which the kernel makes a #GP. Then SIGSEGV.
+        DoubleFault = 17,
     }
 }
 
@@ -319,7 +327,10 @@ impl Order {
             | Self::Relay
             | Self::Sleep
             | Self::Sysenter
-            | Self::CompatSyscall => None,
+            | Self::CompatSyscall
+            | Self::Espfix => None,
+            Self::DoubleFault => Some(8),
+            Self::BadIret => Some(13),
             Self::Int80 => Some(0x80),
             Self::AlignmentCheck => Some(17),
             Self::PageFault => Some(14),
@@ -342,9 +353,10 @@ impl Order {
             | Self::Sleep
             | Self::Int80
             | Self::Sysenter
-            | Self::CompatSyscall => None,
+            | Self::CompatSyscall
+            | Self::Espfix => None,
             Self::AlignmentCheck => Some(7),
-            Self::GeneralProtection => Some(11),
+            Self::GeneralProtection | Self::BadIret | Self::DoubleFault => Some(11),
             Self::InvalidOpcode => Some(4),
             Self::SingleStep | Self::Breakpoint => Some(5),
         }
@@ -399,7 +411,10 @@ mod tests {
             Some(0x80),
             None,
             None,
-            Some(17)
+            Some(17),
+            Some(13),
+            None,
+            Some(8)
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
@@ -415,7 +430,10 @@ mod tests {
             None,
             None,
             None,
-            Some(7)
+            Some(7),
+            Some(11),
+            None,
+            Some(11)
         ]));
     }
 }

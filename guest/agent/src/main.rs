@@ -34,6 +34,7 @@ mod relay;
 mod request;
 mod setting;
 mod signals;
+mod sigreturn;
 mod spinner;
 mod storms;
 mod sys;

@@ -35,6 +35,9 @@ pub enum Began {
     Sysenter,
     /// An interrupt or exception, through the IDT.
     Vector(u8),
+    /// An exception that the IRET to user space raised: the kernel's own instruction, with what is user
+    /// space's in force.
+    FaultingReturn(u8),
 }
 
 /// Why a record ends.

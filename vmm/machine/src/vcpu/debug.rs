@@ -101,7 +101,7 @@ impl Vcpu {
             })?;
             if done == Handled::Yes {
                 // The vCPU is elsewhere now: at the kernel's system-call entry.
-                if self.recorder.armed() {
+                if self.recorder.armed() && !self.recorder.waits_for_return() {
                     self.begin(Began::Syscall)?;
                 }
                 return Ok(());
@@ -109,14 +109,13 @@ impl Vcpu {
         }
         if let Some(began) = self.recorder.way_in(rip) {
             known = true;
-            let from_user = match began {
-                Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
-                Began::Vector(vector) => {
-                    let cpu = self.access();
-                    recorder::from_user(&cpu, vector).map_err(|e| self.host("KVM_GET_REGS", e))?
-                }
+            let cpu = self.access();
+            let came = match began {
+                Began::Syscall | Began::CompatSyscall | Began::Sysenter => Ok(true),
+                Began::Vector(vector) => recorder::from_user(&cpu, vector),
+                Began::FaultingReturn(vector) => recorder::from_return(&cpu, vector),
             };
-            if from_user {
+            if came.map_err(|e| self.host("KVM_GET_REGS", e))? {
                 return self.begin(began);
             }
         }
@@ -151,6 +150,7 @@ impl Vcpu {
             Began::Vector(vector) => recorder::from_user(&self.access(), vector)
                 .map_err(|e| self.host("KVM_GET_REGS", e))?,
             Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
+            Began::FaultingReturn(_) => false,
         };
         let Some(follower) = &mut self.follower else {
             return Ok(());
@@ -230,17 +230,24 @@ impl Vcpu {
     }
 
     /// Has the next entry from user space recorded, up to `limit` instructions: SYSCALL, page
-    /// faults, interrupts and NMIs that the machine injects, and the other `ways`.
+    /// faults, interrupts and NMIs that the machine injects, and the other `ways`. A return to user space
+    /// that faults comes after another entry: if it is among the ways, it alone is waited for.
     pub(crate) fn arm(&mut self, limit: usize, ways: &[Began]) -> Result<bool, errno::Error> {
         let mut entries = vec![];
         // Where an assist completes SYSCALL, it tells; the kernel's entry is not reached otherwise.
-        if !self.assists.iter().any(|a| a.breakpoint().is_some()) {
+        let later = ways
+            .iter()
+            .any(|began| matches!(began, Began::FaultingReturn(_)));
+        if !later && !self.assists.iter().any(|a| a.breakpoint().is_some()) {
             entries.push((recorder::lstar(&self.fd)?, Began::Syscall));
         }
         let cpu = self.access();
-        for &began in [Began::Vector(PAGE_FAULT)].iter().chain(ways) {
+        let always = [Began::Vector(PAGE_FAULT)];
+        for &began in always.iter().filter(|_| !later).chain(ways) {
             let address = match began {
-                Began::Vector(vector) => assist::handler(&cpu, vector)?,
+                Began::Vector(vector) | Began::FaultingReturn(vector) => {
+                    assist::handler(&cpu, vector)?
+                }
                 Began::Syscall => None,
                 Began::CompatSyscall => Some(msr::read(&self.fd, msr::CSTAR)?),
                 Began::Sysenter => Some(recorder::sysenter(&self.fd)?),

@@ -408,6 +408,9 @@ impl<'a> Fake<'a> {
                 self.enters(
                     cpu,
                     match (order.vector(), order) {
+                        (Some(vector), Order::BadIret | Order::DoubleFault) => {
+                            Began::FaultingReturn(vector)
+                        }
                         (Some(vector), _) => Began::Vector(vector),
                         (None, Order::Sysenter) => Began::Sysenter,
                         (None, Order::CompatSyscall) => Began::CompatSyscall,
