@@ -111,7 +111,7 @@ impl Vcpu {
             known = true;
             let cpu = self.access();
             let came = match began {
-                Began::Syscall | Began::CompatSyscall | Began::Sysenter => Ok(true),
+                Began::Syscall | Began::CompatSyscall | Began::Sysenter | Began::Call => Ok(true),
                 Began::Vector(vector) => recorder::from_user(&cpu, vector),
                 Began::FaultingReturn(vector) => recorder::from_return(&cpu, vector),
             };
@@ -120,9 +120,6 @@ impl Vcpu {
             }
         }
         let followed = self.follower.as_ref().and_then(|it| it.way_in(rip));
-        if let Some(began) = followed {
-            return self.begin_interrupt(began, regs.rsp);
-        }
         if self.stops.watch.contains(&rip) {
             known = true;
             self.fleet.observer.watched(&WatchEvent {
@@ -131,6 +128,9 @@ impl Vcpu {
                 address: rip,
                 arguments: [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9],
             });
+        }
+        if let Some(began) = followed {
+            return self.begin_followed(began, regs.rsp);
         }
         if !known {
             return Err(Break::Because(StopReason::UnexpectedExit {
@@ -144,18 +144,18 @@ impl Vcpu {
         self.stop_where_wanted()
     }
 
-    /// Begins to record an interrupt that is followed, at the first instruction of its handler.
-    fn begin_interrupt(&mut self, began: Began, frame: u64) -> Result<(), Break> {
+    /// Begins to record an interrupt or a call that is followed, at the first instruction.
+    fn begin_followed(&mut self, began: Began, frame: u64) -> Result<(), Break> {
         let user = match began {
             Began::Vector(vector) => recorder::from_user(&self.access(), vector)
                 .map_err(|e| self.host("KVM_GET_REGS", e))?,
             Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
-            Began::FaultingReturn(_) => false,
+            Began::FaultingReturn(_) | Began::Call => false,
         };
         let Some(follower) = &mut self.follower else {
             return Ok(());
         };
-        follower.begin(frame, user);
+        follower.begin(began, frame, user);
         self.recorder = Recorder::Armed {
             entries: vec![],
             limit: follower.limit,
@@ -248,7 +248,7 @@ impl Vcpu {
                 Began::Vector(vector) | Began::FaultingReturn(vector) => {
                     assist::handler(&cpu, vector)?
                 }
-                Began::Syscall => None,
+                Began::Syscall | Began::Call => None,
                 Began::CompatSyscall => Some(msr::read(&self.fd, msr::CSTAR)?),
                 Began::Sysenter => Some(recorder::sysenter(&self.fd)?),
             };
@@ -279,6 +279,27 @@ impl Vcpu {
                 entries.push((address, Began::Vector(vector)));
             }
         }
+        self.follow_entries(limit, entries)
+    }
+
+    /// Has each call of the functions at `addresses` recorded from now on, up to `limit` instructions. None:
+    /// no more.
+    pub(crate) fn follow_calls(
+        &mut self,
+        limit: usize,
+        addresses: &[u64],
+    ) -> Result<bool, errno::Error> {
+        self.disarm()?;
+        self.recorder = Recorder::Off;
+        let calls = addresses.iter().map(|&address| (address, Began::Call));
+        self.follow_entries(limit, calls.collect())
+    }
+
+    fn follow_entries(
+        &mut self,
+        limit: usize,
+        entries: Vec<(u64, Began)>,
+    ) -> Result<bool, errno::Error> {
         self.follower = (!entries.is_empty()).then(|| Follower::new(entries, limit));
         self.stops.entry = self
             .follower
