@@ -236,6 +236,10 @@ codes! {
         BpfJit = 13,
         /// Turn the static key `sched_schedstats` of the kernel image on and off.
         ImageKey = 14,
+        /// Allocate `size` huge pages (1 to 8, of 2 MiB) of vmalloc memory, touch and free them, and purge
+        /// the lazily freed areas: one flush, which may be deferred. Value: allocations that were not of
+        /// huge pages and were made again.
+        VmallocHuge = 15,
     }
 }
 
