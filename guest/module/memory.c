@@ -54,11 +54,11 @@ const struct ipirig_kind ipirig_set_memory = {
 /* Attempts that freed no table. */
 static u64 huge_misses;
 
-static unsigned int ipirig_level(const volatile void __iomem *addr)
+static unsigned int ipirig_level(unsigned long addr)
 {
 	unsigned int level = PG_LEVEL_NONE;
 
-	lookup_address((unsigned long)addr, &level);
+	lookup_address(addr, &level);
 	return level;
 }
 
@@ -71,7 +71,7 @@ static void __iomem *ipirig_map_once(phys_addr_t phys, unsigned int *level)
 	void __iomem *addr = ioremap(phys, PMD_SIZE);
 
 	if (addr) {
-		*level = ipirig_level(addr);
+		*level = ipirig_level((unsigned long)addr);
 		iounmap(addr);
 		vm_unmap_aliases();
 	}
@@ -141,7 +141,7 @@ static int ipirig_free_huge(const struct ipirig_trigger *req)
 		addr = vmalloc_huge(size, GFP_KERNEL);
 		if (!addr)
 			return -ENOMEM;
-		level = ipirig_level((void __iomem __force *)addr);
+		level = ipirig_level((unsigned long)addr);
 		WRITE_ONCE(addr[0], 1);
 		WRITE_ONCE(addr[size - 1], 1);
 		vfree(addr);
