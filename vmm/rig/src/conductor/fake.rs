@@ -54,6 +54,8 @@ pub struct Fake<'a> {
     let_go: Cell<bool>,
     armed_timers: Cell<u32>,
     in_handler: Cell<u32>,
+    /// Looks for which no heart beats once the storm has begun.
+    rests: Cell<u32>,
     /// Looks at a record that is not finished.
     looks: Cell<usize>,
     clock: FakeClock,
@@ -66,6 +68,7 @@ impl<'a> Fake<'a> {
     /// A guest that has not booted yet.
     pub fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
         let (armed_timers, in_handler) = (script.armed_timers, script.in_handler);
+        let rests = Cell::new(script.heart_rests);
         Self {
             mailbox: mailbox(),
             ledger,
@@ -84,6 +87,7 @@ impl<'a> Fake<'a> {
             let_go: Cell::new(false),
             armed_timers: Cell::new(armed_timers),
             in_handler: Cell::new(in_handler),
+            rests,
             looks: Cell::new(0),
             clock: FakeClock::default(),
             trace: FakeTrace::default(),
@@ -439,6 +443,10 @@ impl<'a> Fake<'a> {
 
     fn beat(&self) {
         if self.script.heart_stops && self.stormed.get() {
+            return;
+        }
+        if self.stormed.get() && self.rests.get() > 0 {
+            self.rests.set(self.rests.get() - 1);
             return;
         }
         for cpu in self.isolated() {

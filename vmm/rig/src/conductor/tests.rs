@@ -88,6 +88,17 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
 }
 
 #[test]
+fn a_window_stays_open_until_a_task_that_had_to_wait_for_the_host_has_run() {
+    let evidence = conduct(Script {
+        heart_rests: 9,
+        ..Script::default()
+    })
+    .unwrap();
+    let (open, close) = evidence.windows[0].marks[&2];
+    assert!(close.heartbeat > open.heartbeat);
+}
+
+#[test]
 fn without_a_module_a_storm_that_needs_it_does_not_begin() {
     let text = ending(Script {
         no_module: true,

@@ -118,6 +118,7 @@ impl Conductor<'_> {
         let opened = Instant::now();
         let open = self.mark_all()?;
         let done = work(self, &open)?;
+        self.have_run(&open)?;
         // There are four debug registers, and an entry may need as many.
         self.watch_handlers(false)?;
         // Before the window closes: the first entry after it must not be missed.
@@ -155,6 +156,21 @@ impl Conductor<'_> {
             entered_before: None,
         };
         Ok((window, done, time))
+    }
+
+    /// Keeps the window open until each task that was in user space has run in it: where vCPUs share a CPU of the
+    /// host, a short storm may be over before. Not for ever: one that never runs is for the verdict to name.
+    fn have_run(&mut self, open: &BTreeMap<usize, Mark>) -> Result<(), Ended> {
+        let patience = Instant::now() + self.plan.timeouts.timer;
+        for (&cpu, mark) in open.iter().filter(|(_, mark)| mark.cpl == USER) {
+            while self.heartbeat(cpu) == mark.heartbeat
+                && self.sample(cpu)?.cpl == USER
+                && Instant::now() < patience
+            {
+                self.pause()?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for vCPUs that are still in the handler of the last IPI, but not for ever: one that stays

@@ -8,12 +8,13 @@ use ipirig_blame::UNKNOWN;
 use ipirig_evidence::Evidence;
 use ipirig_scenario::plan::Plan;
 
+use super::joined::joined;
 use crate::check::{Check, HOUSEKEEPING_IPIS, Verdict, worst};
 
 /// What is to be said of the causes of IPIs to `cpu`: `None` if nothing is expected of them, or nobody
 /// knows them.
 pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<(Verdict, String)> {
-    let least = &plan.scenario.expect.by_cause;
+    let expected = &plan.scenario.expect.by_cause;
     let tally = &evidence.ledger.cpus.get(cpu)?.window;
     let sent = tally.ipis_targeted();
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
@@ -22,19 +23,31 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<(Ve
         *seen.entry(&blame.cause).or_default() += count;
     }
     let known: u64 = seen.values().sum();
-    if least.is_empty() || (known == 0 && sent > 0) {
+    if expected.is_empty() || (known == 0 && sent > 0) {
         return None;
     }
     // Those whose stack was not taken may be of any cause, as may those whose stack says nothing.
     let any = sent.saturating_sub(known) + seen.get(UNKNOWN).copied().unwrap_or_default();
     let mut lost = Vec::new();
     let mut doubt = Vec::new();
-    for (cause, &least) in least {
+    let mut enough = Vec::new();
+    for (cause, &least) in expected {
         let came = seen.get(cause.as_str()).copied().unwrap_or_default();
         let words = format!("{came} of at least {least} for {cause}");
-        if came.saturating_add(any) < least {
+        let joined = if came < least {
+            joined(evidence, expected, cause, cpu)
+        } else {
+            0
+        };
+        if came < least && came.saturating_add(joined) >= least {
+            enough.push(format!(
+                "{words}, as {joined} may have joined another IPI that was pending"
+            ));
+        } else if came >= least {
+            enough.push(format!("at least {least} for {cause}"));
+        } else if came.saturating_add(any).saturating_add(joined) < least {
             lost.push(words);
-        } else if came < least {
+        } else {
             doubt.push(words);
         }
     }
@@ -47,13 +60,7 @@ pub(super) fn of_cpu(plan: &Plan, evidence: &Evidence, cpu: usize) -> Option<(Ve
                 format!("{words}, and the cause of {any} is not known"),
             )
         }
-        (true, true) => {
-            let all: Vec<String> = least
-                .iter()
-                .map(|(cause, least)| format!("at least {least} for {cause}"))
-                .collect();
-            (Verdict::Held, all.join(", "))
-        }
+        (true, true) => (Verdict::Held, enough.join(", ")),
     })
 }
 

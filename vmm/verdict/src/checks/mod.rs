@@ -7,6 +7,7 @@ mod entry;
 mod handlers;
 mod ipis;
 mod isolation;
+mod joined;
 mod sender;
 pub(crate) mod soundness;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::check::*;
 use crate::overall::*;
 
 mod faults;
+mod joined;
 mod kinds;
 mod misplaced;
 mod overall;

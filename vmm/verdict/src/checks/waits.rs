@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ipirig_abi::Role;
 use ipirig_evidence::ledger::{Detail, Write};
-use ipirig_evidence::vectors::{CALL_FUNCTION, Kind};
 use ipirig_evidence::{Evidence, Sequence};
 use ipirig_scenario::plan::Plan;
 
+use super::joined::is_call;
 use crate::check::{Check, SENDER_WAITS, Verdict};
 
 /// Only made where IPIs are counted by cause, and for those causes: others may well be sent without
@@ -82,12 +82,6 @@ pub(super) fn sender_waits(plan: &Plan, evidence: &Evidence) -> Option<Check> {
         early.first().copied().unwrap_or_default()
     );
     Some(Check::new(SENDER_WAITS, Verdict::Violated, words))
-}
-
-fn is_call(kind: Kind) -> bool {
-    CALL_FUNCTION
-        .into_iter()
-        .any(|vector| kind == Kind::Vector(vector))
 }
 
 /// When changes were made and call-function IPIs taken, by vCPU, in order.

@@ -26,6 +26,8 @@ pub struct Script {
     pub deaf: bool,
     /// Isolated tasks do not spin once the storm has begun.
     pub heart_stops: bool,
+    /// They do not spin for this many looks from the beginning of the storm on: others have the host's CPUs.
+    pub heart_rests: u32,
     /// Isolated vCPUs get the storm's IPIs, this many an operation.
     pub ipis_per_operation: u64,
     /// Housekeeping vCPUs get nothing.
