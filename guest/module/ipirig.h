@@ -20,6 +20,8 @@
 #define IPIRIG_MAX_PAGES	4096
 /* Most pages whose attributes one operation may change. */
 #define IPIRIG_MAX_CPA_PAGES	512
+/* Most huge pages that one operation may allocate. */
+#define IPIRIG_MAX_HUGE_PAGES	8
 /* Longest stay in the kernel. */
 #define IPIRIG_MAX_STAY_MS	600000
 
@@ -98,6 +100,11 @@ struct ipirig_probe {
 #define IPIRIG_NOINSTR_KEY	5
 /* Poke a NOP with itself. Value: its length, if it is still there, or 0. */
 #define IPIRIG_ENTRY_TEXT_POKE	6
+/*
+ * Allocate size huge pages of vmalloc memory, touch and free them, and purge.
+ * Value: allocations that were of small pages, and were made again.
+ */
+#define IPIRIG_VMALLOC_HUGE	15
 
 /**
  * struct ipirig_trigger - provoke one kind of operation
@@ -105,7 +112,8 @@ struct ipirig_probe {
  * @done: operations done, also when the call fails half way
  * @value: says more about some kinds, see there
  * @kind: IPIRIG_STATIC_KEY_MANY or another of these; ENOTTY for a stranger
- * @size: 1 to IPIRIG_MAX_CPA_PAGES for IPIRIG_SET_MEMORY; 0 for the rest
+ * @size: 1 to IPIRIG_MAX_CPA_PAGES for IPIRIG_SET_MEMORY, 1 to
+ *	IPIRIG_MAX_HUGE_PAGES for IPIRIG_VMALLOC_HUGE; 0 for the rest
  * @target: the NOP's address; the rest ignore it
  * @text_poke: the address of text_poke_bp(), for IPIRIG_ENTRY_TEXT_POKE
  * @text_mutex: the address of text_mutex, for the same

@@ -54,11 +54,11 @@ const struct ipirig_kind ipirig_set_memory = {
 /* Attempts that freed no table. */
 static u64 huge_misses;
 
-static unsigned int ipirig_level(void __iomem *addr)
+static unsigned int ipirig_level(unsigned long addr)
 {
 	unsigned int level = PG_LEVEL_NONE;
 
-	lookup_address((unsigned long)addr, &level);
+	lookup_address(addr, &level);
 	return level;
 }
 
@@ -71,7 +71,7 @@ static void __iomem *ipirig_map_once(phys_addr_t phys, unsigned int *level)
 	void __iomem *addr = ioremap(phys, PMD_SIZE);
 
 	if (addr) {
-		*level = ipirig_level(addr);
+		*level = ipirig_level((unsigned long)addr);
 		iounmap(addr);
 		vm_unmap_aliases();
 	}
@@ -118,6 +118,46 @@ const struct ipirig_kind ipirig_page_table_free = {
 	.begin = ipirig_begin_huge,
 	.operate = ipirig_free_table,
 	.end = ipirig_end_huge,
+};
+
+static int ipirig_begin_vmalloc_huge(const struct ipirig_trigger *req)
+{
+	huge_misses = 0;
+	return IS_ENABLED(CONFIG_HAVE_ARCH_HUGE_VMALLOC) ? 0 : -EOPNOTSUPP;
+}
+
+/*
+ * The kernel falls back to small pages where it finds no huge one: then the
+ * mapping would be one like any other.
+ */
+static int ipirig_free_huge(const struct ipirig_trigger *req)
+{
+	unsigned long size = req->size * PMD_SIZE;
+	unsigned int level;
+	int attempt;
+	char *addr;
+
+	for (attempt = 0; attempt < IPIRIG_HUGE_ATTEMPTS; attempt++) {
+		addr = vmalloc_huge(size, GFP_KERNEL);
+		if (!addr)
+			return -ENOMEM;
+		level = ipirig_level((unsigned long)addr);
+		WRITE_ONCE(addr[0], 1);
+		WRITE_ONCE(addr[size - 1], 1);
+		vfree(addr);
+		vm_unmap_aliases();
+		if (level == PG_LEVEL_2M)
+			return 0;
+		huge_misses++;
+	}
+	return -EOPNOTSUPP;
+}
+
+const struct ipirig_kind ipirig_vmalloc_huge = {
+	.begin = ipirig_begin_vmalloc_huge,
+	.operate = ipirig_free_huge,
+	.end = ipirig_end_huge,
+	.max_size = IPIRIG_MAX_HUGE_PAGES,
 };
 
 static void ipirig_nothing(struct work_struct *work)

@@ -14,6 +14,7 @@ static const struct ipirig_kind *const kinds[] = {
 	[IPIRIG_PAGE_TABLE_FREE] = &ipirig_page_table_free,
 	[IPIRIG_NOINSTR_KEY] = &ipirig_noinstr_key,
 	[IPIRIG_ENTRY_TEXT_POKE] = &ipirig_entry_text_poke,
+	[IPIRIG_VMALLOC_HUGE] = &ipirig_vmalloc_huge,
 };
 
 int ipirig_trigger(struct ipirig_trigger *req)

@@ -143,6 +143,9 @@ codes! {
         Occupy = 17,
         /// Take CPU `args[0]` offline and bring it back. No task may be bound to it.
         Replug = 18,
+        /// Text: the kernel's deferral counters as they were just before the first isolated task was
+        /// started, empty if it has none.
+        ReadBootCounters = 19,
     }
 }
 
@@ -233,6 +236,10 @@ codes! {
         BpfJit = 13,
         /// Turn the static key `sched_schedstats` of the kernel image on and off.
         ImageKey = 14,
+        /// Allocate `size` huge pages (1 to 8, of 2 MiB) of vmalloc memory, touch and free them, and purge
+        /// the lazily freed areas: one flush, which may be deferred. Value: allocations that were not of
+        /// huge pages and were made again.
+        VmallocHuge = 15,
     }
 }
 
@@ -301,6 +308,14 @@ codes! {
         CompatSyscall = 13,
         /// A misaligned access with RFLAGS.AC set: #AC, then SIGBUS.
         AlignmentCheck = 14,
+        /// `rt_sigreturn` to a code segment that there is not: the IRET raises #GP, which the kernel takes
+        /// as if it came from user space. Then SIGSEGV.
+        BadIret = 15,
+        /// `rt_sigreturn` to a stack segment of 16 bits: the kernel returns by espfix64. EPROTO if it has
+        /// none, or no `modify_ldt`.
+        Espfix = 16,
+        /// Both: the IRET raises a double fault, of which the kernel makes a #GP. Then SIGSEGV.
+        DoubleFault = 17,
     }
 }
 
@@ -316,7 +331,10 @@ impl Order {
             | Self::Relay
             | Self::Sleep
             | Self::Sysenter
-            | Self::CompatSyscall => None,
+            | Self::CompatSyscall
+            | Self::Espfix => None,
+            Self::DoubleFault => Some(8),
+            Self::BadIret => Some(13),
             Self::Int80 => Some(0x80),
             Self::AlignmentCheck => Some(17),
             Self::PageFault => Some(14),
@@ -339,9 +357,10 @@ impl Order {
             | Self::Sleep
             | Self::Int80
             | Self::Sysenter
-            | Self::CompatSyscall => None,
+            | Self::CompatSyscall
+            | Self::Espfix => None,
             Self::AlignmentCheck => Some(7),
-            Self::GeneralProtection => Some(11),
+            Self::GeneralProtection | Self::BadIret | Self::DoubleFault => Some(11),
             Self::InvalidOpcode => Some(4),
             Self::SingleStep | Self::Breakpoint => Some(5),
         }
@@ -396,7 +415,10 @@ mod tests {
             Some(0x80),
             None,
             None,
-            Some(17)
+            Some(17),
+            Some(13),
+            None,
+            Some(8)
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
@@ -412,7 +434,10 @@ mod tests {
             None,
             None,
             None,
-            Some(7)
+            Some(7),
+            Some(11),
+            None,
+            Some(11)
         ]));
     }
 }

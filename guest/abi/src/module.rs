@@ -12,6 +12,8 @@ pub const MAX_PAGES: u32 = 4096;
 
 /// Most pages whose attributes one operation may change.
 pub const MAX_CPA_PAGES: u32 = 512;
+/// Most huge pages that one operation may allocate.
+pub const MAX_HUGE_PAGES: u32 = 8;
 /// Longest stay in the kernel.
 pub const MAX_STAY_MS: u32 = 600_000;
 

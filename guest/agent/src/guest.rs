@@ -36,6 +36,8 @@ pub(crate) struct ThisGuest {
     pub(crate) device: Option<Device>,
     /// CPUs that are not isolated.
     pub(crate) housekeeping: Vec<usize>,
+    /// The deferral counters before the first isolated task.
+    pub(crate) boot_counters: Vec<u8>,
     /// What the rig said that the kernel does not export.
     pub(crate) symbols: Cell<Symbols>,
     /// The kernel's own record of IPIs.
@@ -64,7 +66,11 @@ impl Guest for ThisGuest {
     }
 
     fn counters(&self) -> Result<Vec<u8>, Failure> {
-        Ok(read(COUNTERS)?.unwrap_or_default())
+        counters()
+    }
+
+    fn boot_counters(&self) -> Vec<u8> {
+        self.boot_counters.clone()
     }
 
     fn interrupts(&self) -> Result<Vec<u8>, Failure> {
@@ -141,6 +147,11 @@ impl Triggers for Device {
     fn let_go(&self, request: &mut LetGo) -> Result<(), Errno> {
         self.let_go(request)
     }
+}
+
+/// The kernel's deferral counters; empty if it has none.
+pub(crate) fn counters() -> Result<Vec<u8>, Failure> {
+    Ok(read(COUNTERS)?.unwrap_or_default())
 }
 
 /// As much of the file as the mailbox's text takes; `None` if there is no such file.

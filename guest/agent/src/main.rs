@@ -34,6 +34,7 @@ mod relay;
 mod request;
 mod setting;
 mod signals;
+mod sigreturn;
 mod spinner;
 mod storms;
 mod sys;
@@ -128,6 +129,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .header
         .module
         .store(device.is_some().into(), Ordering::Relaxed);
+    let boot_counters = guest::counters()?;
     let isolated = if wants_tasks() {
         &roles.isolated[..]
     } else {
@@ -137,6 +139,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     let mut guest = ThisGuest {
         tasks,
         device,
+        boot_counters,
         housekeeping: roles.housekeeping,
         symbols: Cell::default(),
         recording: Recording::default(),

@@ -30,6 +30,9 @@ impl NotProduced {
         let name = match order {
             Order::CompatSyscall => "compat-syscall",
             Order::AlignmentCheck => "alignment-check",
+            Order::BadIret => "bad-iret",
+            Order::Espfix => "espfix",
+            Order::DoubleFault => "double-fault",
             _ => return false,
         };
         self.0.iter().any(|word| word == name)

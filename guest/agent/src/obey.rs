@@ -24,6 +24,8 @@ pub(crate) trait Guest {
     fn learn(&self, symbols: Symbols);
     /// The kernel's deferral counters; empty if it has none.
     fn counters(&self) -> Result<Vec<u8>, Failure>;
+    /// The same, as they were before the first isolated task.
+    fn boot_counters(&self) -> Vec<u8>;
     /// `/proc/interrupts`.
     fn interrupts(&self) -> Result<Vec<u8>, Failure>;
     /// `uname -srvm`.
@@ -98,6 +100,7 @@ impl Request {
             Ok(Command::Flip) => self.with_triggers(guest, Self::flip),
             Ok(Command::Vunmap) => self.with_triggers(guest, Self::vunmap),
             Ok(Command::ReadCounters) => text(guest.counters()),
+            Ok(Command::ReadBootCounters) => Answer::text(guest.boot_counters()),
             Ok(Command::ReadInterrupts) => text(guest.interrupts()),
             Ok(Command::ReadVersion) => text(guest.version()),
             Ok(Command::Signal) => self.signal(guest),

@@ -3,6 +3,7 @@
 //! Any other stays deadly, as without a handler.
 #![expect(unsafe_code, reason = "signal handlers")]
 
+use std::arch::asm;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -31,6 +32,7 @@ pub(crate) static EXPECTED: Stretch = Stretch {
     raised: AtomicU32::new(0),
     signal: AtomicU32::new(0),
     vector: AtomicI64::new(0),
+    segments: AtomicI64::new(0),
 };
 
 /// Code whose exceptions are wanted: from the instruction at `from` up to and with the one at `to`,
@@ -46,6 +48,8 @@ pub(crate) struct Stretch {
     pub(crate) signal: AtomicU32,
     /// Vector of the newest, as the kernel's signal frame gives it.
     pub(crate) vector: AtomicI64,
+    /// CS in the lowest 16 bits and SS in the highest, to go on with; 0 leaves them as they are.
+    pub(crate) segments: AtomicI64,
 }
 
 /// The signals that an exception can turn into, whichever it was meant to be.
@@ -61,6 +65,9 @@ const EXCEPTIONS: [i32; 5] = [
 pub(crate) const TRAP_FLAG: i64 = 1 << 8;
 /// RFLAGS.AC.
 pub(crate) const ALIGNMENT_CHECK: i64 = 1 << 18;
+
+/// In `uc_flags`: SS is in the frame, and to be loaded as it is (arch/x86/include/uapi/asm/ucontext.h).
+pub(crate) const SS_STRICT: libc::c_ulong = 2 | 4;
 
 /// Handles them from now on in this process.
 pub(crate) fn handle() -> Result<(), Errno> {
@@ -116,6 +123,12 @@ extern "C" fn on_kick(signal: i32) {
 }
 
 extern "C" fn on_exception(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // The kernel leaves RFLAGS.AC as it was (`handle_signal` of arch/x86/kernel/signal.c), and nothing says that
+    // the code below is aligned.
+    // SAFETY: RFLAGS alone changes; the stack is as it was.
+    unsafe {
+        asm!("pushfq", "and qword ptr [rsp], {keep}", "popfq", keep = const !ALIGNMENT_CHECK as i32);
+    }
     // SAFETY: the kernel passes both for a handler with SA_SIGINFO, and they are this handler's
     // until it returns (sigaction(2)).
     let (info, context) = unsafe { (&*info, &mut *context.cast::<libc::ucontext_t>()) };
@@ -140,6 +153,12 @@ extern "C" fn on_exception(signal: i32, info: *mut libc::siginfo_t, context: *mu
     let vector = registers[libc::REG_TRAPNO as usize];
     EXPECTED.vector.store(vector, Ordering::Relaxed);
     registers[libc::REG_EFL as usize] &= !(TRAP_FLAG | ALIGNMENT_CHECK);
+    let segments = EXPECTED.segments.load(Ordering::Relaxed);
+    if segments != 0 {
+        registers[libc::REG_CSGSFS as usize] = segments;
+        // Which the kernel need not look at once more.
+        context.uc_flags |= SS_STRICT;
+    }
     // A fault leaves RIP at the instruction, a trap behind it (SDM vol. 3, "Exception
     // Classifications").
     if rip == from {

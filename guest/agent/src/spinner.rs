@@ -276,6 +276,9 @@ mod tests {
             (4, 5),
             (4, 5),
             (5, 7),
+            (6, 11),
+            (6, 11),
+            (7, 11),
         ];
         for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {
             order(slot, seq, given.into());

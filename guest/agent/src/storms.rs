@@ -53,6 +53,8 @@ fn steps_of(kind: StormKind) -> Steps {
         StormKind::Ftrace => prepared(ftrace::prepare, ftrace::run),
         StormKind::BpfJit => prepared(bpf_jit::run, bpf_jit::run),
         StormKind::ImageKey => plain(image_key::run),
+        // The first huge mapping at an address may free a page table: a flush that must come.
+        StormKind::VmallocHuge => prepared(by_module::run, by_module::run),
     }
 }
 

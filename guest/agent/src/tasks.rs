@@ -17,6 +17,7 @@ use crate::failure::{During, Failure};
 use crate::not_produced::NotProduced;
 use crate::page::AbsentPage;
 use crate::signals::{self, Signals};
+use crate::sigreturn::Returns;
 use crate::spinner::{self, Entry};
 use crate::sys::{self, Fork};
 
@@ -139,6 +140,7 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
         device,
         page,
         compat: Compat::map(),
+        returns: Returns::prepare(),
         not_produced: NotProduced::read(),
         parent: parent_id(),
         stay_limit_ms: 0,
@@ -182,6 +184,7 @@ struct KernelEntry<'a> {
     page: AbsentPage,
     /// Or why there are no system calls by the ways of 32-bit programs.
     compat: Result<Compat, Errno>,
+    returns: Returns,
     not_produced: NotProduced,
     /// The process that started it: to ask would be an entry.
     parent: u32,
@@ -220,6 +223,7 @@ impl Entry for KernelEntry<'_> {
                 Err(_) => return Err(Errno(libc::EPROTO)),
             },
             Order::AlignmentCheck => exception::alignment_check()?,
+            Order::BadIret | Order::Espfix | Order::DoubleFault => self.returns.carry_out(order)?,
         }
         Ok(None)
     }

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use ipirig_abi::StormKind;
 use ipirig_abi::module::{
-    FLIP, Flip, JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_PAGES, MAX_REPEAT, MAX_STAY_MS, MEMBERS,
-    MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, STORM, Stay, Storm, TRIGGER, Trigger,
+    FLIP, Flip, JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_PAGES, MAX_REPEAT,
+    MAX_STAY_MS, MEMBERS, MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, STORM, Stay,
+    Storm, TRIGGER, Trigger,
 };
 
 /// One `name value` a line, as the C compiler sees the header.
@@ -62,6 +63,7 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         ("IPIRIG_MOVE".to_owned(), MOVE.into()),
         ("IPIRIG_PROBE".to_owned(), PROBE.into()),
         ("IPIRIG_MAX_CPA_PAGES".to_owned(), MAX_CPA_PAGES.into()),
+        ("IPIRIG_MAX_HUGE_PAGES".to_owned(), MAX_HUGE_PAGES.into()),
         ("IPIRIG_MAX_STAY_MS".to_owned(), MAX_STAY_MS.into()),
         ("IPIRIG_TRIGGER".to_owned(), TRIGGER.into()),
         ("IPIRIG_STAY".to_owned(), STAY.into()),
@@ -78,6 +80,7 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         ("PAGE_TABLE_FREE", StormKind::PageTableFree),
         ("NOINSTR_KEY", StormKind::NoinstrKey),
         ("ENTRY_TEXT_POKE", StormKind::EntryTextPoke),
+        ("VMALLOC_HUGE", StormKind::VmallocHuge),
     ] {
         mirror.push((format!("IPIRIG_{name}"), u32::from(kind).into()));
     }

@@ -127,7 +127,7 @@ mod tests {
             result("entry-matrix", Script::default()),
             RunResult::new(&plan("vunmap-storm", None), vec![skipped]),
         ];
-        assert_eq!(runs[1].entries.len(), 13);
+        assert_eq!(runs[1].entries.len(), 16);
         for run in &runs {
             let json = parsed(&RunDocument::from(run).to_json().unwrap());
             let errors: Vec<String> = validator

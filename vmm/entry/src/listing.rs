@@ -93,6 +93,8 @@ pub(crate) fn way(began: Began) -> String {
         Began::Syscall => return "SYSCALL".into(),
         Began::CompatSyscall => return "32-bit SYSCALL".into(),
         Began::Sysenter => return "SYSENTER".into(),
+        Began::Call => return "a call".into(),
+        Began::FaultingReturn(vector) => return format!("{} of IRET", way(Began::Vector(vector))),
         Began::Vector(vector) => vector,
     };
     let exception = match vector {

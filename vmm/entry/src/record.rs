@@ -35,6 +35,11 @@ pub enum Began {
     Sysenter,
     /// An interrupt or exception, through the IDT.
     Vector(u8),
+    /// An exception that the IRET to user space raised: the kernel's own instruction, with what is user
+    /// space's in force.
+    FaultingReturn(u8),
+    /// None: the kernel called a function of its own, of which this is the first instruction.
+    Call,
 }
 
 /// Why a record ends.

@@ -106,6 +106,7 @@ impl Record {
         let ends = match self.ended {
             // An IRET goes wherever its frame says.
             Ended::User => matches!(flow.next, Next::User | Next::Anywhere),
+            Ended::Interrupted if self.began == Began::Call => flow.next == Next::Return,
             Ended::Interrupted => flow.next == Next::Anywhere,
             Ended::Halted => flow.next == Next::Halt,
             Ended::Limit | Ended::NoBreakpoint => true,

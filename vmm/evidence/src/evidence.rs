@@ -28,6 +28,8 @@ pub struct Evidence {
     pub version: String,
     /// How long the windows were open, all together.
     pub window: Duration,
+    /// Deferral counters before the first isolated task was started, as in [`KernelView::counters`].
+    pub at_boot: Result<Option<Counters>, String>,
     /// The kernel's own view before the window.
     pub before: KernelView,
     /// The same after the release.
@@ -80,20 +82,22 @@ pub struct Window {
     pub released: BTreeMap<usize, Entry>,
     /// What each isolated vCPU executed on that entry.
     pub records: BTreeMap<usize, Result<Record, NoRecord>>,
-    /// What isolated vCPUs executed for the IPIs of the window, where that was followed.
+    /// What isolated vCPUs executed for the IPIs of the window, and the control vCPU when it made changes,
+    /// where that was followed.
     pub handled: Vec<Handled>,
     /// Before which change the isolated vCPUs entered the kernel, to stay there, if they did.
     pub entered_before: Option<u64>,
 }
 
-/// What an isolated vCPU executed for one IPI.
+/// What an isolated vCPU executed for one IPI; or what the control vCPU did in one call that changes text or
+/// flushes mappings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handled {
     /// The storm's part that sent it, by its place.
     pub part: usize,
     /// The vCPU.
     pub cpu: usize,
-    /// From the first instruction of the handler to the return.
+    /// From the first instruction of the handler, or the function, to the return.
     pub record: Record,
 }
 

@@ -74,7 +74,22 @@ impl Machine {
         self.stopping_at(cpu, move |vcpu| vcpu.follow(limit, &vectors))
     }
 
-    /// The records of such interrupts that have ended since this was asked last. `None`: one is being
+    /// Has each call of the kernel's functions at `addresses` that `cpu` makes recorded from now on, up to
+    /// `limit` instructions each, in place of interrupts. No addresses: no more.
+    ///
+    /// # Errors
+    /// As of [`Machine::follow`].
+    pub fn follow_calls(
+        &self,
+        cpu: usize,
+        limit: usize,
+        addresses: &[u64],
+    ) -> Result<(), MachineError> {
+        let addresses = addresses.to_vec();
+        self.stopping_at(cpu, move |vcpu| vcpu.follow_calls(limit, &addresses))
+    }
+
+    /// The records of such interrupts and calls that have ended since this was asked last. `None`: one is being
     /// recorded.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 30] = [
+pub(super) const FILES: [(&str, &str); 31] = [
     (
         "address-space-switch",
         include_str!("../../../scenarios/address-space-switch.toml"),
@@ -106,6 +106,10 @@ pub(super) const FILES: [(&str, &str); 30] = [
     (
         "tracepoint-toggle",
         include_str!("../../../scenarios/tracepoint-toggle.toml"),
+    ),
+    (
+        "vmalloc-huge",
+        include_str!("../../../scenarios/vmalloc-huge.toml"),
     ),
     (
         "vmap-stack",

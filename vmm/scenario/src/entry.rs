@@ -37,6 +37,13 @@ pub enum EntryKind {
     Sysenter,
     /// SYSCALL in compatibility mode, the same.
     CompatSyscall,
+    /// `rt_sigreturn` to a code segment that there is not: its IRET raises #GP. What is recorded is the way
+    /// in by that, not the system call before it.
+    BadIret,
+    /// SYSCALL, `rt_sigreturn` to a stack segment of 16 bits: the way out is by espfix64.
+    Espfix,
+    /// Both: the IRET raises #DF. What is recorded begins with that.
+    DoubleFault,
     /// The interrupt of the CPU's own APIC timer.
     Timer,
     /// A reschedule IPI, which a signal to the running task makes the kernel send.
@@ -58,17 +65,24 @@ pub enum Trigger {
 
 impl EntryKind {
     /// Whether one CPU has it and another lacks it: SYSENTER is Intel's in IA-32e mode and 32-bit SYSCALL AMD's,
-    /// and KVMs that emulate lack what they do not emulate.
+    /// and KVMs that emulate lack what they do not emulate. espfix64 is the kernel's, and a return that faults
+    /// something that some KVMs get wrong.
     #[must_use]
     pub const fn depends_on_cpu(self) -> bool {
         matches!(
             self,
-            Self::AlignmentCheck | Self::Int80 | Self::Sysenter | Self::CompatSyscall
+            Self::AlignmentCheck
+                | Self::Int80
+                | Self::Sysenter
+                | Self::CompatSyscall
+                | Self::BadIret
+                | Self::Espfix
+                | Self::DoubleFault
         )
     }
 
     /// Every way, in the order in which people want to read them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Syscall,
         Self::PageFault,
         Self::GeneralProtection,
@@ -79,6 +93,9 @@ impl EntryKind {
         Self::Int80,
         Self::Sysenter,
         Self::CompatSyscall,
+        Self::BadIret,
+        Self::Espfix,
+        Self::DoubleFault,
         Self::Timer,
         Self::Reschedule,
         Self::Nmi,
@@ -98,6 +115,9 @@ impl EntryKind {
             Self::Int80 => "int80",
             Self::Sysenter => "sysenter",
             Self::CompatSyscall => "compat-syscall",
+            Self::BadIret => "bad-iret",
+            Self::Espfix => "espfix",
+            Self::DoubleFault => "double-fault",
             Self::Timer => "timer",
             Self::Reschedule => "reschedule",
             Self::Nmi => "nmi",
@@ -115,6 +135,9 @@ impl EntryKind {
     pub fn began(self) -> Began {
         let vector = match self.trigger(false) {
             Trigger::Order(order) => match (order.vector(), order) {
+                (Some(vector), Order::BadIret | Order::DoubleFault) => {
+                    return Began::FaultingReturn(vector);
+                }
                 (Some(vector), _) => vector,
                 (None, Order::Sysenter) => return Began::Sysenter,
                 (None, Order::CompatSyscall) => return Began::CompatSyscall,
@@ -142,6 +165,9 @@ impl EntryKind {
             Self::Int80 => Trigger::Order(Order::Int80),
             Self::Sysenter => Trigger::Order(Order::Sysenter),
             Self::CompatSyscall => Trigger::Order(Order::CompatSyscall),
+            Self::BadIret => Trigger::Order(Order::BadIret),
+            Self::Espfix => Trigger::Order(Order::Espfix),
+            Self::DoubleFault => Trigger::Order(Order::DoubleFault),
             Self::Timer => Trigger::Raise(Line::Timer),
             Self::Reschedule => Trigger::Signal,
             Self::Nmi => Trigger::Raise(Line::Nmi),
@@ -162,6 +188,9 @@ impl fmt::Display for EntryKind {
             Self::Int80 => "INT 0x80",
             Self::Sysenter => "SYSENTER",
             Self::CompatSyscall => "32-bit SYSCALL",
+            Self::BadIret => "#GP of IRET",
+            Self::Espfix => "SYSCALL out by espfix",
+            Self::DoubleFault => "#DF of IRET",
             Self::Timer => "timer interrupt",
             Self::Reschedule => "reschedule IPI",
             Self::Nmi => "NMI",
@@ -180,6 +209,11 @@ mod tests {
         let mut expected = vec![Began::Syscall];
         expected.extend(vectors(&[14, 13, 6, 1, 3, 17, 0x80]));
         expected.extend([Began::Sysenter, Began::CompatSyscall]);
+        expected.extend([
+            Began::FaultingReturn(13),
+            Began::Syscall,
+            Began::FaultingReturn(8),
+        ]);
         expected.extend(vectors(&[0xec, 0xfd, 2]));
         assert_eq!(began[..], expected);
     }

@@ -168,6 +168,14 @@ pub(super) const KINDS: &[Kind] = &[
         &[storm(StormKind::PageTableFree, Changes::Tlb)],
     ),
     Kind {
+        sizes: Some(1..=8),
+        ..plain(
+            "vmalloc-huge",
+            "{n} rounds of vmalloc and vfree, {size} huge pages each",
+            &[storm(StormKind::VmallocHuge, Changes::Tlb)],
+        )
+    },
+    Kind {
         sizes: Some(1..=64),
         ..plain(
             "vmap-stack",
@@ -280,6 +288,7 @@ impl Storm {
                     | StormKind::NoinstrKey
                     | StormKind::EntryTextPoke
                     | StormKind::VmapStack
+                    | StormKind::VmallocHuge
             ),
         })
     }

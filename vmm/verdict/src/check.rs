@@ -103,13 +103,15 @@ pub(crate) const UNKNOWN: [&str; 2] = [WATCHED, FOLLOWED];
 pub const HOUSEKEEPING_IPIS: &str = "housekeeping-ipis";
 /// Each IPI did what it was sent for before it returned. Only made where that was followed.
 pub const HANDLER_WORK: &str = "handler-work";
+/// Each sender did for itself what its IPIs have others do. Only made where that was followed.
+pub const SENDER_WORK: &str = "sender-work";
 /// No sender made its next change before the IPIs for the one before were taken. Only made where IPIs are
 /// counted by cause.
 pub const SENDER_WAITS: &str = "sender-waits";
 /// Every isolated vCPU entered the kernel in mid-operation, and stayed. Only made where it was to.
 pub const ENTERED: &str = "entered-in-mid-operation";
 /// Checks that some scenarios have besides [`CHECKS`].
-pub const SPECIAL: [&str; 3] = [HOUSEKEEPING_IPIS, HANDLER_WORK, SENDER_WAITS];
+pub const SPECIAL: [&str; 4] = [HOUSEKEEPING_IPIS, HANDLER_WORK, SENDER_WORK, SENDER_WAITS];
 /// Stands for all others when a run ended before there was evidence.
 pub const RUN: &str = "run";
 

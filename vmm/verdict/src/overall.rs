@@ -25,7 +25,7 @@ use ipirig_scenario::plan::Plan;
 
 use crate::check::{
     COMPLETED, Check, DANGER_ZONE, ENTERED, FLAG_ORDER, HANDLER_WORK, ISOLATED_IPIS, KERNEL,
-    NOTHING_LOST, RUN, STORM_RAN, UNKNOWN, USER_SPACE, Verdict,
+    NOTHING_LOST, RUN, SENDER_WORK, STORM_RAN, UNKNOWN, USER_SPACE, Verdict,
 };
 
 /// Checks of which a run needs one that is `held`.
@@ -41,8 +41,8 @@ pub(crate) const ISOLATION: [AnyOf; 4] = [
 /// Those that say, too, that deferred work was done, and in time.
 const COMPLETION: [AnyOf; 3] = [&[COMPLETED], &[DANGER_ZONE], &[FLAG_ORDER]];
 
-/// Those that say that IPIs which came did their work.
-const HANDLED: [AnyOf; 1] = [&[HANDLER_WORK]];
+/// Those that say that IPIs which came did their work, and their sender its own.
+const HANDLED: [AnyOf; 2] = [&[HANDLER_WORK], &[SENDER_WORK]];
 
 /// What has to be `held` besides [`ISOLATION`]. Where some IPIs are allowed, those that come may do the
 /// work, and leave nothing for the entry to do: then it is enough that none of [`UNKNOWN`] is there.

@@ -116,6 +116,10 @@ impl Guest for FakeGuest {
         Ok(Vec::new())
     }
 
+    fn boot_counters(&self) -> Vec<u8> {
+        b"cpu deferred_text\n".into()
+    }
+
     fn interrupts(&self) -> Result<Vec<u8>, Failure> {
         Err(Failure::of("read /proc/interrupts", Errno(libc::EIO)))
     }
@@ -459,6 +463,8 @@ fn without_a_module_triggers_are_refused_and_texts_still_read() {
         obey(&guest, Command::ReadCounters, [0; 4]),
         (ok([0; 4]), Then::Wait)
     );
+    let (answer, _) = obey(&guest, Command::ReadBootCounters, [0; 4]);
+    assert_eq!(answer, Answer::text(b"cpu deferred_text\n".into()));
 }
 
 #[test]

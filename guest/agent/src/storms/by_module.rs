@@ -49,6 +49,10 @@ fn lacking(kind: StormKind) -> &'static str {
         StormKind::PageTableFree => {
             "ioremap() makes no huge mappings (no CONFIG_HAVE_ARCH_HUGE_VMAP, or nohugeiomap)"
         }
+        StormKind::VmallocHuge => {
+            "vmalloc() makes no huge mappings (no CONFIG_HAVE_ARCH_HUGE_VMALLOC, nohugevmalloc, or no memory \
+             of that size)"
+        }
         StormKind::EntryTextPoke => {
             "text_poke_bp cannot be called: its address or text_mutex's is not known, or the kernel \
              checks indirect calls (CONFIG_CFI_CLANG, CONFIG_X86_KERNEL_IBT)"

@@ -7,7 +7,8 @@
 //!
 //! SYSCALL of compatibility mode, to CSTAR, is not completed: on the KVM that has this quirk the guest enters
 //! its kernel on the user's stack and dies of a double fault. Nor is #AC of CPL 3 what it should be there: the task
-//! that raises it is killed, why is not known. The agent is told to try neither.
+//! that raises it is killed, why is not known. The agent is told to try neither; nor returns by espfix64, for which the
+//! kernel looks at descriptors with LAR, as that KVM emulates none.
 
 use ipirig_abi::NOT_PRODUCED;
 use kvm_bindings::kvm_segment;
@@ -33,8 +34,8 @@ fn probe(prober: &Prober<'_>) -> Result<Finding, ProbeError> {
     // `syscall`, to a HLT, which only CPL 0 may execute.
     let outcome = prober.syscall_from_ring3()?;
     let remedy = Remedy {
-        text: "the machine completes it at the guest's #PF handler, but for that of 32-bit code, which is not tried, nor #AC",
-        cmdline: format!("{NOT_PRODUCED}compat-syscall,alignment-check"),
+        text: "the machine completes it at the guest's #PF handler, but for that of 32-bit code, which is not tried, nor #AC, nor espfix64",
+        cmdline: format!("{NOT_PRODUCED}compat-syscall,alignment-check,espfix,double-fault"),
         assist: Some(|| Box::new(Syscall::default())),
         ..Remedy::default()
     };

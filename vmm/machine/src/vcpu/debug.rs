@@ -123,7 +123,7 @@ impl Vcpu {
             })?;
             if done == Handled::Yes {
                 // The vCPU is elsewhere now: at the kernel's system-call entry.
-                if self.recorder.armed() {
+                if self.recorder.armed() && !self.recorder.waits_for_return() {
                     self.begin(Began::Syscall)?;
                 }
                 return Ok(());
@@ -131,21 +131,17 @@ impl Vcpu {
         }
         if let Some(began) = self.recorder.way_in(rip) {
             known = true;
-            let from_user = match began {
-                Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
-                Began::Vector(vector) => {
-                    let cpu = self.access();
-                    recorder::from_user(&cpu, vector).map_err(|e| self.host("KVM_GET_REGS", e))?
-                }
+            let cpu = self.access();
+            let came = match began {
+                Began::Syscall | Began::CompatSyscall | Began::Sysenter | Began::Call => Ok(true),
+                Began::Vector(vector) => recorder::from_user(&cpu, vector),
+                Began::FaultingReturn(vector) => recorder::from_return(&cpu, vector),
             };
-            if from_user {
+            if came.map_err(|e| self.host("KVM_GET_REGS", e))? {
                 return self.begin(began);
             }
         }
         let followed = self.follower.as_ref().and_then(|it| it.way_in(rip));
-        if let Some(began) = followed {
-            return self.begin_interrupt(began, regs.rsp);
-        }
         if self.stops.watch.contains(&rip) {
             known = true;
             self.fleet.observer.watched(&WatchEvent {
@@ -154,6 +150,9 @@ impl Vcpu {
                 address: rip,
                 arguments: [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9],
             });
+        }
+        if let Some(began) = followed {
+            return self.begin_followed(began, regs.rsp);
         }
         if !known {
             return Err(Break::Because(StopReason::UnexpectedExit {
@@ -167,17 +166,18 @@ impl Vcpu {
         self.stop_where_wanted()
     }
 
-    /// Begins to record an interrupt that is followed, at the first instruction of its handler.
-    fn begin_interrupt(&mut self, began: Began, frame: u64) -> Result<(), Break> {
+    /// Begins to record an interrupt or a call that is followed, at the first instruction.
+    fn begin_followed(&mut self, began: Began, frame: u64) -> Result<(), Break> {
         let user = match began {
             Began::Vector(vector) => recorder::from_user(&self.access(), vector)
                 .map_err(|e| self.host("KVM_GET_REGS", e))?,
             Began::Syscall | Began::CompatSyscall | Began::Sysenter => true,
+            Began::FaultingReturn(_) | Began::Call => false,
         };
         let Some(follower) = &mut self.follower else {
             return Ok(());
         };
-        follower.begin(frame, user);
+        follower.begin(began, frame, user);
         self.recorder = Recorder::Armed {
             entries: vec![],
             limit: follower.limit,
@@ -252,18 +252,25 @@ impl Vcpu {
     }
 
     /// Has the next entry from user space recorded, up to `limit` instructions: SYSCALL, page
-    /// faults, interrupts and NMIs that the machine injects, and the other `ways`.
+    /// faults, interrupts and NMIs that the machine injects, and the other `ways`. A return to user space
+    /// that faults comes after another entry: if it is among the ways, it alone is waited for.
     pub(crate) fn arm(&mut self, limit: usize, ways: &[Began]) -> Result<bool, errno::Error> {
         let mut entries = vec![];
         // Where an assist completes SYSCALL, it tells; the kernel's entry is not reached otherwise.
-        if !self.assists.iter().any(|a| a.breakpoint().is_some()) {
+        let later = ways
+            .iter()
+            .any(|began| matches!(began, Began::FaultingReturn(_)));
+        if !later && !self.assists.iter().any(|a| a.breakpoint().is_some()) {
             entries.push((recorder::lstar(&self.fd)?, Began::Syscall));
         }
         let cpu = self.access();
-        for &began in [Began::Vector(PAGE_FAULT)].iter().chain(ways) {
+        let always = [Began::Vector(PAGE_FAULT)];
+        for &began in always.iter().filter(|_| !later).chain(ways) {
             let address = match began {
-                Began::Vector(vector) => assist::handler(&cpu, vector)?,
-                Began::Syscall => None,
+                Began::Vector(vector) | Began::FaultingReturn(vector) => {
+                    assist::handler(&cpu, vector)?
+                }
+                Began::Syscall | Began::Call => None,
                 Began::CompatSyscall => Some(msr::read(&self.fd, msr::CSTAR)?),
                 Began::Sysenter => Some(recorder::sysenter(&self.fd)?),
             };
@@ -294,6 +301,27 @@ impl Vcpu {
                 entries.push((address, Began::Vector(vector)));
             }
         }
+        self.follow_entries(limit, entries)
+    }
+
+    /// Has each call of the functions at `addresses` recorded from now on, up to `limit` instructions. None:
+    /// no more.
+    pub(crate) fn follow_calls(
+        &mut self,
+        limit: usize,
+        addresses: &[u64],
+    ) -> Result<bool, errno::Error> {
+        self.disarm()?;
+        self.recorder = Recorder::Off;
+        let calls = addresses.iter().map(|&address| (address, Began::Call));
+        self.follow_entries(limit, calls.collect())
+    }
+
+    fn follow_entries(
+        &mut self,
+        limit: usize,
+        entries: Vec<(u64, Began)>,
+    ) -> Result<bool, errno::Error> {
         self.follower = (!entries.is_empty()).then(|| Follower::new(entries, limit));
         self.stops.entry = self
             .follower

@@ -1,5 +1,5 @@
 //! The follower: has each interrupt of some vectors recorded, whatever it interrupts, from the first
-//! instruction of its handler to the return.
+//! instruction of its handler to the return; or each call of some functions.
 
 use ipirig_entry::{Began, Ended, Record, Step};
 
@@ -7,6 +7,8 @@ use ipirig_entry::{Began, Ended, Record, Step};
 const STEPS_MAX: usize = 300_000;
 
 const IRETQ: [u8; 2] = [0x48, 0xcf];
+/// RET.
+const RET: u8 = 0xc3;
 /// Place of RSP in `Registers::general`.
 const RSP: usize = 4;
 
@@ -21,6 +23,8 @@ pub(super) struct Follower {
     frame: u64,
     /// It came from user space.
     user: bool,
+    /// It is of a call.
+    call: bool,
     records: Vec<Record>,
     /// Instructions of these.
     steps: usize,
@@ -33,6 +37,7 @@ impl Follower {
             limit,
             frame: 0,
             user: false,
+            call: false,
             records: Vec::new(),
             steps: 0,
         }
@@ -53,15 +58,22 @@ impl Follower {
         self.entries.iter().map(|(address, _)| *address).collect()
     }
 
-    /// A record begins with RSP at `frame`, from user space or not.
-    pub(super) fn begin(&mut self, frame: u64, user: bool) {
-        (self.frame, self.user) = (frame, user);
+    /// A record of `began` begins with RSP at `frame`, from user space or not.
+    pub(super) fn begin(&mut self, began: Began, frame: u64, user: bool) {
+        (self.frame, self.user, self.call) = (frame, user, began == Began::Call);
     }
 
     /// Whether `step` is the return from the interrupt: the IRET that takes what the CPU pushed for it. One
-    /// that a handler makes for itself, to serialise, has its frame further down.
+    /// that a handler makes for itself, to serialise, has its frame further down. Of a call, the RET that takes
+    /// its return address.
     pub(super) fn returns(&self, step: &Step) -> bool {
-        step.code.bytes().starts_with(&IRETQ) && step.registers.general[RSP] == self.frame
+        let code = step.code.bytes();
+        let returns = if self.call {
+            code.first() == Some(&RET)
+        } else {
+            code.starts_with(&IRETQ)
+        };
+        returns && step.registers.general[RSP] == self.frame
     }
 
     /// Keeps a record that has ended.
@@ -119,21 +131,30 @@ mod tests {
         let mut follower = Follower::new(vec![(0x1000, CALL)], 9);
         assert_eq!(follower.way_in(0x1000), Some(CALL));
         assert_eq!(follower.way_in(0x1001), None);
-        follower.begin(0x8000, false);
+        follower.begin(CALL, 0x8000, false);
         assert!(follower.returns(&step(0x8000, &IRETQ)));
         assert!(!follower.returns(&step(0x7f00, &IRETQ)));
         assert!(!follower.returns(&step(0x8000, &[0x90])));
     }
 
     #[test]
+    fn a_call_is_over_with_the_ret_that_takes_its_return_address() {
+        let mut follower = Follower::new(vec![(0x1000, Began::Call)], 9);
+        follower.begin(Began::Call, 0x8000, false);
+        assert!(follower.returns(&step(0x8000, &[RET])));
+        assert!(!follower.returns(&step(0x7ff8, &[RET])));
+        assert!(!follower.returns(&step(0x8000, &IRETQ)));
+    }
+
+    #[test]
     fn a_record_says_whether_the_interrupted_code_or_user_space_is_next() {
         let mut follower = Follower::new(vec![(0x1000, CALL)], 9);
-        follower.begin(0x8000, false);
+        follower.begin(CALL, 0x8000, false);
         let back = vec![step(0x8000, &IRETQ)];
         let user = vec![step(0x100, &IRETQ)];
         follower.keep(record(back.clone(), Ended::User));
         follower.keep(record(user.clone(), Ended::User));
-        follower.begin(0x8000, true);
+        follower.begin(CALL, 0x8000, true);
         follower.keep(record(back.clone(), Ended::User));
         let expected = vec![
             record(back.clone(), Ended::Interrupted),

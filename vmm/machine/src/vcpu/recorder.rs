@@ -46,6 +46,12 @@ impl Recorder {
         matches!(self, Self::Armed { .. })
     }
 
+    /// Whether it waits for a return to user space that faults, and so for no other way in that comes first.
+    pub(super) fn waits_for_return(&self) -> bool {
+        matches!(self, Self::Armed { entries, .. }
+            if entries.iter().any(|(_, began)| matches!(began, Began::FaultingReturn(_))))
+    }
+
     /// One more way in to wait for.
     pub(super) fn expect(&mut self, address: u64, began: Began) {
         if let Self::Armed { entries, .. } = self
@@ -250,15 +256,32 @@ pub(super) fn successor(cpu: &Cpu<'_>, step: &Step) -> Option<u64> {
 /// Whether the vCPU, at the first instruction of the handler of `vector`, came from CPL 3: by the CS
 /// that the CPU pushed (SDM vol. 3, figure 6-9).
 pub(super) fn from_user(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Error> {
+    Ok(pushed(cpu, vector)?.is_some_and(|[_, cs, _, _]| cs & 3 == 3))
+}
+
+/// Whether it came from an IRET to CPL 3 that raised the exception `vector`: the frame that it would have
+/// taken is still there.
+pub(super) fn from_return(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Error> {
+    let Some([rip, cs, _, rsp]) = pushed(cpu, vector)? else {
+        return Ok(false);
+    };
+    let (mut code, mut wanted) = ([0; 2], [0; 8]);
+    let read =
+        cpu.read_virtual(rip, &mut code) && cpu.read_virtual(rsp.wrapping_add(8), &mut wanted);
+    Ok(read && cs & 3 == 0 && code == IRETQ && wanted[0] & 3 == 3)
+}
+
+/// RIP, CS, RFLAGS and RSP as the CPU pushed them for `vector`; `None` if they cannot be read.
+fn pushed(cpu: &Cpu<'_>, vector: u8) -> Result<Option<[u64; 4]>, errno::Error> {
     let rsp = cpu.fd.get_regs()?.rsp;
     let error_code = if WITH_ERROR_CODE.contains(&vector) {
         8
     } else {
         0
     };
-    let mut cs = [0; 8];
-    let read = cpu.read_virtual(rsp.wrapping_add(8 + error_code), &mut cs);
-    Ok(read && cs[0] & 3 == 3)
+    let mut frame = [[0; 8]; 4];
+    let read = cpu.read_virtual(rsp.wrapping_add(error_code), frame.as_flattened_mut());
+    Ok(read.then(|| frame.map(u64::from_le_bytes)))
 }
 
 /// Where SYSENTER goes. KVM's SVM has the low half of it (`svm_get_msr` of arch/x86/kvm/svm/svm.c), as a CPU of
@@ -350,6 +373,17 @@ mod tests {
         let mut recorder = running(9);
         recorder.give_up(2, Began::Vector(0xfd));
         assert_eq!(recorder.take(), None);
+    }
+
+    #[test]
+    fn only_a_return_that_is_to_fault_keeps_other_ways_in_from_being_recorded() {
+        let armed = |began| Recorder::Armed {
+            entries: vec![(1, began)],
+            limit: 9,
+        };
+        assert!(armed(Began::FaultingReturn(13)).waits_for_return());
+        assert!(!armed(Began::Vector(13)).waits_for_return());
+        assert!(!running(9).waits_for_return());
     }
 
     #[test]

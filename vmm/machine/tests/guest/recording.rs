@@ -18,6 +18,10 @@ pub(crate) fn list(suite: &mut Suite) {
         }
     });
     suite.stepping("an_exception_is_recorded", an_exception_is_recorded);
+    suite.stepping(
+        "a_return_that_faults_is_recorded_and_no_entry_before_it",
+        a_return_that_faults_is_recorded_and_no_entry_before_it,
+    );
     suite.stepping("a_syscall_is_recorded", a_syscall_is_recorded);
     suite.stepping(
         "an_invpcid_is_recorded_with_its_descriptor",
@@ -157,6 +161,7 @@ guest!(
 unsafe extern "C" {
     safe static HANDLER: u8;
     safe static UD_HANDLER: u8;
+    safe static GP_HANDLER: u8;
     safe static TIMER_HANDLER: u8;
     safe static WATCHED: u8;
 }
@@ -301,6 +306,62 @@ fn a_record_ends_at_its_limit_and_the_guest_goes_on() {
     assert_eq!(path(&record), offsets(address(&HANDLER), &[0, 1]));
     moves_on(&mut guest);
     assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+// Counts in CPL 3; order 0 makes it raise a #UD, of which the return raises a #GP, as there is no such code
+// segment. The return from that goes where the first was to go.
+guest!(
+    FAULTING_RETURN,
+    "
+    call rt_setup
+    mov edi, 6
+    lea rax, [rip + 31f]
+    call rt_gate
+    mov edi, 13
+    lea rax, [rip + GP_HANDLER]
+    call rt_gate
+    lea rax, [rip + 21f]
+    jmp rt_user
+21: inc qword ptr [r15]
+    cmp dword ptr [r15 - 60], 0
+    je 21b
+    mov dword ptr [r15 - 60], 0
+    ud2
+    jmp 21b
+31: add qword ptr [rsp], 2
+    mov word ptr [rsp + 8], 0xfffb
+    iretq
+    .globl GP_HANDLER
+GP_HANDLER:
+    mov rsp, qword ptr [rsp + 32]       # that of the frame that could not be returned to
+    mov word ptr [rsp + 8], 0x2b
+    iretq
+    "
+);
+
+fn a_return_that_faults_is_recorded_and_no_entry_before_it() {
+    let faulting = Began::FaultingReturn(13);
+    let mut guest = counting(Guest::new(&FAULTING_RETURN));
+    guest
+        .machine
+        .arm(0, 100, &[Began::Vector(6), faulting])
+        .unwrap();
+    guest.order(0, 1);
+    // The #UD that comes before it was waited for as well.
+    assert_eq!(fetch(&mut guest).began, Began::Vector(6));
+    guest.machine.arm(0, 100, &[faulting]).unwrap();
+    guest.order(0, 1);
+    let record = fetch(&mut guest);
+    assert_eq!((record.began, record.ended), (faulting, Ended::User));
+    assert_eq!(path(&record), offsets(address(&GP_HANDLER), &[0, 5, 12]));
+    assert_eq!(record.check(faulting), Ok(()));
+    moves_on(&mut guest);
+    // A #GP of the same vector that does not come from a return is none.
+    guest.machine.arm(0, 100, &[Began::Vector(13)]).unwrap();
+    guest.order(0, 1);
+    moves_on(&mut guest);
+    assert_eq!(guest.machine.record(0).unwrap(), None);
+    guest.stop();
 }
 
 guest!(

@@ -244,7 +244,14 @@ impl<'a> Fake<'a> {
                 self.alias += 0x1111;
                 results = [arg - self.script.lazy, self.alias, 0, 0];
             }
-            Command::ReadCounters => self.mailbox.text.set(self.counters().as_bytes()),
+            Command::ReadCounters => self
+                .mailbox
+                .text
+                .set(self.counters(self.stormed.get()).as_bytes()),
+            Command::ReadBootCounters => {
+                let early = self.script.counters == Counting::BeforeTasks;
+                self.mailbox.text.set(self.counters(early).as_bytes());
+            }
             Command::ReadInterrupts => self.mailbox.text.set(self.interrupts().as_bytes()),
             Command::ReadVersion => self.mailbox.text.set(b"Linux 6.12.1-fake #1 SMP x86_64"),
             Command::Signal => {
@@ -330,7 +337,8 @@ impl<'a> Fake<'a> {
             .store(self.mailbox.control.seq.load(SeqCst), SeqCst);
     }
 
-    fn counters(&self) -> String {
+    /// What the counters say once the storm was there (`stormed`), or before.
+    fn counters(&self, stormed: bool) -> String {
         let counting = self.script.counters;
         if counting == Counting::Absent {
             return String::new();
@@ -340,9 +348,11 @@ impl<'a> Fake<'a> {
         }
         let mut text = "cpu deferred_text deferred_tlb caught_up pending\n".to_owned();
         for cpu in 0..self.plan.roles.len() {
-            let counted = self.stormed.get()
-                && self.isolated().contains(&cpu)
-                && self.script.ipis_per_operation == 0
+            let role = self.plan.roles[cpu];
+            let counted = stormed
+                && (role == Role::Isolated
+                    || role == Role::Housekeeping && counting == Counting::Everywhere)
+                && (self.script.ipis_per_operation == 0 || counting == Counting::BeforeTasks)
                 && counting != Counting::NothingDeferred;
             let storm = self.plan.scenario.storm;
             let all = storm.operations * self.plan.scenario.entries.len() as u64;
@@ -402,6 +412,9 @@ impl<'a> Fake<'a> {
                 self.enters(
                     cpu,
                     match (order.vector(), order) {
+                        (Some(vector), Order::BadIret | Order::DoubleFault) => {
+                            Began::FaultingReturn(vector)
+                        }
                         (Some(vector), _) => Began::Vector(vector),
                         (None, Order::Sysenter) => Began::Sysenter,
                         (None, Order::CompatSyscall) => Began::CompatSyscall,

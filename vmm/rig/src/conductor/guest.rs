@@ -126,7 +126,15 @@ pub trait Guest {
     /// The machine's.
     fn follow(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure>;
 
-    /// The records of such interrupts that have ended since this was asked last. `None`: one is being
+    /// Has each call of the functions at `addresses` that `cpu` makes recorded from now on, as
+    /// [`Guest::follow`] does interrupts.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn follow_calls(&self, cpu: usize, limit: usize, addresses: &[u64]) -> Result<(), Failure>;
+
+    /// The records of such interrupts and calls that have ended since this was asked last. `None`: one is being
     /// recorded.
     ///
     /// # Errors
@@ -237,6 +245,10 @@ impl Guest for Machine {
 
     fn follow(&self, cpu: usize, limit: usize, vectors: &[u8]) -> Result<(), Failure> {
         Ok(Machine::follow(self, cpu, limit, vectors)?)
+    }
+
+    fn follow_calls(&self, cpu: usize, limit: usize, addresses: &[u64]) -> Result<(), Failure> {
+        Ok(Machine::follow_calls(self, cpu, limit, addresses)?)
     }
 
     fn followed(&self, cpu: usize) -> Result<Option<Vec<Record>>, Failure> {

@@ -1,7 +1,8 @@
-//! What isolated vCPUs execute for the IPIs of a storm: followed part by part.
+//! What isolated vCPUs execute for the IPIs of a storm, and their sender for itself: followed part by part.
 
 use std::time::Instant;
 
+use ipirig_abi::Role;
 use ipirig_evidence::Handled;
 use ipirig_evidence::vectors::CALL_FUNCTION;
 
@@ -11,6 +12,8 @@ use super::{Conductor, Ended};
 /// hundred, unless the kernel has to account for time first; softirqs that come after it have
 /// thousands.
 const HANDLER_MAX: usize = 20_000;
+/// The same of one call that changes text or mappings: the sender waits in it while handlers are stepped.
+const CALL_MAX: usize = 100_000;
 
 impl Conductor<'_> {
     /// Has the handlers of call-function IPIs followed on isolated vCPUs, or no more, where the scenario
@@ -23,6 +26,15 @@ impl Conductor<'_> {
         for cpu in self.isolated.clone() {
             self.machine(|guest| guest.follow(cpu, HANDLER_MAX, vectors))?;
         }
+        // The functions are watched there in any case.
+        let points = self.watched.iter().flat_map(|watched| &watched.points);
+        let addresses: Vec<u64> = points
+            .filter(|_| follow)
+            .map(|point| point.address)
+            .collect();
+        for cpu in self.plan.cpus(Role::Control) {
+            self.machine(|guest| guest.follow_calls(cpu, CALL_MAX, &addresses))?;
+        }
         Ok(())
     }
 
@@ -32,7 +44,14 @@ impl Conductor<'_> {
         if !self.plan.scenario.expect.handlers || self.guest.cannot_stop().is_some() {
             return Ok(());
         }
-        for cpu in self.isolated.clone() {
+        let senders = self.plan.cpus(Role::Control);
+        for cpu in self
+            .isolated
+            .iter()
+            .copied()
+            .chain(senders)
+            .collect::<Vec<_>>()
+        {
             loop {
                 if let Some(records) = self.machine(|guest| guest.followed(cpu))? {
                     let handled = |record| Handled { part, cpu, record };

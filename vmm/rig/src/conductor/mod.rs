@@ -39,7 +39,7 @@ use ipirig_machine::{StopReason, Wakeup};
 pub use guest::{Failure, Guest, Place};
 pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
 
-use ipirig_evidence::guest_text;
+use ipirig_evidence::guest_text::{self, Counters};
 use ipirig_evidence::ledger::changes::Watched;
 use ipirig_evidence::ledger::{Ledger, Snapshot};
 use ipirig_scenario::plan::Plan;
@@ -229,6 +229,7 @@ struct Conductor<'a> {
 struct Booted {
     module: bool,
     version: String,
+    at_boot: Result<Option<Counters>, String>,
     before: KernelView,
     ledger_before: Snapshot,
     layout: Result<Arc<KernelLayout>, String>,
@@ -313,12 +314,14 @@ impl<'a> Conductor<'a> {
         self.start_trace(&layout)?;
         self.enter(Phase::Before);
         let version = self.read(Command::ReadVersion)?;
+        let at_boot = self.counters(Command::ReadBootCounters)?;
         self.machine(|guest| guest.catch_up())?;
         let ledger_before = self.ledger.snapshot();
         let before = self.kernel_view()?;
         Ok(Booted {
             module,
             version,
+            at_boot,
             before,
             ledger_before,
             layout,
@@ -347,6 +350,7 @@ impl<'a> Conductor<'a> {
             module: booted.module,
             version: booted.version,
             window,
+            at_boot: booted.at_boot,
             before: booted.before,
             after,
             ledger_before: booted.ledger_before,
@@ -426,11 +430,17 @@ impl<'a> Conductor<'a> {
     }
 
     fn kernel_view(&mut self) -> Result<KernelView, Ended> {
-        let counters = self.read(Command::ReadCounters)?;
+        let counters = self.counters(Command::ReadCounters)?;
         let interrupts = self.read(Command::ReadInterrupts)?;
         Ok(KernelView {
-            counters: guest_text::parse_counters(&counters).map_err(|error| error.to_string()),
+            counters,
             interrupts: guest_text::parse_interrupts(&interrupts),
         })
+    }
+
+    /// The deferral counters that `command` reads; the inner error is that they make no sense.
+    fn counters(&mut self, command: Command) -> Result<Result<Option<Counters>, String>, Ended> {
+        let text = self.read(command)?;
+        Ok(guest_text::parse_counters(&text).map_err(|error| error.to_string()))
     }
 }

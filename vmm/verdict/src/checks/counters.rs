@@ -1,4 +1,4 @@
-//! Does the kernel itself say that it held work back, and did it later?
+//! Does the kernel itself say that it deferred work, where it may and nowhere else, and did it later?
 
 use ipirig_abi::Role;
 use ipirig_evidence::Evidence;
@@ -29,6 +29,13 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
             return Check::new(COUNTERS, Verdict::Error, words);
         }
     };
+    let misplaced = match misplaced(plan, evidence, after) {
+        Ok(misplaced) => misplaced,
+        Err(words) => return Check::new(COUNTERS, Verdict::Error, words),
+    };
+    if !misplaced.is_empty() {
+        return worst(COUNTERS, misplaced);
+    }
     if plan.scenario.expect.delivered() {
         // What must be delivered may come with other work that may be deferred.
         let words =
@@ -57,6 +64,44 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
         (status, format!("CPU {cpu}: {words}"))
     });
     worst(COUNTERS, findings.collect())
+}
+
+/// What was deferred for CPUs for which nothing may be, as they have no entry from user mode that does it
+/// later in time: housekeeping CPUs never, and isolated ones until their task is started. `Err`: counters
+/// that cannot be judged.
+fn misplaced(
+    plan: &Plan,
+    evidence: &Evidence,
+    after: &Counters,
+) -> Result<Vec<(Verdict, String)>, String> {
+    let at_boot = match &evidence.at_boot {
+        Ok(Some(at_boot)) => at_boot,
+        Ok(None) => return Err("the kernel's counters came or went during the run".to_owned()),
+        Err(words) => return Err(words.clone()),
+    };
+    let has_task = plan.scenario.vcpus.isolated_in.has_task();
+    let deferred = |counters: &Counters, cpu: usize| {
+        counters.get(&cpu).map_or(0, |counts| {
+            counts.deferred_text.saturating_add(counts.deferred_tlb)
+        })
+    };
+    let findings = plan.roles.iter().enumerate().filter_map(|(cpu, role)| {
+        let (deferred, why) = match role {
+            Role::Control | Role::Housekeeping => (deferred(after, cpu), ", which is not isolated"),
+            Role::Isolated if has_task => {
+                (deferred(at_boot, cpu), " between boot and its first task")
+            }
+            Role::Isolated => (deferred(after, cpu), ", which has had no task"),
+            Role::Absent => return None,
+        };
+        (deferred > 0).then(|| {
+            (
+                Verdict::Violated,
+                format!("CPU {cpu}: {deferred} deferred{why}"),
+            )
+        })
+    });
+    Ok(findings.collect())
 }
 
 /// Judges one CPU, to which `sent` IPIs were sent in the window, of which `ipis` is the judgement.

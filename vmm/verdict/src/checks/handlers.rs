@@ -24,17 +24,17 @@ const PAGE_SHIFT: u32 = 12;
 
 /// What one interrupt did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Work {
+pub(super) struct Work {
     serialised: bool,
     /// All translations of kernel memory that is not global were cleared.
-    flushed: bool,
+    pub(super) flushed: bool,
     /// Pages whose translations were cleared one by one.
-    pages: BTreeSet<u64>,
+    pub(super) pages: BTreeSet<u64>,
 }
 
 impl Work {
     /// What was executed before the return.
-    fn of(record: &Record) -> Self {
+    pub(super) fn of(record: &Record) -> Self {
         let mut decoder = Decoder::new();
         let mut work = Self::default();
         let steps = match (record.ended, record.steps.split_last()) {

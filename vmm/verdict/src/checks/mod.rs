@@ -9,6 +9,7 @@ mod handlers;
 mod ipis;
 mod isolation;
 mod joined;
+mod sender;
 pub(crate) mod soundness;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -39,6 +40,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         soundness::no_way_round(evidence),
     ];
     checks.extend(handlers::handler_work(plan, evidence));
+    checks.extend(sender::sender_work(plan, evidence));
     checks.extend(causes::housekeeping_ipis(plan, evidence));
     checks.extend(waits::sender_waits(plan, evidence));
     checks.extend(entry::changes_watched(plan, evidence));

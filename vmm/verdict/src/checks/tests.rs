@@ -11,6 +11,7 @@ mod cross_check;
 mod faults;
 mod joined;
 mod kinds;
+mod misplaced;
 mod overall;
 mod paging;
 mod unwatched;

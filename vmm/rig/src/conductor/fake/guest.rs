@@ -171,6 +171,11 @@ impl Guest for Fake<'_> {
         Ok(())
     }
 
+    fn follow_calls(&self, cpu: usize, _limit: usize, _addresses: &[u64]) -> Result<(), Failure> {
+        assert!(!self.isolated().contains(&cpu));
+        Ok(())
+    }
+
     fn followed(&self, _cpu: usize) -> Result<Option<Vec<Record>>, Failure> {
         Ok(Some(vec![]))
     }

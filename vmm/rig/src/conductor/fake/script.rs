@@ -143,6 +143,10 @@ pub enum Counting {
     NeverCaughtUp,
     /// One of the deferred things is forgotten.
     OneForgotten,
+    /// Something was deferred for each CPU before there was a task.
+    BeforeTasks,
+    /// What is deferred for isolated CPUs is deferred for housekeeping ones as well.
+    Everywhere,
 }
 
 /// When something happens.

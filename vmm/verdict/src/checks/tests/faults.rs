@@ -98,6 +98,20 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
         ),
         (
             Script {
+                counters: Counting::BeforeTasks,
+                ..Script::default()
+            },
+            vec![(COUNTERS, Violated)],
+        ),
+        (
+            Script {
+                counters: Counting::Everywhere,
+                ..Script::default()
+            },
+            vec![(COUNTERS, Violated)],
+        ),
+        (
+            Script {
                 ipis_per_operation: 3,
                 ..Script::default()
             },

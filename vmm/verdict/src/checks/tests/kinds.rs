@@ -10,6 +10,8 @@ use ipirig_evidence::ledger::{Delivery, Detail, Write};
 use ipirig_evidence::vectors::Kind;
 use ipirig_evidence::{Evidence, Handled, Sequence, Window};
 
+use ipirig_rig::conductor::fake_kernel;
+
 use super::*;
 
 /// IPIs of these causes to the vCPU `cpu`.
@@ -167,6 +169,8 @@ fn handled(part: usize, code: &[[u8; 2]]) -> Handled {
 }
 
 const NOP: [u8; 2] = [0x66, 0x90];
+/// mov cr3, rax
+const CR3: [u8; 3] = [0x0f, 0x22, 0xd8];
 /// It serialises.
 const CPUID: [u8; 2] = [0x0f, 0xa2];
 
@@ -179,6 +183,7 @@ fn handlers(text: &[[u8; 2]], texts: usize, tlbs: usize) -> (Verdict, String, Ve
     let (plan, mut evidence) = evidence("handler-work", None, script);
     let mut all = vec![handled(0, text); texts];
     all.extend(vec![cr3(); tlbs]);
+    all.extend(sender(CPUID, CR3));
     evidence.windows[0].handled = all;
     let check = named(HANDLER_WORK, &plan, &evidence);
     let (checks, _) = judge(&plan, &evidence);
@@ -193,11 +198,84 @@ fn cr3() -> Handled {
             rip: 0xffff_ffff_8100_0000 - 3,
             ..Registers::default()
         },
-        code: Code::new(&[0x0f, 0x22, 0xd8]),
+        code: Code::new(&CR3),
         descriptor: None,
     };
     one.record.steps.insert(0, mov);
     one
+}
+
+/// Three pokes and a flush of the sender, in each of which it executes this and returns.
+fn sender(poke: [u8; 2], flush: [u8; 3]) -> Vec<Handled> {
+    let call = |part: usize, function: u64, code: &[u8]| {
+        let step = |rip, code: &[u8]| Step {
+            registers: Registers {
+                rip,
+                ..Registers::default()
+            },
+            code: Code::new(code),
+            descriptor: None,
+        };
+        let mut one = handled(part, &[]);
+        (one.cpu, one.record.cpu, one.record.began) = (0, 0, Began::Call);
+        let back = function + code.len() as u64;
+        one.record.steps = vec![step(function, code), step(back, &[0xc3])];
+        one
+    };
+    let mut all = vec![call(0, fake_kernel::TEXT_POKE, &poke); 3];
+    all.push(call(1, fake_kernel::FLUSH, &flush));
+    // A page.
+    for step in &mut all[3].record.steps {
+        step.registers.general[6] = 0x1000;
+    }
+    all
+}
+
+#[test]
+fn a_sender_that_does_not_do_its_own_share_is_violated_though_others_do_theirs() {
+    let judged = |own: Vec<Handled>| {
+        let script = Script {
+            ipis_per_operation: 3,
+            ..Script::default()
+        };
+        let (plan, mut evidence) = evidence("handler-work", None, script);
+        let mut all = vec![handled(0, &[CPUID]); 3];
+        all.extend(vec![cr3(); 2]);
+        all.extend(own);
+        evidence.windows[0].handled = all;
+        let check = named(SENDER_WORK, &plan, &evidence);
+        let (checks, _) = judge(&plan, &evidence);
+        (check.status, check.evidence, overall(&plan, &checks))
+    };
+    let (status, words, verdict) = judged(sender(CPUID, CR3));
+    let expected = "vCPU 0: in each of 3 pokes it serialised its own stream; vCPU 0: in each of 1 \
+                    flushes it cleared its own translations";
+    assert_eq!((status, &*words, verdict), (Held, expected, Held));
+
+    let (status, words, verdict) = judged(sender(CPUID, [0x0f, 0x1f, 0x00]));
+    let expected = "vCPU 0: flush 1 of 1 returned after 2 instructions without having cleared its own \
+                    translations";
+    assert_eq!((status, &*words, verdict), (Violated, expected, Violated));
+    let (status, words, _) = judged(sender(NOP, CR3));
+    let expected = "vCPU 0: poke 1 of 3 returned after 2 instructions without having serialised its \
+                    own stream";
+    assert_eq!((status, &*words), (Violated, expected));
+
+    // What was not followed, or not to the end, proves nothing.
+    let (status, words, verdict) = judged(vec![]);
+    let expected = "vCPU 0: 0 pokes were followed, of at least 3; vCPU 0: 0 flushes were followed, of \
+                    at least 1";
+    assert_eq!((status, &*words, verdict), (Error, expected, Error));
+    let mut cut = sender(NOP, CR3);
+    cut[0].record.ended = Ended::Limit;
+    cut[1].record.steps.remove(0);
+    cut.swap(1, 2);
+    assert_eq!(judged(cut).0, Violated);
+    let mut cut = sender(CPUID, [0x0f, 0x1f, 0x00]);
+    cut[3].record.ended = Ended::Limit;
+    let (status, words, _) = judged(cut);
+    let expected = "vCPU 0: 1 of 1 flushes were not followed to the end";
+    assert_eq!((status, &*words), (Error, expected));
 }
 
 #[test]
