@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipirig_evidence::Sequence;
-use ipirig_evidence::blame::{Blame, Deferrable, Taken};
+use ipirig_evidence::blame::{Attribution, Deferrable, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
 use ipirig_evidence::ledger::{Delivery, Detail, Write};
 use ipirig_evidence::vectors::Kind;
@@ -36,8 +36,8 @@ fn taken(time_ns: u64) -> Detail {
     })
 }
 
-fn blame(cause: &str, number: u32, count: u64) -> Blame {
-    Blame {
+fn blame(cause: &str, number: u32, count: u64) -> Attribution {
+    Attribution {
         cause: cause.to_owned(),
         deferrable: Deferrable::Yes,
         kind: "call-function-single".to_owned(),
