@@ -1,6 +1,6 @@
 //! The document of an observation.
 
-use ipirig_verdict::observation::{Observation, Report};
+use ipirig_observation::{Observation, Report};
 use serde::Serialize;
 
 use crate::RunDocument;

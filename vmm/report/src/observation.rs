@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::origins::Origin;
+use ipirig_observation::{CommandReport, Observation, Report, Visited};
 use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
-use ipirig_verdict::observation::{CommandReport, Observation, Report, Visited};
 use ipirig_verdict::result::RunResult;
 
 use crate::attribution::{Account, To};

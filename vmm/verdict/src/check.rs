@@ -144,7 +144,7 @@ pub(crate) fn joined(name: &'static str, findings: Vec<(Verdict, String)>) -> Ch
 }
 
 /// Joins what was found, worst first: the status of the worst and the words of all that share it.
-pub(crate) fn worst(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
+pub fn worst(name: &'static str, findings: Vec<(Verdict, String)>) -> Check {
     let rank = |status| match status {
         Verdict::Violated => 3,
         Verdict::Error => 2,

@@ -29,7 +29,7 @@ pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
 }
 
 /// What `judged` makes of what was seen, with all that is the same for every run.
-pub(crate) fn finish<E>(
+pub fn finish<E>(
     setup: &Setup,
     outcome: Outcome<E>,
     judged: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> RunResult,
@@ -82,7 +82,7 @@ fn without_machine(error: &MachineError) -> Verdict {
 }
 
 /// What it means that there is no evidence.
-pub(crate) fn without_evidence(ended: &Ended) -> Verdict {
+pub fn without_evidence(ended: &Ended) -> Verdict {
     match ended {
         Ended::Lacking { .. } => Verdict::Skipped,
         _ => Verdict::Error,

@@ -2,7 +2,7 @@
 //!
 //! The way through: evidence → [`checks`] (named, each with what it rests on; the comparison of
 //! `ipirig-crosscheck` is one) → the verdict on a run → [`result`] → [`suite`] (several runs) → [`exit`]
-//! (the code). [`conclude`] goes that way for a scenario's run, [`observation`] for one of a user's
+//! (the code). [`conclude()`] goes that way for a scenario's run, `ipirig-observation` for one of a user's
 //! command.
 //!
 //! What this crate does not do: run a guest (`ipirig-rig` does), write a result (`ipirig-document`),
@@ -12,10 +12,9 @@
 
 pub mod check;
 pub mod checks;
-mod conclude;
+pub mod conclude;
 pub mod entry;
 pub mod exit;
-pub mod observation;
 pub mod overall;
 pub mod result;
 pub mod suite;

@@ -243,7 +243,7 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
 }
 
 /// The same of nanoseconds.
-pub(crate) fn seconds_of_ns(nanoseconds: u64) -> f64 {
+pub fn seconds_of_ns(nanoseconds: u64) -> f64 {
     seconds(Duration::from_nanos(nanoseconds))
 }
 

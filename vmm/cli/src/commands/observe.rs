@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use ipirig_document::ObservationDocument;
 use ipirig_guest::stock::StockRequest;
+use ipirig_observation::{Report, conclude};
 use ipirig_report::observation::render;
 use ipirig_rig::observe::files::{self, Extra};
 use ipirig_rig::observe::{ObservationPlan, load, observe as observe_on, plan};
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::not_run;
-use ipirig_verdict::observation::{Report, conclude};
 
 use super::check_interrupt;
 use super::host::host;

@@ -10,7 +10,7 @@ mod ipis;
 mod isolation;
 mod joined;
 mod sender;
-pub(crate) mod soundness;
+pub mod soundness;
 #[cfg(test)]
 pub(crate) mod tests;
 mod waits;

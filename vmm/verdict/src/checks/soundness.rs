@@ -90,7 +90,7 @@ fn pretended(plan: &Plan, evidence: &Evidence) -> Option<String> {
 
 /// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to
 /// nobody: it may have been meant for an isolated vCPU.
-pub(crate) fn nothing_lost(evidence: &Evidence) -> Check {
+pub fn nothing_lost(evidence: &Evidence) -> Check {
     let ledger = &evidence.ledger;
     let undeliverable: u64 = ledger.cpus.iter().map(|cpu| cpu.window.undeliverable).sum();
     let mut lost = Vec::new();
@@ -131,7 +131,7 @@ pub(crate) fn nothing_lost(evidence: &Evidence) -> Check {
 ///
 /// The ledger's two snapshots lie just outside the kernel's two readings, so ours may be more,
 /// never less.
-pub(crate) fn no_way_round(evidence: &Evidence) -> Check {
+pub fn no_way_round(evidence: &Evidence) -> Check {
     let rows: [(&str, &[u8]); 3] = [
         ("CAL", &CALL_FUNCTION),
         ("RES", &RESCHEDULE),

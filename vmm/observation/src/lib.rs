@@ -1,5 +1,10 @@
 //! What an observation found. It judges nothing unless it is told a number: what makes it
 //! fail is that something was lost, or that the isolated vCPUs did not run.
+//!
+//! The checks that it has in common with a scenario's run are `ipirig-verdict`'s; the observation itself is made
+//! by `ipirig-rig`, written by `ipirig-document` and shown by `ipirig-report`.
+
+#![forbid(unsafe_code)]
 
 mod judge;
 #[cfg(test)]
@@ -20,9 +25,9 @@ use ipirig_rig::observe::ObservationPlan;
 use ipirig_rig::run::{Outcome, Setup};
 use ipirig_scenario::plan::Plan;
 
-use crate::check::{Check, RUN, Verdict};
-use crate::conclude::{self, not_run, without_evidence};
-use crate::result::{KernelInfo, RunResult, seconds_of_ns};
+use ipirig_verdict::check::{Check, RUN, Verdict};
+use ipirig_verdict::conclude::{self, not_run, without_evidence};
+use ipirig_verdict::result::{KernelInfo, RunResult, seconds_of_ns};
 
 /// All there is to say about an observation: a run's result, and beside its fields these.
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@ use ipirig_rig::conductor::Observed;
 use ipirig_rig::observe::ObservationPlan;
 use ipirig_scenario::plan::Plan;
 
-use crate::check::{Check, ISOLATED_IPIS, Verdict, worst};
-use crate::checks::soundness::{no_way_round, nothing_lost};
+use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict, worst};
+use ipirig_verdict::checks::soundness::{no_way_round, nothing_lost};
 
 /// The command ran, and the isolated vCPUs did all the while.
 pub(super) const OBSERVED: &str = "observed";
