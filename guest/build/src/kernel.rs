@@ -120,7 +120,7 @@ pub(crate) fn build(
         let Some(touched) = touched else {
             let linux = work.scratch.join("linux");
             let steps = recipe.build(&patches, &linux, work)?;
-            return keep(&linux, work, Keep::Move, |release, compiler| {
+            return keep(&linux, work, Keep::Move, &|release, compiler| {
                 manifest(release, compiler, steps)
             });
         };
@@ -132,7 +132,7 @@ pub(crate) fn build(
                     recipe.patch(&extra, &names, linux, work)?;
                 }
                 let steps = recipe.compile(&names, &TARGETS, None, linux, work)?;
-                keep(linux, work, Keep::Copy, |release, compiler| {
+                keep(linux, work, Keep::Copy, &|release, compiler| {
                     manifest(release, compiler, steps)
                 })
             })
@@ -171,19 +171,27 @@ pub(crate) enum Keep {
     Copy,
 }
 
+/// The kernel's own way to make a headers package: scripts/package/builddeb uses it. Linux 6.1 does not
+/// have it yet.
+const PACK_HEADERS: &str = "scripts/package/install-extmod-build";
+
+/// Whether [`keep`] works in this tree.
+pub(crate) fn can_pack_headers(tree: &Path) -> bool {
+    tree.join(PACK_HEADERS).exists()
+}
+
 /// Copies what is worth keeping out of a tree of more than a gigabyte.
-fn keep(
+pub(crate) fn keep(
     tree: &Path,
     work: &Work,
     how: Keep,
-    manifest: impl FnOnce(String, String) -> Manifest,
+    manifest: &dyn Fn(String, String) -> Manifest,
 ) -> Result<(), GuestError> {
-    // The kernel's own way to make a headers package: scripts/package/builddeb uses it.
     recipe::make(tree)
         .arg("run-command")
         // For a shell: the store has seen to it that the path needs no quotes.
         .arg(format!(
-            "KBUILD_RUN_COMMAND=scripts/package/install-extmod-build {}",
+            "KBUILD_RUN_COMMAND={PACK_HEADERS} {}",
             work.out.join("tree").display()
         ))
         .run("keeping what modules need", &work.log, |_| {})?;
@@ -195,7 +203,7 @@ pub(crate) fn keep_kernel(
     tree: &Path,
     work: &Work,
     how: Keep,
-    manifest: impl FnOnce(String, String) -> Manifest,
+    manifest: &dyn Fn(String, String) -> Manifest,
 ) -> Result<(), GuestError> {
     for (from, to) in [
         ("vmlinux", "vmlinux"),

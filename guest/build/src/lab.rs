@@ -66,7 +66,7 @@ pub fn build(jobs: Option<NonZeroUsize>, progress: &dyn Progress) -> Result<LabK
         let steps = recipe.build(&recipe.series, &linux, work)?;
         let from = linux.join(BZIMAGE);
         fs::rename(&from, work.out.join("bzImage")).map_err(GuestError::io("keep", &from))?;
-        keep_kernel(&linux, work, Keep::Move, |release, compiler| Manifest {
+        keep_kernel(&linux, work, Keep::Move, &|release, compiler| Manifest {
             flavour: Flavour::Lab,
             release,
             package: source.package.clone(),

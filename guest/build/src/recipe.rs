@@ -46,6 +46,10 @@ impl Recipe<'_> {
         ingredients.add("sha256", &self.source.sha256);
         ingredients.add("patches", &patches.to_string());
         self.fragments.add_to(&mut ingredients);
+        if self.fragments.flavour == Flavour::Stock {
+            // Those that were built before had nothing that a module could be built against.
+            ingredients.add("kept", "headers");
+        }
         ingredients.key()
     }
 
@@ -75,8 +79,6 @@ impl Recipe<'_> {
         self.patch(patches, "", linux, work)?;
         self.configure(linux, work)?;
         let targets: &[&str] = match self.fragments.flavour {
-            // No module is built for it.
-            Flavour::Stock => &["vmlinux"],
             Flavour::Lab => &["vmlinux", "bzImage"],
             _ => &TARGETS,
         };

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::config::Fragments;
-use crate::kernel::{Keep, Manifest, earlier_steps, keep_kernel, read_manifest};
+use crate::kernel::{self, Keep, Manifest, earlier_steps, read_manifest};
+use crate::module::{self, Headers};
 use crate::patches::Patches;
 use crate::recipe::Recipe;
 use crate::source::{self, Source};
-use crate::store::Store;
-use crate::{Flavour, GuestError, Places, Progress, tools};
+use crate::store::{Slot, Store};
+use crate::{Flavour, GuestError, Initramfs, Places, Progress, agent, initramfs, tools};
 
 /// What makes a stock kernel's slot whole.
 const FILES: [&str; 5] = [
@@ -54,6 +55,10 @@ pub struct StockKernel {
     pub release: String,
     /// The Debian version of the source, or the name of the user's file.
     pub package: String,
+    /// What modules are built against. `None`: the source is older than scripts/package/install-extmod-build.
+    pub headers: Option<PathBuf>,
+    /// The hash of everything that went into the kernel.
+    pub key: String,
     /// Whether it was built by this call rather than found in the cache.
     pub fresh: bool,
 }
@@ -84,7 +89,41 @@ pub fn cached(version: &str) -> Result<Option<StockKernel>, GuestError> {
     if FILES.iter().any(|name| !dir.join(name).exists()) {
         return Ok(None);
     }
-    finished(&dir, false).map(Some)
+    let fresh = false;
+    finished(Slot { dir, key, fresh }).map(Some)
+}
+
+/// The initramfs for a stock kernel: the agent, and the module if one can be built for it.
+///
+/// # Errors
+///
+/// See [`GuestError`].
+pub fn initramfs(kernel: &StockKernel, progress: &dyn Progress) -> Result<Initramfs, GuestError> {
+    let places = Places::find()?;
+    let store = Store::open(&places.cache)?;
+    let module = match &kernel.headers {
+        Some(tree) => {
+            let headers = Headers {
+                tree: tree.clone(),
+                key: kernel.key.clone(),
+                arguments: vec![],
+            };
+            Some(module::build(&store, &places, &headers, progress)?)
+        }
+        None => {
+            progress.note(&format!(
+                "linux {} gets no module: its source cannot pack what one is built against",
+                kernel.package
+            ));
+            None
+        }
+    };
+    let agent = agent::build(&store, &places, progress)?;
+    initramfs::build(&store, &agent, module.as_ref()).map(|built| Initramfs {
+        fresh: agent.fresh || built.fresh,
+        path: built.path,
+        key: built.key,
+    })
 }
 
 fn build_at(
@@ -110,7 +149,12 @@ fn build_at(
         tools::ensure(&work.log, progress)?;
         let linux = work.scratch.join("linux");
         let steps = recipe.build(&recipe.series, &linux, work)?;
-        keep_kernel(&linux, work, Keep::Move, |release, compiler| Manifest {
+        let keep = if kernel::can_pack_headers(&linux) {
+            kernel::keep
+        } else {
+            kernel::keep_kernel
+        };
+        keep(&linux, work, Keep::Move, &|release, compiler| Manifest {
             flavour: Flavour::Stock,
             release,
             package: source.package.clone(),
@@ -119,7 +163,7 @@ fn build_at(
             steps,
         })
     })?;
-    finished(&slot.dir, slot.fresh)
+    finished(slot)
 }
 
 fn recipe<'a>(
@@ -142,14 +186,18 @@ fn recipe<'a>(
     })
 }
 
-fn finished(dir: &Path, fresh: bool) -> Result<StockKernel, GuestError> {
-    let manifest = read_manifest(dir)?;
+fn finished(slot: Slot) -> Result<StockKernel, GuestError> {
+    let Slot { dir, key, fresh } = slot;
+    let manifest = read_manifest(&dir)?;
+    let headers = dir.join("tree");
     Ok(StockKernel {
         vmlinux: dir.join("vmlinux"),
         config: dir.join("config"),
         log: dir.join("build.log"),
         release: manifest.release,
         package: manifest.package,
+        headers: headers.join("Module.symvers").exists().then_some(headers),
+        key: key.to_string(),
         fresh,
     })
 }

@@ -189,10 +189,6 @@ pub(crate) struct ObserveArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=63))]
     pub(crate) isolated: u8,
-    /// A kernel as Debian ships its source, built here; without this and --kernel, the reference
-    /// kernel
-    #[arg(long, value_name = "VERSION", conflicts_with_all = ["kernel", "tree"])]
-    pub(crate) stock: Option<String>,
     /// A file that the guest is to have [default for GUEST: /bin/NAME]
     #[arg(long, value_name = "HOST[:GUEST]")]
     pub(crate) file: Vec<String>,
@@ -304,12 +300,13 @@ pub(crate) struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 22] = [
+const NOT_WITH_FROM: [&str; 23] = [
     "vcpus",
     "apic",
     "deferral",
     "kernel",
     "tree",
+    "stock",
     "without",
     "initramfs",
     "pin",

@@ -50,6 +50,10 @@ pub(crate) struct RunOptions {
     /// in a directory of the cache
     #[arg(long, requires = "tree")]
     pub(crate) build: bool,
+    /// A kernel as Debian ships its source, built here, and a module for it: 7.2, 6.12 and what else apt
+    /// offers. It defers nothing
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["kernel", "tree", "initramfs"])]
+    pub(crate) stock: Option<String>,
     /// An initramfs with the agent, for --kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initramfs: Option<PathBuf>,
@@ -88,6 +92,9 @@ pub(crate) struct RunOptions {
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// Where the kernel of --stock comes from.
+    #[arg(skip)]
+    pub(crate) package: Option<String>,
     /// The verdict is on isolation alone; an option of the commands that give one.
     #[arg(skip)]
     pub(crate) isolation_only: bool,

@@ -47,16 +47,18 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
 
 fn stock(request: &StockRequest, progress: &Progress) -> Result<Code, Failure> {
     let kernel = ipirig_guest::stock::build(request, progress)?;
+    let initramfs = ipirig_guest::stock::initramfs(&kernel, progress)?;
     let state = if kernel.fresh {
         "built"
     } else {
         "already built"
     };
     print(&format!(
-        "{state}: Linux {} from {}, unpatched\nkernel     {}\nconfig     {}\nlog        {}\n",
+        "{state}: Linux {} from {}, unpatched\nkernel     {}\ninitramfs  {}\nconfig     {}\nlog        {}\n",
         kernel.release,
         kernel.package,
         kernel.vmlinux.display(),
+        initramfs.path.display(),
         kernel.config.display(),
         kernel.log.display()
     ))?;

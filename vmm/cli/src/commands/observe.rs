@@ -5,36 +5,33 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ipirig_document::ObservationDocument;
-use ipirig_guest::stock::StockRequest;
 use ipirig_observation::{Report, conclude};
 use ipirig_report::observation::render;
 use ipirig_rig::observe::files::{self, Extra};
 use ipirig_rig::observe::{ObservationPlan, load, observe as observe_on, plan};
-use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::not_run;
 
 use super::check_interrupt;
 use super::host::host;
 use super::run::{check_files, kernel_files, options, print_both, setup};
-use crate::args::ObserveArgs;
+use crate::args::{ObserveArgs, RunOptions};
 use crate::failure::Failure;
 use crate::output::{check_writable, say, write_file};
 use crate::progress::Progress;
 
-/// MiB of guest memory for a stock kernel as it is configured here.
-const MEMORY_STOCK_MIB: u64 = 256;
-
 pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     // An agent of the user's own may have others.
-    if args.options.initramfs.is_none() || args.options.tree.is_some() {
+    let RunOptions {
+        tree,
+        stock,
+        initramfs,
+        ..
+    } = &args.options;
+    if initramfs.is_none() || tree.is_some() || stock.is_some() {
         load::check(&args.command).map_err(Failure::usage)?;
     }
-    let mut options = options(&args.options);
-    if args.stock.is_some() {
-        options.memory_mib = options.memory_mib.or(Some(MEMORY_STOCK_MIB));
-    }
-    let plan = plan(usize::from(args.isolated), options).map_err(Failure::usage)?;
+    let plan = plan(usize::from(args.isolated), options(&args.options)).map_err(Failure::usage)?;
     check_files(&args.options)?;
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;
@@ -64,10 +61,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         }
     };
     let progress = Progress::new(args.options.console);
-    let kernel = match &args.stock {
-        Some(version) => stock(version, args.options.initramfs.as_deref(), &progress)?,
-        None => kernel_files(&args.options, plan.scenario.kernel, &progress)?,
-    };
+    let kernel = kernel_files(&args.options, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
     let outcome = observe_on(host, &setup, &wishes, &|phase| {
@@ -79,31 +73,6 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         write_file(path, &observation.command.output).map_err(Failure::usage)?;
     }
     publish(&report, json.as_deref())
-}
-
-/// The files of a stock kernel, which has no module.
-fn stock(
-    version: &str,
-    initramfs: Option<&Path>,
-    progress: &Progress,
-) -> Result<KernelFiles, Failure> {
-    let request = StockRequest {
-        version: version.to_owned(),
-        source: None,
-        update: false,
-        jobs: None,
-    };
-    let kernel = ipirig_guest::stock::build(&request, progress)?;
-    let initramfs = match initramfs {
-        Some(path) => path.to_owned(),
-        None => ipirig_guest::initramfs_without_module(progress)?.path,
-    };
-    Ok(KernelFiles {
-        kernel: kernel.vmlinux,
-        initramfs,
-        package: Some(format!("{}, unpatched", kernel.package)),
-        series: None,
-    })
 }
 
 fn publish(report: &Report, json: Option<&Path>) -> Result<Code, Failure> {

@@ -248,7 +248,7 @@ pub(super) fn kernel_files(
     Ok(KernelFiles {
         kernel: kernel.to_owned(),
         initramfs,
-        package: None,
+        package: args.package.clone(),
         series: None,
     })
 }

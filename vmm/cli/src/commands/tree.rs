@@ -1,16 +1,32 @@
-//! `--tree`: the kernel of the user's tree in the place of `--kernel` and `--initramfs`.
+//! `--tree` and `--stock`: the kernel of the user's tree, or one as Debian ships it, in the place of `--kernel` and
+//! `--initramfs`.
 
 use std::path::Path;
 
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
+use ipirig_guest::stock::{self, StockRequest};
 
 use crate::args::RunOptions;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Progress;
 
-/// Puts the files of `--tree` where those of `--kernel` would be.
+/// Puts the files of `--tree` or `--stock` where those of `--kernel` would be.
 pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
+    if let Some(version) = &options.stock {
+        let request = StockRequest {
+            version: version.clone(),
+            source: None,
+            update: false,
+            jobs: None,
+        };
+        let progress = Progress::new(false);
+        let kernel = stock::build(&request, &progress)?;
+        options.initramfs = Some(stock::initramfs(&kernel, &progress)?.path);
+        options.kernel = Some(kernel.vmlinux);
+        options.package = Some(format!("{}, unpatched", kernel.package));
+        return Ok(());
+    }
     let Some(dir) = &options.tree else {
         return Ok(());
     };
