@@ -9,6 +9,15 @@ use crate::error::LostOption;
 use crate::key::Ingredients;
 use crate::{Flavour, GuestError};
 
+/// What the fragments ask for that not all flavours have.
+fn own_text(dir: &Path, flavour: Flavour) -> Result<String, GuestError> {
+    let read = |name| {
+        let path = dir.join(name);
+        fs::read_to_string(&path).map_err(GuestError::io("read", path))
+    };
+    flavour.own_fragments().iter().map(read).collect()
+}
+
 /// The fragments of a flavour: those that all have, in the order of their names, then its own. A
 /// later one overrides an earlier one.
 #[derive(Debug)]
@@ -24,9 +33,9 @@ impl Fragments {
     /// Reads `DIR/*.config`, but for other flavours' own.
     pub(crate) fn read(dir: &Path, flavour: Flavour) -> Result<Self, GuestError> {
         let somebodys_own = |path: &Path| {
-            let owners = Flavour::ALL.iter().filter_map(|f| f.own_fragment());
+            let mut own = Flavour::ALL.iter().flat_map(|f| f.own_fragments());
             path.file_name()
-                .is_some_and(|name| owners.into_iter().any(|own| name == own))
+                .is_some_and(|name| own.any(|own| name == *own))
         };
         let does_without = |path: &Path| {
             let mut names = flavour.left_out().iter();
@@ -46,18 +55,15 @@ impl Fragments {
             }
         }
         files.sort();
-        files.extend(flavour.own_fragment().map(|name| dir.join(name)));
+        files.extend(flavour.own_fragments().iter().map(|name| dir.join(name)));
         let mut text = String::new();
         for file in files {
             text.push_str(&fs::read_to_string(&file).map_err(GuestError::io("read", &file))?);
             text.push('\n');
         }
-        let required = match (flavour, flavour.own_fragment()) {
+        let required = match flavour {
             // Of many versions: options came and went. What its own fragment asks for, it is for.
-            (Flavour::Stock, Some(own)) => {
-                let own = dir.join(own);
-                fs::read_to_string(&own).map_err(GuestError::io("read", own))?
-            }
+            Flavour::Stock => own_text(dir, flavour)?,
             _ => text.clone(),
         };
         Ok(Self {
@@ -70,11 +76,7 @@ impl Fragments {
 
     /// The flavour's own fragment alone, for a kernel that has nothing in common with the guests'.
     pub(crate) fn alone(dir: &Path, flavour: Flavour) -> Result<Self, GuestError> {
-        let mut text = String::new();
-        if let Some(own) = flavour.own_fragment() {
-            let own = dir.join(own);
-            text = fs::read_to_string(&own).map_err(GuestError::io("read", own))?;
-        }
+        let text = own_text(dir, flavour)?;
         Ok(Self {
             dir: dir.to_owned(),
             flavour,
@@ -197,6 +199,7 @@ mod tests {
         let dir = directory(&[
             ("z.config", "CONFIG_Z=y"),
             ("tracing.config", "CONFIG_T=y"),
+            ("rt.config", "CONFIG_R=y"),
             ("a.config", "CONFIG_A=y"),
         ]);
         let text = |flavour| {
@@ -207,6 +210,10 @@ mod tests {
         assert_eq!(
             text(Flavour::Tracing),
             "CONFIG_A=y\nCONFIG_Z=y\nCONFIG_T=y\n"
+        );
+        assert_eq!(
+            text(Flavour::Rt),
+            "CONFIG_A=y\nCONFIG_Z=y\nCONFIG_T=y\nCONFIG_R=y\n"
         );
     }
 

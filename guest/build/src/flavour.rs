@@ -15,6 +15,8 @@ pub enum Flavour {
     /// Has tracepoints, kprobes, the function tracer, BPF and sockets, for scenarios that toggle
     /// them. Takes longer to build and to boot.
     Tracing,
+    /// As [`Flavour::Tracing`], with PREEMPT_RT.
+    Rt,
     /// Not the reference kernel, but source as Debian ships it ([`crate::stock`]).
     Stock,
     /// No guest's kernel at all, but that of an emulated host ([`crate::lab`]).
@@ -23,7 +25,7 @@ pub enum Flavour {
 
 impl Flavour {
     /// Every flavour of the reference kernel.
-    pub const ALL: [Self; 2] = [Self::Fast, Self::Tracing];
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Tracing, Self::Rt];
 
     /// As typed and printed.
     #[must_use]
@@ -31,19 +33,21 @@ impl Flavour {
         match self {
             Self::Fast => "fast",
             Self::Tracing => "tracing",
+            Self::Rt => "rt",
             Self::Stock => "stock",
             Self::Lab => "lab",
         }
     }
 
-    /// The fragment that no other flavour has, if there is one. It comes after those that all have.
-    pub(crate) const fn own_fragment(self) -> Option<&'static str> {
+    /// The fragments that not all flavours have. They come after those that all have, in this order.
+    pub(crate) const fn own_fragments(self) -> &'static [&'static str] {
         match self {
-            Self::Fast => None,
-            Self::Tracing => Some("tracing.config"),
+            Self::Fast => &[],
+            Self::Tracing => &["tracing.config"],
+            Self::Rt => &["tracing.config", "rt.config"],
             // In a directory of its own: the reference kernel knows nothing of it.
-            Self::Stock => Some("stock/stock.config"),
-            Self::Lab => Some("lab/lab.config"),
+            Self::Stock => &["stock/stock.config"],
+            Self::Lab => &["lab/lab.config"],
         }
     }
 
@@ -51,7 +55,7 @@ impl Flavour {
     /// and the further ways into the kernel, which no stock kernel is asked about.
     pub(crate) const fn left_out(self) -> &'static [&'static str] {
         match self {
-            Self::Fast | Self::Tracing => &[],
+            Self::Fast | Self::Tracing | Self::Rt => &[],
             Self::Stock | Self::Lab => &["compat.config", "deferral.config"],
         }
     }
@@ -62,6 +66,7 @@ impl Flavour {
         match self {
             Self::Fast => 1130,
             Self::Tracing => 1300,
+            Self::Rt => 1300,
             Self::Stock => 1600,
             Self::Lab => 1500,
         }
@@ -81,8 +86,11 @@ mod tests {
     #[test]
     fn all_are_listed_once_under_the_names_that_a_manifest_keeps() {
         let names = Flavour::ALL.map(|f| serde_json::to_value(f).expect("a string"));
-        assert_eq!(names, ["fast", "tracing"]);
-        assert_eq!(Flavour::ALL.map(|f| f.to_string()), ["fast", "tracing"]);
+        assert_eq!(names, ["fast", "tracing", "rt"]);
+        assert_eq!(
+            Flavour::ALL.map(|f| f.to_string()),
+            ["fast", "tracing", "rt"]
+        );
         assert_eq!(Flavour::default(), Flavour::Fast);
     }
 }

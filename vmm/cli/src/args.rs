@@ -122,7 +122,8 @@ pub(crate) enum GuestCommand {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_BUILD)]
 pub(crate) struct GuestBuildArgs {
-    /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF
+    /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF; rt: the
+    /// same with PREEMPT_RT
     #[arg(long, value_enum, default_value_t = Flavour::Fast)]
     pub(crate) flavour: Flavour,
     /// Instead of it, a kernel as Debian ships its source: 7.2, 6.12, 6.1 and what else apt offers
@@ -300,10 +301,11 @@ pub(crate) struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 23] = [
+const NOT_WITH_FROM: [&str; 24] = [
     "vcpus",
     "apic",
     "deferral",
+    "flavour",
     "kernel",
     "tree",
     "stock",

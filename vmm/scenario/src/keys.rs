@@ -24,8 +24,11 @@ pub(crate) const FURTHER: [(&str, Role); 2] = [
     ("housekeeping", Role::Housekeeping),
     ("isolated", Role::Isolated),
 ];
-pub(crate) const KERNELS: [(&str, Kernel); 2] =
-    [("fast", Kernel::Fast), ("tracing", Kernel::Tracing)];
+pub(crate) const KERNELS: [(&str, Kernel); 3] = [
+    ("fast", Kernel::Fast),
+    ("tracing", Kernel::Tracing),
+    ("rt", Kernel::Rt),
+];
 pub(crate) const MODES: [(&str, Mode); 5] = [
     ("user", Mode::User),
     ("kernel", Mode::Kernel),

@@ -31,6 +31,8 @@ pub struct Options {
     pub pin: Option<Vec<usize>>,
     /// Guest memory in MiB; `None`: [`MEMORY_REFERENCE_MIB`] or [`MEMORY_OWN_MIB`].
     pub memory_mib: Option<u64>,
+    /// The flavour of the reference kernel; `None`: what the scenario asks for.
+    pub kernel: Option<Kernel>,
     /// The kernel is the user's own, not the reference kernel.
     pub own_kernel: bool,
     /// More kernel command line.
@@ -171,7 +173,11 @@ impl Plan {
     ///
     /// See [`PlanError`].
     pub fn new(mut scenario: Scenario, options: Options) -> Result<Self, PlanError> {
-        if options.cross_check {
+        if let Some(kernel) = options.kernel {
+            scenario.kernel = kernel;
+        }
+        // Every other one has what it reads.
+        if options.cross_check && scenario.kernel == Kernel::Fast {
             scenario.kernel = Kernel::Tracing;
         }
         let roles = roles(&scenario, options.vcpus)?;
@@ -186,7 +192,7 @@ impl Plan {
         let memory_mib = options.memory_mib.unwrap_or(match scenario.kernel {
             _ if options.own_kernel => MEMORY_OWN_MIB,
             Kernel::Fast => MEMORY_REFERENCE_MIB,
-            Kernel::Tracing => MEMORY_TRACING_MIB,
+            Kernel::Tracing | Kernel::Rt => MEMORY_TRACING_MIB,
         });
         if !MEMORY_MIB.contains(&memory_mib) {
             return Err(PlanError::Memory { asked: memory_mib });

@@ -56,6 +56,8 @@ pub enum Kernel {
     Fast,
     /// With tracepoints, kprobes, the function tracer and BPF.
     Tracing,
+    /// The same, with PREEMPT_RT.
+    Rt,
 }
 
 /// Where a vCPU is.

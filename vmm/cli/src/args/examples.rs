@@ -88,6 +88,8 @@ Examples:
   ipirig run static-key-flip --kernel bzImage --append 'loglevel=7' --console
   ipirig run --group text --ktap - | tools/testing/kunit/kunit.py parse
   ipirig run all --junit report.xml
+  ipirig run all --flavour rt                the reference kernel with PREEMPT_RT
+  ipirig run all --stock 7.2                 Debian's source of 7.2, which defers nothing
   ipirig run all --tree ~/linux              the kernel built there, and a module for it
   git bisect run ipirig run static-key-flip --bisect --tree . --build
 

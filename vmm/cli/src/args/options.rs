@@ -39,6 +39,10 @@ pub(crate) struct RunOptions {
     /// Whether the kernel is told to defer IPIs
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub(crate) deferral: Switch,
+    /// Which reference kernel; rt: with tracing and PREEMPT_RT [default: what the scenario
+    /// needs]
+    #[arg(long, value_enum, conflicts_with_all = ["kernel", "tree", "stock"])]
+    pub(crate) flavour: Option<Flavour>,
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
@@ -50,8 +54,8 @@ pub(crate) struct RunOptions {
     /// in a directory of the cache
     #[arg(long, requires = "tree")]
     pub(crate) build: bool,
-    /// A kernel as Debian ships its source, built here, and a module for it: 7.2, 6.12 and what else apt
-    /// offers. It defers nothing
+    /// A kernel as Debian ships its source, built here, with a module for it: 7.2, 6.12 and
+    /// what else apt offers. It defers nothing
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["kernel", "tree", "initramfs"])]
     pub(crate) stock: Option<String>,
     /// An initramfs with the agent, for --kernel
@@ -104,6 +108,7 @@ pub(crate) struct RunOptions {
 pub(crate) enum Flavour {
     Fast,
     Tracing,
+    Rt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

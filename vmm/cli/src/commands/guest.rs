@@ -102,6 +102,7 @@ impl From<args::Flavour> for Flavour {
         match flavour {
             args::Flavour::Fast => Self::Fast,
             args::Flavour::Tracing => Self::Tracing,
+            args::Flavour::Rt => Self::Rt,
         }
     }
 }

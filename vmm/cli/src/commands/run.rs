@@ -159,6 +159,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         no_deferral: args.deferral == Switch::Off,
         pin: args.pin.clone(),
         memory_mib: args.memory,
+        kernel: args.flavour.map(Into::into),
         own_kernel: args.kernel.is_some(),
         append: args.append.clone(),
         without: args.without.clone(),
@@ -258,6 +259,7 @@ pub(super) fn flavour(kernel: Kernel) -> Flavour {
     match kernel {
         Kernel::Fast => Flavour::Fast,
         Kernel::Tracing => Flavour::Tracing,
+        Kernel::Rt => Flavour::Rt,
     }
 }
 
@@ -330,4 +332,14 @@ fn print_all(people: &dyn Fn(Paint) -> String, files: &[(PathBuf, String)]) -> R
         write_file(path, text).map_err(Failure::usage)?;
     }
     Ok(())
+}
+
+impl From<crate::args::Flavour> for Kernel {
+    fn from(flavour: crate::args::Flavour) -> Self {
+        match flavour {
+            crate::args::Flavour::Fast => Self::Fast,
+            crate::args::Flavour::Tracing => Self::Tracing,
+            crate::args::Flavour::Rt => Self::Rt,
+        }
+    }
 }
