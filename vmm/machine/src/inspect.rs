@@ -137,6 +137,15 @@ impl Machine {
             .map_err(failed("KVM_SET_GUEST_DEBUG"))
     }
 
+    /// Has a vCPU go on that stands at an instruction, and writes nothing down of it.
+    ///
+    /// # Errors
+    /// The vCPU does not answer, or an ioctl failed.
+    pub fn release(&self, cpu: usize) -> Result<(), MachineError> {
+        self.on(cpu, Vcpu::release)?
+            .map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
     /// What was executed after an event, once that is over.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ Examples:
   ipirig sweep                               every path, every event
   ipirig sweep syscall syscall-exit --event nmi
   ipirig sweep --point nmi@syscall+5         this point again
+  ipirig sweep sender-flip --event entry     the sender's side
   ipirig sweep --shard 2/8 --json part2.json
   ipirig lab -- sweep syscall --event nmi    without /dev/kvm: on an emulated host
 
@@ -18,6 +19,9 @@ instrumentable code back to user space. At each of them each event comes once, a
 put back in between:
   nmi, timer, reschedule   the CPU is interrupted there
   flip, vunmap             the CPU stands there while the control vCPU patches text or frees memory
+The paths sender-flip and sender-vunmap are the control vCPU's own: what decides whom such an
+operation interrupts. Their event is
+  entry                    the control vCPU stands there while the isolated one enters the kernel
 
 A cell of a strip is an instruction: `.` held, `X` violated, `-` missed (the CPU cannot take the
 event there), `?` error. What is violated is explained below the strips, with the command that

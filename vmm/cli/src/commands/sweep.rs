@@ -8,7 +8,7 @@ use ipirig_report::sweep::view;
 use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, Scenario};
-use ipirig_sweep::{EventName, PathName, PointName, Side};
+use ipirig_sweep::{EventName, PathName, PointName, Sender, Side};
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
@@ -79,14 +79,26 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
     let shard = args.shard.parse().map_err(Failure::usage)?;
     if let Some(point) = &args.point {
         let point: PointName = point.parse().map_err(Failure::usage)?;
+        let sender = Sender::find(&point.path);
+        if sender.is_some() != point.event.is_of_sender() {
+            return Err(Failure::usage(anyhow!(
+                "`entry` is the event of the paths sender-flip and sender-vunmap, and of no others"
+            )));
+        }
         return Ok(SweepErrand {
-            paths: vec![path(&point.path)?],
+            paths: match sender {
+                Some(_) => vec![],
+                None => vec![path(&point.path)?],
+            },
+            senders: sender.into_iter().collect(),
             events: vec![point.event],
             only: Some(point),
             shard,
         });
     }
+    let mut senders = Vec::new();
     let paths = if args.paths.is_empty() {
+        senders.extend(Sender::ALL);
         let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
         // Those that not every host has only by name.
         EntryKind::ALL
@@ -95,8 +107,15 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
             .flat_map(sides)
             .collect()
     } else {
-        let find = |name: &String| path(&name.parse().map_err(Failure::usage)?);
-        args.paths.iter().map(find).collect::<Result<_, _>>()?
+        let mut paths = Vec::new();
+        for name in &args.paths {
+            let name: PathName = name.parse().map_err(Failure::usage)?;
+            match Sender::find(&name) {
+                Some(sender) => senders.push(sender),
+                None => paths.push(path(&name)?),
+            }
+        }
+        paths
     };
     let events = if args.event.is_empty() {
         EventName::ALL.to_vec()
@@ -106,6 +125,7 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
     };
     Ok(SweepErrand {
         paths,
+        senders,
         events,
         only: None,
         shard,
@@ -116,7 +136,8 @@ fn path(name: &PathName) -> Result<(EntryKind, Side), Failure> {
     let entry = EntryKind::find(&name.entry).ok_or_else(|| {
         let all = EntryKind::ALL.map(EntryKind::name).join(", ");
         Failure::usage(anyhow!(
-            "no path is called `{name}`; the entry kinds are {all}, each with or without -exit"
+            "no path is called `{name}`; the entry kinds are {all}, each with or without -exit; and there are sender-flip and \
+             sender-vunmap"
         ))
     })?;
     Ok((entry, name.side))

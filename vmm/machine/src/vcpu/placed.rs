@@ -164,6 +164,11 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Has a vCPU go on that stands at the instruction of its event, with nothing written down.
+    pub(crate) fn release(&mut self) -> Result<(), errno::Error> {
+        self.forget_stops()
+    }
+
     /// Drops what was asked for.
     pub(super) fn forget_placed(&mut self) {
         self.placing = None;

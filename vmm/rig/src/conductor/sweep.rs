@@ -1,6 +1,7 @@
 //! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
 //! instruction. It does not judge; `ipirig-sweep` does.
 
+mod sender;
 mod ways;
 
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, Ground, Outcome, PathResult, PlannedPath, PlannedPoint, PointName, PointResult,
-    Sent, Shard, Side, judge,
+    Sender, Sent, Shard, Side, judge,
 };
 
 use super::mailbox::post_order;
@@ -40,6 +41,8 @@ const PAGES: u64 = 1;
 pub struct SweepErrand {
     /// The paths, in order.
     pub paths: Vec<(EntryKind, Side)>,
+    /// The operations whose sender is looked at, in order.
+    pub senders: Vec<Sender>,
     /// The events.
     pub events: Vec<EventName>,
     /// Only this point.
@@ -129,6 +132,22 @@ struct Way {
     whole: std::rc::Rc<Passage>,
 }
 
+/// On whose path a point is.
+#[derive(Clone, Copy)]
+enum Scene<'w> {
+    Target(&'w Way),
+    Sender(&'w sender::SenderWay),
+}
+
+impl<'w> Scene<'w> {
+    fn path(self) -> &'w PlannedPath {
+        match self {
+            Self::Target(way) => &way.path,
+            Self::Sender(way) => &way.sender.path,
+        }
+    }
+}
+
 impl Sweep<'_, '_> {
     fn all(
         &mut self,
@@ -137,21 +156,28 @@ impl Sweep<'_, '_> {
         tick: &dyn Fn(&Swept),
     ) -> Result<(), Ended> {
         let ways = self.ways(errand, swept)?;
+        let senders = self.senders(errand, swept)?;
         let mut planned = Vec::new();
-        for way in &ways {
-            for &event in &errand.events {
-                planned.extend(way.path.points.iter().map(|point| (way, event, point)));
+        for &event in &errand.events {
+            let of_target = ways.iter().filter(|_| !event.is_of_sender());
+            let of_sender = senders.iter().filter(|_| event.is_of_sender());
+            let scenes = of_target
+                .map(Scene::Target)
+                .chain(of_sender.map(Scene::Sender));
+            for scene in scenes {
+                let points = scene.path().points.iter();
+                planned.extend(points.map(|point| (scene, event, point)));
             }
         }
         let wanted: Vec<_> = planned
             .into_iter()
-            .map(|(way, event, point)| {
+            .map(|(scene, event, point)| {
                 let name = PointName {
-                    path: way.path.name.clone(),
+                    path: scene.path().name.clone(),
                     event,
                     number: point.number,
                 };
-                (way, point, name)
+                (scene, point, name)
             })
             .filter(|(_, _, name)| errand.only.as_ref().is_none_or(|only| only == name))
             .enumerate()
@@ -160,7 +186,7 @@ impl Sweep<'_, '_> {
             .collect();
         swept.planned = wanted.len();
         let began = Instant::now() - swept.took;
-        for (way, point, name) in wanted {
+        for (scene, point, name) in wanted {
             if swept.points.iter().any(|done| done.point == name) {
                 continue;
             }
@@ -173,7 +199,10 @@ impl Sweep<'_, '_> {
                 Some(rule) => (Outcome::Missed(rule), None),
                 None => {
                     swept.run += 1;
-                    self.point(way, point, name.event)?
+                    match scene {
+                        Scene::Target(way) => self.point(way, point, name.event)?,
+                        Scene::Sender(way) => self.sender_point(way, point)?,
+                    }
                 }
             };
             swept.current = None;
@@ -197,7 +226,7 @@ impl Sweep<'_, '_> {
                 EventName::Nmi => Event::Nmi,
                 EventName::Timer => Event::Interrupt(LOCAL_TIMER),
                 EventName::Reschedule => Event::Interrupt(RESCHEDULE),
-                EventName::Flip | EventName::Vunmap => Event::Stand,
+                EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
             },
             rip: point.rip,
             rsp: point.rsp,
@@ -208,8 +237,8 @@ impl Sweep<'_, '_> {
             limit: PASSAGE_MAX,
         };
         let operation = match event {
-            EventName::Flip => Some((Command::Flip, [1, 0, 0, 0])),
-            EventName::Vunmap => Some((Command::Vunmap, [1, PAGES, 0, 0])),
+            EventName::Flip => Some(operation(Sender::Flip)),
+            EventName::Vunmap => Some(operation(Sender::Vunmap)),
             _ => None,
         };
         let Some((passage, sent)) = self.passage(way.entry, at, operation)? else {
@@ -239,29 +268,44 @@ impl Sweep<'_, '_> {
         }
         let mut sent = None;
         if stands {
-            if !self.wait_until(Placed::Stands)? {
+            if !self.wait_until(cpu, Placed::Stands)? {
                 return Ok(None);
             }
             if let Some((command, args)) = operation {
                 let before = self.sent_to_target();
                 self.conductor.begin_command(command, args);
-                let deadline = Instant::now() + SENDER;
-                let mut looks = 0;
-                while self.sent_to_target() == before
-                    && !self.conductor.acknowledged()
-                    && Instant::now() < deadline
-                {
-                    self.look_again(&mut looks)?;
-                }
-                sent = Some(Sent {
-                    ipis: self.sent_to_target() - before,
-                    done_meanwhile: self.conductor.acknowledged(),
-                    done: false,
-                });
+                sent = Some(self.watch_sender(before)?);
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
-        if !self.wait_until(Placed::Over)? {
+        self.back(entry, sent)
+    }
+
+    /// Waits until the sender has sent the target an IPI, or is done. `before`: how many it had sent.
+    fn watch_sender(&mut self, before: u64) -> Result<Sent, Ended> {
+        let deadline = Instant::now() + SENDER;
+        let mut looks = 0;
+        while self.sent_to_target() == before
+            && !self.conductor.acknowledged()
+            && Instant::now() < deadline
+        {
+            self.look_again(&mut looks)?;
+        }
+        Ok(Sent {
+            ipis: self.sent_to_target() - before,
+            done_meanwhile: self.conductor.acknowledged(),
+            done: false,
+        })
+    }
+
+    /// Waits until the target is back in user space, and an operation over.
+    fn back(
+        &mut self,
+        entry: EntryKind,
+        mut sent: Option<Sent>,
+    ) -> Result<Option<(Passage, Option<Sent>)>, Ended> {
+        let cpu = self.cpu;
+        if !self.wait_until(cpu, Placed::Over)? {
             return Ok(None);
         }
         let Some(passage) = self.real(|machine| Ok(machine.passage(cpu)?))? else {
@@ -336,9 +380,8 @@ impl Sweep<'_, '_> {
         }
     }
 
-    fn wait_until(&mut self, wanted: Placed) -> Result<bool, Ended> {
+    fn wait_until(&mut self, cpu: usize, wanted: Placed) -> Result<bool, Ended> {
         let deadline = Instant::now() + PATIENCE;
-        let cpu = self.cpu;
         let mut looks = 0;
         loop {
             let placed = self.real(|machine| Ok(machine.placed(cpu)))?;
@@ -391,6 +434,14 @@ impl Sweep<'_, '_> {
         job: impl FnOnce(&Machine) -> Result<T, super::Failure>,
     ) -> Result<T, Ended> {
         self.conductor.real(job)
+    }
+}
+
+/// The command that carries out one operation.
+fn operation(sender: Sender) -> (Command, [u64; 4]) {
+    match sender {
+        Sender::Flip => (Command::Flip, [1, 0, 0, 0]),
+        Sender::Vunmap => (Command::Vunmap, [1, PAGES, 0, 0]),
     }
 }
 
