@@ -2,8 +2,6 @@
 //!
 //! Each call is carried out on the vCPU's own thread, between two runs of the guest.
 
-use std::sync::atomic::Ordering;
-
 use ipirig_entry::passage::{EventAt, Passage};
 use ipirig_entry::{Began, Record};
 use vm_memory::{Bytes, GuestAddress};
@@ -124,7 +122,7 @@ impl Machine {
     pub fn placed(&self, cpu: usize) -> Placed {
         let slot = self.fleet.slots.get(cpu);
         slot.map_or(Placed::Waiting, |slot| {
-            slot.placed.load(Ordering::SeqCst).into()
+            slot.placed().into()
         })
     }
 

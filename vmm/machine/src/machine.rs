@@ -29,9 +29,11 @@ mod checkpoint;
 mod error;
 mod make;
 mod save;
+mod still;
 
 pub use checkpoint::{Beginning, Checkpoint, Follow, Raise};
 pub use error::MachineError;
+pub use still::Still;
 pub(crate) use error::failed;
 use error::host;
 pub(crate) use make::ResolvedConfig;
