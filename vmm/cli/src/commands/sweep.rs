@@ -24,6 +24,9 @@ use crate::progress::Progress;
 
 /// The scenario whose guest is swept.
 const SCENARIO: &str = "entry-matrix";
+/// Why there is nothing to be swept.
+const NO_POINTS: &str =
+    "`entry` is the event of the paths sender-flip and sender-vunmap, and they have no other";
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -142,9 +145,7 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
         let point: PointName = point.parse().map_err(Failure::usage)?;
         let sender = Sender::find(&point.path);
         if sender.is_some() != point.event.is_of_sender() {
-            return Err(Failure::usage(anyhow!(
-                "`entry` is the event of the paths sender-flip and sender-vunmap, and of no others"
-            )));
+            return Err(Failure::usage(anyhow!(NO_POINTS)));
         }
         return Ok(SweepErrand {
             paths: match sender {
@@ -180,12 +181,19 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
         }
         paths
     };
-    let events = if args.event.is_empty() {
+    let events: Vec<EventName> = if args.event.is_empty() {
         EventName::ALL.to_vec()
     } else {
         let find = |name: &String| name.parse().map_err(Failure::usage);
         args.event.iter().map(find).collect::<Result<_, _>>()?
     };
+    let applies = |event: &EventName| match event.is_of_sender() {
+        true => !senders.is_empty(),
+        false => !paths.is_empty(),
+    };
+    if !events.iter().any(applies) {
+        return Err(Failure::usage(anyhow!(NO_POINTS)));
+    }
     Ok(SweepErrand {
         paths,
         senders,
@@ -205,4 +213,49 @@ fn path(name: &PathName) -> Result<(EntryKind, Side), Failure> {
         ))
     })?;
     Ok((entry, name.side))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// Paths, senders and events of the errand that these arguments are.
+    fn errand_of(words: &str) -> Option<(Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>)> {
+        let words = ["ipirig", "sweep"].into_iter().chain(words.split(' '));
+        let Command::Sweep(args) = Args::try_parse_from(words).ok()?.command else {
+            return None;
+        };
+        let errand = errand(&args).ok()?;
+        Some((errand.paths, errand.senders, errand.events))
+    }
+
+    #[test]
+    fn a_senders_path_is_swept_with_the_senders_event_and_no_other() {
+        let syscall = (EntryKind::Syscall, Side::In);
+        let (nmi, entry) = (EventName::Nmi, EventName::Entry);
+        assert_eq!(
+            errand_of("sender-flip syscall --event nmi,entry"),
+            Some((vec![syscall], vec![Sender::Flip], vec![nmi, entry]))
+        );
+        assert_eq!(
+            errand_of("--point entry@sender-vunmap+3"),
+            Some((vec![], vec![Sender::Vunmap], vec![entry]))
+        );
+        assert_eq!(
+            errand_of("--point nmi@syscall+3"),
+            Some((vec![syscall], vec![], vec![nmi]))
+        );
+        for words in [
+            "sender-flip --event nmi",
+            "syscall --event entry",
+            "--point entry@syscall+3",
+            "--point nmi@sender-flip+3",
+            "--point entry@sender-nothing+3",
+        ] {
+            assert_eq!(errand_of(words), None, "{words}");
+        }
+    }
 }
