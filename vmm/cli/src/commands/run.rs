@@ -320,7 +320,10 @@ pub(super) fn print_both(
 
 /// Prints what is for people, and writes each of `files`. One that is to be standard output takes
 /// the place of what is for people, which then goes to standard error.
-fn print_all(people: &dyn Fn(Paint) -> String, files: &[(PathBuf, String)]) -> Result<(), Failure> {
+pub(super) fn print_all(
+    people: &dyn Fn(Paint) -> String,
+    files: &[(PathBuf, String)],
+) -> Result<(), Failure> {
     match files.iter().find(|(path, _)| is_stdout(path)) {
         Some((_, text)) => {
             say(&people(stderr_paint()));

@@ -17,7 +17,7 @@ use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, Ground, Outcome, PathResult, PlannedPath, PlannedPoint, PointName, PointResult,
-    Sender, Sent, Shard, Side, judge,
+    Sender, Sent, Shard, Side, Status, SweepResult, judge,
 };
 
 use super::mailbox::post_order;
@@ -53,6 +53,8 @@ pub struct SweepErrand {
     pub only: Option<PointName>,
     /// Which part of the points.
     pub shard: Shard,
+    /// What an earlier sweep of the same kernel came to. Its points are not visited again, but for errors.
+    pub earlier: Option<Box<SweepResult>>,
 }
 
 /// How far a sweep has come. It survives the guest.
@@ -193,6 +195,23 @@ impl Sweep<'_, '_> {
             .map(|(_, point)| point)
             .collect();
         swept.planned = wanted.len();
+        if let Some(earlier) = errand
+            .earlier
+            .as_deref()
+            .filter(|_| swept.points.is_empty())
+        {
+            if let Some(what) = earlier.differs(swept.version.as_deref(), &swept.paths) {
+                let phase = self.conductor.phase;
+                let source = format!("the earlier sweep cannot be resumed: {what}").into();
+                return Err(Ended::Machine { phase, source });
+            }
+            let again = |point: &&PointResult| {
+                point.status != Status::Error && wanted.iter().any(|(_, _, it)| *it == point.point)
+            };
+            swept
+                .points
+                .extend(earlier.points.iter().filter(again).cloned());
+        }
         let began = Instant::now() - swept.took;
         for (scene, point, name) in wanted {
             if swept.points.iter().any(|done| done.point == name) {
