@@ -121,9 +121,7 @@ impl Machine {
     #[must_use]
     pub fn placed(&self, cpu: usize) -> Placed {
         let slot = self.fleet.slots.get(cpu);
-        slot.map_or(Placed::Waiting, |slot| {
-            slot.placed().into()
-        })
+        slot.map_or(Placed::Waiting, |slot| slot.placed().into())
     }
 
     /// Has a vCPU go on that stands at an instruction ([`ipirig_entry::passage::Event::Stand`]).
