@@ -467,33 +467,3 @@ fn cache_directory_that_make_cannot_use_is_refused_at_once() {
     }
     assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
 }
-
-#[test]
-fn in_an_emulated_host_nothing_is_built_but_what_is_there_is_found() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut store = Store::open(dir.path()).expect("opened");
-    let key = || Ingredients::of("kernel", 1).key();
-    let make = |work: &crate::store::Work| {
-        fs::write(work.out.join("a"), "").map_err(GuestError::io("write", "a"))
-    };
-    store.emulated = Some("svm".into());
-    let error = store
-        .slot("kernel", key(), &["a"], &(), make)
-        .expect_err("not built");
-    assert!(matches!(error, GuestError::InLab { .. }), "{error:?}");
-    assert_eq!(error.blame(), Blame::Host);
-    store.emulated = None;
-    assert!(
-        store
-            .slot("kernel", key(), &["a"], &(), make)
-            .expect("built")
-            .fresh
-    );
-    store.emulated = Some("svm".into());
-    assert!(
-        !store
-            .slot("kernel", key(), &["a"], &(), make)
-            .expect("found")
-            .fresh
-    );
-}
