@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq, Eq)]
-    struct Entry {
+    struct ArchiveEntry {
         name: String,
         mode: u32,
         inode: u32,
@@ -102,7 +102,7 @@ mod tests {
     }
 
     /// Reads an archive as the kernel does (init/initramfs.c), and checks each boundary.
-    fn read(bytes: &[u8]) -> Vec<Entry> {
+    fn read(bytes: &[u8]) -> Vec<ArchiveEntry> {
         let mut entries = Vec::new();
         let mut at = 0;
         loop {
@@ -125,7 +125,7 @@ mod tests {
                 assert_eq!(next, bytes.len());
                 return entries;
             }
-            entries.push(Entry {
+            entries.push(ArchiveEntry {
                 name,
                 mode: field(1),
                 inode: field(0),
@@ -142,7 +142,7 @@ mod tests {
         archive.directory("dev", 0o755);
         archive.character_device("dev/console", 0o600, 5, 1);
         archive.file("init", 0o755, b"hello");
-        let entry = |name: &str, mode, inode, device, content: &[u8]| Entry {
+        let entry = |name: &str, mode, inode, device, content: &[u8]| ArchiveEntry {
             name: name.to_owned(),
             mode,
             inode,
@@ -213,7 +213,7 @@ mod tests {
             }
             let expected: Vec<_> = (1..)
                 .zip(files)
-                .map(|(inode, (name, permissions, content))| Entry {
+                .map(|(inode, (name, permissions, content))| ArchiveEntry {
                     name,
                     mode: S_IFREG | permissions,
                     inode,
