@@ -371,7 +371,7 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Blame;
+    use crate::error::ErrorClass;
 
     #[test]
     fn in_an_emulated_host_nothing_is_built_but_what_is_there_is_found() {
@@ -385,7 +385,7 @@ mod tests {
             .slot("kernel", key(), &["a"], &(), make)
             .expect_err("not built");
         assert!(matches!(error, GuestError::InLab { .. }), "{error:?}");
-        assert_eq!(error.blame(), Blame::Host);
+        assert_eq!(error.class(), ErrorClass::Host);
         store.emulated = None;
         assert!(
             store

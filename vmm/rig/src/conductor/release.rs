@@ -9,7 +9,7 @@ use ipirig_evidence::ledger::Doing;
 use ipirig_machine::clock;
 use ipirig_scenario::{EntryKind, Trigger};
 
-use super::{Conductor, Ended, Entry, NOT_PRODUCED, NoRecord};
+use super::{Conductor, Ended, EntryReport, NOT_PRODUCED, NoRecord};
 
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
 /// NMI soon twenty thousand: stepped, its handler takes long enough for the kernel to print who was
@@ -19,7 +19,7 @@ use super::{Conductor, Ended, Entry, NOT_PRODUCED, NoRecord};
 pub(super) const RECORD_MAX: usize = 300_000;
 
 /// What each isolated vCPU saw, if it was ordered to enter.
-type Released = BTreeMap<usize, Entry>;
+type Released = BTreeMap<usize, EntryReport>;
 /// What each isolated vCPU executed.
 type Records = BTreeMap<usize, Result<Record, NoRecord>>;
 
