@@ -14,7 +14,7 @@ use ipirig_abi::{Ending, TEXT_LEN};
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
-use crate::ground::Ground;
+use crate::interfaces::Interfaces;
 use crate::load;
 use crate::process;
 use crate::sys::{self, Fork};
@@ -31,8 +31,8 @@ pub(crate) struct Executed {
 }
 
 /// Runs the command of [`COMMAND_FILE`] for no longer than `limit`.
-pub(crate) fn execute(ground: &Ground<'_>, limit: Duration) -> Result<Executed, Failure> {
-    let root = ground.root;
+pub(crate) fn execute(interfaces: &Interfaces<'_>, limit: Duration) -> Result<Executed, Failure> {
+    let root = interfaces.root;
     let file = root.join(COMMAND_FILE);
     let text = fs::read(&file).during(|| format!("read {}", file.display()))?;
     let arguments = words(&text)
@@ -59,7 +59,7 @@ pub(crate) fn execute(ground: &Ground<'_>, limit: Duration) -> Result<Executed, 
     } else {
         Job::Program(find(root, &first)?, arguments)
     };
-    let pid = match start(ground, &job, &output) {
+    let pid = match start(interfaces, &job, &output) {
         // The file is there: it was looked for. So it is what the file asks for that is not.
         Err(errno @ Errno(libc::ENOENT)) => {
             let what = format!(
@@ -117,11 +117,11 @@ fn find(root: &Path, name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// Starts the job in a process of its own; its id.
-fn start(ground: &Ground<'_>, job: &Job, output: &File) -> Result<i32, Errno> {
+fn start(interfaces: &Interfaces<'_>, job: &Job, output: &File) -> Result<i32, Errno> {
     // Closes by itself when the program begins; else it carries the error.
     let (mut reader, writer) = io::pipe()?;
     let pid = match sys::fork()? {
-        Fork::Child => become_job(ground, job, output, writer),
+        Fork::Child => become_job(interfaces, job, output, writer),
         Fork::Parent(pid) => pid,
     };
     drop(writer);
@@ -137,16 +137,19 @@ fn start(ground: &Ground<'_>, job: &Job, output: &File) -> Result<i32, Errno> {
     }
 }
 
-fn become_job(ground: &Ground<'_>, job: &Job, output: &File, mut failed: PipeWriter) -> ! {
+fn become_job(interfaces: &Interfaces<'_>, job: &Job, output: &File, mut failed: PipeWriter) -> ! {
     let prepared = process::lead_group()
         .and_then(|()| process::forget_handlers())
-        .and_then(|()| process::confine(ground.housekeeping))
+        .and_then(|()| process::confine(interfaces.housekeeping))
         .and_then(|()| process::redirect(output));
     let errno = match (prepared, job) {
         (Err(errno), _) => errno,
         (Ok(()), Job::Load(arguments)) => {
             drop(failed);
-            sys::exit(load::main(arguments.get(1..).unwrap_or_default(), ground))
+            sys::exit(load::main(
+                arguments.get(1..).unwrap_or_default(),
+                interfaces,
+            ))
         }
         (Ok(()), Job::Program(path, arguments)) => {
             let program = CString::new(path.as_os_str().as_encoded_bytes()).unwrap_or_default();
@@ -188,7 +191,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
-    use crate::ground::Symbols;
+    use crate::interfaces::Symbols;
 
     /// A root with this command, and with a program `/bin/job` that is this shell script.
     fn root(command: &[u8], script: &str) -> tempfile::TempDir {
@@ -205,14 +208,14 @@ mod tests {
     }
 
     fn run(root: &Path, limit_ms: u64) -> Result<(Executed, String), String> {
-        let ground = Ground {
+        let interfaces = Interfaces {
             triggers: None,
             housekeeping: &[0],
             symbols: Symbols::default(),
             root,
             mount_tracefs: |_| Err(Errno(libc::ENODEV)),
         };
-        let executed = execute(&ground, Duration::from_millis(limit_ms))
+        let executed = execute(&interfaces, Duration::from_millis(limit_ms))
             .map_err(|failure| failure.to_string().replace(&root.display().to_string(), ""))?;
         let text = output(root, 0).unwrap();
         Ok((executed, String::from_utf8(text).unwrap()))

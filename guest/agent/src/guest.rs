@@ -13,13 +13,13 @@ use crate::device::Device;
 use crate::errno::Errno;
 use crate::execute::{self, Executed};
 use crate::failure::{During, Failure};
-use crate::ground::{Ground, Symbols, Triggers};
+use crate::interfaces::{Interfaces, Symbols, Triggers};
 use crate::mounts;
 use crate::obey::Guest;
 use crate::online;
 use crate::put::Part;
 use crate::relay;
-use crate::request::Stopped;
+use crate::request::StormError;
 use crate::sys;
 use crate::tasks::{self, Tasks};
 use crate::tracing::{Recording, Step};
@@ -51,8 +51,8 @@ impl Guest for ThisGuest {
         self.device.as_ref().map(|device| device as &dyn Triggers)
     }
 
-    fn ground(&self) -> Ground<'_> {
-        Ground {
+    fn interfaces(&self) -> Interfaces<'_> {
+        Interfaces {
             triggers: self.triggers(),
             housekeeping: &self.housekeeping,
             symbols: self.symbols.get(),
@@ -86,8 +86,8 @@ impl Guest for ThisGuest {
         self.tasks.signal(cpu)
     }
 
-    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped> {
-        let device = self.device.as_ref().ok_or(Stopped::NoModule)?;
+    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, StormError> {
+        let device = self.device.as_ref().ok_or(StormError::NoModule)?;
         Ok(relay::start(device, cpu, count)?)
     }
 
@@ -102,24 +102,24 @@ impl Guest for ThisGuest {
     }
 
     fn replug(&self, cpu: u64) -> Result<(), Failure> {
-        online::replug(self.ground().root, cpu)
+        online::replug(self.interfaces().root, cpu)
     }
 
-    fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {
-        self.recording.take(&self.ground(), step)
+    fn trace(&self, step: Step) -> Result<Vec<u8>, StormError> {
+        self.recording.take(&self.interfaces(), step)
     }
 
     fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure> {
         let handed: Vec<u8> = self.mailbox.handed.iter().collect();
-        Part::of(&handed, path_len, from, mode)?.write_below(self.ground().root)
+        Part::of(&handed, path_len, from, mode)?.write_below(self.interfaces().root)
     }
 
     fn execute(&self, limit: Duration) -> Result<Executed, Failure> {
-        execute::execute(&self.ground(), limit)
+        execute::execute(&self.interfaces(), limit)
     }
 
     fn output(&self, from: u64) -> Result<Vec<u8>, Failure> {
-        execute::output(self.ground().root, from)
+        execute::output(self.interfaces().root, from)
     }
 }
 

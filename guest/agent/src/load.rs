@@ -17,8 +17,8 @@ use ipirig_abi::observe::{NO_LOAD, ROUNDS};
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::ground::Ground;
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::Interfaces;
+use crate::request::{Progress, StormError, StormRequest};
 use crate::storms;
 use crate::storms::children::{self, Children};
 use crate::sys;
@@ -41,7 +41,7 @@ struct Load {
 /// One operation of a load.
 enum Run {
     /// One of its own.
-    Own(fn() -> Result<(), Stopped>),
+    Own(fn() -> Result<(), StormError>),
     /// One of a storm.
     Storm(StormKind),
 }
@@ -103,7 +103,7 @@ const LOADS: &[Load] = &[
 /// The command `load`: runs the loads of these names, each in a process of its own, until somebody
 /// kills them, or `--rounds N` times. Without names, tries each once and says which there are.
 /// Returns the exit code.
-pub(crate) fn main(words: &[CString], ground: &Ground<'_>) -> i32 {
+pub(crate) fn main(words: &[CString], interfaces: &Interfaces<'_>) -> i32 {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let (rounds, names) = match &words[..] {
         [flag, rest @ ..] if flag == ROUNDS => {
@@ -122,7 +122,7 @@ pub(crate) fn main(words: &[CString], ground: &Ground<'_>) -> i32 {
                 "{:<11} {:<77} {}",
                 load.name,
                 load.what,
-                offered(load, ground)
+                offered(load, interfaces)
             );
         }
         return 0;
@@ -138,7 +138,7 @@ pub(crate) fn main(words: &[CString], ground: &Ground<'_>) -> i32 {
             }
         }
     }
-    chosen.retain(|load| match once(load, ground) {
+    chosen.retain(|load| match once(load, interfaces) {
         Ok(()) => true,
         Err(why) => {
             println!("load: {}: {why}", load.name);
@@ -150,7 +150,7 @@ pub(crate) fn main(words: &[CString], ground: &Ground<'_>) -> i32 {
     }
     let mut children = Children::default();
     for load in chosen {
-        let started = children.add(|| repeat(load, rounds, ground));
+        let started = children.add(|| repeat(load, rounds, interfaces));
         if let Err(errno) = started {
             println!("load: cannot start {}: {errno}", load.name);
             return 1;
@@ -163,38 +163,38 @@ pub(crate) fn main(words: &[CString], ground: &Ground<'_>) -> i32 {
 }
 
 /// Whether the kernel has what a load needs: for a person.
-fn offered(load: &Load, ground: &Ground<'_>) -> String {
-    match once(load, ground) {
+fn offered(load: &Load, interfaces: &Interfaces<'_>) -> String {
+    match once(load, interfaces) {
         Ok(()) => "offered".to_owned(),
         Err(why) => why,
     }
 }
 
-fn once(load: &Load, ground: &Ground<'_>) -> Result<(), String> {
+fn once(load: &Load, interfaces: &Interfaces<'_>) -> Result<(), String> {
     let outcome = match load.run {
         Run::Own(run) => run(),
         Run::Storm(kind) => {
-            let asked = Asked {
+            let request = StormRequest {
                 kind,
                 operations: 1,
                 size: 0,
                 target: 0,
             };
-            storms::run(ground, &asked, &mut Progress::default())
+            storms::run(interfaces, &request, &mut Progress::default())
         }
     };
     outcome.map_err(|stopped| match stopped {
-        Stopped::NoModule => "lacking: the initramfs has no /ipirig.ko".to_owned(),
-        Stopped::Lacking(what) => format!("lacking: {what}"),
-        Stopped::Failed(failure) => format!("failed: {failure}"),
+        StormError::NoModule => "lacking: the initramfs has no /ipirig.ko".to_owned(),
+        StormError::Lacking(what) => format!("lacking: {what}"),
+        StormError::Failed(failure) => format!("failed: {failure}"),
     })
 }
 
 /// Does a load a number of times, or for ever.
-fn repeat(load: &Load, rounds: Option<u64>, ground: &Ground<'_>) -> Result<(), Errno> {
+fn repeat(load: &Load, rounds: Option<u64>, interfaces: &Interfaces<'_>) -> Result<(), Errno> {
     let mut done = 0;
     while rounds != Some(done) {
-        if let Err(why) = once(load, ground) {
+        if let Err(why) = once(load, interfaces) {
             println!("load: {}: {why}", load.name);
             sys::exit(1);
         }
@@ -204,7 +204,7 @@ fn repeat(load: &Load, rounds: Option<u64>, ground: &Ground<'_>) -> Result<(), E
     Ok(())
 }
 
-fn fork() -> Result<(), Stopped> {
+fn fork() -> Result<(), StormError> {
     Ok(children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?)
 }
 
@@ -213,10 +213,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::ground::Symbols;
+    use crate::interfaces::Symbols;
 
     fn run(names: &[&str]) -> i32 {
-        let ground = Ground {
+        let interfaces = Interfaces {
             triggers: None,
             housekeeping: &[0],
             symbols: Symbols::default(),
@@ -227,7 +227,7 @@ mod tests {
             .iter()
             .map(|&name| CString::new(name).unwrap())
             .collect();
-        main(&names, &ground)
+        main(&names, &interfaces)
     }
 
     #[test]

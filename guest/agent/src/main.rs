@@ -18,8 +18,8 @@ mod errno;
 mod exception;
 mod execute;
 mod failure;
-mod ground;
 mod guest;
+mod interfaces;
 mod load;
 mod mailbox;
 mod mounts;
@@ -55,7 +55,7 @@ use device::Device;
 use failure::{During, Failure};
 use guest::ThisGuest;
 use mailbox::Doorbell;
-use obey::{Request, Then};
+use obey::{NextAction, Request};
 use tasks::Tasks;
 use tracing::Recording;
 
@@ -180,7 +180,7 @@ fn obey(rig: &Rig, guest: &ThisGuest, request: &Request) -> Result<(), Failure> 
     answer.post(request, rig.mailbox);
     rig.doorbell.ring()?;
     match then {
-        Then::Wait => Ok(()),
-        Then::PowerOff => Err(Failure::of("reboot", sys::reboot())),
+        NextAction::Wait => Ok(()),
+        NextAction::PowerOff => Err(Failure::of("reboot", sys::reboot())),
     }
 }

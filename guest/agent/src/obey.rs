@@ -9,8 +9,8 @@ use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
 use crate::errno::Errno;
 use crate::execute::Executed;
 use crate::failure::{During, Failure};
-use crate::ground::{Ground, NO_JUMP_LABEL, Symbols, Triggers};
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::{Interfaces, NO_JUMP_LABEL, Symbols, Triggers};
+use crate::request::{Progress, StormError, StormRequest};
 use crate::storms;
 use crate::tracing::Step;
 
@@ -18,8 +18,8 @@ use crate::tracing::Step;
 pub(crate) trait Guest {
     /// The module's triggers, if the guest has the module.
     fn triggers(&self) -> Option<&dyn Triggers>;
-    /// What storms act on.
-    fn ground(&self) -> Ground<'_>;
+    /// What of the guest storms act on.
+    fn interfaces(&self) -> Interfaces<'_>;
     /// Remembers, for the storms from now on, where the kernel has what it does not export.
     fn learn(&self, symbols: Symbols);
     /// The kernel's deferral counters; empty if it has none.
@@ -33,13 +33,13 @@ pub(crate) trait Guest {
     /// Signals the isolated task of `cpu`.
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
     /// Starts `count` processes that take part in the relays of `cpu`; how many do then.
-    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped>;
+    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, StormError>;
     /// Starts a process that stays in a user-space loop on `cpu`.
     fn occupy(&self, cpu: u64) -> Result<(), Failure>;
     /// Takes `cpu` offline and brings it back.
     fn replug(&self, cpu: u64) -> Result<(), Failure>;
     /// Takes a step of recording what the kernel itself says of IPIs.
-    fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped>;
+    fn trace(&self, step: Step) -> Result<Vec<u8>, StormError>;
     /// Writes a part of a file, as [`Command::Put`] explains; the file's length.
     fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure>;
     /// Runs the command that was put for no longer than `limit`.
@@ -67,7 +67,7 @@ pub(crate) struct Answer {
 
 /// What to do once the answer is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum NextAction {
     /// Wait for the next command.
     Wait,
     /// Stop the machine.
@@ -91,7 +91,7 @@ impl Request {
     }
 
     /// Does what the command says.
-    pub(crate) fn obey(&self, guest: &impl Guest) -> (Answer, Then) {
+    pub(crate) fn obey(&self, guest: &impl Guest) -> (Answer, NextAction) {
         let text = |text: Result<Vec<u8>, Failure>| match text {
             Ok(text) => Answer::text(text),
             Err(failure) => Answer::failed([0; 4], &failure),
@@ -115,14 +115,14 @@ impl Request {
             Ok(Command::AddressSpaces) => self.address_spaces(guest),
             Ok(Command::Occupy) => Answer::new([0; 4], guest.occupy(self.args[0])),
             Ok(Command::Replug) => Answer::new([0; 4], guest.replug(self.args[0])),
-            Ok(Command::PowerOff) => return (Answer::text(Vec::new()), Then::PowerOff),
+            Ok(Command::PowerOff) => return (Answer::text(Vec::new()), NextAction::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
                 text: format!("this agent knows no command {}", self.code).into(),
                 ..Answer::text(Vec::new())
             },
         };
-        (answer, Then::Wait)
+        (answer, NextAction::Wait)
     }
 
     fn with_triggers(
@@ -139,7 +139,7 @@ impl Request {
     fn storm(
         &self,
         guest: &impl Guest,
-        run: fn(&Ground<'_>, &Asked, &mut Progress) -> Result<(), Stopped>,
+        run: fn(&Interfaces<'_>, &StormRequest, &mut Progress) -> Result<(), StormError>,
     ) -> Answer {
         let [code, operations, size, target] = self.args;
         let kind = u32::try_from(code).ok();
@@ -147,14 +147,14 @@ impl Request {
             let text = format!("this agent knows no storm {code}");
             return Answer::lacking([0; 4], text);
         };
-        let asked = Asked {
+        let request = StormRequest {
             kind,
             operations,
             size,
             target,
         };
         let mut progress = Progress::default();
-        let outcome = run(&guest.ground(), &asked, &mut progress);
+        let outcome = run(&guest.interfaces(), &request, &mut progress);
         let results = [progress.done, progress.value, 0, 0];
         match outcome {
             Ok(()) => Answer::new(results, Ok(())),
@@ -284,11 +284,11 @@ impl Answer {
     }
 
     /// A command that did not come to its end.
-    fn stopped(results: [u64; 4], stopped: Stopped) -> Self {
+    fn stopped(results: [u64; 4], stopped: StormError) -> Self {
         match stopped {
-            Stopped::Failed(failure) => Self::failed(results, &failure),
-            Stopped::Lacking(what) => Self::lacking(results, what),
-            Stopped::NoModule => Self::no_module(),
+            StormError::Failed(failure) => Self::failed(results, &failure),
+            StormError::Lacking(what) => Self::lacking(results, what),
+            StormError::NoModule => Self::no_module(),
         }
     }
 

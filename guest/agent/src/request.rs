@@ -5,9 +5,9 @@ use ipirig_abi::StormKind;
 use crate::errno::Errno;
 use crate::failure::Failure;
 
-/// What the rig wants.
+/// A storm that the rig asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct StormRequest {
     /// The kind.
     pub(crate) kind: StormKind,
     /// How many operations.
@@ -29,7 +29,7 @@ pub(crate) struct Progress {
 
 /// Why a storm did not run to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Stopped {
+pub(crate) enum StormError {
     /// It needs the module.
     NoModule,
     /// The kernel, or the initramfs, lacks this.
@@ -38,15 +38,15 @@ pub(crate) enum Stopped {
     Failed(Failure),
 }
 
-impl From<Failure> for Stopped {
+impl From<Failure> for StormError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-impl Asked {
+impl StormRequest {
     /// The size, if it is from `least` to `most`.
-    pub(crate) fn size(&self, least: u64, most: u64) -> Result<u64, Stopped> {
+    pub(crate) fn size(&self, least: u64, most: u64) -> Result<u64, StormError> {
         if (least..=most).contains(&self.size) {
             Ok(self.size)
         } else {
@@ -58,8 +58,8 @@ impl Asked {
     pub(crate) fn each(
         &self,
         progress: &mut Progress,
-        mut operation: impl FnMut() -> Result<(), Stopped>,
-    ) -> Result<(), Stopped> {
+        mut operation: impl FnMut() -> Result<(), StormError>,
+    ) -> Result<(), StormError> {
         while progress.done < self.operations {
             operation()?;
             progress.done += 1;
@@ -76,6 +76,6 @@ impl Asked {
     }
 }
 
-pub(crate) fn refused(asked: &Asked) -> Stopped {
-    Failure::of(asked.describe(), Errno(libc::EINVAL)).into()
+pub(crate) fn refused(request: &StormRequest) -> StormError {
+    Failure::of(request.describe(), Errno(libc::EINVAL)).into()
 }

@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::signals::Signals;
 
 /// The ways into the kernel that the rig can order: the real ones, or a test's.
-pub(crate) trait Entry {
+pub(crate) trait EntryPaths {
     /// Enters the kernel as ordered before it enters in any other way. EPROTO if another kind of
     /// entry, or none, came of it; what the CPU saw if the order is a probe.
     fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno>;
@@ -22,7 +22,7 @@ pub(crate) trait Entry {
 }
 
 /// Spins until the machine stops.
-pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl Entry) -> ! {
+pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl EntryPaths) -> ! {
     let unavailable = rehearse(entry);
     entry.rehearsed();
     let mut spinner = Spinner::new(slot, unavailable, entry);
@@ -38,7 +38,7 @@ pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl Entry) -> ! {
 /// Carries out each order once, in a slot that nobody reads, so that the pages of code and data that
 /// the loop needs are present: a page fault would be an entry that the rig did not order. The orders
 /// that this machine cannot carry out come back.
-fn rehearse(entry: &mut impl Entry) -> Orders {
+fn rehearse(entry: &mut impl EntryPaths) -> Orders {
     let slot = CpuSlot {
         role: AtomicU32::new(0),
         order_seq: AtomicU32::new(0),
@@ -93,7 +93,7 @@ struct Spinner<'a> {
 }
 
 impl<'a> Spinner<'a> {
-    fn new(slot: &'a CpuSlot, unavailable: Orders, entry: &impl Entry) -> Self {
+    fn new(slot: &'a CpuSlot, unavailable: Orders, entry: &impl EntryPaths) -> Self {
         Self {
             slot,
             heartbeat: 0,
@@ -105,7 +105,7 @@ impl<'a> Spinner<'a> {
 
     // Not inlined, or the rehearsal would run, and fault in, a copy of its own.
     #[inline(never)]
-    fn turn(&mut self, entry: &mut impl Entry) {
+    fn turn(&mut self, entry: &mut impl EntryPaths) {
         // A store, not an atomic addition: nobody else writes it.
         self.heartbeat = self.heartbeat.wrapping_add(1);
         self.slot
@@ -124,7 +124,7 @@ impl<'a> Spinner<'a> {
         }
     }
 
-    fn obey(&self, entry: &mut impl Entry) {
+    fn obey(&self, entry: &mut impl EntryPaths) {
         let task = &self.slot.task;
         let outcome = match Order::try_from(self.slot.order.load(Ordering::Relaxed)) {
             Ok(order) if self.unavailable.contains(order) => Err(Errno(libc::ENOTSUP)),
@@ -178,7 +178,7 @@ mod tests {
         }
     }
 
-    impl Entry for Fake {
+    impl EntryPaths for Fake {
         fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno> {
             self.orders.push(order);
             let answer = (self.answer)(order);

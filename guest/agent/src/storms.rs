@@ -17,11 +17,11 @@ mod vmap_stack;
 use ipirig_abi::StormKind;
 use ipirig_abi::module::MAX_REPEAT;
 
-use crate::ground::Ground;
-use crate::request::{Asked, Progress, Stopped, refused};
+use crate::interfaces::Interfaces;
+use crate::request::{Progress, StormError, StormRequest, refused};
 
 /// Runs a kind of storm. What was done counts also when it stops half way.
-type Run = fn(&Ground<'_>, &Asked, &mut Progress) -> Result<(), Stopped>;
+type Run = fn(&Interfaces<'_>, &StormRequest, &mut Progress) -> Result<(), StormError>;
 
 /// A kind of storm.
 struct Steps {
@@ -60,36 +60,36 @@ fn steps_of(kind: StormKind) -> Steps {
 
 /// Runs a storm.
 pub(crate) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    check(asked)?;
-    (steps_of(asked.kind).run)(ground, asked, progress)
+) -> Result<(), StormError> {
+    check(request)?;
+    (steps_of(request.kind).run)(interfaces, request, progress)
 }
 
 /// Makes ready for a storm.
 pub(crate) fn prepare(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    check(asked)?;
-    let Some(prepare) = steps_of(asked.kind).prepare else {
+) -> Result<(), StormError> {
+    check(request)?;
+    let Some(prepare) = steps_of(request.kind).prepare else {
         return Ok(());
     };
-    let once = Asked {
+    let once = StormRequest {
         operations: 1,
-        ..*asked
+        ..*request
     };
-    prepare(ground, &once, progress)
+    prepare(interfaces, &once, progress)
 }
 
-fn check(asked: &Asked) -> Result<(), Stopped> {
-    if (1..=MAX_REPEAT).contains(&asked.operations) {
+fn check(request: &StormRequest) -> Result<(), StormError> {
+    if (1..=MAX_REPEAT).contains(&request.operations) {
         Ok(())
     } else {
-        Err(refused(asked))
+        Err(refused(request))
     }
 }
 

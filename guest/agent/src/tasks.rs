@@ -18,7 +18,7 @@ use crate::not_produced::NotProduced;
 use crate::page::AbsentPage;
 use crate::signals::{self, Signals};
 use crate::sigreturn::Returns;
-use crate::spinner::{self, Entry};
+use crate::spinner::{self, EntryPaths};
 use crate::sys::{self, Fork};
 
 /// The isolated tasks that run.
@@ -192,7 +192,7 @@ struct KernelEntry<'a> {
     stay_limit_ms: u32,
 }
 
-impl Entry for KernelEntry<'_> {
+impl EntryPaths for KernelEntry<'_> {
     fn carry_out(&mut self, order: Order) -> Result<Option<Probe>, Errno> {
         match order {
             _ if self.not_produced.has(order) => return Err(Errno(libc::EPROTO)),

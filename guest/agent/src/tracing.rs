@@ -14,8 +14,8 @@ use std::io::Read;
 use ipirig_abi::{TEXT_LEN, TraceStep};
 
 use crate::failure::{During, Failure};
-use crate::ground::Ground;
-use crate::request::Stopped;
+use crate::interfaces::Interfaces;
+use crate::request::StormError;
 use crate::storms::tracefs::Tracefs;
 use latency::Latency;
 
@@ -73,8 +73,12 @@ pub(crate) struct Recording(RefCell<Option<File>>);
 
 impl Recording {
     /// Takes a step and gives its text.
-    pub(crate) fn take(&self, ground: &Ground<'_>, step: Step) -> Result<Vec<u8>, Stopped> {
-        let tracefs = Tracefs::open(ground)?;
+    pub(crate) fn take(
+        &self,
+        interfaces: &Interfaces<'_>,
+        step: Step,
+    ) -> Result<Vec<u8>, StormError> {
+        let tracefs = Tracefs::open(interfaces)?;
         let [first, second] = step.args;
         match step.kind {
             TraceStep::Start => start(&tracefs, first, second),
@@ -85,7 +89,7 @@ impl Recording {
         }
     }
 
-    fn stop(&self, tracefs: &Tracefs) -> Result<Vec<u8>, Stopped> {
+    fn stop(&self, tracefs: &Tracefs) -> Result<Vec<u8>, StormError> {
         let instance = tracefs.instance(INSTANCE)?;
         instance.write("tracing_on", "0")?;
         latency::pause(&instance)?;
@@ -98,7 +102,7 @@ impl Recording {
         Ok(Vec::new())
     }
 
-    fn read(&self) -> Result<Vec<u8>, Stopped> {
+    fn read(&self) -> Result<Vec<u8>, StormError> {
         let open = self.0.borrow();
         let file = open
             .as_ref()
@@ -107,7 +111,7 @@ impl Recording {
     }
 }
 
-fn start(tracefs: &Tracefs, cpus: u64, kib: u64) -> Result<Vec<u8>, Stopped> {
+fn start(tracefs: &Tracefs, cpus: u64, kib: u64) -> Result<Vec<u8>, StormError> {
     // Here, where it is not made yet if events are missing.
     for (event, _) in EVENTS {
         tracefs.file(
@@ -141,7 +145,7 @@ fn start(tracefs: &Tracefs, cpus: u64, kib: u64) -> Result<Vec<u8>, Stopped> {
     Ok(filters.into())
 }
 
-fn stats(tracefs: &Tracefs, cpu: u64) -> Result<Vec<u8>, Stopped> {
+fn stats(tracefs: &Tracefs, cpu: u64) -> Result<Vec<u8>, StormError> {
     let name = format!("per_cpu/cpu{cpu}/stats");
     let path = tracefs
         .instance(INSTANCE)?
@@ -188,7 +192,7 @@ mod tests {
 
     use super::*;
     use crate::errno::Errno;
-    use crate::ground::Symbols;
+    use crate::interfaces::Symbols;
 
     /// Files of tracefs that only what is tested needs to exist.
     fn tracing(events: bool) -> TempDir {
@@ -216,18 +220,18 @@ mod tests {
     }
 
     fn take(root: &Path, recording: &Recording, kind: TraceStep, args: [u64; 2]) -> String {
-        let ground = Ground {
+        let interfaces = Interfaces {
             triggers: None,
             housekeeping: &[0],
             symbols: Symbols::default(),
             root,
             mount_tracefs: |_| Err(Errno(libc::ENODEV)),
         };
-        let said = match recording.take(&ground, Step { kind, args }) {
+        let said = match recording.take(&interfaces, Step { kind, args }) {
             Ok(text) => String::from_utf8(text).unwrap(),
-            Err(Stopped::Lacking(what)) => format!("lacking: {what}"),
-            Err(Stopped::Failed(failure)) => format!("failed: {failure}"),
-            Err(Stopped::NoModule) => unreachable!(),
+            Err(StormError::Lacking(what)) => format!("lacking: {what}"),
+            Err(StormError::Failed(failure)) => format!("failed: {failure}"),
+            Err(StormError::NoModule) => unreachable!(),
         };
         said.replace(&root.display().to_string(), "")
     }

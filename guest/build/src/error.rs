@@ -230,7 +230,7 @@ pub enum GuestError {
 
 /// Whose move it is after a [`GuestError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
+pub enum ErrorClass {
     /// What the user gave is wrong: patches, configuration, directories.
     Input,
     /// The host lacks something that can be installed or freed.
@@ -244,7 +244,7 @@ pub enum Blame {
 impl GuestError {
     /// Sorts the error for an exit code.
     #[must_use]
-    pub fn blame(&self) -> Blame {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::NoGuestDir { .. }
             | Self::NoCacheDir
@@ -258,15 +258,15 @@ impl GuestError {
             | Self::NoTree { .. }
             | Self::Tree { .. }
             | Self::TreeConfig { .. }
-            | Self::Config { .. } => Blame::Input,
+            | Self::Config { .. } => ErrorClass::Input,
             Self::MissingTools { .. }
             | Self::NoSource { .. }
             | Self::Spawn { .. }
             | Self::TreeInUse { .. }
             | Self::InLab { .. }
-            | Self::Io { .. } => Blame::Host,
-            Self::Failed { .. } | Self::Product { .. } => Blame::Build,
-            Self::Interrupted { .. } => Blame::Interrupt,
+            | Self::Io { .. } => ErrorClass::Host,
+            Self::Failed { .. } | Self::Product { .. } => ErrorClass::Build,
+            Self::Interrupted { .. } => ErrorClass::Interrupt,
         }
     }
 

@@ -168,9 +168,9 @@ fn run(command: &mut Command) {
 
 /// Keeps what it hears.
 #[derive(Debug, Default)]
-pub(crate) struct Heard(Mutex<Vec<String>>);
+pub(crate) struct RecordedProgress(Mutex<Vec<String>>);
 
-impl Heard {
+impl RecordedProgress {
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().expect("not poisoned").clone()
     }
@@ -180,7 +180,7 @@ impl Heard {
     }
 }
 
-impl Progress for Heard {
+impl Progress for RecordedProgress {
     fn stage(&self, name: &str) {
         self.push(name.to_owned());
     }

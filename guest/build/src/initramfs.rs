@@ -1,6 +1,7 @@
 //! Packs agent and modules into the archive that the kernel unpacks at boot.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use crate::cpio::Archive;
@@ -10,7 +11,7 @@ use crate::store::Store;
 use crate::{Built, GuestError};
 
 /// Goes up whenever the archive would look different for the same inputs.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 const NAME: &str = "initramfs.cpio";
 
@@ -38,8 +39,9 @@ pub(crate) fn build(
                 dummy: read(&module.path.with_file_name(DUMMY))?,
             })
         });
-        let archive = pack(&read(&agent.path)?, modules.transpose()?.as_ref());
         let path = work.out.join(NAME);
+        let archive = pack(&read(&agent.path)?, modules.transpose()?.as_ref())
+            .map_err(GuestError::io("pack", &path))?;
         fs::write(&path, archive).map_err(GuestError::io("create", path))
     })?;
     Ok(Built::in_slot(&slot, NAME))
@@ -49,17 +51,17 @@ fn read(path: &Path) -> Result<Vec<u8>, GuestError> {
     fs::read(path).map_err(GuestError::io("read", path))
 }
 
-fn pack(agent: &[u8], modules: Option<&Modules>) -> Vec<u8> {
+fn pack(agent: &[u8], modules: Option<&Modules>) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for dir in ["dev", "proc", "sys"] {
-        archive.directory(dir, 0o755);
+        archive.directory(dir, 0o755)?;
     }
     // The kernel opens it for PID 1 before anything is mounted: init/main.c, console_on_rootfs().
-    archive.character_device("dev/console", 0o600, 5, 1);
-    archive.file("init", 0o755, agent);
+    archive.character_device("dev/console", 0o600, (5, 1))?;
+    archive.file("init", 0o755, agent)?;
     if let Some(modules) = modules {
-        archive.file("ipirig.ko", 0o644, &modules.main);
-        archive.file(DUMMY, 0o644, &modules.dummy);
+        archive.file("ipirig.ko", 0o644, &modules.main)?;
+        archive.file(DUMMY, 0o644, &modules.dummy)?;
     }
     archive.finish()
 }
@@ -80,16 +82,16 @@ mod tests {
         for name in ["ipirig.ko", DUMMY] {
             let is_in =
                 |archive: &[u8]| archive.windows(name.len()).any(|at| at == name.as_bytes());
-            assert!(is_in(&pack(b"agent", Some(&modules()))));
-            assert!(!is_in(&pack(b"agent", None)));
+            assert!(is_in(&pack(b"agent", Some(&modules())).expect("packed")));
+            assert!(!is_in(&pack(b"agent", None).expect("packed")));
         }
     }
 
     #[test]
     fn same_content_gives_the_same_bytes() {
         assert_eq!(
-            pack(b"agent", Some(&modules())),
-            pack(b"agent", Some(&modules()))
+            pack(b"agent", Some(&modules())).expect("packed"),
+            pack(b"agent", Some(&modules())).expect("packed")
         );
     }
 

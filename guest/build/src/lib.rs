@@ -48,7 +48,7 @@ mod tree_tests;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-pub use error::{Blame, GuestError, LostOption, PatchFailure, Rejection};
+pub use error::{ErrorClass, GuestError, LostOption, PatchFailure, Rejection};
 pub use flavour::Flavour;
 pub use mutants::{Fate, Mutant, Need, Notice};
 pub use places::Places;

@@ -259,7 +259,7 @@ fn once(name: &str, slot: &mut Option<String>, value: &str) -> Result<(), String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Blame;
+    use crate::ErrorClass;
 
     const NOTICED: &str = "\
 From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
@@ -360,7 +360,7 @@ Survives: nobody looks at it
                     dir.path().join("kernel/mutants").display()
                 )
             );
-            assert_eq!(error.blame(), Blame::Input);
+            assert_eq!(error.class(), ErrorClass::Input);
         }
     }
 
@@ -437,7 +437,7 @@ Survives: nobody looks at it
                 error.to_string(),
                 format!("{}:{line}: {reason}", path.display())
             );
-            assert_eq!(error.blame(), Blame::Input);
+            assert_eq!(error.class(), ErrorClass::Input);
         }
     }
 }

@@ -264,6 +264,10 @@ impl Store {
 
     /// Removes what interrupted builds left. Failing at that must not stop a build.
     fn sweep(&self) {
+        // In an emulated host the locks of builds outside it are free.
+        if self.emulated.is_some() {
+            return;
+        }
         self.discard_unlocked(&self.root.join("work"), "");
     }
 
@@ -361,5 +365,63 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorClass;
+
+    #[test]
+    fn in_an_emulated_host_nothing_is_built_but_what_is_there_is_found() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(dir.path()).expect("opened");
+        let key = || Ingredients::of("kernel", 1).key();
+        let make =
+            |work: &Work| fs::write(work.out.join("a"), "").map_err(GuestError::io("write", "a"));
+        store.emulated = Some("svm".into());
+        let error = store
+            .slot("kernel", key(), &["a"], &(), make)
+            .expect_err("not built");
+        assert!(matches!(error, GuestError::InLab { .. }), "{error:?}");
+        assert_eq!(error.class(), ErrorClass::Host);
+        store.emulated = None;
+        assert!(
+            store
+                .slot("kernel", key(), &["a"], &(), make)
+                .expect("built")
+                .fresh
+        );
+        store.emulated = Some("svm".into());
+        assert!(
+            !store
+                .slot("kernel", key(), &["a"], &(), make)
+                .expect("found")
+                .fresh
+        );
+    }
+
+    #[test]
+    fn in_an_emulated_host_what_is_being_built_outside_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(dir.path()).expect("opened");
+        let outside = dir.path().join("work/kernel-0");
+        let pack = |store: &Store, recipe| {
+            fs::create_dir_all(&outside).expect("created");
+            let make = |work: &Work| {
+                fs::write(work.out.join("a"), "").map_err(GuestError::io("write", "a"))
+            };
+            let key = Ingredients::of("initramfs", recipe).key();
+            store
+                .slot("initramfs", key, &["a"], &(), make)
+                .expect("built");
+            outside.exists()
+        };
+        // Its lock is held by nobody here, as it is there for a build outside.
+        store.emulated = Some("svm".into());
+        assert!(pack(&store, 1));
+        store.emulated = None;
+        assert!(!pack(&store, 2));
     }
 }

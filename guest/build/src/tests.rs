@@ -6,10 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fake::{Fake, Heard, patch};
+use crate::fake::{Fake, RecordedProgress, patch};
 use crate::key::Ingredients;
 use crate::patches::Patches;
-use crate::{Blame, Flavour, GuestError, Rejection, module, store::Store};
+use crate::{ErrorClass, Flavour, GuestError, Rejection, module, store::Store};
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("readable")
@@ -18,7 +18,7 @@ fn read(path: &Path) -> String {
 #[test]
 fn kernel_is_built_once_and_then_found() {
     let fake = Fake::new();
-    let heard = Heard::default();
+    let heard = RecordedProgress::default();
     let kernel = fake.build_with(&heard).expect("built");
     assert!(kernel.fresh);
     assert_eq!(
@@ -41,7 +41,7 @@ fn kernel_is_built_once_and_then_found() {
     assert!(read(&kernel.log()).contains("+ make -j"));
     assert_eq!(fake.list("work"), Vec::<String>::new());
 
-    let heard = Heard::default();
+    let heard = RecordedProgress::default();
     let again = fake.build_with(&heard).expect("found");
     assert!(!again.fresh);
     assert_eq!(
@@ -55,7 +55,7 @@ fn later_build_is_measured_against_an_earlier_one() {
     let fake = Fake::new();
     fake.build().expect("built");
     fake.write("kernel/config/base.config", "CONFIG_B=y\n");
-    let heard = Heard::default();
+    let heard = RecordedProgress::default();
     fake.build_with(&heard).expect("built");
     assert!(
         heard.lines().contains(&"1 of Some(2)".to_owned()),
@@ -133,7 +133,7 @@ fn flavours_are_kernels_of_their_own_with_their_own_configuration() {
     );
     let fast = fake.build().expect("built");
     fake.request.flavour = Flavour::Tracing;
-    let heard = Heard::default();
+    let heard = RecordedProgress::default();
     let tracing = fake.build_with(&heard).expect("built");
     assert!(tracing.fresh);
     assert_ne!(tracing.key, fast.key);
@@ -187,7 +187,7 @@ fn manifest_from_before_there_were_flavours_is_one_of_a_fast_kernel() {
     fs::write(&path, old).expect("written");
     assert!(!fake.build().expect("found").fresh);
     fake.write("kernel/config/base.config", "CONFIG_B=y\n");
-    let heard = Heard::default();
+    let heard = RecordedProgress::default();
     fake.build_with(&heard).expect("built");
     let lines = heard.lines();
     assert!(lines.contains(&"1 of Some(2)".to_owned()), "{lines:?}");
@@ -223,7 +223,7 @@ fn patch_that_does_not_apply_is_shown_with_file_hunk_and_version() {
     fake.write("kernel/patches/6.12/a.patch", &format!("{text}{missing}"));
     fake.write("kernel/patches/6.12/series", "a.patch\n");
     let error = fake.build().expect_err("does not apply");
-    assert_eq!(error.blame(), Blame::Input);
+    assert_eq!(error.class(), ErrorClass::Input);
     let text = error.to_string();
     let GuestError::Patch(failure) = error else {
         panic!("{error:?}")
@@ -332,7 +332,7 @@ fn failed_build_leaves_its_log_and_nothing_else() {
     let script = patch(":", "echo 'main.c:1: error: no'; exit 1");
     fake.request.extra_patches = vec![fake.write_extra("x.patch", &script)];
     let error = fake.build().expect_err("fails");
-    assert_eq!(error.blame(), Blame::Build);
+    assert_eq!(error.class(), ErrorClass::Build);
     let GuestError::Failed { log, excerpt, .. } = &error else {
         panic!("{error:?}")
     };
@@ -349,7 +349,7 @@ fn interrupted_build_leaves_no_result() {
     let script = patch(":", "kill -INT $PPID; sleep 5");
     fake.request.extra_patches = vec![fake.write_extra("x.patch", &script)];
     let error = fake.build().expect_err("killed");
-    assert_eq!(error.blame(), Blame::Interrupt);
+    assert_eq!(error.class(), ErrorClass::Interrupt);
     assert_eq!(error.to_string(), "interrupted while building the kernel");
     assert_eq!(fake.list("kernel"), Vec::<String>::new());
 }
@@ -399,7 +399,7 @@ fn two_builds_at_once_make_one_kernel_and_the_second_says_that_it_waits() {
     let mut fake = Fake::new();
     let script = patch(":", "sleep 1");
     fake.request.extra_patches = vec![fake.write_extra("x.patch", &script)];
-    let (one, two) = (Heard::default(), Heard::default());
+    let (one, two) = (RecordedProgress::default(), RecordedProgress::default());
     let fresh = thread::scope(|scope| {
         let builds = [&one, &two].map(|heard| {
             let fake = &fake;
@@ -463,37 +463,7 @@ fn cache_directory_that_make_cannot_use_is_refused_at_once() {
             matches!(error, GuestError::AwkwardCacheDir { .. }),
             "{error:?}"
         );
-        assert_eq!(error.blame(), Blame::Input);
+        assert_eq!(error.class(), ErrorClass::Input);
     }
     assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
-}
-
-#[test]
-fn in_an_emulated_host_nothing_is_built_but_what_is_there_is_found() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut store = Store::open(dir.path()).expect("opened");
-    let key = || Ingredients::of("kernel", 1).key();
-    let make = |work: &crate::store::Work| {
-        fs::write(work.out.join("a"), "").map_err(GuestError::io("write", "a"))
-    };
-    store.emulated = Some("svm".into());
-    let error = store
-        .slot("kernel", key(), &["a"], &(), make)
-        .expect_err("not built");
-    assert!(matches!(error, GuestError::InLab { .. }), "{error:?}");
-    assert_eq!(error.blame(), Blame::Host);
-    store.emulated = None;
-    assert!(
-        store
-            .slot("kernel", key(), &["a"], &(), make)
-            .expect("built")
-            .fresh
-    );
-    store.emulated = Some("svm".into());
-    assert!(
-        !store
-            .slot("kernel", key(), &["a"], &(), make)
-            .expect("found")
-            .fresh
-    );
 }

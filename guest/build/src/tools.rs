@@ -220,9 +220,9 @@ mod tests {
     }
 
     /// Whoever builds, and what is said when asked for packages.
-    struct Asked(bool);
+    struct Consent(bool);
 
-    impl Progress for Asked {
+    impl Progress for Consent {
         fn stage(&self, _: &str) {}
         fn note(&self, _: &str) {}
         fn step(&self, _: u64, _: Option<u64>) {}
@@ -239,7 +239,7 @@ mod tests {
             .filter(|need| ["make", "bc"].contains(&need.what))
             .collect();
         let ask = |can_install, says| {
-            let packages = allowed(&missing, can_install, &Asked(says));
+            let packages = allowed(&missing, can_install, &Consent(says));
             packages.map_err(|error| error.to_string())
         };
         assert_eq!(ask(true, true), Ok(vec!["bc", "make"]));

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::fake::{Fake, Heard, patch};
-use crate::{Blame, GuestError};
+use crate::fake::{Fake, RecordedProgress, patch};
+use crate::{ErrorClass, GuestError};
 
 const KCONFIG: &str = "--- /dev/null\n+++ b/mm/Kconfig\n@@ -0,0 +1 @@\n+config X\n";
 
@@ -17,7 +17,7 @@ fn read(path: &Path) -> String {
 fn build(fake: &mut Fake, name: &str, last: &str) -> (Result<String, GuestError>, Vec<String>) {
     let file = fake.write_extra(&format!("{name}.patch"), &patch(":", last));
     fake.request.extra_patches = vec![file];
-    let heard = Heard::default();
+    let heard = RecordedProgress::default();
     let built = fake.build_with(&heard);
     (built.map(|kernel| read(&kernel.vmlinux())), heard.lines())
 }
@@ -153,7 +153,7 @@ fn patch_that_does_not_apply_leaves_the_tree_clean() {
 fn failed_build_is_not_in_the_next_kernel() {
     let mut fake = Fake::new();
     let (built, _) = build(&mut fake, "a", "echo half > vmlinux; exit 1");
-    assert_eq!(built.expect_err("fails").blame(), Blame::Build);
+    assert_eq!(built.expect_err("fails").class(), ErrorClass::Build);
     assert_eq!(read(&tree(&fake).join("linux/main.sh")), main_with(":"));
     let (built, heard) = build(&mut fake, "b", ": b");
     assert_eq!(built.expect("built"), main_with(": b"));
@@ -205,7 +205,7 @@ fn tree_that_was_not_finished_is_made_again() {
     fake.write("kernel/patches/6.12/series", "bad.patch\n");
     fake.request.extra_patches = vec![fake.write_extra("c.patch", &patch("exit 1", ": c"))];
     let error = fake.build().expect_err("the series does not build");
-    assert_eq!(error.blame(), Blame::Build);
+    assert_eq!(error.class(), ErrorClass::Build);
     assert_eq!(fake.list("tree"), Vec::<String>::new());
 }
 

@@ -3,8 +3,8 @@
 use crate::addressing::Addressing;
 use crate::cpu_set::{CpuSet, MAX_CPUS};
 use crate::icr::Icr;
-use crate::mailbox::{Mailbox, Posted};
 use crate::observer::ApicObserver;
+use crate::posted::{Posted, PostedInterrupts};
 use crate::route::{Sent, route};
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub enum SetupError {
 /// waits for another.
 #[derive(Debug)]
 pub struct Bus {
-    mailboxes: Box<[Arc<Mailbox>]>,
+    posted: Box<[Arc<PostedInterrupts>]>,
 }
 
 impl Bus {
@@ -52,14 +52,16 @@ impl Bus {
             return Err(SetupError::CpuCount { cpus });
         }
         Ok(Arc::new(Bus {
-            mailboxes: (0..cpus).map(|_| Arc::new(Mailbox::new())).collect(),
+            posted: (0..cpus)
+                .map(|_| Arc::new(PostedInterrupts::new()))
+                .collect(),
         }))
     }
 
     /// How many CPUs there are.
     #[must_use]
     pub fn cpus(&self) -> usize {
-        self.mailboxes.len()
+        self.posted.len()
     }
 
     /// Carries out one ICR write of CPU `source`, tells `observer`, and says whom to kick. To be
@@ -67,24 +69,24 @@ impl Bus {
     #[must_use = "the CPUs in `wake` must be kicked"]
     pub fn send(&self, source: usize, icr: Icr, observer: &dyn ApicObserver) -> Sent {
         let mut cpus = [Addressing::POWER_UP; MAX_CPUS];
-        for (cpu, mailbox) in cpus.iter_mut().zip(&self.mailboxes) {
-            *cpu = mailbox.addressing();
+        for (cpu, posted) in cpus.iter_mut().zip(&self.posted) {
+            *cpu = posted.addressing();
         }
         let ipi = route(
             source,
             icr,
-            cpus.get(..self.mailboxes.len()).unwrap_or_default(),
+            cpus.get(..self.posted.len()).unwrap_or_default(),
         );
         let mut sent = Sent {
             ipi,
             coalesced: CpuSet::EMPTY,
             wake: CpuSet::EMPTY,
         };
-        for (cpu, mailbox) in self.mailboxes.iter().enumerate() {
+        for (cpu, posted) in self.posted.iter().enumerate() {
             if !ipi.targets.contains(cpu) {
                 continue;
             }
-            match mailbox.post(ipi.mode, ipi.vector) {
+            match posted.post(ipi.mode, ipi.vector) {
                 Posted::New if cpu != source => sent.wake.insert(cpu),
                 Posted::Coalesced => sent.coalesced.insert(cpu),
                 Posted::New | Posted::Ignored => false,
@@ -95,18 +97,18 @@ impl Bus {
     }
 
     #[cfg(test)]
-    pub(crate) fn mailbox(&self, cpu: usize) -> Option<&Mailbox> {
-        self.mailboxes.get(cpu).map(AsRef::as_ref)
+    pub(crate) fn posted(&self, cpu: usize) -> Option<&PostedInterrupts> {
+        self.posted.get(cpu).map(AsRef::as_ref)
     }
 
-    pub(crate) fn claim(&self, cpu: usize) -> Result<Arc<Mailbox>, SetupError> {
+    pub(crate) fn claim(&self, cpu: usize) -> Result<Arc<PostedInterrupts>, SetupError> {
         let cpus = self.cpus();
-        let mailbox = self
-            .mailboxes
+        let posted = self
+            .posted
             .get(cpu)
             .ok_or(SetupError::NoSuchCpu { cpu, cpus })?;
-        if mailbox.claim() {
-            Ok(Arc::clone(mailbox))
+        if posted.claim() {
+            Ok(Arc::clone(posted))
         } else {
             Err(SetupError::Taken { cpu })
         }

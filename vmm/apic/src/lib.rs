@@ -2,7 +2,7 @@
 //!
 //! Each vCPU thread owns one [`LocalApic`]; all of them share one [`Bus`]. A guest's write to the
 //! interrupt command register comes back as [`Action::Send`]; [`Bus::send`] then works out the
-//! targets ([`route`], a pure function), leaves the interrupt in their mailboxes and says whom to
+//! targets ([`route`], a pure function), posts the interrupt to them and says whom to
 //! kick. The target's thread finds it with [`LocalApic::poll`] and confirms with an `accept_*` call
 //! once the interrupt is really in the guest. That way every IPI passes one place where sender,
 //! targets and vector are known, and an [`ApicObserver`] can count it.
@@ -58,8 +58,8 @@ mod bus;
 mod cpu_set;
 mod icr;
 mod local;
-mod mailbox;
 mod observer;
+mod posted;
 mod registers;
 mod route;
 mod saved;

@@ -2,9 +2,9 @@
 
 use crate::addressing::{Addressing, Mode};
 use crate::bus::{Bus, SetupError};
-use crate::mailbox::{Events, Mailbox};
 use crate::observer::{Accepted, AcceptedKind, ApicObserver, Origin};
-use crate::registers::{Lvt, Registers, esr};
+use crate::posted::{Events, PostedInterrupts};
+use crate::registers::{ApicRegisters, Lvt, esr};
 use crate::vectors::{FIRST_LEGAL_VECTOR, VectorSet};
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ pub struct Work {
 #[derive(Debug)]
 pub struct LocalApic {
     pub(crate) cpu: usize,
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) posted: Arc<PostedInterrupts>,
     pub(crate) x2apic_supported: bool,
     pub(crate) tsc_deadline_supported: bool,
     pub(crate) mode: Mode,
     pub(crate) waiting_for_startup: bool,
     /// The pending NMI came by [`LocalApic::raise`].
     pub(crate) nmi_from_line: bool,
-    pub(crate) regs: Registers,
+    pub(crate) regs: ApicRegisters,
 }
 
 /// What can be raised from outside, as if a line went high.
@@ -60,13 +60,13 @@ impl LocalApic {
     pub fn new(bus: Arc<Bus>, cpu: usize, x2apic_supported: bool) -> Result<Self, SetupError> {
         let apic = LocalApic {
             cpu,
-            mailbox: bus.claim(cpu)?,
+            posted: bus.claim(cpu)?,
             x2apic_supported,
             tsc_deadline_supported: false,
             mode: Mode::XApic,
             waiting_for_startup: cpu != 0,
             nmi_from_line: false,
-            regs: Registers::power_up(),
+            regs: ApicRegisters::power_up(),
         };
         apic.publish();
         Ok(apic)
@@ -93,7 +93,7 @@ impl LocalApic {
     /// The interrupt request register: vectors that are pending.
     #[must_use]
     pub fn irr(&self) -> VectorSet {
-        self.mailbox
+        self.posted
             .irr
             .load()
             .union(self.regs.timer_irr)
@@ -167,11 +167,11 @@ impl LocalApic {
     pub fn poll(&mut self, now: u64) -> Work {
         if self.mode == Mode::Disabled {
             // A sender that saw the APIC enabled a moment ago may have left something.
-            self.mailbox.clear();
+            self.posted.clear();
             return Work::default();
         }
         self.expire_timer(now);
-        let events = self.mailbox.events();
+        let events = self.posted.events();
         if events.init {
             return Work {
                 init: true,
@@ -186,7 +186,7 @@ impl LocalApic {
             };
         }
         if events.startup.is_some() {
-            self.mailbox.update(|events| {
+            self.posted.update(|events| {
                 // After an INIT that came in meanwhile, the start-up IPI is good.
                 if !events.init {
                     events.startup = None;
@@ -205,7 +205,7 @@ impl LocalApic {
     /// changes nothing.
     pub fn accept_interrupt(&mut self, vector: u8, observer: &dyn ApicObserver) {
         let pending = [
-            (Origin::Ipi, self.mailbox.irr.remove(vector)),
+            (Origin::Ipi, self.posted.irr.remove(vector)),
             (Origin::Timer, self.regs.timer_irr.remove(vector)),
             (Origin::Lvt, self.regs.lvt_irr.remove(vector)),
         ];
@@ -232,7 +232,7 @@ impl LocalApic {
 
     /// The NMI is in the guest. Another may become pending from now on.
     pub fn accept_nmi(&mut self, observer: &dyn ApicObserver) {
-        if self.mailbox.update(|events| events.nmi = false).nmi {
+        if self.posted.update(|events| events.nmi = false).nmi {
             let origin = if std::mem::take(&mut self.nmi_from_line) {
                 Origin::Lvt
             } else {
@@ -252,7 +252,7 @@ impl LocalApic {
         match line {
             Line::Nmi => {
                 self.nmi_from_line = true;
-                self.mailbox.update(|events| events.nmi = true);
+                self.posted.update(|events| events.nmi = true);
                 true
             }
             Line::Timer => {
@@ -270,14 +270,14 @@ impl LocalApic {
     /// (SDM 11.4.7.3). A start-up IPI that came after the INIT stays. The bootstrap processor then
     /// runs from its reset vector; any other waits for a start-up IPI.
     pub fn accept_init(&mut self, observer: &dyn ApicObserver) {
-        if !self.mailbox.events().init {
+        if !self.posted.events().init {
             return;
         }
         // First keep senders off, then drop what they left.
-        self.regs = Registers::power_up();
+        self.regs = ApicRegisters::power_up();
         self.publish();
-        self.mailbox.irr.clear();
-        self.mailbox.update(|events| {
+        self.posted.irr.clear();
+        self.posted.update(|events| {
             let startup = events.startup;
             *events = Events {
                 startup,
@@ -292,13 +292,13 @@ impl LocalApic {
     /// The CPU starts: returns the page number to start at and ends the wait. None, with nothing
     /// changed, if it does not wait or nobody started it.
     pub fn accept_startup(&mut self, observer: &dyn ApicObserver) -> Option<u8> {
-        let events = self.mailbox.events();
+        let events = self.posted.events();
         if !self.waiting_for_startup || events.init {
             return None;
         }
         let page = events.startup?;
         // Keep the one that belongs to an INIT that came in meanwhile.
-        self.mailbox.update(|events| {
+        self.posted.update(|events| {
             if !events.init {
                 events.startup = None;
             }
@@ -332,9 +332,9 @@ impl LocalApic {
         let from = std::mem::replace(&mut self.mode, to);
         match (from, to) {
             (_, Mode::Disabled) => {
-                self.regs = Registers::power_up();
+                self.regs = ApicRegisters::power_up();
                 self.publish();
-                self.mailbox.clear();
+                self.posted.clear();
             }
             // The x2APIC has its own LDR and no DFR, and its ICR starts without a destination.
             (Mode::XApic, Mode::X2Apic) => {
@@ -347,7 +347,7 @@ impl LocalApic {
 
     /// Shows senders the state that they route by.
     pub(crate) fn publish(&self) {
-        self.mailbox.set_addressing(Addressing {
+        self.posted.set_addressing(Addressing {
             mode: self.mode,
             software_enabled: self.regs.software_enabled(),
             // Truncation takes nothing: the logical id is the top byte.

@@ -257,13 +257,13 @@ pub(crate) mod esr {
 
 /// Everything that INIT and disabling the APIC put back to its state at power-up.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub(crate) struct Registers {
+pub(crate) struct ApicRegisters {
     pub(crate) tpr: u8,
     pub(crate) ldr: u32,
     pub(crate) dfr: u32,
     pub(crate) svr: u32,
     pub(crate) isr: VectorSet,
-    /// The part of the IRR that the timer set; the IPIs' part is in the mailbox.
+    /// The part of the IRR that the timer set; the IPIs' part is in the posted interrupts.
     pub(crate) timer_irr: VectorSet,
     /// The part of the IRR that other LVT entries set.
     pub(crate) lvt_irr: VectorSet,
@@ -277,10 +277,10 @@ pub(crate) struct Registers {
     pub(crate) timer: Timer,
 }
 
-impl Registers {
+impl ApicRegisters {
     /// The state after power-up or INIT (SDM 11.4.7.1).
     pub(crate) fn power_up() -> Self {
-        Registers {
+        ApicRegisters {
             tpr: 0,
             ldr: 0,
             dfr: u32::MAX,

@@ -2,8 +2,8 @@
 
 use crate::addressing::Mode;
 use crate::local::LocalApic;
-use crate::mailbox::Events;
-use crate::registers::Registers;
+use crate::posted::Events;
+use crate::registers::ApicRegisters;
 use crate::vectors::VectorSet;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub struct SavedApic {
     mode: Mode,
     waiting_for_startup: bool,
     nmi_from_line: bool,
-    registers: Registers,
+    registers: ApicRegisters,
     /// The IPIs' part of the IRR.
     ipi_irr: VectorSet,
     events: Events,
@@ -59,8 +59,8 @@ impl LocalApic {
             waiting_for_startup: self.waiting_for_startup,
             nmi_from_line: self.nmi_from_line,
             registers,
-            ipi_irr: self.mailbox.irr.load(),
-            events: self.mailbox.events(),
+            ipi_irr: self.posted.irr.load(),
+            events: self.posted.events(),
         }
     }
 
@@ -86,11 +86,11 @@ impl LocalApic {
         self.nmi_from_line = saved.nmi_from_line;
         self.regs = saved.registers.clone();
         self.regs.timer.move_on(now);
-        self.mailbox.clear();
+        self.posted.clear();
         for vector in saved.ipi_irr.iter() {
-            self.mailbox.irr.insert(vector);
+            self.posted.irr.insert(vector);
         }
-        self.mailbox.update(|events| *events = saved.events);
+        self.posted.update(|events| *events = saved.events);
         self.publish();
         Ok(())
     }
@@ -115,7 +115,7 @@ mod tests {
 
     fn started(bus: &Arc<Bus>) -> LocalApic {
         let mut apic = apic(bus, true);
-        bus.mailbox(1)
+        bus.posted(1)
             .unwrap()
             .update(|events| events.startup = Some(8));
         assert_eq!(apic.accept_startup(&()), Some(8));
@@ -131,9 +131,9 @@ mod tests {
         write(&mut apic, 0x832, 0xec, 0); // one-shot
         write(&mut apic, 0x838, 5000, 1000); // 10 us
         write(&mut apic, 0x808, 0x20, 1000);
-        bus.mailbox(1).unwrap().irr.insert(0xfb);
+        bus.posted(1).unwrap().irr.insert(0xfb);
         apic.accept_interrupt(0xfb, &());
-        bus.mailbox(1).unwrap().irr.insert(0xfc);
+        bus.posted(1).unwrap().irr.insert(0xfc);
         assert!(apic.raise(Line::Nmi));
         let saved = apic.save(4000);
         assert_eq!(apic.timer_deadline(), Some(11_000));
@@ -149,8 +149,8 @@ mod tests {
         );
         assert_eq!(other.poll(1_000_000), apic.poll(4000));
         assert_eq!(
-            elsewhere.mailbox(1).unwrap().addressing(),
-            bus.mailbox(1).unwrap().addressing()
+            elsewhere.posted(1).unwrap().addressing(),
+            bus.posted(1).unwrap().addressing()
         );
         // Nothing is left of what the APIC was before.
         assert!(other.raise(Line::Timer));

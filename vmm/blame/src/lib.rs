@@ -28,7 +28,7 @@ pub use interner::Interner;
 pub use kernel::{Frames, Kernel, Module, Name};
 pub use memory::Memory;
 pub use prologue::Prologues;
-pub use unwind::Registers;
+pub use unwind::UnwindRegisters;
 
 #[cfg(test)]
 mod testing;

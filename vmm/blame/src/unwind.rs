@@ -36,7 +36,7 @@ const INTERRUPT_FRAME: usize = 5 * 8;
 
 /// The registers of a vCPU that is in the kernel.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Registers {
+pub struct UnwindRegisters {
     /// RIP: the instruction that it executes, or the next one.
     pub rip: u64,
     /// RSP.
@@ -55,7 +55,7 @@ pub struct Registers {
     pub r13: u64,
 }
 
-impl fmt::Debug for Registers {
+impl fmt::Debug for UnwindRegisters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -71,7 +71,7 @@ impl Kernel {
     #[must_use]
     pub fn unwind(
         &self,
-        registers: &Registers,
+        registers: &UnwindRegisters,
         memory: &dyn Memory,
         prologues: &mut Prologues,
     ) -> Chain {
@@ -118,7 +118,7 @@ enum Saved {
 }
 
 impl Walk<'_> {
-    fn by_orc(&mut self, registers: &Registers, table: &OrcTable) -> Result<End, Broken> {
+    fn by_orc(&mut self, registers: &UnwindRegisters, table: &OrcTable) -> Result<End, Broken> {
         let mut rip = registers.rip;
         let mut known = Some(*registers);
         let mut exact = true;
@@ -178,7 +178,7 @@ impl Walk<'_> {
 
     /// The end of the frame that `entry` describes: the caller's stack pointer, or the address of
     /// what was saved.
-    fn top(&self, entry: &OrcEntry, known: Option<&Registers>) -> Result<u64, Broken> {
+    fn top(&self, entry: &OrcEntry, known: Option<&UnwindRegisters>) -> Result<u64, Broken> {
         let by = entry.sp_offset;
         let known = known.ok_or(Broken::BadEntry);
         match entry.sp {
@@ -284,10 +284,10 @@ impl Walk<'_> {
         Ok(bytes.map(u64::from_le_bytes))
     }
 
-    fn pt_regs(&self, address: u64) -> Result<(Saved, Registers), Broken> {
+    fn pt_regs(&self, address: u64) -> Result<(Saved, UnwindRegisters), Broken> {
         let words: [u64; PT_REGS / 8] = self.words(address)?;
         let at = |offset: usize| words.get(offset / 8).copied().unwrap_or_default();
-        let registers = Registers {
+        let registers = UnwindRegisters {
             rip: at(RIP),
             rsp: at(RIP + RSP),
             rbp: at(RBP),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ipirig_guest::{Blame, GuestError};
+use ipirig_guest::{ErrorClass, GuestError};
 use ipirig_rig::run::RunError;
 use ipirig_verdict::exit::Code;
 
@@ -80,11 +80,11 @@ impl From<RunError> for Failure {
 
 impl From<GuestError> for Failure {
     fn from(error: GuestError) -> Self {
-        let code = match error.blame() {
-            Blame::Input => Code::Usage,
-            Blame::Host => Code::Skipped,
-            Blame::Build => Code::Error,
-            Blame::Interrupt => Code::Interrupted,
+        let code = match error.class() {
+            ErrorClass::Input => Code::Usage,
+            ErrorClass::Host => Code::Skipped,
+            ErrorClass::Build => Code::Error,
+            ErrorClass::Interrupt => Code::Interrupted,
         };
         Self {
             code,

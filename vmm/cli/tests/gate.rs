@@ -23,9 +23,9 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// A directory for baselines and results.
-struct Place(tempfile::TempDir);
+struct Workspace(tempfile::TempDir);
 
-impl Place {
+impl Workspace {
     fn new() -> Self {
         Self(tempfile::tempdir().expect("a directory"))
     }
@@ -34,11 +34,11 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Gates with baselines in this place; exit code, standard output, standard error.
+    /// Gates with baselines in this workspace; exit code, standard output, standard error.
     fn gate(&self, args: &[&str]) -> (Option<i32>, String, String) {
         let dir = self.path("baselines");
-        let place = ["gate", "--baseline", dir.to_str().expect("text")];
-        let output = ipirig(&[&place, args].concat());
+        let workspace = ["gate", "--baseline", dir.to_str().expect("text")];
+        let output = ipirig(&[&workspace, args].concat());
         (
             output.status.code(),
             text(&output.stdout),
@@ -68,8 +68,8 @@ impl Place {
 
 #[test]
 fn without_a_baseline_the_gate_says_how_to_make_one_and_then_holds() {
-    let place = Place::new();
-    let (code, stdout, stderr) = place.gate(&["--from", HELD]);
+    let workspace = Workspace::new();
+    let (code, stdout, stderr) = workspace.gate(&["--from", HELD]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(
         stderr.contains(
@@ -77,16 +77,16 @@ fn without_a_baseline_the_gate_says_how_to_make_one_and_then_holds() {
         ),
         "{stderr}"
     );
-    assert_eq!(place.gate(&["--accept", "--from", HELD]).0, Some(0));
-    assert_eq!(place.files(), ["static-key-flip.json"]);
-    let (code, stdout, _) = place.gate(&["static-key-flip", "--from", HELD]);
+    assert_eq!(workspace.gate(&["--accept", "--from", HELD]).0, Some(0));
+    assert_eq!(workspace.files(), ["static-key-flip.json"]);
+    let (code, stdout, _) = workspace.gate(&["static-key-flip", "--from", HELD]);
     let expected = "same        static-key-flip\n\n1 same, 0 changed, 0 not known\n";
     assert_eq!((code, stdout.as_str()), (Some(0), expected));
 }
 
 #[test]
 fn a_run_needs_its_baseline_before_it_begins() {
-    let (code, stdout, stderr) = Place::new().gate(&["vmap-stack", "--deferral", "off"]);
+    let (code, stdout, stderr) = Workspace::new().gate(&["vmap-stack", "--deferral", "off"]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(stderr.contains("vmap-stack.off.json"), "{stderr}");
     assert!(
@@ -97,9 +97,9 @@ fn a_run_needs_its_baseline_before_it_begins() {
 
 #[test]
 fn a_mutant_kernel_makes_the_gate_fail_and_is_accepted_if_it_must() {
-    let place = Place::new();
-    place.gate(&["--accept", "--from", HELD]);
-    let (code, stdout, stderr) = place.gate(&["--from", MUTANT]);
+    let workspace = Workspace::new();
+    workspace.gate(&["--accept", "--from", HELD]);
+    let (code, stdout, stderr) = workspace.gate(&["--from", MUTANT]);
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     for words in [
         "changed     static-key-flip\n            verdict: held -> violated\n",
@@ -111,30 +111,30 @@ fn a_mutant_kernel_makes_the_gate_fail_and_is_accepted_if_it_must() {
         assert!(stdout.contains(words), "{words}\n{stdout}");
     }
     assert!(stderr.contains("`ipirig gate --accept`"), "{stderr}");
-    assert_eq!(place.gate(&["--accept", "--from", MUTANT]).0, Some(0));
-    assert_eq!(place.gate(&["--from", MUTANT]).0, Some(0));
-    assert_eq!(place.gate(&["--from", HELD]).0, Some(1));
+    assert_eq!(workspace.gate(&["--accept", "--from", MUTANT]).0, Some(0));
+    assert_eq!(workspace.gate(&["--from", MUTANT]).0, Some(0));
+    assert_eq!(workspace.gate(&["--from", HELD]).0, Some(1));
 }
 
 /// A result in which each of `edits` is made.
-fn changed_by(place: &Place, edits: &[(&str, &str)]) -> String {
+fn changed_by(workspace: &Workspace, edits: &[(&str, &str)]) -> String {
     let mut text = fs::read_to_string(HELD).expect("a file");
     for (from, to) in edits {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
     }
-    let path = place.path("changed.json");
+    let path = workspace.path("changed.json");
     fs::write(&path, text).expect("written");
     path.to_str().expect("text").to_owned()
 }
 
 #[test]
 fn the_gate_compares_relations_and_not_instruction_numbers() {
-    let place = Place::new();
-    place.gate(&["--accept", "--from", HELD]);
+    let workspace = Workspace::new();
+    workspace.gate(&["--accept", "--from", HELD]);
     // As on another host: one instruction more on the way in.
     let elsewhere = changed_by(
-        &place,
+        &workspace,
         &[
             ("\"set\": 3", "\"set\": 4"),
             ("\"text_cleared\": 7", "\"text_cleared\": 8"),
@@ -145,7 +145,7 @@ fn the_gate_compares_relations_and_not_instruction_numbers() {
             ),
         ],
     );
-    let (code, stdout, _) = place.gate(&["--from", &elsewhere]);
+    let (code, stdout, _) = workspace.gate(&["--from", &elsewhere]);
     assert_eq!(code, Some(0), "{stdout}");
     for (edits, words) in [
         (
@@ -171,8 +171,8 @@ fn the_gate_compares_relations_and_not_instruction_numbers() {
             "senders of IPIs to isolated vCPUs: none -> housekeeping",
         ),
     ] {
-        let other = changed_by(&place, edits);
-        let (code, stdout, _) = place.gate(&["--from", &other]);
+        let other = changed_by(&workspace, edits);
+        let (code, stdout, _) = workspace.gate(&["--from", &other]);
         assert_eq!(code, Some(1), "{edits:?}: {stdout}");
         assert!(stdout.contains(words), "{words}\n{stdout}");
     }
@@ -180,47 +180,47 @@ fn the_gate_compares_relations_and_not_instruction_numbers() {
 
 #[test]
 fn a_baseline_of_an_older_version_is_refused_with_the_next_step_which_keeps_its_tolerances() {
-    let place = Place::new();
-    place.gate(&["--accept", "--from", HELD]);
-    let path = place.path("baselines/static-key-flip.json");
+    let workspace = Workspace::new();
+    workspace.gate(&["--accept", "--from", HELD]);
+    let path = workspace.path("baselines/static-key-flip.json");
     let text = fs::read_to_string(&path).expect("a baseline");
     let old = text
         .replace("\"baseline_version\": 2", "\"baseline_version\": 1")
         .replace("\"tolerance\": 4", "\"tolerance\": 77");
     fs::write(&path, old).expect("written");
-    let (code, stdout, stderr) = place.gate(&["--from", HELD]);
+    let (code, stdout, stderr) = workspace.gate(&["--from", HELD]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     let words = "static-key-flip.json is a baseline of version 1, and this ipirig reads version 2: \
                  make it anew with `ipirig gate static-key-flip --accept`";
     assert!(stderr.contains(words), "{stderr}");
-    assert_eq!(place.gate(&["--accept", "--from", HELD]).0, Some(0));
+    assert_eq!(workspace.gate(&["--accept", "--from", HELD]).0, Some(0));
     let new = text.replace("\"tolerance\": 4", "\"tolerance\": 77");
     assert_eq!(fs::read_to_string(&path).expect("a baseline"), new);
 }
 
 #[test]
 fn a_run_that_says_nothing_is_neither_compared_nor_accepted() {
-    let place = Place::new();
-    let broken = place.edited("\"verdict\": \"held\"", "\"verdict\": \"error\"");
-    let (code, _, stderr) = place.gate(&["--accept", "--from", &broken]);
-    assert_eq!((code, place.files().len()), (Some(3), 0));
+    let workspace = Workspace::new();
+    let broken = workspace.edited("\"verdict\": \"held\"", "\"verdict\": \"error\"");
+    let (code, _, stderr) = workspace.gate(&["--accept", "--from", &broken]);
+    assert_eq!((code, workspace.files().len()), (Some(3), 0));
     assert!(stderr.contains("no baseline was written"), "{stderr}");
-    place.gate(&["--accept", "--from", HELD]);
-    let (code, stdout, _) = place.gate(&["--from", &broken]);
+    workspace.gate(&["--accept", "--from", HELD]);
+    let (code, stdout, _) = workspace.gate(&["--from", &broken]);
     assert_eq!(code, Some(3), "{stdout}");
     assert!(
         stdout.contains("0 same, 0 changed, 1 not known"),
         "{stdout}"
     );
-    let skipped = place.edited("\"verdict\": \"held\"", "\"verdict\": \"skipped\"");
-    assert_eq!(place.gate(&["--from", &skipped]).0, Some(4));
+    let skipped = workspace.edited("\"verdict\": \"held\"", "\"verdict\": \"skipped\"");
+    assert_eq!(workspace.gate(&["--from", &skipped]).0, Some(4));
 }
 
 #[test]
 fn results_that_are_not_there_or_not_ours_are_usage_errors() {
-    let place = Place::new();
-    place.gate(&["--accept", "--from", HELD]);
-    let old = place.edited("\"schema_version\": 3", "\"schema_version\": 2");
+    let workspace = Workspace::new();
+    workspace.gate(&["--accept", "--from", HELD]);
+    let old = workspace.edited("\"schema_version\": 3", "\"schema_version\": 2");
     for (args, words) in [
         (
             &["--from", "/no/such.json"][..],
@@ -246,7 +246,7 @@ fn results_that_are_not_there_or_not_ours_are_usage_errors() {
         ),
         (&[], "<SCENARIOS>"),
     ] {
-        let (code, stdout, stderr) = place.gate(args);
+        let (code, stdout, stderr) = workspace.gate(args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
         assert!(stderr.contains(words), "{words}\n{stderr}");
     }
@@ -300,8 +300,8 @@ fn comparing_two_files_says_what_differs() {
     ] {
         assert!(stdout.contains(words), "{words}\n{stdout}");
     }
-    let place = Place::new();
-    let alone = place.edited("\"name\": \"static-key-flip\"", "\"name\": \"another\"");
+    let workspace = Workspace::new();
+    let alone = workspace.edited("\"name\": \"static-key-flip\"", "\"name\": \"another\"");
     let alone = ipirig(&["compare", HELD, &alone]);
     let stdout = text(&alone.stdout);
     assert_eq!(alone.status.code(), Some(1));

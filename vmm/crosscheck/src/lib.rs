@@ -34,7 +34,7 @@ pub use difference::{Difference, Rule, Side};
 pub use histogram::Histogram;
 pub use times::Times;
 
-use ipirig_evidence::ledger::Snapshot;
+use ipirig_evidence::ledger::LedgerCounts;
 use ipirig_evidence::{Evidence, Recorded, Tracing};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::role_name;
@@ -119,7 +119,7 @@ pub fn compare(plan: &Plan, evidence: &Evidence) -> Option<Result<CrossCheck, No
 fn compare_records(
     plan: &Plan,
     recorded: &Recorded,
-    ledger: &Snapshot,
+    ledger: &LedgerCounts,
 ) -> Result<CrossCheck, String> {
     if ledger.dropped > 0 {
         return Err("events did not fit into the ledger: it cannot be compared".to_owned());
@@ -211,7 +211,7 @@ fn compare_records(
 }
 
 /// The ledger's records must add up to its counters, by which other checks go.
-fn agrees_with_counters(compared: &Compared, ledger: &Snapshot) -> Result<(), String> {
+fn agrees_with_counters(compared: &Compared, ledger: &LedgerCounts) -> Result<(), String> {
     let recorded: u64 = compared.rig.values().sum();
     let record = ledger.cpus.get(compared.cpu);
     let counted = record.map_or(0, |record| record.window.ipis_targeted());

@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn json_has_a_run_s_fields_and_the_observation_beside_them() {
-        let wishes = ObservationPlan {
+        let request = ObservationPlan {
             command: vec!["load".to_owned(), "fork".to_owned()],
             files: vec![],
             limit: Duration::from_millis(10),
@@ -66,7 +66,7 @@ mod tests {
             outcome,
             ledger,
             ..
-        } = observe(&wishes, script);
+        } = observe(&request, script);
         let files = KernelFiles {
             kernel: "k".into(),
             initramfs: "i".into(),
@@ -74,7 +74,7 @@ mod tests {
             series: None,
         };
         let kernel = KernelInfo::new(&files, "");
-        let report = Report::new(&plan, &wishes, outcome, kernel, &ledger);
+        let report = Report::new(&plan, &request, outcome, kernel, &ledger);
         let json = ObservationDocument::from(&report).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["schema_version"], 3);

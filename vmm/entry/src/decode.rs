@@ -9,7 +9,7 @@ use iced_x86::{
 };
 
 use crate::control::{PCID, PCIDE};
-use crate::record::{Registers, Step};
+use crate::record::{Step, StepRegisters};
 
 /// The direction flag in RFLAGS (SDM vol. 1, 3.4.3.2).
 const DIRECTION: u64 = 1 << 10;
@@ -182,7 +182,11 @@ impl Decoder {
     }
 }
 
-fn access(instruction: &Instruction, memory: &UsedMemory, registers: &Registers) -> Option<Access> {
+fn access(
+    instruction: &Instruction,
+    memory: &UsedMemory,
+    registers: &StepRegisters,
+) -> Option<Access> {
     let (read, write) = match memory.access() {
         OpAccess::Read | OpAccess::CondRead => (true, false),
         OpAccess::Write | OpAccess::CondWrite => (false, true),
@@ -230,7 +234,7 @@ fn access(instruction: &Instruction, memory: &UsedMemory, registers: &Registers)
 
 /// How far from its memory operand a bit test is, whose bit number comes from a register and can be
 /// any (SDM vol. 2, BT).
-fn bit_offset(instruction: &Instruction, registers: &Registers) -> i64 {
+fn bit_offset(instruction: &Instruction, registers: &StepRegisters) -> i64 {
     let tests = matches!(
         instruction.mnemonic(),
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
@@ -323,12 +327,12 @@ fn effect(instruction: &Instruction, step: &Step) -> Effect {
 /// Whether WRMSR to the MSR in ECX serialises. It does not for IA32_SPEC_CTRL, IA32_PRED_CMD,
 /// IA32_TSC_DEADLINE and the x2APIC (SDM vol. 3, 9.3), and newer AMD CPUs do not promise it for the
 /// bases of FS and GS (APM vol. 2, 7.6.4).
-fn msr_serialises(registers: &Registers) -> bool {
+fn msr_serialises(registers: &StepRegisters) -> bool {
     let msr = value(registers, Register::ECX).unwrap_or(0);
     !matches!(msr, 0x48 | 0x49 | 0x6e0 | 0x800..=0x8ff | 0xc000_0100..=0xc000_0102)
 }
 
-fn stored(instruction: &Instruction, registers: &Registers) -> Option<u64> {
+fn stored(instruction: &Instruction, registers: &StepRegisters) -> Option<u64> {
     let moves = matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Xchg);
     if moves && instruction.op0_kind() == OpKind::Memory {
         operand(instruction, registers, 1)
@@ -338,7 +342,7 @@ fn stored(instruction: &Instruction, registers: &Registers) -> Option<u64> {
 }
 
 /// The value of a register or an immediate.
-fn operand(instruction: &Instruction, registers: &Registers, index: u32) -> Option<u64> {
+fn operand(instruction: &Instruction, registers: &StepRegisters, index: u32) -> Option<u64> {
     match instruction.op_kind(index) {
         OpKind::Register => value(registers, instruction.op_register(index)),
         _ => instruction.try_immediate(index).ok(),
@@ -346,7 +350,7 @@ fn operand(instruction: &Instruction, registers: &Registers, index: u32) -> Opti
 }
 
 /// The value of a register, or the base of a segment.
-fn value(registers: &Registers, register: Register) -> Option<u64> {
+fn value(registers: &StepRegisters, register: Register) -> Option<u64> {
     match register {
         // 64-bit mode takes these bases for 0 (SDM vol. 3, 3.4.4).
         Register::ES | Register::CS | Register::SS | Register::DS => return Some(0),

@@ -7,7 +7,7 @@ use iced_x86::{
     InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
-use crate::record::{Registers, Step};
+use crate::record::{Step, StepRegisters};
 
 /// Flags in RFLAGS (SDM vol. 1, 3.4.3).
 const CF: u64 = 1;
@@ -15,7 +15,7 @@ const PF: u64 = 1 << 2;
 const ZF: u64 = 1 << 6;
 const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
-/// Place of RAX, RCX and RSP in [`Registers::general`].
+/// Place of RAX, RCX and RSP in [`StepRegisters::general`].
 const RAX: usize = 0;
 const RCX: usize = 1;
 const RSP: usize = 4;
@@ -96,7 +96,7 @@ impl Flows {
         })
     }
 
-    fn rsp(&mut self, instruction: &Instruction, registers: &Registers) -> Option<u64> {
+    fn rsp(&mut self, instruction: &Instruction, registers: &StepRegisters) -> Option<u64> {
         let rsp = registers.general[RSP];
         let writes = instruction.op0_kind() == OpKind::Register
             && instruction.op0_register().full_register() == Register::RSP;
@@ -160,7 +160,7 @@ fn write(access: OpAccess) -> bool {
     )
 }
 
-fn next(instruction: &Instruction, registers: &Registers) -> Next {
+fn next(instruction: &Instruction, registers: &StepRegisters) -> Next {
     let after = instruction.next_ip();
     match instruction.mnemonic() {
         Mnemonic::Hlt => return Next::Halt,
@@ -209,7 +209,7 @@ fn next(instruction: &Instruction, registers: &Registers) -> Next {
 }
 
 /// Whether a conditional branch is taken (SDM vol. 2, Jcc and LOOP).
-fn taken(instruction: &Instruction, registers: &Registers) -> Option<bool> {
+fn taken(instruction: &Instruction, registers: &StepRegisters) -> Option<bool> {
     let flag = |flag| registers.rflags & flag != 0;
     let rcx = registers.general[RCX];
     match instruction.mnemonic() {

@@ -52,7 +52,7 @@ pub enum LayoutError {
 /// Where an instruction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum CodeRegion {
     /// `.entry.text`, and the thunks that it may call (arch/x86/lib/retpoline.S).
     Entry,
     /// `.noinstr.text`.
@@ -65,7 +65,7 @@ pub enum Place {
     User,
 }
 
-impl Place {
+impl CodeRegion {
     /// Whether tracing and patching are free to change code there.
     #[must_use]
     pub fn is_instrumentable(self) -> bool {
@@ -194,17 +194,17 @@ impl KernelLayout {
 
     /// Where the instruction at `rip` is.
     #[must_use]
-    pub fn place(&self, rip: u64) -> Place {
+    pub fn place(&self, rip: u64) -> CodeRegion {
         if rip < KERNEL_HALF {
-            Place::User
+            CodeRegion::User
         } else if self.entry_text.contains(&rip) || self.thunks.contains(&rip) {
-            Place::Entry
+            CodeRegion::Entry
         } else if self.noinstr_text.contains(&rip) {
-            Place::Noinstr
+            CodeRegion::Noinstr
         } else if MODULES.contains(&rip) {
-            Place::Module
+            CodeRegion::Module
         } else {
-            Place::Kernel
+            CodeRegion::Kernel
         }
     }
 

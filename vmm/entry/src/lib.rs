@@ -38,7 +38,7 @@ pub use listing::{Extent, listing};
 pub use nop::first_nop;
 pub use paging::Paging;
 pub use pending::Pending;
-pub use record::{Began, Code, Ended, Record, Registers, Step};
+pub use record::{Began, Code, Ended, Record, Step, StepRegisters};
 pub use whole::NotWhole;
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub enum Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Registers.
-    pub registers: Registers,
+    pub registers: StepRegisters,
     /// The bytes at RIP.
     pub code: Code,
     /// What INVPCID takes from memory, if it is one and can be read (SDM vol. 2, figure "INVPCID
@@ -72,7 +72,7 @@ pub struct Step {
 
 /// The registers that say what an instruction does and to which address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Registers {
+pub struct StepRegisters {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15: the order of their encoding (SDM vol. 2,
     /// table 3-1).
     pub general: [u64; 16],

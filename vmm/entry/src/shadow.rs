@@ -11,13 +11,13 @@ use std::ops::Range;
 use crate::control::{NOFLUSH, PCID, PCIDE, PGE, pcid};
 use crate::decode::Effect;
 use crate::pending::{Pending, RANGES_MAX};
-use crate::record::Registers;
+use crate::record::StepRegisters;
 
 const PAGE: u64 = 0x1000;
 
 /// CR3 and CR4 after an instruction with `effect`.
 #[must_use]
-pub fn control_after(effect: Effect, registers: &Registers) -> (u64, u64) {
+pub fn control_after(effect: Effect, registers: &StepRegisters) -> (u64, u64) {
     match effect {
         Effect::WriteCr3 { value } => (value & !NOFLUSH, registers.cr4),
         Effect::WriteCr4 { new, .. } => (registers.cr3, new),
@@ -53,7 +53,7 @@ impl Shadow {
     }
 
     /// What `effect` clears, executed with `registers` (SDM vol. 3, 4.10.4.1 for translations).
-    pub fn apply(&mut self, effect: Effect, registers: &Registers) {
+    pub fn apply(&mut self, effect: Effect, registers: &StepRegisters) {
         if effect.serialises() {
             self.text = Pending::default();
         }

@@ -7,7 +7,7 @@ use ipirig_image::{Site, SiteKind, Sites, Symbols};
 use tempfile::TempDir;
 
 use crate::layout::{KernelLayout, LayoutError};
-use crate::record::{Began, Code, Ended, Record, Registers, Step};
+use crate::record::{Began, Code, Ended, Record, Step, StepRegisters};
 
 /// What KASLR adds.
 pub(crate) const SLIDE: u64 = 0x0200_0000;
@@ -81,7 +81,7 @@ pub(crate) fn layout_with(address: u64, kind: SiteKind) -> KernelLayout {
 /// A record in the making: registers as they are before the next instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
-    pub(crate) registers: Registers,
+    pub(crate) registers: StepRegisters,
     steps: Vec<Step>,
     other_gs: u64,
 }
@@ -89,12 +89,12 @@ pub(crate) struct Way {
 impl Way {
     /// Just entered by SYSCALL.
     pub(crate) fn syscall() -> Self {
-        let mut registers = Registers {
+        let mut registers = StepRegisters {
             rip: ENTRY,
             cr3: USER_CR3,
             cr4: CR4,
             gs_base: USER_GS,
-            ..Registers::default()
+            ..StepRegisters::default()
         };
         registers.general[4] = 0x7ffe_1000;
         Self {
@@ -115,7 +115,7 @@ impl Way {
         self
     }
 
-    pub(crate) fn with(mut self, change: impl FnOnce(&mut Registers)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut StepRegisters)) -> Self {
         change(&mut self.registers);
         self
     }

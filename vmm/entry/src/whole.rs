@@ -15,7 +15,7 @@ use crate::listing;
 use crate::record::{Began, Ended, Record, Step};
 use crate::shadow::control_after;
 
-/// Place of RSP in [`crate::Registers::general`].
+/// Place of RSP in [`crate::StepRegisters::general`].
 const RSP: usize = 4;
 /// Most that the CPU pushes for an interrupt or exception, in bytes (SDM vol. 3, figure 6-9).
 const FRAME: u64 = 48;

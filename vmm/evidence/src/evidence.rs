@@ -11,7 +11,7 @@ use ipirig_scenario::EntryKind;
 use crate::blame::Attribution;
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::changes::{Changed, Sighting};
-use crate::ledger::{Detail, Snapshot};
+use crate::ledger::{Detail, LedgerCounts};
 use crate::tracing::Tracing;
 
 /// The privilege level of user space.
@@ -35,9 +35,9 @@ pub struct Evidence {
     /// The same after the release.
     pub after: KernelView,
     /// The ledger just before the kernel's first view was read.
-    pub ledger_before: Snapshot,
+    pub ledger_before: LedgerCounts,
     /// The ledger just after the second one.
-    pub ledger: Snapshot,
+    pub ledger: LedgerCounts,
     /// Who sent the IPIs of the windows, and why; empty if no stacks were taken.
     pub blame: Vec<Attribution>,
     /// Where things are in the kernel, or why that is not known and no entry can be judged.
@@ -46,7 +46,7 @@ pub struct Evidence {
     /// be read.
     pub paging: Option<Paging>,
     /// The windows, one for each entry kind.
-    pub windows: Vec<Window>,
+    pub windows: Vec<WindowRecord>,
     /// What the kernel itself recorded of its IPIs.
     pub tracing: Tracing,
     /// What came when in the windows. Only kept where a scenario asks for IPIs by their causes.
@@ -64,12 +64,12 @@ pub struct Sequence {
 
 /// One window, and the entries after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct WindowRecord {
     /// The entry kind that ends it.
     pub entry: EntryKind,
     /// What each isolated vCPU saw on an entry before the window. Only where the entry after it
     /// shows the same, and the guest has the module.
-    pub baseline: BTreeMap<usize, Entry>,
+    pub baseline: BTreeMap<usize, EntryReport>,
     /// Where each isolated vCPU was just after the window opened and just before it closed.
     pub marks: BTreeMap<usize, (Mark, Mark)>,
     /// IPIs sent to each isolated vCPU in this window.
@@ -79,7 +79,7 @@ pub struct Window {
     /// What the kernel changed.
     pub changed: Changed,
     /// What each isolated vCPU saw on its first entry after the window, if it was ordered.
-    pub released: BTreeMap<usize, Entry>,
+    pub released: BTreeMap<usize, EntryReport>,
     /// What each isolated vCPU executed on that entry.
     pub records: BTreeMap<usize, Result<Record, NoRecord>>,
     /// What isolated vCPUs executed for the IPIs of the window, and the control vCPU when it made changes,
@@ -136,7 +136,7 @@ pub struct Mark {
 
 /// What the task on an isolated vCPU brought back from an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct EntryReport {
     /// What it was asked to do there.
     pub order: Order,
     /// The branch it took; a claim, so not always 0 or 1.

@@ -25,8 +25,8 @@ pub mod vectors;
 
 pub use error::chain;
 pub use evidence::{
-    Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Sequence, StormReport,
-    USER, Window,
+    EntryReport, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Sequence,
+    StormReport, USER, WindowRecord,
 };
 pub use phase::Phase;
 pub use tracing::{Edge, Recorded, Tracing};

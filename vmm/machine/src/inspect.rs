@@ -120,7 +120,7 @@ impl Machine {
     /// How an event that was asked for is coming along. Does not disturb the vCPU.
     #[must_use]
     pub fn placed(&self, cpu: usize) -> Placed {
-        let slot = self.fleet.slots.get(cpu);
+        let slot = self.vcpu_set.slots.get(cpu);
         slot.map_or(Placed::Waiting, |slot| slot.placed().into())
     }
 
@@ -217,7 +217,7 @@ impl Machine {
     #[must_use]
     pub fn read_physical(&self, address: u64, len: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; len];
-        let memory = &self.fleet.memory;
+        let memory = &self.vcpu_set.memory;
         memory
             .read_slice(&mut bytes, GuestAddress(address))
             .is_ok()
@@ -246,10 +246,10 @@ impl Machine {
         job: impl FnOnce(&mut Vcpu) -> T + Send + 'static,
     ) -> Result<T, MachineError> {
         let gone = MachineError::NoAnswer(cpu);
-        if self.threads.is_empty() || self.fleet.stopping() {
+        if self.threads.is_empty() || self.vcpu_set.stopping() {
             return Err(gone);
         }
-        let slot = self.fleet.slots.get(cpu);
+        let slot = self.vcpu_set.slots.get(cpu);
         slot.and_then(|slot| slot.call(job)).ok_or(gone)
     }
 }

@@ -78,7 +78,7 @@ pub struct Machine {
     _blocked: Option<BlockedVcpu>,
     // The VM goes after its vCPUs, the memory after the VM: KVM uses it until then.
     vm: VmFd,
-    pub(crate) fleet: Arc<VcpuSet>,
+    pub(crate) vcpu_set: Arc<VcpuSet>,
     mailbox: MailboxMemory,
 }
 
@@ -135,10 +135,10 @@ impl Machine {
             return Ok(());
         };
         let vcpu = |thread| {
-            let mut slots = self.fleet.slots.iter();
+            let mut slots = self.vcpu_set.slots.iter();
             slots.position(|slot| slot.kicker.thread() == Some(thread))
         };
-        Ok(events.report(self.fleet.observer.as_ref(), vcpu)?)
+        Ok(events.report(self.vcpu_set.observer.as_ref(), vcpu)?)
     }
 
     /// Starts every vCPU's thread, and returns when each is there: it can be kicked, asked and pinned.
@@ -152,7 +152,7 @@ impl Machine {
         let bodies = self.vcpus.drain(..);
         let bodies = bodies.map(|vcpu| move |arrival| vcpu.run(arrival));
         threads::start(bodies, &mut self.threads).map_err(|source| {
-            self.fleet.stop(None);
+            self.vcpu_set.stop(None);
             MachineError::Host {
                 what: "starting a vCPU thread",
                 source,
@@ -165,7 +165,7 @@ impl Machine {
     /// which on a slow host takes half of a core from the CPU that boots. Who waits for a tick then
     /// waits longer.
     pub fn expect_boot(&self) {
-        self.fleet.set_booting(true);
+        self.vcpu_set.set_booting(true);
     }
 
     /// Pins each vCPU to its core of [`Machine::placement`], and ends what [`Machine::expect_boot`]
@@ -176,13 +176,13 @@ impl Machine {
     /// # Errors
     /// The host refuses a core, or the machine was not started.
     pub fn settle(&self) -> Result<(), MachineError> {
-        self.fleet.set_booting(false);
-        for (slot, &core) in self.fleet.slots.iter().zip(&self.placement.cores) {
+        self.vcpu_set.set_booting(false);
+        for (slot, &core) in self.vcpu_set.slots.iter().zip(&self.placement.cores) {
             let gone = || io::Error::from_raw_os_error(libc::ESRCH);
             let thread = slot.kicker.thread().ok_or_else(gone);
             let pinned = thread.and_then(|id| affinity::pin(id, core));
             // A thread ends only after it has stopped the machine.
-            if pinned.is_err() && self.fleet.stopping() {
+            if pinned.is_err() && self.vcpu_set.stopping() {
                 return Ok(());
             }
             pinned.map_err(host("pinning a vCPU thread"))?;
@@ -202,10 +202,10 @@ impl Machine {
             if crate::interrupt::requested() {
                 return Ok(Wakeup::Interrupted);
             }
-            if self.fleet.stopping() {
+            if self.vcpu_set.stopping() {
                 return Ok(Wakeup::Stopped(self.stop_reason()));
             }
-            if let Some(panic) = self.fleet.console.panic()
+            if let Some(panic) = self.vcpu_set.console.panic()
                 && clock::now().saturating_sub(panic.at) > LAST_WORDS_NS
             {
                 return Ok(Wakeup::Stopped(self.stop_reason()));
@@ -222,7 +222,7 @@ impl Machine {
     /// The last `lines` console lines.
     #[must_use]
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
-        self.fleet.console.tail(lines)
+        self.vcpu_set.console.tail(lines)
     }
 
     /// Stops the machine, if it still runs, and says what state it was in. A panic on the console
@@ -230,20 +230,20 @@ impl Machine {
     #[must_use]
     pub fn report(&mut self, reason: StopReason) -> CrashReport {
         let states = self.stop().to_vec();
-        let reason = match self.fleet.console.panic() {
+        let reason = match self.vcpu_set.console.panic() {
             Some(panic) => StopReason::Panic { line: panic.line },
             None => reason,
         };
         // A kernel without symbols makes a poorer report, not none.
         let symbols = Symbols::from_vmlinux(&self.kernel).unwrap_or_default();
-        let console = self.fleet.console.tail(CONSOLE_LINES);
+        let console = self.vcpu_set.console.tail(CONSOLE_LINES);
         CrashReport::new(reason, states, &symbols, console)
     }
 
     /// Stops the machine and waits for its threads; gives each vCPU's last state. A second call
     /// gives the same.
     pub fn stop(&mut self) -> &[VcpuState] {
-        self.fleet.stop(None);
+        self.vcpu_set.stop(None);
         for thread in self.threads.drain(..) {
             // A vCPU thread that panicked is a bug; its message is on stderr already.
             if let Ok(state) = thread.join() {
@@ -251,12 +251,12 @@ impl Machine {
             }
         }
         // A full disk loses the log's end, which the report does not need.
-        let _ = self.fleet.console.flush();
+        let _ = self.vcpu_set.console.flush();
         &self.states
     }
 
     fn stop_reason(&self) -> StopReason {
-        match (self.fleet.console.panic(), self.fleet.reason()) {
+        match (self.vcpu_set.console.panic(), self.vcpu_set.reason()) {
             (Some(panic), _) => StopReason::Panic { line: panic.line },
             (None, Some(reason)) => reason,
             (None, None) => StopReason::Reset,

@@ -14,8 +14,8 @@ use ipirig_verdict::checks::soundness::{no_way_round, nothing_lost};
 pub(super) const OBSERVED: &str = "observed";
 
 /// Every check of an observation.
-pub(super) fn judge(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> Vec<Check> {
-    let limit = wishes
+pub(super) fn judge(plan: &Plan, request: &ObservationPlan, observed: &Observed) -> Vec<Check> {
+    let limit = request
         .max_ipis
         .map(|most| isolated_ipis(plan, most, observed));
     let lost = nothing_lost(&observed.evidence);
@@ -27,7 +27,7 @@ pub(super) fn judge(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) 
         ..lost
     };
     let sound = [
-        was_observed(plan, wishes, observed),
+        was_observed(plan, request, observed),
         lost,
         no_way_round(&observed.evidence),
     ];
@@ -65,8 +65,8 @@ fn isolated_ipis(plan: &Plan, most: u64, observed: &Observed) -> Check {
 }
 
 /// The task of each isolated vCPU ran in the window: one that is not there gets no IPIs either.
-fn was_observed(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> Check {
-    let is_load = wishes.command.first().is_some_and(|word| word == LOAD);
+fn was_observed(plan: &Plan, request: &ObservationPlan, observed: &Observed) -> Check {
+    let is_load = request.command.first().is_some_and(|word| word == LOAD);
     let command = &observed.command;
     if is_load && command.ending == Ending::Exited && command.code == u64::from(NO_LOAD) {
         let words = "the kernel offers none of these loads; their output says what it lacks";
@@ -102,7 +102,7 @@ fn was_observed(plan: &Plan, wishes: &ObservationPlan, observed: &Observed) -> C
         Ending::TimeUp => ("the command ran until its time was up".to_owned(), false),
     };
     // Nobody knows what a command that failed would have done.
-    if failed && !wishes.any_exit_code {
+    if failed && !request.any_exit_code {
         let words = format!(
             "{words}: see what it printed; --ignore-exit-code takes that for an end like any other; {}",
             check.evidence

@@ -86,11 +86,11 @@ pub struct Visited {
 
 /// The report on an observation by `setup`.
 #[must_use]
-pub fn conclude(setup: &Setup, wishes: &ObservationPlan, outcome: Outcome<Observed>) -> Report {
+pub fn conclude(setup: &Setup, request: &ObservationPlan, outcome: Outcome<Observed>) -> Report {
     let plan = &setup.plan;
     let mut observation = None;
     let run = conclude::finish(setup, outcome, |observed, kernel, ledger| {
-        let report = Report::new(plan, wishes, observed, kernel, ledger);
+        let report = Report::new(plan, request, observed, kernel, ledger);
         observation = report.observation;
         report.run
     });
@@ -167,7 +167,7 @@ impl Report {
     #[must_use]
     pub fn new(
         plan: &Plan,
-        wishes: &ObservationPlan,
+        request: &ObservationPlan,
         outcome: Result<Observed, Ended>,
         kernel: KernelInfo,
         ledger: &Ledger,
@@ -183,14 +183,14 @@ impl Report {
                 };
                 run.report = ended.report().map(str::to_owned);
                 run.kernel = Some(kernel);
-                run.scenario.storm = wishes.command.join(" ");
+                run.scenario.storm = request.command.join(" ");
                 return Self::without(run);
             }
         };
-        let checks = judge::judge(plan, wishes, &observed);
+        let checks = judge::judge(plan, request, &observed);
         let mut run = RunResult::new(plan, checks);
         run.verdict = judge::overall(&run.checks);
-        run.scenario.storm = wishes.command.join(" ");
+        run.scenario.storm = request.command.join(" ");
         run.kernel = Some(kernel);
         let run = run.with_evidence(plan, &observed.evidence);
 
@@ -203,7 +203,7 @@ impl Report {
             isolated: visited.collect(),
             origins,
             command: CommandReport {
-                words: wishes.command.clone(),
+                words: request.command.clone(),
                 ending: match observed.command.ending {
                     Ending::Exited => "exited",
                     Ending::Signalled => "signalled",

@@ -7,7 +7,7 @@ use ipirig_rig::run::KernelFiles;
 
 use super::*;
 
-fn wishes() -> ObservationPlan {
+fn request() -> ObservationPlan {
     ObservationPlan {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
@@ -17,13 +17,13 @@ fn wishes() -> ObservationPlan {
     }
 }
 
-fn observe(wishes: &ObservationPlan, script: Script) -> Report {
-    observe_and_keep(wishes, script).0
+fn observe(request: &ObservationPlan, script: Script) -> Report {
+    observe_and_keep(request, script).0
 }
 
 /// With the files that the guest has afterwards.
 fn observe_and_keep(
-    wishes: &ObservationPlan,
+    request: &ObservationPlan,
     script: Script,
 ) -> (Report, BTreeMap<String, Vec<u8>>) {
     let Observing {
@@ -31,7 +31,7 @@ fn observe_and_keep(
         outcome,
         ledger,
         files,
-    } = fake::observe(wishes, script);
+    } = fake::observe(request, script);
     let kernel = KernelInfo::new(
         &KernelFiles {
             kernel: "k".into(),
@@ -41,7 +41,7 @@ fn observe_and_keep(
         },
         "",
     );
-    let report = Report::new(&plan, wishes, outcome, kernel, &ledger);
+    let report = Report::new(&plan, request, outcome, kernel, &ledger);
     (report, files)
 }
 
@@ -57,7 +57,7 @@ fn busy() -> Script {
 
 #[test]
 fn a_complete_observation_says_what_came_from_where_and_judges_nothing() {
-    let report = observe(&wishes(), busy());
+    let report = observe(&request(), busy());
     assert_eq!(report.run.verdict, Verdict::Held);
     let observation = report.observation.unwrap();
     let [visited] = &observation.isolated[..] else {
@@ -89,17 +89,17 @@ fn the_guest_gets_the_command_and_each_file_whole() {
         content: (0..len).map(|at| (at % 251) as u8).collect(),
     };
     let half = ipirig_abi::TEXT_LEN / 2;
-    let wishes = ObservationPlan {
+    let request = ObservationPlan {
         files: vec![
             file("empty", 0),
             file("whole", half),
             file("bin/long", 2 * half + 1),
         ],
-        ..wishes()
+        ..request()
     };
-    let (report, files) = observe_and_keep(&wishes, busy());
+    let (report, files) = observe_and_keep(&request, busy());
     assert_eq!(report.run.verdict, Verdict::Held);
-    let mut expected: BTreeMap<_, _> = wishes
+    let mut expected: BTreeMap<_, _> = request
         .files
         .into_iter()
         .map(|file| (file.path, file.content))
@@ -114,7 +114,7 @@ fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
         bytes_dropped: 1,
         ..busy()
     };
-    let report = observe(&wishes(), script);
+    let report = observe(&request(), script);
     assert_eq!(report.run.verdict, Verdict::Error);
     assert_eq!(
         report.run.checks[0].evidence,
@@ -126,11 +126,11 @@ fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
 #[test]
 fn a_limit_makes_a_check_of_it() {
     let verdict = |most, script| {
-        let wishes = ObservationPlan {
+        let request = ObservationPlan {
             max_ipis: Some(most),
-            ..wishes()
+            ..request()
         };
-        let report = observe(&wishes, script);
+        let report = observe(&request, script);
         (report.run.verdict, report.run.checks[0].evidence.clone())
     };
     assert_eq!(
@@ -163,12 +163,12 @@ fn an_observation_that_lost_something_or_saw_nobody_run_is_an_error() {
             ..busy()
         },
     ] {
-        let report = observe(&wishes(), script.clone());
+        let report = observe(&request(), script.clone());
         assert_eq!(report.run.verdict, Verdict::Error, "{script:?}");
     }
     // A thousand events fit.
     let report = observe(
-        &wishes(),
+        &request(),
         Script {
             command_operations: 300,
             ..busy()
@@ -190,7 +190,7 @@ fn an_observation_that_lost_something_or_saw_nobody_run_is_an_error() {
 #[test]
 fn a_kernel_that_ticks_all_the_time_is_observed_with_a_warning() {
     let report = observe(
-        &wishes(),
+        &request(),
         Script {
             never_quiet: true,
             ..busy()
@@ -209,11 +209,11 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
             command_results: Some(results),
             ..busy()
         };
-        let wishes = ObservationPlan {
+        let request = ObservationPlan {
             any_exit_code,
-            ..wishes()
+            ..request()
         };
-        let report = observe(&wishes, script);
+        let report = observe(&request, script);
         let checks = report.run.checks;
         let observed = checks.into_iter().find(|check| check.name == "observed");
         let evidence = observed.map(|check| check.evidence).unwrap_or_default();
@@ -237,7 +237,7 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
     );
 
     let report = observe(
-        &wishes(),
+        &request(),
         Script {
             fails_to_start: true,
             ..busy()
@@ -257,13 +257,13 @@ fn loads_that_the_kernel_does_not_offer_are_skipped() {
         command_results: Some([1, 77, 6, 0]),
         ..Script::default()
     };
-    assert_eq!(observe(&wishes(), script()).run.verdict, Verdict::Skipped);
+    assert_eq!(observe(&request(), script()).run.verdict, Verdict::Skipped);
     // Any other program's exit code is its own.
-    let wishes = ObservationPlan {
+    let request = ObservationPlan {
         command: vec!["prog".to_owned()],
-        ..wishes()
+        ..request()
     };
-    assert_eq!(observe(&wishes, script()).run.verdict, Verdict::Error);
+    assert_eq!(observe(&request, script()).run.verdict, Verdict::Error);
 }
 
 #[test]
@@ -273,14 +273,14 @@ fn a_guest_that_lies_about_the_command_or_its_output_is_not_believed() {
         mute: true,
         ..busy()
     };
-    let report = observe(&wishes(), lie([9, 0, 0, 0]));
+    let report = observe(&request(), lie([9, 0, 0, 0]));
     assert_eq!(report.run.verdict, Verdict::Error);
     assert_eq!(
         report.run.checks[0].evidence,
         "the guest broke the mailbox protocol during: observing: the command ended as 9"
     );
     // It claims more than it gives.
-    let report = observe(&wishes(), lie([1, 0, u64::MAX, 0]));
+    let report = observe(&request(), lie([1, 0, u64::MAX, 0]));
     assert_eq!(report.observation.unwrap().command.output, "");
 }
 
@@ -291,7 +291,7 @@ fn an_instruction_that_kvm_cannot_emulate_is_the_host_s_lack_and_named() {
         unknown_instruction: &[0x0f, 0xae, 0x27, 0x90],
         ..Script::default()
     };
-    let report = observe(&wishes(), script);
+    let report = observe(&request(), script);
     assert_eq!(report.run.verdict, Verdict::Skipped);
     assert_eq!(
         report.run.checks[0].evidence,

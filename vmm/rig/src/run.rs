@@ -19,7 +19,7 @@ use ipirig_scenario::cmdline::command_line;
 use ipirig_scenario::plan::Plan;
 
 use crate::conductor::{self, Ended, Guest, LayoutOf, Start};
-use crate::snapshots::{Place, Snapshots};
+use crate::snapshots::{SnapshotPath, Snapshots};
 
 /// What a run needs besides a host.
 #[derive(Clone, Debug)]
@@ -275,7 +275,7 @@ enum Origin {
     /// A snapshot.
     Snapshot,
     /// The kernel's entry point, for a snapshot to be written later if there is a place for it.
-    Kernel { saved_to: Option<Place> },
+    Kernel { saved_to: Option<SnapshotPath> },
 }
 
 /// A machine, and how it came to be.
@@ -338,7 +338,7 @@ fn made(
 }
 
 /// Writes the guest that is ready down for later runs; a run that cannot goes on without.
-fn save(guest: &dyn Guest, place: &Place) -> Result<(), String> {
+fn save(guest: &dyn Guest, place: &SnapshotPath) -> Result<(), String> {
     let mut written = place.begin().map_err(|error| chain(&error))?;
     guest
         .save(&place.key, written.as_file_mut())

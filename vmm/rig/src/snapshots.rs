@@ -81,8 +81,8 @@ impl Snapshots {
     ///
     /// # Errors
     /// There can be no such machine, or its files cannot be read.
-    pub(crate) fn place(&self, host: &Host, config: &Config) -> Result<Place, MachineError> {
-        Ok(Place {
+    pub(crate) fn place(&self, host: &Host, config: &Config) -> Result<SnapshotPath, MachineError> {
+        Ok(SnapshotPath {
             directory: self.directory.clone(),
             key: snapshot_key(host, config)?,
         })
@@ -91,12 +91,12 @@ impl Snapshots {
 
 /// The place of one snapshot.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct SnapshotPath {
     directory: PathBuf,
     pub(crate) key: String,
 }
 
-impl Place {
+impl SnapshotPath {
     fn path(&self) -> PathBuf {
         self.directory.join(format!("{}{SUFFIX}", self.key))
     }
@@ -132,7 +132,7 @@ impl Place {
         SnapshotsError::Useless { path, source }
     }
 
-    /// A file to write the snapshot to. Until [`Place::keep`] it is nobody's, and vanishes.
+    /// A file to write the snapshot to. Until [`SnapshotPath::keep`] it is nobody's, and vanishes.
     pub(crate) fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
         let directory = &self.directory;
         fs::create_dir_all(directory).map_err(file("cannot make", directory))?;
@@ -202,8 +202,8 @@ mod tests {
 
     use super::*;
 
-    fn place(directory: &Path) -> Place {
-        Place {
+    fn place(directory: &Path) -> SnapshotPath {
+        SnapshotPath {
             directory: directory.to_owned(),
             key: "k".into(),
         }

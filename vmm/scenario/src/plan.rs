@@ -167,7 +167,7 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Fits the user's wishes to the scenario.
+    /// Fits what the user asked for to the scenario.
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ pub fn is_name(text: &str) -> bool {
 }
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
-    let place = Place { file, text };
+    let place = SourceText { file, text };
     let raw: RawScenario = toml::from_str(text).map_err(|error| place.syntax(&error))?;
     let scenario = Scenario {
         name: place.name(&raw.name)?,
@@ -46,12 +46,12 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
 }
 
 /// The file being read, for errors.
-struct Place<'a> {
+struct SourceText<'a> {
     file: &'a str,
     text: &'a str,
 }
 
-impl Place<'_> {
+impl SourceText<'_> {
     fn at(&self, span: Range<usize>, message: impl Into<String>) -> Diagnostic {
         Diagnostic::at(self.file, self.text, span, message)
     }

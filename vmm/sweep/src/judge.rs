@@ -7,7 +7,7 @@
 
 use ipirig_entry::control::pcid;
 use ipirig_entry::decode::Decoder;
-use ipirig_entry::layout::Place;
+use ipirig_entry::layout::CodeRegion;
 use ipirig_entry::paging::USER_TABLE_BIT;
 use ipirig_entry::passage::{Arrival, Blocked, Crossed, Passage, PassageEnd};
 use ipirig_entry::shadow::Shadow;
@@ -249,7 +249,7 @@ impl<'a> Walk<'a> {
             return;
         };
         if registers.gs_base < KERNEL_HALF
-            && place != Place::User
+            && place != CodeRegion::User
             && let Some(access) = executed.accesses.iter().find(|access| access.per_cpu)
         {
             let words = format!(

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::name::{PathName, Side};
 
-/// Place of RSP in [`ipirig_entry::Registers::general`].
+/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
 pub(crate) const RSP: usize = 4;
 
 /// One half of a way through the kernel, as it was traced.

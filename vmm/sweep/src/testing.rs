@@ -3,7 +3,7 @@
 use std::fs;
 
 use ipirig_entry::passage::{Arrival, Crossed, Frame, Passage, PassageEnd};
-use ipirig_entry::record::{Code, Registers, Step};
+use ipirig_entry::record::{Code, Step, StepRegisters};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
 use tempfile::TempDir;
@@ -84,7 +84,7 @@ pub(crate) fn paging() -> Paging {
 /// A CPU that executes what it is given, and writes it down.
 #[derive(Clone, Debug)]
 pub(crate) struct Cpu {
-    pub(crate) registers: Registers,
+    pub(crate) registers: StepRegisters,
     pub(crate) other_gs: u64,
     pub(crate) flag: u8,
     pub(crate) steps: Vec<Crossed>,
@@ -93,12 +93,12 @@ pub(crate) struct Cpu {
 impl Cpu {
     /// Just entered by SYSCALL.
     pub(crate) fn new() -> Self {
-        let mut registers = Registers {
+        let mut registers = StepRegisters {
             rip: ENTRY,
             cr3: USER_CR3,
             gs_base: USER_GS,
             rflags: 2,
-            ..Registers::default()
+            ..StepRegisters::default()
         };
         registers.general[4] = USER_STACK;
         registers.general[8..12].copy_from_slice(&[KERNEL_CR3, USER_CR3, STACK, USER_STACK]);

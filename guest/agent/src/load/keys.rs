@@ -4,19 +4,19 @@ use std::fs;
 use std::path::Path;
 
 use crate::failure::During;
-use crate::request::Stopped;
+use crate::request::StormError;
 
 /// `sched_schedstats` of kernel/sched/stats.h.
 const SCHEDSTATS: &str = "/proc/sys/kernel/sched_schedstats";
 
-pub(super) fn run() -> Result<(), Stopped> {
+pub(super) fn run() -> Result<(), StormError> {
     flip(Path::new(SCHEDSTATS))
 }
 
-fn flip(file: &Path) -> Result<(), Stopped> {
+fn flip(file: &Path) -> Result<(), StormError> {
     if !file.exists() {
         let missing = format!("no CONFIG_SCHEDSTATS: {} is missing", file.display());
-        return Err(Stopped::Lacking(missing));
+        return Err(StormError::Lacking(missing));
     }
     for value in ["1", "0"] {
         fs::write(file, value).during(|| format!("write {value} to {}", file.display()))?;
@@ -33,7 +33,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
         let missing = format!("no CONFIG_SCHEDSTATS: {} is missing", file.display());
-        assert_eq!(flip(&file), Err(Stopped::Lacking(missing)));
+        assert_eq!(flip(&file), Err(StormError::Lacking(missing)));
         fs::write(&file, "0").unwrap();
         assert_eq!(flip(&file), Ok(()));
         assert_eq!(fs::read_to_string(&file).unwrap(), "0");

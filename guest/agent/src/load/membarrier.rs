@@ -3,7 +3,7 @@
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::request::Stopped;
+use crate::request::StormError;
 
 /// `enum membarrier_cmd` of include/uapi/linux/membarrier.h, in words.
 const COMMANDS: [(i32, &str); 4] = [
@@ -13,11 +13,11 @@ const COMMANDS: [(i32, &str); 4] = [
     (1 << 3, "make a private expedited barrier"),
 ];
 
-pub(super) fn run() -> Result<(), Stopped> {
+pub(super) fn run() -> Result<(), StormError> {
     for (command, what) in COMMANDS {
         match call(command) {
             Err(Errno(libc::ENOSYS)) => {
-                return Err(Stopped::Lacking("no CONFIG_MEMBARRIER".to_owned()));
+                return Err(StormError::Lacking("no CONFIG_MEMBARRIER".to_owned()));
             }
             result => result.during(|| what)?,
         }

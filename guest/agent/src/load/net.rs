@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::request::Stopped;
+use crate::request::StormError;
 
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h, in network byte order.
 const ALL_PACKETS: i32 = (libc::ETH_P_ALL as u16).to_be() as i32;
@@ -25,7 +25,7 @@ const L2TP: i32 = 3;
 /// gone before the work runs makes no difference (`netstamp_clear` of net/core/dev.c).
 const HOLD: Duration = Duration::from_millis(50);
 
-pub(super) fn run() -> Result<(), Stopped> {
+pub(super) fn run() -> Result<(), StormError> {
     let internet = socket(libc::AF_INET, libc::SOCK_DGRAM, 0, "CONFIG_INET")?;
     set_up(&internet, true).during(|| "bring lo up")?;
     let packets = socket(
@@ -43,7 +43,7 @@ pub(super) fn run() -> Result<(), Stopped> {
     Ok(())
 }
 
-fn socket(family: i32, kind: i32, protocol: i32, option: &str) -> Result<OwnedFd, Stopped> {
+fn socket(family: i32, kind: i32, protocol: i32, option: &str) -> Result<OwnedFd, StormError> {
     // SAFETY: touches no memory of ours.
     let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
     if fd >= 0 {
@@ -51,8 +51,8 @@ fn socket(family: i32, kind: i32, protocol: i32, option: &str) -> Result<OwnedFd
         return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     match Errno::last() {
-        Errno(libc::ENOSYS) => Err(Stopped::Lacking("no CONFIG_NET".to_owned())),
-        Errno(libc::EAFNOSUPPORT) => Err(Stopped::Lacking(format!("no {option}"))),
+        Errno(libc::ENOSYS) => Err(StormError::Lacking("no CONFIG_NET".to_owned())),
+        Errno(libc::EAFNOSUPPORT) => Err(StormError::Lacking(format!("no {option}"))),
         errno => Ok(Err(errno).during(|| "open a socket")?),
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::request::Stopped;
+use crate::request::StormError;
 
 /// `struct perf_event_attr` of include/uapi/linux/perf_event.h in its first version, which every
 /// kernel takes.
@@ -28,12 +28,12 @@ static CONTEXT_SWITCHES: Attributes = Attributes {
 };
 const _: () = assert!(size_of::<Attributes>() == 64);
 
-pub(super) fn run() -> Result<(), Stopped> {
+pub(super) fn run() -> Result<(), StormError> {
     let mut counters = Vec::new();
     for cpu in 0..online() {
         match open(cpu) {
             Err(Errno(libc::ENOSYS)) => {
-                return Err(Stopped::Lacking("no CONFIG_PERF_EVENTS".to_owned()));
+                return Err(StormError::Lacking("no CONFIG_PERF_EVENTS".to_owned()));
             }
             result => counters.push(result.during(|| format!("open a counter on CPU {cpu}"))?),
         }

@@ -98,8 +98,8 @@ impl Guest for FakeGuest {
         self.module.as_ref().map(|module| module as &dyn Triggers)
     }
 
-    fn ground(&self) -> Ground<'_> {
-        Ground {
+    fn interfaces(&self) -> Interfaces<'_> {
+        Interfaces {
             triggers: self.triggers(),
             housekeeping: &[],
             symbols: self.symbols.get(),
@@ -128,11 +128,11 @@ impl Guest for FakeGuest {
         Ok(b"Linux 6.12 #1 x86_64".into())
     }
 
-    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, Stopped> {
+    fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, StormError> {
         match self.module {
             Some(_) if cpu == 1 => Ok(count),
             Some(_) => Err(Failure::of("start processes", Errno(libc::EINVAL)).into()),
-            None => Err(Stopped::NoModule),
+            None => Err(StormError::NoModule),
         }
     }
 
@@ -182,11 +182,11 @@ impl Guest for FakeGuest {
         ))
     }
 
-    fn trace(&self, step: Step) -> Result<Vec<u8>, Stopped> {
+    fn trace(&self, step: Step) -> Result<Vec<u8>, StormError> {
         match step.kind {
             TraceStep::Stats => Ok(format!("stats of {}", step.args[0]).into()),
             TraceStep::Read => Err(Failure::of("read trace", Errno(libc::EBUSY)).into()),
-            _ => Err(Stopped::Lacking("no CONFIG_TRACING".to_owned())),
+            _ => Err(StormError::Lacking("no CONFIG_TRACING".to_owned())),
         }
     }
 }
@@ -198,7 +198,7 @@ fn with_module(module: FakeModule) -> FakeGuest {
     }
 }
 
-fn obey(guest: &FakeGuest, command: impl Into<u32>, args: [u64; 4]) -> (Answer, Then) {
+fn obey(guest: &FakeGuest, command: impl Into<u32>, args: [u64; 4]) -> (Answer, NextAction) {
     Request {
         seq: 1,
         code: command.into(),
@@ -238,7 +238,7 @@ fn a_command_is_read_once_and_answered_under_its_number() {
     assert_eq!(Request::newer_than(request.seq(), &mailbox.control), None);
 
     let (answer, then) = request.obey(&FakeGuest::default());
-    assert_eq!(then, Then::Wait);
+    assert_eq!(then, NextAction::Wait);
     answer.post(&request, &mailbox);
     let reply = &mailbox.control.reply;
     assert_eq!(reply.ack.load(Ordering::Relaxed), 7);
@@ -251,11 +251,11 @@ fn an_odd_number_of_flips_leaves_the_key_enabled() {
     let guest = with_module(FakeModule::default());
     assert_eq!(
         obey(&guest, Command::Flip, [101, 0, 0, 0]),
-        (ok([101, 1, 0, 0]), Then::Wait)
+        (ok([101, 1, 0, 0]), NextAction::Wait)
     );
     assert_eq!(
         obey(&guest, Command::Flip, [1, 0, 0, 0]),
-        (ok([1, 0, 0, 0]), Then::Wait)
+        (ok([1, 0, 0, 0]), NextAction::Wait)
     );
 }
 
@@ -307,7 +307,7 @@ fn a_kernel_whose_flips_patch_nothing_is_lacking() {
     let lacking = Answer::lacking([0; 4], text.to_owned());
     assert_eq!(
         obey(&guest, Command::Flip, [101, 0, 0, 0]),
-        (lacking, Then::Wait)
+        (lacking, NextAction::Wait)
     );
 }
 
@@ -316,7 +316,7 @@ fn a_storm_ends_with_the_alias_on_another_page() {
     let guest = with_module(FakeModule::default());
     assert_eq!(
         obey(&guest, Command::Vunmap, [100, 4, 0, 0]),
-        (ok([100, 0x77, 0, 0]), Then::Wait)
+        (ok([100, 0x77, 0, 0]), NextAction::Wait)
     );
     assert_eq!(
         *guest.module.unwrap().calls.borrow(),
@@ -369,12 +369,12 @@ fn a_storm_of_the_module_gets_what_was_asked_and_the_symbols_told_before() {
     let guest = with_module(FakeModule::default());
     assert_eq!(
         obey(&guest, Command::Symbols, [0x10, 0x20, 0, 0]),
-        (ok([0; 4]), Then::Wait)
+        (ok([0; 4]), NextAction::Wait)
     );
     let kind = u32::from(StormKind::EntryTextPoke).into();
     assert_eq!(
         obey(&guest, Command::Storm, [kind, 7, 0, 0x30]),
-        (ok([7, 2, 0, 0]), Then::Wait)
+        (ok([7, 2, 0, 0]), NextAction::Wait)
     );
     assert_eq!(
         *guest.module.unwrap().calls.borrow(),
@@ -442,7 +442,7 @@ fn letting_go_says_how_many_stayed() {
     let guest = with_module(FakeModule::default());
     assert_eq!(
         obey(&guest, Command::LetGo, [0; 4]),
-        (ok([3, 0, 0, 0]), Then::Wait)
+        (ok([3, 0, 0, 0]), NextAction::Wait)
     );
     assert_eq!(*guest.module.unwrap().calls.borrow(), ["let go"]);
 }
@@ -457,11 +457,11 @@ fn without_a_module_triggers_are_refused_and_texts_still_read() {
         Command::LetGo,
     ] {
         let (answer, then) = obey(&guest, command, [1, 1, 0, 0]);
-        assert_eq!((answer.status, then), (Status::NoModule, Then::Wait));
+        assert_eq!((answer.status, then), (Status::NoModule, NextAction::Wait));
     }
     assert_eq!(
         obey(&guest, Command::ReadCounters, [0; 4]),
-        (ok([0; 4]), Then::Wait)
+        (ok([0; 4]), NextAction::Wait)
     );
     let (answer, _) = obey(&guest, Command::ReadBootCounters, [0; 4]);
     assert_eq!(answer, Answer::text(b"cpu deferred_text\n".into()));
@@ -487,7 +487,7 @@ fn a_signal_to_an_isolated_task_is_sent_and_one_to_nobody_is_refused() {
     let guest = FakeGuest::default();
     assert_eq!(
         obey(&guest, Command::Signal, [1, 0, 0, 0]),
-        (ok([1, 0, 0, 0]), Then::Wait)
+        (ok([1, 0, 0, 0]), NextAction::Wait)
     );
     let text = "signal the isolated task of CPU 4294967297: ESRCH (No such process)";
     assert_eq!(
@@ -514,7 +514,7 @@ fn an_unknown_command_is_answered_as_such() {
                 results: [0; 4],
                 text: text.into()
             },
-            Then::Wait
+            NextAction::Wait
         )
     );
 }
@@ -523,7 +523,7 @@ fn an_unknown_command_is_answered_as_such() {
 fn power_off_is_answered_before_it_happens() {
     assert_eq!(
         obey(&FakeGuest::default(), Command::PowerOff, [0; 4]),
-        (ok([0; 4]), Then::PowerOff)
+        (ok([0; 4]), NextAction::PowerOff)
     );
 }
 
@@ -569,7 +569,7 @@ fn the_command_s_end_comes_back_in_words_and_its_output_as_text() {
     let guest = FakeGuest::default();
     assert_eq!(
         obey(&guest, Command::Execute, [1500, 0, 0, 0]),
-        (ok([1, 3, 1500, 0]), Then::Wait)
+        (ok([1, 3, 1500, 0]), NextAction::Wait)
     );
     let (answer, _) = obey(&guest, Command::Execute, [0; 4]);
     assert_eq!(
@@ -589,7 +589,7 @@ fn a_file_s_length_comes_back_or_why_it_cannot_be_written() {
     let guest = FakeGuest::default();
     assert_eq!(
         obey(&guest, Command::Put, [1, 20, 300, 0]),
-        (ok([321, 0, 0, 0]), Then::Wait)
+        (ok([321, 0, 0, 0]), NextAction::Wait)
     );
     let (answer, _) = obey(&guest, Command::Put, [0; 4]);
     assert_eq!(

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
-use crate::ground::{Ground, write};
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::{Interfaces, write};
+use crate::request::{Progress, StormError, StormRequest};
 use crate::sys;
 
 const ENABLE: &str = "proc/sys/net/core/bpf_jit_enable";
@@ -25,20 +25,20 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 1000;
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    asked.size(0, 0)?;
-    let enable = ground.root.join(ENABLE);
+) -> Result<(), StormError> {
+    request.size(0, 0)?;
+    let enable = interfaces.root.join(ENABLE);
     if !enable.exists() {
         let missing = format!("no CONFIG_BPF_JIT: {} is missing", enable.display());
-        return Err(Stopped::Lacking(missing));
+        return Err(StormError::Lacking(missing));
     }
     write(&enable, "1")?;
-    let memory = ground.root.join(MEMORY);
+    let memory = interfaces.root.join(MEMORY);
     let limit = vmalloc_used(&memory)? + PACK_KIB / 2;
-    asked.each(progress, || {
+    request.each(progress, || {
         let socket = socket()?;
         sys::attach_filter(&socket).during(|| "attach a BPF program")?;
         drop(socket);
@@ -52,10 +52,10 @@ pub(super) fn run(
     })
 }
 
-fn socket() -> Result<UnixDatagram, Stopped> {
+fn socket() -> Result<UnixDatagram, StormError> {
     match UnixDatagram::unbound().map_err(Errno::from) {
-        Err(Errno(libc::ENOSYS)) => Err(Stopped::Lacking("no CONFIG_NET".to_owned())),
-        Err(Errno(libc::EAFNOSUPPORT)) => Err(Stopped::Lacking("no CONFIG_UNIX".to_owned())),
+        Err(Errno(libc::ENOSYS)) => Err(StormError::Lacking("no CONFIG_NET".to_owned())),
+        Err(Errno(libc::EAFNOSUPPORT)) => Err(StormError::Lacking("no CONFIG_UNIX".to_owned())),
         result => Ok(result.during(|| "open a socket")?),
     }
 }

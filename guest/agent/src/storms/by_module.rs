@@ -5,23 +5,23 @@ use ipirig_abi::module::Trigger;
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::ground::{Ground, NO_JUMP_LABEL};
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::{Interfaces, NO_JUMP_LABEL};
+use crate::request::{Progress, StormError, StormRequest};
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    let triggers = ground.triggers.ok_or(Stopped::NoModule)?;
+) -> Result<(), StormError> {
+    let triggers = interfaces.triggers.ok_or(StormError::NoModule)?;
     let mut trigger = Trigger {
-        count: asked.operations,
-        kind: asked.kind.into(),
+        count: request.operations,
+        kind: request.kind.into(),
         // Too much for the field is too much for the module, which says so.
-        size: u32::try_from(asked.size).unwrap_or(u32::MAX),
-        target: asked.target,
-        text_poke: ground.symbols.text_poke,
-        text_mutex: ground.symbols.text_mutex,
+        size: u32::try_from(request.size).unwrap_or(u32::MAX),
+        target: request.target,
+        text_poke: interfaces.symbols.text_poke,
+        text_mutex: interfaces.symbols.text_mutex,
         ..Trigger::default()
     };
     let outcome = triggers.trigger(&mut trigger);
@@ -30,12 +30,12 @@ pub(super) fn run(
         value: trigger.value,
     };
     match outcome {
-        Err(Errno(libc::ENOTTY)) => Err(Stopped::Lacking(format!(
+        Err(Errno(libc::ENOTTY)) => Err(StormError::Lacking(format!(
             "this guest's ipirig.ko does not know {:?}",
-            asked.kind
+            request.kind
         ))),
-        Err(Errno(libc::EOPNOTSUPP)) => Err(Stopped::Lacking(lacking(asked.kind).to_owned())),
-        outcome => Ok(outcome.during(|| asked.describe())?),
+        Err(Errno(libc::EOPNOTSUPP)) => Err(StormError::Lacking(lacking(request.kind).to_owned())),
+        outcome => Ok(outcome.during(|| request.describe())?),
     }
 }
 

@@ -7,9 +7,9 @@ use ipirig_abi::module::{Flip, Storm};
 use super::children::{self, Children};
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::ground::Triggers;
-use crate::ground::{Ground, NO_JUMP_LABEL};
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::Triggers;
+use crate::interfaces::{Interfaces, NO_JUMP_LABEL};
+use crate::request::{Progress, StormError, StormRequest};
 use crate::sys;
 
 /// Bytes of a message: hackbench's.
@@ -23,32 +23,32 @@ const FORKS: u64 = 4;
 const PAGES: u32 = 8;
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    asked.size(0, 0)?;
+) -> Result<(), StormError> {
+    request.size(0, 0)?;
     // Without the vfrees and the flips it would be another load, which interrupts nobody.
-    let triggers = ground.triggers.ok_or(Stopped::NoModule)?;
+    let triggers = interfaces.triggers.ok_or(StormError::NoModule)?;
     let mut children = Children::default();
-    let next = ground.housekeeping.iter().cycle().skip(1);
-    for (&from, &to) in ground.housekeeping.iter().zip(next) {
-        pair(&mut children, from, to, asked.operations)
+    let next = interfaces.housekeeping.iter().cycle().skip(1);
+    for (&from, &to) in interfaces.housekeeping.iter().zip(next) {
+        pair(&mut children, from, to, request.operations)
             .during(|| format!("start a pair of processes on CPUs {from} and {to}"))?;
         progress.value += 1;
     }
-    for _ in 0..asked.operations.div_ceil(ROUND) {
+    for _ in 0..request.operations.div_ceil(ROUND) {
         round(triggers)?;
     }
     children
         .join()
-        .during(|| format!("send {} messages through pipes", asked.operations))?;
-    progress.done = asked.operations;
+        .during(|| format!("send {} messages through pipes", request.operations))?;
+    progress.done = request.operations;
     Ok(())
 }
 
 /// What the control CPU does meanwhile.
-fn round(triggers: &dyn Triggers) -> Result<(), Stopped> {
+fn round(triggers: &dyn Triggers) -> Result<(), StormError> {
     children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
     let mut storm = Storm {
         rounds: 1,
@@ -63,7 +63,7 @@ fn round(triggers: &dyn Triggers) -> Result<(), Stopped> {
         ..Flip::default()
     };
     match triggers.flip(&mut flip) {
-        Err(Errno(libc::EOPNOTSUPP)) => Err(Stopped::Lacking(NO_JUMP_LABEL.to_owned())),
+        Err(Errno(libc::EOPNOTSUPP)) => Err(StormError::Lacking(NO_JUMP_LABEL.to_owned())),
         outcome => Ok(outcome.during(|| "flip the static key once")?),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Asked, Ground, Progress, Stopped};
+use super::{Interfaces, Progress, StormError, StormRequest};
 use crate::errno::Errno;
 use crate::failure::During;
 use crate::setting;
@@ -11,23 +11,23 @@ use crate::setting;
 const SWITCH: &str = "proc/sys/kernel/sched_schedstats";
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    asked.size(0, 0)?;
-    let switch = ground.root.join(SWITCH);
+) -> Result<(), StormError> {
+    request.size(0, 0)?;
+    let switch = interfaces.root.join(SWITCH);
     if !switch.exists() {
         let what = format!("no CONFIG_SCHEDSTATS: /{SWITCH} is missing");
-        return Err(Stopped::Lacking(what));
+        return Err(StormError::Lacking(what));
     }
-    asked.each(progress, || {
+    request.each(progress, || {
         write(&switch, "1")?;
         write(&switch, "0")
     })
 }
 
-fn write(switch: &Path, value: &str) -> Result<(), Stopped> {
+fn write(switch: &Path, value: &str) -> Result<(), StormError> {
     let done = setting::write(switch, value).map_err(Errno::from);
     Ok(done.during(|| format!("write {value} to {}", switch.display()))?)
 }

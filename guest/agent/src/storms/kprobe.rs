@@ -3,8 +3,8 @@
 use ipirig_abi::TRACED_FUNCTION;
 
 use super::tracefs::Tracefs;
-use crate::ground::Ground;
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::Interfaces;
+use crate::request::{Progress, StormError, StormRequest};
 
 const EVENTS: &str = "kprobe_events";
 const ENABLE: &str = "events/ipirig/quiet/enable";
@@ -12,23 +12,23 @@ const ENABLE: &str = "events/ipirig/quiet/enable";
 const OPTION: &str = "CONFIG_KPROBE_EVENTS";
 
 pub(super) fn prepare(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    Tracefs::with(ground, EVENTS, OPTION)?.set_buffers_up()?;
-    run(ground, asked, progress)
+) -> Result<(), StormError> {
+    Tracefs::with(interfaces, EVENTS, OPTION)?.set_buffers_up()?;
+    run(interfaces, request, progress)
 }
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    asked.size(0, 0)?;
-    let tracefs = Tracefs::with(ground, EVENTS, OPTION)?;
-    let probe = format!("p:ipirig/quiet {TRACED_FUNCTION}+{}", asked.target);
-    asked.each(progress, || {
+) -> Result<(), StormError> {
+    request.size(0, 0)?;
+    let tracefs = Tracefs::with(interfaces, EVENTS, OPTION)?;
+    let probe = format!("p:ipirig/quiet {TRACED_FUNCTION}+{}", request.target);
+    request.each(progress, || {
         tracefs.write(EVENTS, &probe)?;
         tracefs.write(ENABLE, "1")?;
         tracefs.write(ENABLE, "0")?;

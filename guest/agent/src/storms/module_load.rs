@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::ground::Ground;
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::Interfaces;
+use crate::request::{Progress, StormError, StormRequest};
 use crate::sys;
 
 /// Below the root, as `guest/build` packs it.
@@ -14,30 +14,32 @@ const FILE: &str = "ipirig_dummy.ko";
 const NAME: &std::ffi::CStr = c"ipirig_dummy";
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    asked.size(0, 0)?;
-    let path = ground.root.join(FILE);
+) -> Result<(), StormError> {
+    request.size(0, 0)?;
+    let path = interfaces.root.join(FILE);
     let module = match File::open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Stopped::Lacking(format!(
+            return Err(StormError::Lacking(format!(
                 "the initramfs has no {}",
                 path.display()
             )));
         }
         result => result.during(|| format!("open {}", path.display()))?,
     };
-    asked.each(progress, || {
+    request.each(progress, || {
         match sys::load_module(&module) {
             Err(Errno(libc::ENOSYS)) => {
-                return Err(Stopped::Lacking("no CONFIG_MODULES".to_owned()));
+                return Err(StormError::Lacking("no CONFIG_MODULES".to_owned()));
             }
             result => result.during(|| format!("load {}", path.display()))?,
         }
         match sys::unload_module(NAME) {
-            Err(Errno(libc::ENOSYS)) => Err(Stopped::Lacking("no CONFIG_MODULE_UNLOAD".to_owned())),
+            Err(Errno(libc::ENOSYS)) => {
+                Err(StormError::Lacking("no CONFIG_MODULE_UNLOAD".to_owned()))
+            }
             result => Ok(result.during(|| format!("unload {}", NAME.to_string_lossy()))?),
         }
     })

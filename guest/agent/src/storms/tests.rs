@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::errno::Errno;
-use crate::ground::{Symbols, Triggers};
+use crate::interfaces::{Symbols, Triggers};
 
 /// A module that remembers what was called.
 #[derive(Default)]
@@ -55,8 +55,8 @@ impl Triggers for FakeModule {
     }
 }
 
-fn ground<'a>(root: &'a Path, module: Option<&'a FakeModule>) -> Ground<'a> {
-    Ground {
+fn interfaces<'a>(root: &'a Path, module: Option<&'a FakeModule>) -> Interfaces<'a> {
+    Interfaces {
         triggers: module.map(|module| module as &dyn Triggers),
         housekeeping: &[0],
         symbols: Symbols::default(),
@@ -65,37 +65,42 @@ fn ground<'a>(root: &'a Path, module: Option<&'a FakeModule>) -> Ground<'a> {
     }
 }
 
-fn ask(ground: &Ground<'_>, kind: StormKind, operations: u64, size: u64) -> (Progress, String) {
-    outcome(run, ground, kind, [operations, size, 0])
+fn ask(
+    interfaces: &Interfaces<'_>,
+    kind: StormKind,
+    operations: u64,
+    size: u64,
+) -> (Progress, String) {
+    outcome(run, interfaces, kind, [operations, size, 0])
 }
 
 /// What comes of making ready for a storm of three operations.
-fn ready(ground: &Ground<'_>, kind: StormKind, target: u64) -> (Progress, String) {
-    outcome(prepare, ground, kind, [3, 0, target])
+fn ready(interfaces: &Interfaces<'_>, kind: StormKind, target: u64) -> (Progress, String) {
+    outcome(prepare, interfaces, kind, [3, 0, target])
 }
 
 fn outcome(
     step: Run,
-    ground: &Ground<'_>,
+    interfaces: &Interfaces<'_>,
     kind: StormKind,
     [operations, size, target]: [u64; 3],
 ) -> (Progress, String) {
-    let asked = Asked {
+    let request = StormRequest {
         kind,
         operations,
         size,
         target,
     };
     let mut progress = Progress::default();
-    let said = match step(ground, &asked, &mut progress) {
+    let said = match step(interfaces, &request, &mut progress) {
         Ok(()) => "done".to_owned(),
-        Err(Stopped::NoModule) => "no module".to_owned(),
-        Err(Stopped::Lacking(what)) => format!("lacking: {what}"),
-        Err(Stopped::Failed(failure)) => format!("failed: {failure}"),
+        Err(StormError::NoModule) => "no module".to_owned(),
+        Err(StormError::Lacking(what)) => format!("lacking: {what}"),
+        Err(StormError::Failed(failure)) => format!("failed: {failure}"),
     };
     (
         progress,
-        said.replace(&ground.root.display().to_string(), ""),
+        said.replace(&interfaces.root.display().to_string(), ""),
     )
 }
 
@@ -125,20 +130,20 @@ fn written(root: &TempDir, file: &str) -> String {
 
 #[test]
 fn a_storm_of_no_operations_or_of_too_many_is_refused_whatever_its_kind() {
-    let ground = ground(Path::new("/nonexistent"), None);
+    let interfaces = interfaces(Path::new("/nonexistent"), None);
     for &kind in StormKind::ALL {
         for operations in [0, MAX_REPEAT + 1] {
             let text = format!(
                 "failed: {operations} operations of {kind:?}, size 0: EINVAL (Invalid argument)"
             );
-            assert_eq!(ask(&ground, kind, operations, 0), said(&text));
+            assert_eq!(ask(&interfaces, kind, operations, 0), said(&text));
         }
     }
 }
 
 #[test]
 fn what_is_missing_is_named_for_each_kind_and_never_a_failure() {
-    let ground = ground(Path::new("/nonexistent"), None);
+    let interfaces = interfaces(Path::new("/nonexistent"), None);
     let tracing = "lacking: no CONFIG_TRACING: tracefs cannot be mounted on /sys/kernel/tracing";
     for (kind, text) in [
         (StormKind::StaticKeyMany, "no module"),
@@ -161,14 +166,14 @@ fn what_is_missing_is_named_for_each_kind_and_never_a_failure() {
             "lacking: no CONFIG_BPF_JIT: /proc/sys/net/core/bpf_jit_enable is missing",
         ),
     ] {
-        assert_eq!(ask(&ground, kind, 1, 0), said(text), "{kind:?}");
+        assert_eq!(ask(&interfaces, kind, 1, 0), said(text), "{kind:?}");
     }
 }
 
 #[test]
 fn a_tracefs_without_the_file_that_a_storm_needs_names_the_option() {
     let root = with_tracefs(&["trace"]);
-    let ground = ground(root.path(), None);
+    let interfaces = interfaces(root.path(), None);
     for (kind, option, file) in [
         (
             StormKind::Tracepoint,
@@ -183,7 +188,7 @@ fn a_tracefs_without_the_file_that_a_storm_needs_names_the_option() {
         ),
     ] {
         let text = format!("lacking: no {option}: /sys/kernel/tracing/{file} is missing");
-        assert_eq!(ready(&ground, kind, 0), said(&text));
+        assert_eq!(ready(&interfaces, kind, 0), said(&text));
     }
 }
 
@@ -206,19 +211,19 @@ fn with_all_of_tracefs() -> TempDir {
 #[test]
 fn tracing_storms_undo_what_they_do() {
     let root = with_all_of_tracefs();
-    let ground = ground(root.path(), None);
+    let interfaces = interfaces(root.path(), None);
 
-    assert_eq!(ask(&ground, StormKind::Tracepoint, 2, 0), done(2, 0));
+    assert_eq!(ask(&interfaces, StormKind::Tracepoint, 2, 0), done(2, 0));
     assert_eq!(written(&root, "events/sched/sched_waking/enable"), "1010");
 
-    assert_eq!(ask(&ground, StormKind::Kprobe, 1, 0), done(1, 0));
+    assert_eq!(ask(&interfaces, StormKind::Kprobe, 1, 0), done(1, 0));
     assert_eq!(
         written(&root, "kprobe_events"),
         "p:ipirig/quiet kernel_power_off+0-:ipirig/quiet"
     );
     assert_eq!(written(&root, "events/ipirig/quiet/enable"), "10");
 
-    assert_eq!(ask(&ground, StormKind::Ftrace, 2, 0), done(2, 0));
+    assert_eq!(ask(&interfaces, StormKind::Ftrace, 2, 0), done(2, 0));
     assert_eq!(written(&root, "current_tracer"), "functionnopfunctionnop");
     assert_eq!(written(&root, "set_ftrace_filter"), "");
     assert_eq!(written(&root, "buffer_size_kb"), "");
@@ -236,7 +241,7 @@ fn making_ready_sets_the_buffers_up_and_does_one_operation() {
         (StormKind::Ftrace, "current_tracer", "functionnop"),
     ] {
         let root = with_all_of_tracefs();
-        assert_eq!(ready(&ground(root.path(), None), kind, 0), done(1, 0));
+        assert_eq!(ready(&interfaces(root.path(), None), kind, 0), done(1, 0));
         assert_eq!(written(&root, "buffer_size_kb"), "64", "{kind:?}");
         assert_eq!(written(&root, file), content);
     }
@@ -244,8 +249,8 @@ fn making_ready_sets_the_buffers_up_and_does_one_operation() {
 
 #[test]
 fn a_storm_that_needs_nothing_is_ready_at_once() {
-    let ground = ground(Path::new("/nonexistent"), None);
-    assert_eq!(ready(&ground, StormKind::StaticKeyMany, 0), done(0, 0));
+    let interfaces = interfaces(Path::new("/nonexistent"), None);
+    assert_eq!(ready(&interfaces, StormKind::StaticKeyMany, 0), done(0, 0));
 }
 
 #[test]
@@ -259,8 +264,8 @@ fn a_function_is_filtered_by_number_and_by_name_where_that_is_another() {
         let root = with_all_of_tracefs();
         let filter = root.path().join("sys/kernel/tracing/set_ftrace_filter");
         fs::write(&filter, before).unwrap();
-        let ground = ground(root.path(), None);
-        assert_eq!(ready(&ground, StormKind::Ftrace, target), done(1, 0));
+        let interfaces = interfaces(root.path(), None);
+        assert_eq!(ready(&interfaces, StormKind::Ftrace, target), done(1, 0));
         assert_eq!(fs::read_to_string(filter).unwrap(), after);
     }
 }
@@ -274,7 +279,7 @@ fn a_kernel_without_the_function_tracer_is_told_so() {
     )
     .unwrap();
     assert_eq!(
-        ready(&ground(root.path(), None), StormKind::Ftrace, 0),
+        ready(&interfaces(root.path(), None), StormKind::Ftrace, 0),
         said(
             "lacking: no CONFIG_FUNCTION_TRACER: /sys/kernel/tracing/available_tracers has no \
              function"
@@ -285,7 +290,7 @@ fn a_kernel_without_the_function_tracer_is_told_so() {
 #[test]
 fn a_write_that_fails_half_way_leaves_what_was_done() {
     let root = with_tracefs(&["trace", "kprobe_events"]);
-    let (progress, said) = ask(&ground(root.path(), None), StormKind::Kprobe, 3, 0);
+    let (progress, said) = ask(&interfaces(root.path(), None), StormKind::Kprobe, 3, 0);
     assert_eq!(progress, Progress::default());
     assert_eq!(
         said,
@@ -300,8 +305,8 @@ fn filters_are_attached_where_the_kernel_compiles_them_until_their_memory_is_bac
     let enable = root.path().join("proc/sys/net/core/bpf_jit_enable");
     fs::create_dir_all(enable.parent().unwrap()).unwrap();
     fs::write(&enable, "").unwrap();
-    let ground = ground(root.path(), None);
-    let bpf = |operations| ask(&ground, StormKind::BpfJit, operations, 0);
+    let interfaces = interfaces(root.path(), None);
+    let bpf = |operations| ask(&interfaces, StormKind::BpfJit, operations, 0);
     assert_eq!(
         bpf(3),
         said("failed: read /proc/meminfo: ENOENT (No such file or directory)")
@@ -320,9 +325,9 @@ fn a_kernel_whose_stacks_are_not_vmapped_is_lacking() {
         no_vmap_stack: true,
         ..FakeModule::default()
     };
-    let ground = ground(Path::new("/nonexistent"), Some(&module));
+    let interfaces = interfaces(Path::new("/nonexistent"), Some(&module));
     let text = "lacking: no CONFIG_VMAP_STACK: kernel stacks are not vmalloc areas";
-    assert_eq!(ask(&ground, StormKind::VmapStack, 2, 3), said(text));
+    assert_eq!(ask(&interfaces, StormKind::VmapStack, 2, 3), said(text));
 }
 
 #[test]
@@ -331,47 +336,47 @@ fn the_image_key_is_turned_on_and_off_by_its_sysctl() {
     let dir = root.path().join("proc/sys/kernel");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("sched_schedstats"), "").unwrap();
-    let ground = ground(root.path(), None);
-    assert_eq!(ask(&ground, StormKind::ImageKey, 2, 0), done(2, 0));
+    let interfaces = interfaces(root.path(), None);
+    assert_eq!(ask(&interfaces, StormKind::ImageKey, 2, 0), done(2, 0));
     // Each write begins at the file's start.
     let left = fs::read_to_string(dir.join("sched_schedstats")).unwrap();
     assert_eq!(left, "0");
     let text = "failed: 2 operations of ImageKey, size 1: EINVAL (Invalid argument)";
-    assert_eq!(ask(&ground, StormKind::ImageKey, 2, 1), said(text));
+    assert_eq!(ask(&interfaces, StormKind::ImageKey, 2, 1), said(text));
 }
 
 #[test]
 fn processes_come_and_go_and_their_stacks_are_purged_each_time() {
     let module = FakeModule::default();
-    let ground = ground(Path::new("/nonexistent"), Some(&module));
-    assert_eq!(ask(&ground, StormKind::VmapStack, 2, 3), done(2, 0));
+    let interfaces = interfaces(Path::new("/nonexistent"), Some(&module));
+    assert_eq!(ask(&interfaces, StormKind::VmapStack, 2, 3), done(2, 0));
     assert_eq!(*module.calls.borrow(), ["purge", "purge"]);
     for size in [2, 65] {
         let text =
             format!("failed: 5 operations of VmapStack, size {size}: EINVAL (Invalid argument)");
-        assert_eq!(ask(&ground, StormKind::VmapStack, 5, size), said(&text));
+        assert_eq!(ask(&interfaces, StormKind::VmapStack, 5, size), said(&text));
     }
 }
 
 #[test]
 fn the_load_pairs_each_cpu_with_the_next_and_counts_its_messages() {
     let module = FakeModule::default();
-    let mut ground = ground(Path::new("/nonexistent"), Some(&module));
+    let mut interfaces = interfaces(Path::new("/nonexistent"), Some(&module));
     assert_eq!(
-        ask(&ground, StormKind::HousekeepingLoad, 50, 0),
+        ask(&interfaces, StormKind::HousekeepingLoad, 50, 0),
         done(50, 1)
     );
-    ground.housekeeping = &[0, 0];
+    interfaces.housekeeping = &[0, 0];
     assert_eq!(
-        ask(&ground, StormKind::HousekeepingLoad, 50, 0),
+        ask(&interfaces, StormKind::HousekeepingLoad, 50, 0),
         done(50, 2)
     );
     // A round for each 8 messages begun.
     let round = ["storm 1x8", "flip 1"];
     assert_eq!(*module.calls.borrow(), round.repeat(2 * 7));
 
-    ground.housekeeping = &[63];
-    let (progress, said) = ask(&ground, StormKind::HousekeepingLoad, 50, 0);
+    interfaces.housekeeping = &[63];
+    let (progress, said) = ask(&interfaces, StormKind::HousekeepingLoad, 50, 0);
     assert_eq!(progress, Progress { done: 0, value: 1 });
     assert_eq!(
         said,
@@ -385,9 +390,9 @@ fn a_load_is_not_done_by_half_where_the_kernel_has_no_key_to_flip() {
         no_keys: true,
         ..FakeModule::default()
     };
-    let ground = ground(Path::new("/nonexistent"), Some(&module));
+    let interfaces = interfaces(Path::new("/nonexistent"), Some(&module));
     assert_eq!(
-        ask(&ground, StormKind::HousekeepingLoad, 50, 0),
+        ask(&interfaces, StormKind::HousekeepingLoad, 50, 0),
         (
             Progress { done: 0, value: 1 },
             "lacking: no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing"

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::ground::{Ground, write};
-use crate::request::Stopped;
+use crate::interfaces::{Interfaces, write};
+use crate::request::StormError;
 
 /// KiB of each CPU's buffer: a storm's events are nobody's interest, and a large buffer takes a slow
 /// kernel long to allocate.
@@ -19,14 +19,14 @@ pub(crate) struct Tracefs(PathBuf);
 impl Tracefs {
     /// Mounts tracefs where it is not mounted yet. At boot it would cost each guest the time to set
     /// up its files.
-    pub(crate) fn open(ground: &Ground<'_>) -> Result<Self, Stopped> {
-        let dir = ground.root.join("sys/kernel/tracing");
+    pub(crate) fn open(interfaces: &Interfaces<'_>) -> Result<Self, StormError> {
+        let dir = interfaces.root.join("sys/kernel/tracing");
         if dir.join("trace").exists() {
             return Ok(Self(dir));
         }
-        match (ground.mount_tracefs)(&dir) {
+        match (interfaces.mount_tracefs)(&dir) {
             // Without it the directory is missing; or the file system is.
-            Err(Errno(libc::ENODEV | libc::ENOENT)) => Err(Stopped::Lacking(format!(
+            Err(Errno(libc::ENODEV | libc::ENOENT)) => Err(StormError::Lacking(format!(
                 "no CONFIG_TRACING: tracefs cannot be mounted on {}",
                 dir.display()
             ))),
@@ -38,21 +38,25 @@ impl Tracefs {
     }
 
     /// The same of a kernel that has the file `name`, which only exists with `option`.
-    pub(super) fn with(ground: &Ground<'_>, name: &str, option: &str) -> Result<Self, Stopped> {
-        let tracefs = Self::open(ground)?;
+    pub(super) fn with(
+        interfaces: &Interfaces<'_>,
+        name: &str,
+        option: &str,
+    ) -> Result<Self, StormError> {
+        let tracefs = Self::open(interfaces)?;
         tracefs.file(name, option)?;
         Ok(tracefs)
     }
 
     /// Sets the buffers up: the kernel would do it when the first event is enabled, with a work on
     /// each CPU, isolated ones too (ring_buffer_resize).
-    pub(super) fn set_buffers_up(&self) -> Result<(), Stopped> {
+    pub(super) fn set_buffers_up(&self) -> Result<(), StormError> {
         self.file("buffer_size_kb", "CONFIG_TRACING")?;
         self.write("buffer_size_kb", BUFFER_KB)
     }
 
     /// A trace instance, made if need be: a buffer and switches of its own.
-    pub(crate) fn instance(&self, name: &str) -> Result<Self, Stopped> {
+    pub(crate) fn instance(&self, name: &str) -> Result<Self, StormError> {
         let instances = self.file("instances", "CONFIG_TRACING")?;
         let dir = instances.join(name);
         match std::fs::create_dir(&dir) {
@@ -63,12 +67,12 @@ impl Tracefs {
     }
 
     /// The path of a file that only exists with `option`.
-    pub(crate) fn file(&self, name: &str, option: &str) -> Result<PathBuf, Stopped> {
+    pub(crate) fn file(&self, name: &str, option: &str) -> Result<PathBuf, StormError> {
         let path = self.0.join(name);
         if path.exists() {
             Ok(path)
         } else {
-            Err(Stopped::Lacking(format!(
+            Err(StormError::Lacking(format!(
                 "no {option}: {} is missing",
                 path.display()
             )))
@@ -76,19 +80,19 @@ impl Tracefs {
     }
 
     /// Reads a file that exists if the storm came this far.
-    pub(super) fn read(&self, name: impl AsRef<Path>) -> Result<String, Stopped> {
+    pub(super) fn read(&self, name: impl AsRef<Path>) -> Result<String, StormError> {
         let path = self.0.join(name);
         Ok(fs::read_to_string(&path).during(|| format!("read {}", path.display()))?)
     }
 
     /// Writes to a file that exists if the storm came this far, in place of what is there.
-    pub(super) fn replace(&self, name: impl AsRef<Path>, value: &str) -> Result<(), Stopped> {
+    pub(super) fn replace(&self, name: impl AsRef<Path>, value: &str) -> Result<(), StormError> {
         let path = self.0.join(name);
         Ok(fs::write(&path, value).during(|| format!("write {value} to {}", path.display()))?)
     }
 
     /// Writes to a file that exists if the storm came this far.
-    pub(crate) fn write(&self, name: impl AsRef<Path>, value: &str) -> Result<(), Stopped> {
+    pub(crate) fn write(&self, name: impl AsRef<Path>, value: &str) -> Result<(), StormError> {
         Ok(write(&self.0.join(name), value)?)
     }
 }

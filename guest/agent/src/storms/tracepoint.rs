@@ -1,30 +1,30 @@
 //! A trace event, enabled and disabled: a static key and a static call.
 
 use super::tracefs::Tracefs;
-use crate::ground::Ground;
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::Interfaces;
+use crate::request::{Progress, StormError, StormRequest};
 
 const ENABLE: &str = "events/sched/sched_waking/enable";
 /// The kernel has [`ENABLE`] with it.
 const OPTION: &str = "CONFIG_EVENT_TRACING";
 
 pub(super) fn prepare(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    Tracefs::with(ground, ENABLE, OPTION)?.set_buffers_up()?;
-    run(ground, asked, progress)
+) -> Result<(), StormError> {
+    Tracefs::with(interfaces, ENABLE, OPTION)?.set_buffers_up()?;
+    run(interfaces, request, progress)
 }
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    asked.size(0, 0)?;
-    let tracefs = Tracefs::with(ground, ENABLE, OPTION)?;
-    asked.each(progress, || {
+) -> Result<(), StormError> {
+    request.size(0, 0)?;
+    let tracefs = Tracefs::with(interfaces, ENABLE, OPTION)?;
+    request.each(progress, || {
         tracefs.write(ENABLE, "1")?;
         tracefs.write(ENABLE, "0")
     })

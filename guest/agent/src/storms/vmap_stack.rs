@@ -3,8 +3,8 @@
 use super::children;
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::ground::Ground;
-use crate::request::{Asked, Progress, Stopped};
+use crate::interfaces::Interfaces;
+use crate::request::{Progress, StormError, StormRequest};
 
 /// Fewest processes that live at once: a CPU keeps two free stacks for the next ones
 /// (NR_CACHED_STACKS of kernel/fork.c), so the stack of the third is unmapped.
@@ -15,17 +15,19 @@ const NO_VMAP_STACK: &str = "no CONFIG_VMAP_STACK: kernel stacks are not vmalloc
 const MAX_AT_ONCE: u64 = 64;
 
 pub(super) fn run(
-    ground: &Ground<'_>,
-    asked: &Asked,
+    interfaces: &Interfaces<'_>,
+    request: &StormRequest,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
-    let triggers = ground.triggers.ok_or(Stopped::NoModule)?;
-    let at_once = asked.size(MIN_AT_ONCE, MAX_AT_ONCE)?;
-    while progress.done < asked.operations {
+) -> Result<(), StormError> {
+    let triggers = interfaces.triggers.ok_or(StormError::NoModule)?;
+    let at_once = request.size(MIN_AT_ONCE, MAX_AT_ONCE)?;
+    while progress.done < request.operations {
         children::come_and_go(at_once).during(|| format!("create and kill {at_once} processes"))?;
         // Stacks are unmapped late, and flushed later still: here.
         match triggers.purge() {
-            Err(Errno(libc::EOPNOTSUPP)) => return Err(Stopped::Lacking(NO_VMAP_STACK.to_owned())),
+            Err(Errno(libc::EOPNOTSUPP)) => {
+                return Err(StormError::Lacking(NO_VMAP_STACK.to_owned()));
+            }
             purged => purged.during(|| "purge the vmalloc area")?,
         }
         progress.done += 1;

@@ -6,7 +6,7 @@ use std::fs;
 
 use super::{INSTANCE, part};
 use crate::failure::During;
-use crate::request::Stopped;
+use crate::request::StormError;
 use crate::storms::tracefs::Tracefs;
 
 const EVENTS: &str = "synthetic_events";
@@ -29,7 +29,7 @@ impl<'a> Latency<'a> {
         tracefs: &Tracefs,
         instance: &'a Tracefs,
         cpus: &str,
-    ) -> Result<Option<Self>, Stopped> {
+    ) -> Result<Option<Self>, StormError> {
         let known = |dir: &Tracefs, file| dir.file(file, "CONFIG_HIST_TRIGGERS").is_ok();
         if !known(tracefs, EVENTS) || !known(instance, "events/csd/csd_queue_cpu/hist") {
             return Ok(None);
@@ -51,13 +51,13 @@ impl<'a> Latency<'a> {
     }
 
     /// Forgets what was counted while tracing was being switched on: that counted itself.
-    pub(super) fn clear(&self) -> Result<(), Stopped> {
+    pub(super) fn clear(&self) -> Result<(), StormError> {
         self.0.write(COUNTS, &format!("{COUNT}:clear"))
     }
 }
 
 /// Counts no more.
-pub(super) fn pause(instance: &Tracefs) -> Result<(), Stopped> {
+pub(super) fn pause(instance: &Tracefs) -> Result<(), StormError> {
     if instance.file(COUNTS, "CONFIG_HIST_TRIGGERS").is_err() {
         return Ok(());
     }
@@ -65,7 +65,7 @@ pub(super) fn pause(instance: &Tracefs) -> Result<(), Stopped> {
 }
 
 /// What has been counted; empty if nothing was to be.
-pub(super) fn read(tracefs: &Tracefs) -> Result<Vec<u8>, Stopped> {
+pub(super) fn read(tracefs: &Tracefs) -> Result<Vec<u8>, StormError> {
     let instance = tracefs.instance(INSTANCE)?;
     let Ok(path) = instance.file(HISTOGRAM, "CONFIG_HIST_TRIGGERS") else {
         return Ok(Vec::new());

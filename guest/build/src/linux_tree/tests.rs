@@ -46,7 +46,7 @@ fn what_was_not_built_is_named_with_how_to_build_it() {
 
     let error = find_at(&fake.places, &request(Path::new("/no/such")), &()).expect_err("an error");
     assert_eq!(error.to_string(), "no kernel tree at /no/such");
-    assert_eq!(error.blame(), crate::Blame::Input);
+    assert_eq!(error.class(), crate::ErrorClass::Input);
 
     let dir = tree("");
     fs::write(dir.path().join("Kconfig"), "").expect("written");

@@ -29,17 +29,17 @@ fn of_kind(kind: OrcKind) -> OrcEntry {
     }
 }
 
-fn registers(rip: u64, rsp: u64, rbp: u64) -> Registers {
-    Registers {
+fn registers(rip: u64, rsp: u64, rbp: u64) -> UnwindRegisters {
+    UnwindRegisters {
         rip,
         rsp,
         rbp,
-        ..Registers::default()
+        ..UnwindRegisters::default()
     }
 }
 
 /// A `struct pt_regs`.
-fn pt_regs(registers: &Registers, cs: u64) -> [u64; PT_REGS / 8] {
+fn pt_regs(registers: &UnwindRegisters, cs: u64) -> [u64; PT_REGS / 8] {
     let mut words = [0; PT_REGS / 8];
     for (offset, value) in [
         (R13, registers.r13),
@@ -57,7 +57,7 @@ fn pt_regs(registers: &Registers, cs: u64) -> [u64; PT_REGS / 8] {
     words
 }
 
-fn unwind(kernel: &Kernel, registers: &Registers, memory: &Words) -> (Vec<u64>, End) {
+fn unwind(kernel: &Kernel, registers: &UnwindRegisters, memory: &Words) -> (Vec<u64>, End) {
     let chain = kernel.unwind(registers, memory, &mut Prologues::default());
     (chain.addresses().to_vec(), chain.end)
 }
@@ -153,7 +153,7 @@ fn registers_that_only_the_first_frame_knows_are_used_there_and_nowhere_else() {
     let mut memory = Words::default();
     let top = STACK - 0x80;
     memory.set(top - 8, &[inside(1)]);
-    let first = Registers {
+    let first = UnwindRegisters {
         r10: top,
         ..registers(inside(0), STACK - 0x100, 0)
     };
@@ -388,7 +388,7 @@ proptest! {
         rsp in prop_oneof![(0_u64..0x1000).prop_map(|x| STACK - 8 * x), any::<u64>()],
         rbp in prop_oneof![(0_u64..0x1000).prop_map(|x| STACK - x), any::<u64>()],
     ) {
-        let first = Registers { rax: rsp, rdx: rsp, rdi: rbp, r10: rsp, r13: rbp, ..registers(rip, rsp, rbp) };
+        let first = UnwindRegisters { rax: rsp, rdx: rsp, rdi: rbp, r10: rsp, r13: rbp, ..registers(rip, rsp, rbp) };
         for kernel in [with_orc(&entries), with_frame_pointers()] {
             let chain = kernel.unwind(&first, &Anything(seed), &mut Prologues::default());
             prop_assert!(chain.addresses().len() <= MAX_FRAMES);

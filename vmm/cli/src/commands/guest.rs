@@ -2,11 +2,12 @@
 
 use anyhow::anyhow;
 use ipirig_guest::stock::StockRequest;
-use ipirig_guest::{Flavour, Guest, Request};
+use ipirig_guest::{Guest, Request};
 use ipirig_verdict::exit::Code;
 
+use super::run::flavour;
 use super::tree;
-use crate::args::{self, GuestBuildArgs, GuestPathArgs};
+use crate::args::{GuestBuildArgs, GuestPathArgs};
 use crate::failure::Failure;
 use crate::output::print;
 use crate::progress::Progress;
@@ -23,7 +24,7 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
         return stock(&request, &progress);
     }
     let request = Request {
-        flavour: args.flavour.into(),
+        flavour: flavour(args.flavour.into()),
         update: args.update,
         jobs: args.jobs,
         ..Request::default()
@@ -88,23 +89,13 @@ pub(crate) fn path(args: &GuestPathArgs) -> Result<Code, Failure> {
         }
     }
     let request = Request {
-        flavour: args.flavour.into(),
+        flavour: flavour(args.flavour.into()),
         extra_patches: args.patch.clone(),
         ..Request::default()
     };
     let guest = ipirig_guest::build(&request, &Progress::new(false))?;
     print(&paths(&guest))?;
     Ok(Code::Ok)
-}
-
-impl From<args::Flavour> for Flavour {
-    fn from(flavour: args::Flavour) -> Self {
-        match flavour {
-            args::Flavour::Fast => Self::Fast,
-            args::Flavour::Tracing => Self::Tracing,
-            args::Flavour::Rt => Self::Rt,
-        }
-    }
 }
 
 fn paths(guest: &Guest) -> String {

@@ -40,7 +40,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         .file
         .iter()
         .map(|file| files::read(&Extra::from(file.as_str())));
-    let wishes = ObservationPlan {
+    let request = ObservationPlan {
         command: args.command,
         files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
         limit: Duration::from_secs(args.limit),
@@ -64,11 +64,11 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     let kernel = kernel_files(&args.options, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
-    let outcome = observe_on(host, &setup, &wishes, &|phase| {
+    let outcome = observe_on(host, &setup, &request, &|phase| {
         progress.stage(&phase.to_string());
     });
     progress.finish();
-    let report = conclude(&setup, &wishes, outcome?);
+    let report = conclude(&setup, &request, outcome?);
     if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
         write_file(path, &observation.command.output).map_err(Failure::usage)?;
     }

@@ -5,7 +5,7 @@ use ipirig_image::Table;
 use crate::audit::trace::{Trace, TracedStep};
 use crate::audit::{Finding, PendingInput, What, push};
 use crate::decode::Executed;
-use crate::layout::{KernelLayout, Place};
+use crate::layout::{CodeRegion, KernelLayout};
 
 /// What is wrong with the first `checked` instructions.
 pub(super) fn find(
@@ -70,7 +70,7 @@ fn check_code(
         };
         add(what, format!("executes {}", layout.site_name(site.kind)));
     }
-    if seen.place == Place::Module {
+    if seen.place == CodeRegion::Module {
         add(What::ModuleText, "executes a module's text".to_owned());
     }
     let stack = seen.step.registers.general[4];

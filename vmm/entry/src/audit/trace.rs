@@ -3,7 +3,7 @@
 use crate::audit::{FINDINGS_MAX, Finding, Switch, What, push};
 use crate::control::{NOFLUSH, PCIDE, pcid};
 use crate::decode::{Decoder, Effect, Executed};
-use crate::layout::{KernelLayout, Place};
+use crate::layout::{CodeRegion, KernelLayout};
 use crate::paging::USER_TABLE;
 use crate::record::{Record, Step};
 use crate::shadow::{Shadow, control_after};
@@ -19,7 +19,7 @@ pub(crate) struct TracedStep<'a> {
     pub(crate) step: &'a Step,
     /// None if its bytes are no instruction.
     pub(crate) executed: Option<Executed>,
-    pub(crate) place: Place,
+    pub(crate) place: CodeRegion,
     pub(crate) flag: Option<FlagWrite>,
 }
 

@@ -13,13 +13,13 @@ const RIP: u64 = 0xffff_ffff_8140_0040;
 const STACK: u64 = 0xffff_c900_0010_4000;
 const GS: u64 = 0xffff_8880_3f00_0000;
 
-fn registers() -> Registers {
-    let mut registers = Registers {
+fn registers() -> StepRegisters {
+    let mut registers = StepRegisters {
         rip: RIP,
         cr4: 0x20080,
         fs_base: 0x7000_0000,
         gs_base: GS,
-        ..Registers::default()
+        ..StepRegisters::default()
     };
     for (number, value) in (0..).zip(&mut registers.general) {
         *value = 0x1_0000_0000 * (number + 1) + 0x1000;
@@ -28,7 +28,7 @@ fn registers() -> Registers {
     registers
 }
 
-fn decode(code: &[u8], registers: Registers) -> Option<Executed> {
+fn decode(code: &[u8], registers: StepRegisters) -> Option<Executed> {
     Decoder::new().decode(&Step {
         registers,
         code: Code::new(code),
@@ -38,7 +38,7 @@ fn decode(code: &[u8], registers: Registers) -> Option<Executed> {
 
 /// What the one instruction that `write` assembles does.
 fn executed(
-    registers: Registers,
+    registers: StepRegisters,
     write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> Executed {
     let mut assembler = CodeAssembler::new(64).unwrap();
@@ -91,7 +91,7 @@ fn segments_have_their_bases() {
     assert_eq!(accesses(|a| a.mov(rax, qword_ptr(0x28).fs())), [tls]);
     // Relative to RIP, as the kernel's are: MOVB $1, %gs:kernel_cr3(%rip).
     let code = [0x65, 0xc6, 0x05, 0xab, 0x4f, 0xc1, 0x7e, 0x01];
-    let at = Registers {
+    let at = StepRegisters {
         rip: 0xffff_ffff_8140_004d,
         ..registers()
     };
@@ -214,7 +214,7 @@ fn a_descriptor_of_invpcid_is_found_and_taken_if_the_cpu_takes_it() {
     // INVPCID (%rax,%rbx,2), %rcx
     let code = [0x66, 0x0f, 0x38, 0x82, 0x0c, 0x58];
     let step = |kind: u64, control: u64, descriptor| {
-        let mut registers = Registers {
+        let mut registers = StepRegisters {
             cr4: control,
             ..registers()
         };

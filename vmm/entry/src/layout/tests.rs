@@ -12,21 +12,21 @@ fn each_address_has_its_place() {
     );
     let layout = try_layout(&map, &[], ENTRY).unwrap();
     let places = [
-        (0x40_1000, Place::User),
-        (ENTRY, Place::Entry),
-        (ENTRY - 0x40, Place::Entry),
-        (ENTRY - 0x41, Place::Kernel),
-        (ENTRY + 0x1fbf, Place::Entry),
-        (ENTRY + 0x1fc0, Place::Kernel),
+        (0x40_1000, CodeRegion::User),
+        (ENTRY, CodeRegion::Entry),
+        (ENTRY - 0x40, CodeRegion::Entry),
+        (ENTRY - 0x41, CodeRegion::Kernel),
+        (ENTRY + 0x1fbf, CodeRegion::Entry),
+        (ENTRY + 0x1fc0, CodeRegion::Kernel),
         // Without the slide.
-        (ENTRY - SLIDE, Place::Kernel),
-        (NOINSTR, Place::Noinstr),
-        (NOINSTR + 0x1000, Place::Kernel),
-        (WORK, Place::Kernel),
-        (0xffff_ffff_8150_0000 + SLIDE, Place::Entry),
-        (0xffff_ffff_8150_0100 + SLIDE, Place::Kernel),
-        (0xffff_ffff_c000_0000, Place::Module),
-        (0xffff_c900_0000_0000, Place::Kernel),
+        (ENTRY - SLIDE, CodeRegion::Kernel),
+        (NOINSTR, CodeRegion::Noinstr),
+        (NOINSTR + 0x1000, CodeRegion::Kernel),
+        (WORK, CodeRegion::Kernel),
+        (0xffff_ffff_8150_0000 + SLIDE, CodeRegion::Entry),
+        (0xffff_ffff_8150_0100 + SLIDE, CodeRegion::Kernel),
+        (0xffff_ffff_c000_0000, CodeRegion::Module),
+        (0xffff_c900_0000_0000, CodeRegion::Kernel),
     ];
     for (address, place) in places {
         assert_eq!(layout.place(address), place, "{address:#x}");

@@ -10,11 +10,11 @@ use super::*;
 const BASE: u64 = 0xffff_c900_0000_0000;
 const PCIDS: [u16; 4] = [0, 1, 2, 0x801];
 
-fn registers(cr3: u64, cr4: u64) -> Registers {
-    Registers {
+fn registers(cr3: u64, cr4: u64) -> StepRegisters {
+    StepRegisters {
         cr3,
         cr4,
-        ..Registers::default()
+        ..StepRegisters::default()
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Code, Registers};
+use crate::record::{Code, StepRegisters};
 use crate::testing::{NOINSTR, Way, entered, good};
 
 /// Handlers of a #UD and of an interrupt.
@@ -17,12 +17,12 @@ fn check(record: &Record) -> Result<(), NotWhole> {
 /// Whether `code`, from `before` on, may be followed by `after`.
 fn follows(
     code: &[u8],
-    before: impl FnOnce(&mut Registers),
-    after: impl FnOnce(&mut Registers),
+    before: impl FnOnce(&mut StepRegisters),
+    after: impl FnOnce(&mut StepRegisters),
 ) -> bool {
-    let mut registers = Registers {
+    let mut registers = StepRegisters {
         rip: NOINSTR,
-        ..Registers::default()
+        ..StepRegisters::default()
     };
     registers.general[RSP] = 0x8000;
     before(&mut registers);
@@ -51,11 +51,11 @@ fn follows(
     }
 }
 
-fn to(rip: u64) -> impl FnOnce(&mut Registers) {
+fn to(rip: u64) -> impl FnOnce(&mut StepRegisters) {
     move |registers| registers.rip = rip
 }
 
-fn nothing(_: &mut Registers) {}
+fn nothing(_: &mut StepRegisters) {}
 
 #[test]
 fn a_way_in_and_out_is_whole_and_one_of_its_steps_less_is_a_hole() {
@@ -126,7 +126,7 @@ fn a_conditional_branch_goes_where_the_flags_say() {
     ] {
         for (flags, target) in [(taken, NOINSTR + 0x12), (not, NOINSTR + 2)] {
             for rip in [NOINSTR + 2, NOINSTR + 0x12] {
-                let set = |registers: &mut Registers| registers.rflags = flags;
+                let set = |registers: &mut StepRegisters| registers.rflags = flags;
                 let right = rip == target;
                 assert_eq!(follows(&[code, 0x10], set, to(rip)), right, "{code:#x}");
             }
@@ -142,11 +142,11 @@ fn a_conditional_branch_goes_where_the_flags_say() {
 
 #[test]
 fn an_indirect_branch_goes_where_its_register_says_and_by_memory_anywhere() {
-    let rax = |registers: &mut Registers| registers.general[0] = 0x1234;
+    let rax = |registers: &mut StepRegisters| registers.general[0] = 0x1234;
     assert!(follows(&[0xff, 0xe0], rax, to(0x1234)));
     assert!(!follows(&[0xff, 0xe0], rax, to(0x1235)));
     assert!(follows(&[0xff, 0x20], rax, to(0x4321)));
-    let moved = |registers: &mut Registers| {
+    let moved = |registers: &mut StepRegisters| {
         registers.rip = 0x4321;
         registers.general[3] = 1;
     };
@@ -156,9 +156,9 @@ fn an_indirect_branch_goes_where_its_register_says_and_by_memory_anywhere() {
 #[test]
 fn the_successor_of_an_instruction_is_known_unless_memory_has_it() {
     let successor = |code: &[u8]| {
-        let mut registers = Registers {
+        let mut registers = StepRegisters {
             rip: NOINSTR,
-            ..Registers::default()
+            ..StepRegisters::default()
         };
         registers.general[0] = 0x1234;
         crate::successor(&Step {
@@ -186,7 +186,7 @@ fn the_successor_of_an_instruction_is_known_unless_memory_has_it() {
 #[test]
 fn an_exception_goes_to_a_handler_with_registers_as_they_were() {
     let raised = |rip, rsp, rbx| {
-        move |registers: &mut Registers| {
+        move |registers: &mut StepRegisters| {
             registers.rip = rip;
             registers.general[RSP] = rsp;
             registers.general[3] = rbx;
@@ -203,8 +203,8 @@ fn an_exception_goes_to_a_handler_with_registers_as_they_were() {
 
 #[test]
 fn only_its_own_instruction_changes_the_page_table() {
-    let loads = |registers: &mut Registers| registers.general[0] = 0x5000 | 1 << 63;
-    let loaded = |registers: &mut Registers| {
+    let loads = |registers: &mut StepRegisters| registers.general[0] = 0x5000 | 1 << 63;
+    let loaded = |registers: &mut StepRegisters| {
         registers.rip += 3;
         registers.cr3 = 0x5000;
     };
@@ -254,9 +254,9 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A record of a CPU that executes `ops`, and which step is which.
 fn executed(ops: &[Op]) -> (Record, Vec<Op>) {
-    let mut registers = Registers {
+    let mut registers = StepRegisters {
         rip: NOINSTR,
-        ..Registers::default()
+        ..StepRegisters::default()
     };
     registers.general[RSP] = 0x7_0000;
     let mut record = Record {
@@ -386,7 +386,7 @@ proptest! {
         ended in prop_oneof![Just(Ended::User), Just(Ended::Limit), Just(Ended::Halted)],
     ) {
         let steps = steps.into_iter().map(|(general, rip, rflags, code)| Step { descriptor: None,
-            registers: Registers { general, rip, rflags, ..Registers::default() },
+            registers: StepRegisters { general, rip, rflags, ..StepRegisters::default() },
             code: Code::new(&code),
         });
         let record = Record {

@@ -119,7 +119,7 @@ impl Tally {
     }
 }
 
-/// One vCPU's part of a [`Snapshot`].
+/// One vCPU's part of a [`LedgerCounts`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuRecord {
     /// Before and after the window.
@@ -141,10 +141,10 @@ impl CpuRecord {
     }
 }
 
-/// The ledger's contents at one moment. Exact once the storm has ended; while it runs, counters
+/// What the ledger has counted up to one moment. Exact once the storm has ended; while it runs, counters
 /// of one event may be some in, some out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct LedgerCounts {
     /// By vCPU number.
     pub cpus: Vec<CpuRecord>,
     /// Details and call chains that did not fit.
@@ -340,8 +340,8 @@ impl Ledger {
 
     /// The counters as they are now.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub fn counts(&self) -> LedgerCounts {
+        LedgerCounts {
             cpus: self
                 .cpus
                 .iter()

@@ -138,7 +138,7 @@ mod tests {
 
         let call = BTreeMap::from([(Kind::Vector(0xfc), 1)]);
         let windows: Vec<Tally> = ledger
-            .snapshot()
+            .counts()
             .cpus
             .into_iter()
             .map(|cpu| cpu.window)
@@ -196,7 +196,7 @@ mod tests {
                 sent,
                 rip: 0,
             });
-            let outside = &ledger.snapshot().cpus[1].outside;
+            let outside = &ledger.counts().cpus[1].outside;
             assert_eq!(outside.targeted.get(&kind), Some(&1), "{kind}");
         }
     }

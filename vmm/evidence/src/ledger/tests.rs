@@ -24,9 +24,9 @@ fn what_does_not_fit_is_counted_and_counters_stay_exact() {
     for _ in 0..5 {
         ledger.write(&write(0, 0b10));
     }
-    let snapshot = ledger.snapshot();
-    assert_eq!(snapshot.dropped, 2);
-    assert_eq!(snapshot.cpus[1].window.ipis_targeted(), 5);
+    let counts = ledger.counts();
+    assert_eq!(counts.dropped, 2);
+    assert_eq!(counts.cpus[1].window.ipis_targeted(), 5);
     assert_eq!(ledger.details().iter().count(), 3);
 }
 
@@ -55,7 +55,7 @@ fn vcpus_that_do_not_exist_are_strangers() {
         user: false,
         idle: false,
     });
-    assert_eq!(ledger.snapshot().strangers, 3);
+    assert_eq!(ledger.counts().strangers, 3);
 }
 
 #[test]
@@ -72,17 +72,14 @@ fn events_from_many_threads_are_all_counted() {
             });
         }
     });
-    let snapshot = ledger.snapshot();
-    for cpu in &snapshot.cpus {
+    let counts = ledger.counts();
+    for cpu in &counts.cpus {
         assert_eq!(
             cpu.window.targeted_by,
             (0..CPUS).map(|source| (source, 1000)).collect()
         );
     }
-    assert_eq!(
-        (snapshot.dropped, ledger.details().iter().count()),
-        (0, 4000)
-    );
+    assert_eq!((counts.dropped, ledger.details().iter().count()), (0, 4000));
 }
 
 #[derive(Clone, Debug)]
@@ -216,7 +213,7 @@ proptest! {
                 }
             }
         }
-        let expected = Snapshot {
+        let expected = LedgerCounts {
             cpus: (0..CPUS)
                 .map(|cpu| CpuRecord {
                     outside: recount(&steps, cpu, false),
@@ -227,6 +224,6 @@ proptest! {
             strangers: 0,
             counts_only: false,
         };
-        prop_assert_eq!(ledger.snapshot(), expected);
+        prop_assert_eq!(ledger.counts(), expected);
     }
 }

@@ -15,7 +15,7 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, Registers};
+use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, UnwindRegisters};
 use ipirig_image::{Inlined, Symbols};
 use ipirig_machine::{Sender, SenderRegisters};
 
@@ -199,8 +199,8 @@ impl Memory for View<'_> {
     }
 }
 
-fn registers(sender: SenderRegisters) -> Registers {
-    Registers {
+fn registers(sender: SenderRegisters) -> UnwindRegisters {
+    UnwindRegisters {
         rip: sender.rip,
         rsp: sender.rsp,
         rbp: sender.rbp,

@@ -17,12 +17,12 @@ const CALL: Kind = Kind::Vector(0xfb);
 
 /// A vCPU in a kernel with frame pointers, with these words from its RSP on.
 #[derive(Debug)]
-struct Stopped {
+struct FixedSender {
     rip: u64,
     words: Vec<u64>,
 }
 
-impl Sender for Stopped {
+impl Sender for FixedSender {
     fn registers(&self) -> SenderRegisters {
         SenderRegisters {
             rip: self.rip,
@@ -75,7 +75,13 @@ fn ledger(frames: Frames) -> Ledger {
     ledger
 }
 
-fn send(ledger: &Ledger, time_ns: u64, targets: &[usize], coalesced: &[usize], sender: &Stopped) {
+fn send(
+    ledger: &Ledger,
+    time_ns: u64,
+    targets: &[usize],
+    coalesced: &[usize],
+    sender: &FixedSender,
+) {
     let ipi = Ipi {
         vector: 0xfb,
         mode: DeliveryMode::Fixed,
@@ -109,16 +115,16 @@ fn take(ledger: &Ledger, time_ns: u64, cpu: usize, user: bool, idle: bool) {
 }
 
 /// Called by text_poke_bp_batch, that by jump_label_update, that from user space.
-fn flip() -> Stopped {
-    Stopped {
+fn flip() -> FixedSender {
+    FixedSender {
         rip: at(0),
         words: vec![STACK + 16, at(1), 0, at(2)],
     }
 }
 
 /// Called by nobody that can be found.
-fn lost() -> Stopped {
-    Stopped {
+fn lost() -> FixedSender {
+    FixedSender {
         rip: at(1),
         words: vec![],
     }
@@ -235,7 +241,7 @@ fn stacks_that_nobody_wants_are_not_taken() {
     ledger.open_window();
     send(&ledger, 1, &[2], &[], &flip());
     assert_eq!(ledger.blame(), []);
-    assert_eq!(ledger.snapshot().dropped, 0);
+    assert_eq!(ledger.counts().dropped, 0);
 }
 
 #[test]
@@ -243,7 +249,7 @@ fn chains_that_do_not_fit_are_lost_events() {
     let ledger = ledger(Frames::Unknown("no ORC here".to_owned()));
     ledger.open_window();
     for rip in 0..CHAINS as u64 + 3 {
-        let sender = Stopped {
+        let sender = FixedSender {
             rip: TEXT + rip,
             words: vec![],
         };
@@ -252,7 +258,7 @@ fn chains_that_do_not_fit_are_lost_events() {
             rip < CHAINS as u64
         );
     }
-    assert_eq!(ledger.snapshot().dropped, 3);
+    assert_eq!(ledger.counts().dropped, 3);
 }
 
 #[test]

@@ -295,9 +295,9 @@ mod tests {
     }
 
     #[derive(Debug, Default)]
-    struct Seen(Mutex<Vec<String>>);
+    struct RecordingObserver(Mutex<Vec<String>>);
 
-    impl Observer for Seen {
+    impl Observer for RecordingObserver {
         fn ipi(&self, event: &IpiEvent) {
             let ipi = &event.sent.ipi;
             let targets: Vec<usize> = ipi.targets.iter().collect();
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_becomes_pending_belongs_to_the_send_before_it_or_to_a_timer() {
-        let seen = Seen::default();
+        let seen = RecordingObserver::default();
         let mut senders = Senders::default();
         let mut take = |cpu, what| {
             let event = Event {
@@ -362,7 +362,7 @@ mod tests {
     }
     #[test]
     fn an_ipi_interrupted_user_space_if_the_entry_that_injects_it_says_so() {
-        let seen = Seen::default();
+        let seen = RecordingObserver::default();
         let mut senders = Senders::default();
         let mut take = |cpu, what| {
             let event = Event {

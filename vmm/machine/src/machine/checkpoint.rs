@@ -91,7 +91,7 @@ impl Machine {
             return Err(SnapshotError::Misfit("KVM's own APICs are not saved").into());
         }
         let held = self.hold_all()?;
-        memory::log(&self.vm, RAM_SLOT, &self.fleet.memory)?;
+        memory::log(&self.vm, RAM_SLOT, &self.vcpu_set.memory)?;
         // What was logged before.
         self.dirty()?;
         let now = clock::now();
@@ -105,7 +105,7 @@ impl Machine {
         Ok(Checkpoint {
             vcpus,
             clock,
-            serial: SavedSerial(self.fleet.ports.save()),
+            serial: SavedSerial(self.vcpu_set.ports.save()),
             mailbox: self.mailbox.bytes(),
             pages: self.pages(),
         })
@@ -177,7 +177,7 @@ impl Machine {
 
     fn put_back(&self, held: &[Held], checkpoint: &Checkpoint) -> Result<usize, MachineError> {
         let dirty = self.dirty()?;
-        let memory = &self.fleet.memory;
+        let memory = &self.vcpu_set.memory;
         for &page in &dirty {
             let at = GuestAddress(page as u64 * PAGE as u64);
             let kept = checkpoint.pages.get(page);
@@ -186,7 +186,7 @@ impl Machine {
             written.map_err(|_| SnapshotError::Misfit("a page beyond its memory changed"))?;
         }
         self.mailbox.fill(&checkpoint.mailbox);
-        self.fleet.ports.restore(&checkpoint.serial.0);
+        self.vcpu_set.ports.restore(&checkpoint.serial.0);
         let now = clock::now();
         for (cpu, (vcpu, saved)) in held.iter().zip(&checkpoint.vcpus).enumerate() {
             let (saved, registers) = (saved.clone(), self.registers.clone());
@@ -203,7 +203,7 @@ impl Machine {
 
     /// Has all vCPUs stand still, each with its last exit completed.
     pub(super) fn hold_all(&self) -> Result<Vec<Held>, MachineError> {
-        let slots = self.fleet.slots.iter().enumerate();
+        let slots = self.vcpu_set.slots.iter().enumerate();
         slots
             .map(|(cpu, slot)| slot.hold().ok_or(MachineError::NoAnswer(cpu)))
             .collect()
@@ -212,7 +212,7 @@ impl Machine {
     /// The pages written since this was asked last, by number.
     fn dirty(&self) -> Result<Vec<usize>, MachineError> {
         let mut dirty = Vec::new();
-        for (slot, region) in (RAM_SLOT..).zip(self.fleet.memory.iter()) {
+        for (slot, region) in (RAM_SLOT..).zip(self.vcpu_set.memory.iter()) {
             let bytes = usize::try_from(region.len()).unwrap_or(usize::MAX);
             let first = region.start_addr().raw_value() as usize / PAGE;
             let log = self.vm.get_dirty_log(slot, bytes);
@@ -229,11 +229,11 @@ impl Machine {
     }
 
     fn pages(&self) -> Vec<Option<Box<[u8; PAGE]>>> {
-        let count = memory::bytes(&self.fleet.memory) as usize / PAGE;
+        let count = memory::bytes(&self.vcpu_set.memory) as usize / PAGE;
         let mut bytes = [0; PAGE];
         let page = |page: usize| {
             let at = GuestAddress(page as u64 * PAGE as u64);
-            let read = self.fleet.memory.read_slice(&mut bytes, at).is_ok();
+            let read = self.vcpu_set.memory.read_slice(&mut bytes, at).is_ok();
             (read && bytes != [0; PAGE]).then(|| Box::new(bytes))
         };
         (0..count).map(page).collect()

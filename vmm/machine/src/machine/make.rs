@@ -130,8 +130,8 @@ impl Machine {
             return Err(SnapshotError::Misfit("it has another number of vCPUs").into());
         }
         snapshot.fill_mailbox(&machine.mailbox)?;
-        machine.fleet.console.replay(&state.console);
-        machine.fleet.ports.restore(&state.serial.0);
+        machine.vcpu_set.console.replay(&state.console);
+        machine.vcpu_set.ports.restore(&state.serial.0);
         let now = clock::now();
         for (vcpu, saved) in machine.vcpus.iter_mut().zip(&state.vcpus) {
             vcpu.restore(saved, &host_.registers, now)?;
@@ -199,7 +199,7 @@ fn assemble(
     let wakeups = Wakeups::new(doorbell, heard_stopped).map_err(host("making an epoll set"))?;
 
     let bus = Bus::new(cpus).map_err(|_| MachineError::Cpus(cpus))?;
-    let fleet = Arc::new(VcpuSet::new(
+    let vcpu_set = Arc::new(VcpuSet::new(
         Arc::clone(&bus),
         observer,
         ram,
@@ -227,7 +227,7 @@ fn assemble(
             cpu,
             &table,
             apic,
-            Arc::clone(&fleet),
+            Arc::clone(&vcpu_set),
             (timers, apics),
         )?);
     }
@@ -250,7 +250,7 @@ fn assemble(
         events: None,
         registers: host_.registers.clone(),
         vm,
-        fleet,
+        vcpu_set,
         mailbox,
     })
 }
@@ -299,7 +299,7 @@ fn vcpu(
     cpu: usize,
     table: &CpuId,
     apic: LocalApic,
-    fleet: Arc<VcpuSet>,
+    vcpu_set: Arc<VcpuSet>,
     (timers, apics): (Timers, Apics),
 ) -> Result<Vcpu, MachineError> {
     let fd = vm
@@ -309,7 +309,7 @@ fn vcpu(
         vm::enforce_pv_cpuid(&fd).map_err(failed("KVM_CAP_ENFORCE_PV_FEATURE_CPUID"))?;
     }
     fd.set_cpuid2(table).map_err(failed("KVM_SET_CPUID2"))?;
-    let mut vcpu = Vcpu::new(cpu, fd, (apic, apics), fleet, assists(host_), timers)
+    let mut vcpu = Vcpu::new(cpu, fd, (apic, apics), vcpu_set, assists(host_), timers)
         .map_err(failed("KVM_GET_SREGS"))?;
     if host_.sync_regs {
         vcpu.sync_registers();

@@ -31,10 +31,10 @@ impl Machine {
         let state = SavedMachine {
             vcpus,
             clock: clock.clock,
-            serial: SavedSerial(self.fleet.ports.save()),
-            console: self.fleet.console.tail(usize::MAX),
+            serial: SavedSerial(self.vcpu_set.ports.save()),
+            console: self.vcpu_set.console.tail(usize::MAX),
         };
-        write(file, key, &state, &self.mailbox, &self.fleet.memory)
+        write(file, key, &state, &self.mailbox, &self.vcpu_set.memory)
             .map_err(|source| SnapshotError::Write(source).into())
     }
 }

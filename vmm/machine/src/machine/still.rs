@@ -30,7 +30,7 @@ impl Machine {
     /// # Errors
     /// A vCPU does not answer.
     pub fn still(&self, cpu: usize) -> Result<Still, MachineError> {
-        let slots = self.fleet.slots.iter().enumerate();
+        let slots = self.vcpu_set.slots.iter().enumerate();
         let held = slots
             .filter(|(other, _)| *other != cpu)
             .map(|(other, slot)| slot.hold().ok_or(MachineError::NoAnswer(other)))
@@ -61,13 +61,13 @@ impl Machine {
     /// Whether the guest has come to its end, or is about to.
     #[must_use]
     pub fn stopping(&self) -> bool {
-        self.fleet.stopping()
+        self.vcpu_set.stopping()
     }
 
     /// Waits until the event that was asked of `cpu` has come further ([`Machine::placed`] is not `was` any
     /// more), or for `longest`.
     pub fn wait_placed(&self, cpu: usize, was: Placed, longest: Duration) {
-        let Some(slot) = self.fleet.slots.get(cpu) else {
+        let Some(slot) = self.vcpu_set.slots.get(cpu) else {
             return;
         };
         slot.wait_placed(was as u8, longest);

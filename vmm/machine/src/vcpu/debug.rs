@@ -144,7 +144,7 @@ impl Vcpu {
         let followed = self.follower.as_ref().and_then(|it| it.way_in(rip));
         if self.stops.watch.contains(&rip) {
             known = true;
-            self.fleet.observer.watched(&WatchEvent {
+            self.vcpu_set.observer.watched(&WatchEvent {
                 time_ns: clock::now(),
                 cpu: self.cpu,
                 address: rip,
@@ -408,7 +408,7 @@ impl Vcpu {
         self.expect_vector(NMI)
     }
 
-    /// Passes the assists' wishes and all others on to KVM.
+    /// Passes what the assists want and all else on to KVM.
     pub(super) fn stop_where_wanted(&mut self) -> Result<(), Break> {
         self.set_stops()
             .map_err(|e| self.host("KVM_SET_GUEST_DEBUG", e))

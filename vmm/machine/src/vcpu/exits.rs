@@ -58,7 +58,7 @@ impl Vcpu {
             fd,
             cr8,
             apic,
-            fleet,
+            vcpu_set,
             assists,
             counters,
             timers,
@@ -95,14 +95,14 @@ impl Vcpu {
         let then = match exit {
             VcpuExit::IoOut(port, data) => {
                 counters.io += 1;
-                match fleet.ports.write(port, data) {
+                match vcpu_set.ports.write(port, data) {
                     PortWrite::Done => ExitAction::Nothing,
                     PortWrite::Reset => ExitAction::Stop(StopReason::Reset),
                 }
             }
             VcpuExit::IoIn(port, data) => {
                 counters.io += 1;
-                fleet.ports.read(port, data);
+                vcpu_set.ports.read(port, data);
                 ExitAction::Nothing
             }
             VcpuExit::MmioRead(address, data) => {
@@ -194,9 +194,9 @@ impl Vcpu {
             self.regs()?
         };
         let sender = SendingVcpu::new(self.access(), regs);
-        let observer = Annotate::sending(self.fleet.observer.as_ref(), regs.rip, &sender);
-        let sent = self.fleet.bus.send(self.cpu, icr, &observer);
-        self.fleet.kick(sent.wake.without(self.cpu));
+        let observer = Annotate::sending(self.vcpu_set.observer.as_ref(), regs.rip, &sender);
+        let sent = self.vcpu_set.bus.send(self.cpu, icr, &observer);
+        self.vcpu_set.kick(sent.wake.without(self.cpu));
         Ok(())
     }
 
@@ -272,7 +272,7 @@ impl Vcpu {
     ) -> Result<Handled, Break> {
         let cpu = Cpu {
             fd: &self.fd,
-            memory: &self.fleet.memory,
+            memory: &self.vcpu_set.memory,
         };
         for (index, assist) in self.assists.iter_mut().enumerate() {
             match offer(assist.as_mut(), &cpu) {

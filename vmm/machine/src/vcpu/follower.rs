@@ -9,7 +9,7 @@ const STEPS_MAX: usize = 300_000;
 const IRETQ: [u8; 2] = [0x48, 0xcf];
 /// RET.
 const RET: u8 = 0xc3;
-/// Place of RSP in `Registers::general`.
+/// Place of RSP in `StepRegisters::general`.
 const RSP: usize = 4;
 
 /// What is to be recorded, and what has been.
@@ -97,7 +97,7 @@ impl Follower {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ipirig_entry::{Code, Registers};
+    use ipirig_entry::{Code, StepRegisters};
 
     use super::*;
 
@@ -107,9 +107,9 @@ mod tests {
         let mut general = [0; 16];
         general[RSP] = rsp;
         Step {
-            registers: Registers {
+            registers: StepRegisters {
                 general,
-                ..Registers::default()
+                ..StepRegisters::default()
             },
             code: Code::new(code),
             descriptor: None,

@@ -47,7 +47,7 @@ impl Vcpu {
         self.expect_nmi()?;
         self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
         self.counters.nmis += 1;
-        let observer = Annotate::taking(self.fleet.observer.as_ref(), Some(cpl), idle);
+        let observer = Annotate::taking(self.vcpu_set.observer.as_ref(), Some(cpl), idle);
         self.apic.accept_nmi(&observer);
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Vcpu {
         self.expect_vector(vector)?;
         sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
         self.counters.injected += 1;
-        let observer = Annotate::taking(self.fleet.observer.as_ref(), Some(cpl), idle);
+        let observer = Annotate::taking(self.vcpu_set.observer.as_ref(), Some(cpl), idle);
         self.apic.accept_interrupt(vector, &observer);
         if observer.tick.get() {
             self.last_tick = clock::now();

@@ -57,7 +57,7 @@ pub(crate) struct Vcpu {
     cr8: sys::Cr8,
     apic: LocalApic,
     apics: Apics,
-    fleet: Arc<VcpuSet>,
+    vcpu_set: Arc<VcpuSet>,
     assists: Vec<Box<dyn Assist>>,
     timers: Timers,
     /// When the last timer interrupt was injected.
@@ -102,7 +102,7 @@ pub(crate) struct Timers {
 #[derive(Debug)]
 enum Break {
     /// Somebody asked for it.
-    Asked,
+    Requested,
     /// This vCPU has a reason.
     Because(StopReason),
 }
@@ -172,7 +172,7 @@ impl Vcpu {
         cpu: usize,
         mut fd: VcpuFd,
         (mut apic, apics): (LocalApic, Apics),
-        fleet: Arc<VcpuSet>,
+        vcpu_set: Arc<VcpuSet>,
         assists: Vec<Box<dyn Assist>>,
         timers: Timers,
     ) -> Result<Self, errno::Error> {
@@ -187,7 +187,7 @@ impl Vcpu {
             fd,
             apic,
             apics,
-            fleet,
+            vcpu_set,
             assists,
             timers,
             last_tick: 0,
@@ -220,8 +220,8 @@ impl Vcpu {
     /// Runs until the machine stops, once it has announced that it can be kicked; gives back the
     /// vCPU's last state.
     pub(crate) fn run(mut self, arrival: Arrival) -> VcpuState {
-        let fleet = Arc::clone(&self.fleet);
-        let Some(slot) = fleet.slots.get(self.cpu) else {
+        let vcpu_set = Arc::clone(&self.vcpu_set);
+        let Some(slot) = vcpu_set.slots.get(self.cpu) else {
             return self.state();
         };
         let _attached = slot.kicker.attach(&mut self.fd);
@@ -240,16 +240,16 @@ impl Vcpu {
 
     /// Ends the whole machine.
     fn end(&self, end: Break) {
-        self.fleet.stop(match end {
-            Break::Asked => None,
+        self.vcpu_set.stop(match end {
+            Break::Requested => None,
             Break::Because(reason) => Some(reason),
         });
     }
 
     /// One turn: pending requests and APIC work, then the guest until its next exit.
     fn turn(&mut self, slot: &Slot, timer: &mut KickTimer) -> Result<(), Break> {
-        if self.fleet.stopping() {
-            return Err(Break::Asked);
+        if self.vcpu_set.stopping() {
+            return Err(Break::Requested);
         }
         if slot.answer(self) {
             // Which may have cleared `immediate_exit`, the one sign of a kick: look again.
@@ -257,7 +257,7 @@ impl Vcpu {
         }
         if self.stands() {
             slot.kicker
-                .park(None, || self.fleet.stopping() || slot.asked());
+                .park(None, || self.vcpu_set.stopping() || slot.asked());
             return Ok(());
         }
         self.counters.turns += 1;
@@ -330,7 +330,7 @@ impl Vcpu {
     /// Whether a timer interrupt of this vCPU may be late.
     fn may_wait(&self) -> Result<bool, Break> {
         if self.halted {
-            return Ok(self.fleet.booting());
+            return Ok(self.vcpu_set.booting());
         }
         Ok(!self.timers.exact_in_user || self.cpl()? == 0)
     }
@@ -338,23 +338,23 @@ impl Vcpu {
     fn park(&mut self, slot: &Slot, busy: impl FnOnce(&mut LocalApic, u64) -> bool) {
         self.counters.parks += 1;
         let deadline = self.apic.timer_deadline();
-        let least = if self.fleet.booting() {
+        let least = if self.vcpu_set.booting() {
             self.next_tick()
         } else {
             0
         };
-        let fleet = &self.fleet;
+        let vcpu_set = &self.vcpu_set;
         let apic = &mut self.apic;
         slot.kicker.park(deadline.map(|at| at.max(least)), || {
             let now = held_back(clock::now(), deadline, least);
-            fleet.stopping() || slot.asked() || busy(apic, now)
+            vcpu_set.stopping() || slot.asked() || busy(apic, now)
         });
     }
 
     /// INIT and SIPI (SDM vol. 3, 9.4 and 11.6.1).
     fn take_reset(&mut self, work: Work) -> Result<(), Break> {
-        let fleet = Arc::clone(&self.fleet);
-        let observer = Annotate::taking(fleet.observer.as_ref(), None, false);
+        let vcpu_set = Arc::clone(&self.vcpu_set);
+        let observer = Annotate::taking(vcpu_set.observer.as_ref(), None, false);
         if work.init {
             if self.cpu == 0 {
                 // The boot CPU would start at the firmware's reset vector; there is no firmware.
@@ -391,7 +391,7 @@ impl Vcpu {
     fn look(&mut self) -> Result<(), Break> {
         let cpu = Cpu {
             fd: &self.fd,
-            memory: &self.fleet.memory,
+            memory: &self.vcpu_set.memory,
         };
         for assist in &mut self.assists {
             if let Err(error) = assist.look(&cpu) {
@@ -405,7 +405,7 @@ impl Vcpu {
     fn access(&self) -> Cpu<'_> {
         Cpu {
             fd: &self.fd,
-            memory: &self.fleet.memory,
+            memory: &self.vcpu_set.memory,
         }
     }
 
@@ -445,7 +445,7 @@ impl Vcpu {
     /// Has an IPI with `vector` come, from itself. The observer does not hear of who sent it. `false`: the
     /// APIC does not take it.
     pub(crate) fn raise_ipi(&mut self, vector: u8) -> bool {
-        let sent = self.fleet.bus.send(self.cpu, Icr::self_ipi(vector), &());
+        let sent = self.vcpu_set.bus.send(self.cpu, Icr::self_ipi(vector), &());
         sent.ipi.targets.contains(self.cpu)
     }
 

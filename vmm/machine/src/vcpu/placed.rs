@@ -6,7 +6,7 @@
 //! first says whether the event was taken. What the CPU pushed on the handler's stack is the witness of
 //! where.
 
-mod look;
+mod inspect;
 
 use std::collections::HashMap;
 
@@ -33,7 +33,7 @@ const NMI: u8 = 2;
 const ERROR_CODE: u64 = 8;
 /// RFLAGS.IF (SDM vol. 3, 2.3).
 const INTERRUPTS: u64 = 1 << 9;
-/// Place of RSP in [`ipirig_entry::Registers::general`].
+/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
 const RSP: usize = 4;
 
 /// How an event that was asked for is coming along, for whoever waits for it.
@@ -441,7 +441,7 @@ impl Vcpu {
     }
 
     fn announce(&self, placed: Placed) {
-        if let Some(slot) = self.fleet.slots.get(self.cpu) {
+        if let Some(slot) = self.vcpu_set.slots.get(self.cpu) {
             slot.announce_placed(placed as u8);
         }
     }

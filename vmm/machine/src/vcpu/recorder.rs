@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ipirig_entry::record::INSTRUCTION_MAX;
-use ipirig_entry::{Began, Code, Ended, Record, Registers, Step, invpcid_descriptor};
+use ipirig_entry::{Began, Code, Ended, Record, Step, StepRegisters, invpcid_descriptor};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
@@ -179,7 +179,7 @@ impl Recorder {
     }
 }
 
-/// Place of RSP in [`Registers::general`].
+/// Place of RSP in [`StepRegisters::general`].
 const RSP: usize = 4;
 
 /// The vCPU's state, and the bytes that it will execute.
@@ -204,7 +204,7 @@ pub(super) fn step(
         len = if in_page < len { in_page } else { 0 };
     }
     let mut step = Step {
-        registers: Registers {
+        registers: StepRegisters {
             general: [
                 regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi,
                 regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
@@ -307,10 +307,10 @@ mod tests {
     use super::*;
 
     fn step(rip: u64, cpl: u8) -> Step {
-        let registers = Registers {
+        let registers = StepRegisters {
             rip,
             cpl,
-            ..Registers::default()
+            ..StepRegisters::default()
         };
         Step {
             registers,

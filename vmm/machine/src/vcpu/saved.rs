@@ -190,7 +190,7 @@ impl Vcpu {
     fn remind_assists(&mut self, msrs: &[kvm_msr_entry]) -> Result<(), MachineError> {
         let cpu = Cpu {
             fd: &self.fd,
-            memory: &self.fleet.memory,
+            memory: &self.vcpu_set.memory,
         };
         for assist in &mut self.assists {
             for entry in msrs {

@@ -6,7 +6,7 @@ use ipirig_entry::{Began, Ended};
 use ipirig_machine::ApicMode;
 
 use crate::Suite;
-use crate::harness::{Guest, Running, Seen};
+use crate::harness::{Guest, GuestRecord, Running};
 use crate::image::{address, guest};
 use crate::recording::{counting, fetch, moves_on, offsets, path};
 
@@ -128,7 +128,7 @@ const BS: u64 = 1 << 14;
 const TF: u64 = 1 << 8;
 
 /// Gives STEPS an order while `watched` is, and waits for it.
-fn steps(order: u32, watched: &u8) -> Seen {
+fn steps(order: u32, watched: &u8) -> GuestRecord {
     let mut guest = Guest::new(&STEPS).start();
     guest.machine.watch(0, &[address(watched)]).unwrap();
     guest.order(0, order);

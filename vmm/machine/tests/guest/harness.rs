@@ -242,13 +242,13 @@ impl Running {
     }
 
     /// Stops the guest; what was seen of it.
-    pub(crate) fn stop(mut self) -> Seen {
+    pub(crate) fn stop(mut self) -> GuestRecord {
         let words = std::array::from_fn(|n| self.word(n));
         let report = self.machine.report(StopReason::Timeout {
             phase: "the test".into(),
             seconds: 0,
         });
-        Seen {
+        GuestRecord {
             words,
             report,
             ipis: std::mem::take(&mut self.seen.ipis.lock().unwrap()),
@@ -260,7 +260,7 @@ impl Running {
 
 /// All that is known of a guest that was stopped.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct GuestRecord {
     pub(crate) words: [u64; 64],
     pub(crate) report: CrashReport,
     pub(crate) ipis: Vec<IpiEvent>,
@@ -268,7 +268,7 @@ pub(crate) struct Seen {
     pub(crate) watched: Vec<WatchEvent>,
 }
 
-impl Seen {
+impl GuestRecord {
     /// What `cpu` took, in order.
     pub(crate) fn taken(&self, cpu: usize) -> Vec<(AcceptedKind, Origin)> {
         let taken = self.accepted.iter().filter(|event| event.cpu == cpu);

@@ -5,7 +5,7 @@ use ipirig_apic::{Accepted, AcceptedKind, CpuSet, DeliveryMode, Ipi, Origin, Sen
 use ipirig_machine::ApicMode;
 
 use crate::Suite;
-use crate::harness::{Guest, Seen, ipi};
+use crate::harness::{Guest, GuestRecord, ipi};
 use crate::image::{guest, icr_write};
 
 pub(crate) fn list(suite: &mut Suite) {
@@ -380,7 +380,7 @@ guest!(
 );
 
 /// Has both CPUs send `rounds` IPIs each, one after the other; what was seen of it.
-pub(crate) fn ping_pong(apic: ApicMode, halting: bool, rounds: u32) -> Seen {
+pub(crate) fn ping_pong(apic: ApicMode, halting: bool, rounds: u32) -> GuestRecord {
     let mut guest = Guest::new(&PING_PONG).cpus(2).apic(apic).start();
     if halting {
         guest.order(0, 1);

@@ -19,8 +19,8 @@ mod harness;
 mod hostile;
 mod image;
 mod injection;
+mod inspection;
 mod ipis;
-mod looking;
 mod oracle;
 mod placed;
 mod pmu;
@@ -149,7 +149,7 @@ fn main() -> ExitCode {
     hostile::list(&mut suite);
     injection::list(&mut suite);
     ipis::list(&mut suite);
-    looking::list(&mut suite);
+    inspection::list(&mut suite);
     oracle::list(&mut suite);
     placed::list(&mut suite);
     pmu::list(&mut suite);

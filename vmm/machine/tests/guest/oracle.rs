@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ipirig_apic::DeliveryMode;
 use ipirig_machine::{ApicMode, Host, Virtualization};
 
-use crate::harness::Seen;
+use crate::harness::GuestRecord;
 use crate::image::icr_write;
 use crate::{Suite, ipis};
 
@@ -104,7 +104,7 @@ impl Drop for HostTrace {
 
 /// Vector and delivery mode of each ICR write, in order, one list for each vCPU that wrote any; the
 /// lists are sorted, as the trace does not number vCPUs.
-fn by_machine(seen: &Seen) -> Vec<Vec<u64>> {
+fn by_machine(seen: &GuestRecord) -> Vec<Vec<u64>> {
     let mut by_source: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for event in &seen.ipis {
         let ipi = &event.sent.ipi;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, Registers};
+use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, UnwindRegisters};
 use ipirig_image::Symbols;
 use ipirig_machine::{ApicMode, IpiEvent, Observer, Sender};
 
@@ -69,11 +69,11 @@ guest!(
 #[derive(Debug)]
 struct Walker {
     kernel: Option<Kernel>,
-    seen: Mutex<Seen>,
+    seen: Mutex<Walks>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Walks {
     chains: Interner,
     prologues: Prologues,
     last: Option<Chain>,
@@ -91,7 +91,7 @@ impl Walker {
         });
         Arc::new(Self {
             kernel,
-            seen: Mutex::new(Seen {
+            seen: Mutex::new(Walks {
                 chains: Interner::new(64),
                 prologues: Prologues::default(),
                 last: None,
@@ -126,16 +126,16 @@ impl Observer for Walker {
             return;
         };
         let mut seen = self.seen.lock().unwrap();
-        let Seen {
+        let Walks {
             chains, prologues, ..
         } = &mut *seen;
         let found = sender.registers();
         assert_eq!(found.rip, event.rip);
-        let registers = Registers {
+        let registers = UnwindRegisters {
             rip: found.rip | KERNEL_HALF,
             rsp: found.rsp | KERNEL_HALF,
             rbp: found.rbp | KERNEL_HALF,
-            ..Registers::default()
+            ..UnwindRegisters::default()
         };
         let chain = kernel.unwind(&registers, &Raised(sender), prologues);
         assert_eq!(chains.number(&chain), Some(0));

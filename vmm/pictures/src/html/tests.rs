@@ -3,7 +3,7 @@ mod contrast;
 use askama::Template;
 use ipirig_verdict::check::Verdict;
 
-use super::view::{Entry, Page};
+use super::view::{EntryView, Page};
 use super::*;
 use crate::specimen;
 use scraper::{ElementRef, Html, Selector};
@@ -200,7 +200,7 @@ fn hostile_text_stays_text() {
         time: None,
     };
     let mut page = Page::new(&[run.clone(), run], &made);
-    page.runs[0].entries.push(Entry {
+    page.runs[0].entries.push(EntryView {
         cpu: 2,
         title: evil(),
         summary: evil(),

@@ -65,7 +65,7 @@ pub(super) struct Run {
     /// No IPI was sent in the windows.
     pub(super) silent: bool,
     pub(super) causes: Vec<Cause>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<EntryView>,
     pub(super) facts: Vec<Facts>,
 }
 
@@ -123,7 +123,7 @@ pub(super) struct Call {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct EntryView {
     pub(super) cpu: usize,
     pub(super) title: String,
     pub(super) summary: String,
@@ -241,7 +241,7 @@ impl Run {
             matrix: Matrix::new(run),
             silent: run.vcpus.iter().all(|vcpu| vcpu.window.ipi_writes == 0),
             causes: run.blame.iter().map(Cause::new).collect(),
-            entries: run.entries.iter().map(Entry::new).collect(),
+            entries: run.entries.iter().map(EntryView::new).collect(),
             facts: facts(run),
         }
     }
@@ -379,7 +379,7 @@ impl Call {
     }
 }
 
-impl Entry {
+impl EntryView {
     fn new(entry: &RecordedEntry) -> Self {
         let (summary, bad) = match (&entry.audit, &entry.why) {
             (Some(audit), _) => {

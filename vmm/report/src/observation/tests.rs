@@ -12,7 +12,7 @@ use super::*;
 
 /// Three IPIs to the isolated vCPU, and a tick.
 fn observed() -> Report {
-    let wishes = ObservationPlan {
+    let request = ObservationPlan {
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),
@@ -30,7 +30,7 @@ fn observed() -> Report {
         outcome,
         ledger,
         ..
-    } = fake::observe(&wishes, script);
+    } = fake::observe(&request, script);
     let files = KernelFiles {
         kernel: "k".into(),
         initramfs: "i".into(),
@@ -38,7 +38,7 @@ fn observed() -> Report {
         series: None,
     };
     let kernel = KernelInfo::new(&files, "");
-    let mut report = Report::new(&plan, &wishes, outcome, kernel, &ledger);
+    let mut report = Report::new(&plan, &request, outcome, kernel, &ledger);
     report.run.machine = Some(MachineInfo {
         apic: "x2apic".into(),
         cores: vec![0, 1, 1],

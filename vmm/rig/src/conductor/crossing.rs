@@ -9,11 +9,11 @@ use ipirig_evidence::ledger::Doing;
 use ipirig_machine::clock;
 use ipirig_scenario::EntryKind;
 
-use super::{Conductor, Ended, NoRecord, Phase, StormReport, USER, Window};
+use super::{Conductor, Ended, NoRecord, Phase, StormReport, USER, WindowRecord};
 
 impl Conductor<'_> {
     /// Opens a window, and has the isolated vCPUs enter the kernel before the `nth` change in it.
-    pub(super) fn entered_window(&mut self, nth: u64) -> Result<(Window, Duration), Ended> {
+    pub(super) fn entered_window(&mut self, nth: u64) -> Result<(WindowRecord, Duration), Ended> {
         self.enter(Phase::Quiet);
         self.quiet()?;
         self.enter(Phase::Storm);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use ipirig_entry::{Began, Code, Ended, KernelLayout, Paging, Record, Registers, Step};
+use ipirig_entry::{Began, Code, Ended, KernelLayout, Paging, Record, Step, StepRegisters};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
 
 /// What the fake vCPU executes when it enters the kernel.
@@ -125,12 +125,12 @@ pub fn record(cpu: usize, began: Began, path: Path, spaces: u64, paging: Paging)
         } else {
             began
         },
-        registers: Registers {
+        registers: StepRegisters {
             rip: ENTRY,
             cr3: USER_CR3,
             cr4: if paging.pcids { PCIDE } else { 0 },
             gs_base: 0x7fff_0000,
-            ..Registers::default()
+            ..StepRegisters::default()
         },
         steps: vec![],
     };
@@ -200,7 +200,7 @@ const JMP: u64 = 5;
 /// A record in the making.
 struct Way {
     began: Began,
-    registers: Registers,
+    registers: StepRegisters,
     steps: Vec<Step>,
 }
 

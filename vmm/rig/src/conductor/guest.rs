@@ -21,7 +21,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Where a vCPU was when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct VcpuSample {
     /// Current privilege level: 3 is user space.
     pub cpl: u8,
     /// The instruction pointer.
@@ -67,7 +67,7 @@ pub trait Guest {
 
     /// Looks at where a vCPU is, without the guest noticing. `None`: it does not answer, because
     /// the guest stopped.
-    fn sample(&self, cpu: usize) -> Option<Place>;
+    fn sample(&self, cpu: usize) -> Option<VcpuSample>;
 
     /// The time that it is on a vCPU, by the guest's time-stamp counter and by the clock of events.
     ///
@@ -201,8 +201,8 @@ impl Guest for Machine {
         Ok(Machine::settle(self)?)
     }
 
-    fn sample(&self, cpu: usize) -> Option<Place> {
-        Machine::sample(self, cpu).map(|sample| Place {
+    fn sample(&self, cpu: usize) -> Option<VcpuSample> {
+        Machine::sample(self, cpu).map(|sample| VcpuSample {
             cpl: sample.cpl,
             rip: sample.rip,
             timer: sample

@@ -7,7 +7,7 @@ use std::time::Instant;
 use ipirig_abi::{AgentState, Command, Mailbox, Order, Status, TaskState, UnknownCode};
 use ipirig_machine::{StopReason, Wakeup};
 
-use super::{Conductor, Ended, Entry, NOT_PRODUCED, Phase, Place};
+use super::{Conductor, Ended, EntryReport, NOT_PRODUCED, Phase, VcpuSample};
 
 /// Loads that see everything the guest wrote before the word they read.
 pub(super) const LOAD: Ordering = Ordering::Acquire;
@@ -203,7 +203,7 @@ impl Conductor<'_> {
     }
 
     /// Has the task on an isolated vCPU enter the kernel once.
-    pub(super) fn order(&mut self, cpu: usize, order: Order) -> Result<Entry, Ended> {
+    pub(super) fn order(&mut self, cpu: usize, order: Order) -> Result<EntryReport, Ended> {
         self.begin_order(cpu, order);
         self.end_order(cpu, order)
     }
@@ -226,12 +226,12 @@ impl Conductor<'_> {
     }
 
     /// Waits until the newest order is carried out.
-    pub(super) fn end_order(&mut self, cpu: usize, order: Order) -> Result<Entry, Ended> {
+    pub(super) fn end_order(&mut self, cpu: usize, order: Order) -> Result<EntryReport, Ended> {
         let slot = &self.guest.mailbox().cpus[cpu];
         let seq = slot.order_seq.load(Ordering::Relaxed);
         self.wait_for(|mailbox| {
             let task = &mailbox.cpus[cpu].task;
-            (task.order_ack.load(LOAD) == seq).then(|| Entry {
+            (task.order_ack.load(LOAD) == seq).then(|| EntryReport {
                 order,
                 branch: task.branch.load(LOAD),
                 alias: task.alias.load(LOAD),
@@ -244,7 +244,7 @@ impl Conductor<'_> {
         self.guest.mailbox().cpus[cpu].task.heartbeat.load(LOAD)
     }
 
-    pub(super) fn sample(&mut self, cpu: usize) -> Result<Place, Ended> {
+    pub(super) fn sample(&mut self, cpu: usize) -> Result<VcpuSample, Ended> {
         match self.guest.sample(cpu) {
             Some(place) => Ok(place),
             None => {

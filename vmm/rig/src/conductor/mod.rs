@@ -31,17 +31,17 @@ use std::time::{Duration, Instant};
 use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::{
-    Edge, Entry, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase, Recorded,
-    Sequence, StormReport, Tracing, USER, Window,
+    Edge, EntryReport, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase,
+    Recorded, Sequence, StormReport, Tracing, USER, WindowRecord,
 };
 use ipirig_machine::{StopReason, Wakeup};
 
-pub use guest::{Failure, Guest, Place};
+pub use guest::{Failure, Guest, VcpuSample};
 pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
 
 use ipirig_evidence::guest_text::{self, Counters};
 use ipirig_evidence::ledger::changes::Watched;
-use ipirig_evidence::ledger::{Ledger, Snapshot};
+use ipirig_evidence::ledger::{Ledger, LedgerCounts};
 use ipirig_scenario::plan::Plan;
 
 use mailbox::agent_state;
@@ -231,7 +231,7 @@ struct Booted {
     version: String,
     at_boot: Result<Option<Counters>, String>,
     before: KernelView,
-    ledger_before: Snapshot,
+    ledger_before: LedgerCounts,
     layout: Result<Arc<KernelLayout>, String>,
     paging: Option<Paging>,
 }
@@ -316,7 +316,7 @@ impl<'a> Conductor<'a> {
         let version = self.read(Command::ReadVersion)?;
         let at_boot = self.counters(Command::ReadBootCounters)?;
         self.machine(|guest| guest.catch_up())?;
-        let ledger_before = self.ledger.snapshot();
+        let ledger_before = self.ledger.counts();
         let before = self.kernel_view()?;
         Ok(Booted {
             module,
@@ -333,13 +333,13 @@ impl<'a> Conductor<'a> {
     fn conclude(
         &mut self,
         booted: Booted,
-        windows: Vec<Window>,
+        windows: Vec<WindowRecord>,
         window: Duration,
     ) -> Result<Evidence, Ended> {
         self.enter(Phase::After);
         let after = self.kernel_view()?;
         self.machine(|guest| guest.catch_up())?;
-        let ledger = self.ledger.snapshot();
+        let ledger = self.ledger.counts();
         let tracing = self.read_trace()?;
         let wanted = !self.plan.scenario.expect.by_cause.is_empty();
         let sequence = wanted.then(|| Sequence {

@@ -70,26 +70,26 @@ pub struct Workload<'a> {
 pub fn observe(
     guest: &mut dyn Guest,
     plan: &Plan,
-    errand: Workload<'_>,
+    workload: Workload<'_>,
     start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Observed, Ended> {
     let mut conductor = Conductor::new(guest, plan, ledger, phase);
-    conductor.limit = errand.limit;
-    conductor.observe(errand, start, layout)
+    conductor.limit = workload.limit;
+    conductor.observe(workload, start, layout)
 }
 
 impl Conductor<'_> {
     fn observe(
         mut self,
-        errand: Workload<'_>,
+        workload: Workload<'_>,
         start: Start<'_>,
         layout: LayoutOf<'_>,
     ) -> Result<Observed, Ended> {
         let booted = self.boot(start, layout)?;
-        for file in errand.files.iter().chain([errand.command]) {
+        for file in workload.files.iter().chain([workload.command]) {
             self.hand_over(file)?;
         }
         let unrest = self.quiet_if_it_can_be()?;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipirig_evidence::ledger::{CpuRecord, Snapshot};
+use ipirig_evidence::ledger::{CpuRecord, LedgerCounts};
 
 use super::{Conductor, Ended, Phase, USER};
 
@@ -16,7 +16,7 @@ impl Conductor<'_> {
     /// waited for, but not for ever: one that comes again and again is for the verdict to name.
     pub(super) fn quiet(&mut self) -> Result<(), Ended> {
         let quiet = self.plan.timeouts.quiet;
-        let start = self.ledger.snapshot();
+        let start = self.ledger.counts();
         let mut since = Instant::now();
         let patience = since + self.plan.timeouts.timer;
         let mut seen = self.activities();
@@ -80,8 +80,8 @@ impl Conductor<'_> {
         Ok(false)
     }
 
-    fn never_quiet(&self, start: &Snapshot) -> Ended {
-        let end = self.ledger.snapshot();
+    fn never_quiet(&self, start: &LedgerCounts) -> Ended {
+        let end = self.ledger.counts();
         let each = self.isolated.iter().map(|&cpu| {
             let (Some(from), Some(to)) = (start.cpus.get(cpu), end.cpus.get(cpu)) else {
                 return format!("vCPU {cpu} is not in the ledger");

@@ -9,15 +9,17 @@ use ipirig_evidence::ledger::Doing;
 use ipirig_machine::clock;
 use ipirig_scenario::{EntryKind, Trigger};
 
-use super::{Conductor, Ended, Entry, NOT_PRODUCED, NoRecord};
+use super::{Conductor, Ended, EntryReport, NOT_PRODUCED, NoRecord};
 
 /// Most instructions of a record. A system call has some hundred, a timer interrupt some thousand, an
 /// NMI soon twenty thousand: stepped, its handler takes long enough for the kernel to print who was
-/// slow (`nmi_check_duration` of arch/x86/kernel/nmi.c).
-pub(super) const RECORD_MAX: usize = 100_000;
+/// slow (`nmi_check_duration` of arch/x86/kernel/nmi.c). An entry that goes through seven other address spaces has
+/// thirty thousand, and with PREEMPT_RT, where that many ticks come meanwhile, more than a hundred
+/// thousand. So many are 60 MB.
+pub(super) const RECORD_MAX: usize = 300_000;
 
 /// What each isolated vCPU saw, if it was ordered to enter.
-type Released = BTreeMap<usize, Entry>;
+type Released = BTreeMap<usize, EntryReport>;
 /// What each isolated vCPU executed.
 type Records = BTreeMap<usize, Result<Record, NoRecord>>;
 

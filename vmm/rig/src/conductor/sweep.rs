@@ -460,7 +460,7 @@ impl Sweep<'_, '_> {
     }
 
     fn sent_to_target(&self) -> u64 {
-        let snapshot = self.conductor.ledger.snapshot();
+        let snapshot = self.conductor.ledger.counts();
         snapshot.cpus.get(self.cpu).map_or(0, |record| {
             record.outside.ipis_targeted() + record.window.ipis_targeted()
         })

@@ -57,7 +57,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
             Phase::After
         ]
     );
-    let entry = |branch| Entry {
+    let entry = |branch| EntryReport {
         order: Order::Probe,
         branch,
         alias: 0x1111,

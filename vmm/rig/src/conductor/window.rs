@@ -11,7 +11,7 @@ use ipirig_evidence::ledger::changes::{self, Changed};
 use ipirig_machine::clock;
 use ipirig_scenario::{EntryKind, Mode, Trigger};
 
-use super::{Conductor, Ended, Mark, NoRecord, Phase, Place, StormReport, USER, Window};
+use super::{Conductor, Ended, Mark, NoRecord, Phase, StormReport, USER, VcpuSample, WindowRecord};
 
 impl Conductor<'_> {
     /// Opens a window, has the storm run in it, and lets each isolated vCPU enter the kernel by
@@ -21,7 +21,7 @@ impl Conductor<'_> {
         entry: EntryKind,
         module: bool,
         recorded: bool,
-    ) -> Result<(Window, Duration), Ended> {
+    ) -> Result<(WindowRecord, Duration), Ended> {
         if self.plan.scenario.vcpus.isolated_in != Mode::User {
             return self.kernel_window(entry);
         }
@@ -46,7 +46,7 @@ impl Conductor<'_> {
 
     /// The same with the isolated vCPUs in the kernel all the while: nothing may be deferred from
     /// them, and there is no entry to look at.
-    fn kernel_window(&mut self, entry: EntryKind) -> Result<(Window, Duration), Ended> {
+    fn kernel_window(&mut self, entry: EntryKind) -> Result<(WindowRecord, Duration), Ended> {
         self.enter(Phase::Quiet);
         self.quiet()?;
         self.enter(Phase::Baseline);
@@ -86,7 +86,7 @@ impl Conductor<'_> {
         &mut self,
         entry: EntryKind,
         recorded: bool,
-    ) -> Result<(Window, Duration), Ended> {
+    ) -> Result<(WindowRecord, Duration), Ended> {
         self.enter(Phase::Storm);
         let (mut window, storm, time) = self.open_for(entry, recorded, |this, open| {
             this.follow_handlers(true)?;
@@ -109,7 +109,7 @@ impl Conductor<'_> {
         entry: EntryKind,
         recorded: bool,
         work: impl FnOnce(&mut Self, &BTreeMap<usize, Mark>) -> Result<T, Ended>,
-    ) -> Result<(Window, T, Duration), Ended> {
+    ) -> Result<(WindowRecord, T, Duration), Ended> {
         let before = self.targeted();
         // What was changed outside of windows has been caught up with since.
         let _ = self.ledger.changes().take();
@@ -143,7 +143,7 @@ impl Conductor<'_> {
             .into_iter()
             .map(|(cpu, count)| (cpu, count - before.get(&cpu).copied().unwrap_or(0)))
             .collect();
-        let window = Window {
+        let window = WindowRecord {
             entry,
             baseline: BTreeMap::new(),
             marks,
@@ -214,9 +214,9 @@ impl Conductor<'_> {
 
     /// Sends in windows so far, by isolated vCPU.
     fn targeted(&self) -> BTreeMap<usize, u64> {
-        let snapshot = self.ledger.snapshot();
+        let counts = self.ledger.counts();
         let count = |&cpu: &usize| {
-            let record = snapshot.cpus.get(cpu);
+            let record = counts.cpus.get(cpu);
             (
                 cpu,
                 record.map_or(0, |record| record.window.ipis_targeted()),
@@ -228,7 +228,7 @@ impl Conductor<'_> {
     fn mark_all(&mut self) -> Result<BTreeMap<usize, Mark>, Ended> {
         let mut marks = BTreeMap::new();
         for cpu in self.isolated.clone() {
-            let Place { cpl, rip, .. } = self.sample(cpu)?;
+            let VcpuSample { cpl, rip, .. } = self.sample(cpu)?;
             marks.insert(
                 cpu,
                 Mark {

@@ -88,23 +88,23 @@ pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
 pub fn observe(
     host: &Host,
     setup: &Setup,
-    wishes: &ObservationPlan,
+    request: &ObservationPlan,
     phase: &dyn Fn(Phase),
 ) -> Result<Outcome<Observed>, RunError> {
     let plan = &setup.plan;
-    let command = files::command(&wishes.command);
+    let command = files::command(&request.command);
     run::on_machine(
         host,
         setup,
         DETAILS,
         phase,
         |guest, start, layout, ledger, phase| {
-            let errand = Workload {
+            let workload = Workload {
                 command: &command,
-                files: &wishes.files,
-                limit: wishes.limit,
+                files: &request.files,
+                limit: request.limit,
             };
-            conductor::observe(guest, plan, errand, start, layout, ledger, phase)
+            conductor::observe(guest, plan, workload, start, layout, ledger, phase)
         },
     )
 }

@@ -1,7 +1,7 @@
 //! Did the first entry after the window do what was deferred, and show what the storm had done?
 
 use ipirig_abi::{Order, Role};
-use ipirig_evidence::{Entry, Evidence, NOT_PRODUCED, StormReport, Window};
+use ipirig_evidence::{EntryReport, Evidence, NOT_PRODUCED, StormReport, WindowRecord};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Completion, Part};
 
@@ -41,7 +41,7 @@ pub(super) fn completed_on_entry(plan: &Plan, evidence: &Evidence, entries: &[Ju
 /// What each isolated vCPU saw of one part of the storm, if it looked.
 fn values(
     plan: &Plan,
-    window: &Window,
+    window: &WindowRecord,
     part: &Part,
     report: StormReport,
 ) -> Vec<(Verdict, String)> {
@@ -74,7 +74,12 @@ fn values(
         .collect()
 }
 
-fn one(completion: Completion, expected: u64, before: &Entry, after: &Entry) -> (Verdict, String) {
+fn one(
+    completion: Completion,
+    expected: u64,
+    before: &EntryReport,
+    after: &EntryReport,
+) -> (Verdict, String) {
     for (when, entry) in [("baseline", before), ("first", after)] {
         let looked = matches!(entry.order, Order::Probe | Order::Relay);
         if entry.errno != 0 || !looked {

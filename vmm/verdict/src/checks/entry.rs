@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ipirig_abi::Role;
 use ipirig_entry::{Audit, Ended, Finding, Flag, Pending, PendingInput, Switch, What, audit};
 use ipirig_evidence::ledger::changes::Changed;
-use ipirig_evidence::{Evidence, NoRecord, Window};
+use ipirig_evidence::{Evidence, NoRecord, WindowRecord};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Changes, EntryKind, IsolatedIpis};
 
@@ -142,7 +142,7 @@ pub(crate) fn judge(plan: &Plan, evidence: &Evidence) -> Vec<Judged> {
     all
 }
 
-fn one(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> Outcome {
+fn one(plan: &Plan, evidence: &Evidence, window: &WindowRecord, cpu: usize) -> Outcome {
     let layout = match &evidence.layout {
         Ok(layout) => layout,
         Err(why) => return Outcome::Skipped(why.clone()),

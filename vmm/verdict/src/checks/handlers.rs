@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ipirig_abi::Role;
 use ipirig_entry::decode::{Decoder, Effect};
 use ipirig_entry::{Ended, Record};
-use ipirig_evidence::{Evidence, Window};
+use ipirig_evidence::{Evidence, WindowRecord};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Changes, Part};
 
@@ -96,7 +96,7 @@ pub(super) fn handler_work(plan: &Plan, evidence: &Evidence) -> Option<Check> {
 
 fn of_part(
     plan: &Plan,
-    window: &Window,
+    window: &WindowRecord,
     (number, part): (usize, &Part),
     cpu: usize,
 ) -> (Verdict, String) {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_return_is_no_work() {
         let iret = ipirig_entry::Step {
-            registers: ipirig_entry::Registers::default(),
+            registers: ipirig_entry::StepRegisters::default(),
             code: ipirig_entry::Code::new(&[0x48, 0xcf]),
             descriptor: None,
         };

@@ -8,14 +8,14 @@ use ipirig_abi::Role;
 use ipirig_entry::decode::Decoder;
 use ipirig_entry::{Began, Ended, KernelLayout, Record};
 use ipirig_evidence::ledger::changes::{self, Change};
-use ipirig_evidence::{Evidence, Window};
+use ipirig_evidence::{Evidence, WindowRecord};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Changes, Part};
 
 use super::handlers::Work;
 use crate::check::{Check, SENDER_WORK, Verdict, worst};
 
-/// Places of the registers of arguments in [`ipirig_entry::Registers::general`]: RDI, RSI, RDX, RCX, R8, R9.
+/// Places of the registers of arguments in [`ipirig_entry::StepRegisters::general`]: RDI, RSI, RDX, RCX, R8, R9.
 const ARGUMENTS: [usize; 6] = [7, 6, 2, 1, 8, 9];
 /// Addresses of user space are below it: text is poked through one (SDM vol. 1, 3.3.7.1).
 const KERNEL: u64 = 1 << 63;
@@ -44,7 +44,7 @@ pub(super) fn sender_work(plan: &Plan, evidence: &Evidence) -> Option<Check> {
 
 fn of_part(
     layout: &KernelLayout,
-    window: &Window,
+    window: &WindowRecord,
     (number, part): (usize, &Part),
     cpu: usize,
 ) -> (Verdict, String) {
@@ -145,7 +145,7 @@ impl Work {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ipirig_entry::{Code, Registers, Step};
+    use ipirig_entry::{Code, Step, StepRegisters};
 
     use super::*;
 
@@ -159,10 +159,10 @@ mod tests {
             .iter()
             .chain([&RET])
             .scan(0xffff_ffff_8100_0000, |rip, code| {
-                let registers = Registers {
+                let registers = StepRegisters {
                     general,
                     rip: *rip,
-                    ..Registers::default()
+                    ..StepRegisters::default()
                 };
                 *rip += code.len() as u64;
                 Some(Step {

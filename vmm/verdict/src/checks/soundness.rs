@@ -2,7 +2,7 @@
 
 use ipirig_abi::Role;
 use ipirig_evidence::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
-use ipirig_evidence::{Evidence, Window};
+use ipirig_evidence::{Evidence, WindowRecord};
 use ipirig_scenario::Changes;
 use ipirig_scenario::plan::Plan;
 
@@ -25,7 +25,7 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
         return Check::new(STORM_RAN, Verdict::Error, words);
     }
     let witnesses = plan.cpus(Role::Housekeeping);
-    let changes = |window: &Window| window.changed.pokes > 0 || window.changed.flushes > 0;
+    let changes = |window: &WindowRecord| window.changed.pokes > 0 || window.changed.flushes > 0;
     if plan.scenario.vcpus.housekeeping_in_user && evidence.windows.iter().all(changes) {
         // What those vCPUs got is what is looked at, and so no witness.
         let words =
@@ -129,7 +129,7 @@ pub fn nothing_lost(evidence: &Evidence) -> Check {
 /// The kernel's own counts of interrupts taken cannot exceed what our APICs delivered; if they do,
 /// something (a paravirtual IPI, a posted interrupt) went past the rig.
 ///
-/// The ledger's two snapshots lie just outside the kernel's two readings, so ours may be more,
+/// The two readings of the ledger lie just outside the kernel's two readings, so ours may be more,
 /// never less.
 pub fn no_way_round(evidence: &Evidence) -> Check {
     let rows: [(&str, &[u8]); 3] = [
@@ -148,8 +148,8 @@ pub fn no_way_round(evidence: &Evidence) -> Check {
         };
         let (mut kernel_sum, mut ours_sum) = (0, 0);
         for (cpu, count) in after {
-            let taken = |snapshot: &ipirig_evidence::ledger::Snapshot| {
-                snapshot
+            let taken = |counts: &ipirig_evidence::ledger::LedgerCounts| {
+                counts
                     .cpus
                     .get(*cpu)
                     .map_or(0, |record| record.taken(vectors))

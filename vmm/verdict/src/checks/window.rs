@@ -1,7 +1,7 @@
 //! Was every isolated vCPU in user space for the whole window?
 
 use ipirig_abi::Role;
-use ipirig_evidence::{Evidence, USER, Window};
+use ipirig_evidence::{Evidence, USER, WindowRecord};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{Expectations, Mode};
 
@@ -25,7 +25,7 @@ pub(super) fn user_space_throughout(plan: &Plan, evidence: &Evidence, ipis: Verd
     }
     let expect = &plan.scenario.expect;
     let isolated = plan.cpus(Role::Isolated);
-    let one = |window: &Window, cpu| throughout(evidence, window, cpu, ipis, expect);
+    let one = |window: &WindowRecord, cpu| throughout(evidence, window, cpu, ipis, expect);
     let mut findings: Vec<(Verdict, String)> = Vec::new();
     for window in &evidence.windows {
         for &cpu in &isolated {
@@ -56,7 +56,7 @@ fn entered(plan: &Plan, evidence: &Evidence) -> Check {
     worst(ENTERED, findings)
 }
 
-fn entered_before(window: &Window, nth: u64, cpu: usize) -> (Verdict, String) {
+fn entered_before(window: &WindowRecord, nth: u64, cpu: usize) -> (Verdict, String) {
     let error = |words: String| (Verdict::Error, format!("vCPU {cpu}: {words}"));
     let changes = window.changed.pokes + window.changed.flushes;
     if window.entered_before != Some(nth) {
@@ -82,7 +82,7 @@ fn entered_before(window: &Window, nth: u64, cpu: usize) -> (Verdict, String) {
 
 fn throughout(
     evidence: &Evidence,
-    window: &Window,
+    window: &WindowRecord,
     cpu: usize,
     ipis: Verdict,
     expect: &Expectations,
@@ -184,7 +184,12 @@ pub(super) fn left_the_kernel(plan: &Plan, evidence: &Evidence, cpu: usize) -> O
     Some(left.1)
 }
 
-fn in_kernel(plan: &Plan, evidence: &Evidence, window: &Window, cpu: usize) -> (Verdict, String) {
+fn in_kernel(
+    plan: &Plan,
+    evidence: &Evidence,
+    window: &WindowRecord,
+    cpu: usize,
+) -> (Verdict, String) {
     let (Some((open, close)), Some(record)) =
         (window.marks.get(&cpu), evidence.ledger.cpus.get(cpu))
     else {

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Code, Registers, Step};
+use crate::record::{Code, Step, StepRegisters};
 
 /// Addresses that mean something, and others.
 fn addresses() -> impl Strategy<Value = u64> {
@@ -42,7 +42,7 @@ prop_compose! {
     ) -> Step {
         let code = Code::new(&[prefix, &code].concat());
         let registers =
-            Registers { general, rip, rflags, cr3, cr4, fs_base, gs_base, cpl: 0 };
+            StepRegisters { general, rip, rflags, cr3, cr4, fs_base, gs_base, cpl: 0 };
         Step { registers, code, descriptor }
     }
 }

@@ -12,7 +12,7 @@ use ipirig_machine::{Line, StopReason, Wakeup, clock};
 use ipirig_scenario::{EntryKind, Trigger};
 
 use super::{Fake, Moment};
-use crate::conductor::{Failure, Guest, Place, fake_kernel, fake_trace};
+use crate::conductor::{Failure, Guest, VcpuSample, fake_kernel, fake_trace};
 
 impl Guest for Fake<'_> {
     fn mailbox(&self) -> &Mailbox {
@@ -101,7 +101,7 @@ impl Guest for Fake<'_> {
         Ok(())
     }
 
-    fn sample(&self, cpu: usize) -> Option<Place> {
+    fn sample(&self, cpu: usize) -> Option<VcpuSample> {
         assert!(self.settled, "looked at before it was pinned");
         self.beat();
         let handler = self.stormed.get() && self.in_handler.get() > 0;
@@ -117,7 +117,7 @@ impl Guest for Fake<'_> {
         } else {
             (3, 0x40_1000)
         };
-        self.isolated().contains(&cpu).then_some(Place {
+        self.isolated().contains(&cpu).then_some(VcpuSample {
             cpl,
             rip,
             timer: self.timer_of(cpu),

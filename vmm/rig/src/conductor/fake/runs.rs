@@ -91,7 +91,7 @@ pub struct Observing {
 }
 
 /// Observes a guest that follows `script`.
-pub fn observe(wishes: &ObservationPlan, script: Script) -> Observing {
+pub fn observe(request: &ObservationPlan, script: Script) -> Observing {
     let mut plan = observe::plan(1, Options::default()).unwrap();
     plan.timeouts = Timeouts {
         timer: Duration::from_millis(50),
@@ -99,16 +99,16 @@ pub fn observe(wishes: &ObservationPlan, script: Script) -> Observing {
     };
     let ledger = Ledger::new(plan.roles.len(), 1000);
     let mut guest = Fake::new(&plan, &ledger, script);
-    let errand = Workload {
-        command: &observe::files::command(&wishes.command),
-        files: &wishes.files,
-        limit: wishes.limit,
+    let workload = Workload {
+        command: &observe::files::command(&request.command),
+        files: &request.files,
+        limit: request.limit,
     };
     let layout = Box::new(fake_kernel::layout);
     let outcome = conductor::observe(
         &mut guest,
         &plan,
-        errand,
+        workload,
         Start::Boot,
         layout,
         &ledger,

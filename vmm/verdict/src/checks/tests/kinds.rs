@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipirig_entry::{Began, Code, Ended, Record, Registers, Step};
+use ipirig_entry::{Began, Code, Ended, Record, Step, StepRegisters};
 use ipirig_evidence::blame::{Attribution, Deferrable, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
 use ipirig_evidence::ledger::{Delivery, Detail, Write};
 use ipirig_evidence::vectors::Kind;
-use ipirig_evidence::{Evidence, Handled, Sequence, Window};
+use ipirig_evidence::{Evidence, Handled, Sequence, WindowRecord};
 
 use ipirig_rig::conductor::fake_kernel;
 
@@ -148,9 +148,9 @@ fn a_housekeeping_vcpu_in_user_space_must_get_every_ipi() {
 fn handled(part: usize, code: &[[u8; 2]]) -> Handled {
     let all = code.iter().chain([&[0x48, 0xcf]]);
     let step = |(code, at): (&[u8; 2], u64)| Step {
-        registers: Registers {
+        registers: StepRegisters {
             rip: 0xffff_ffff_8100_0000 + 2 * at,
-            ..Registers::default()
+            ..StepRegisters::default()
         },
         code: Code::new(code),
         descriptor: None,
@@ -194,9 +194,9 @@ fn handlers(text: &[[u8; 2]], texts: usize, tlbs: usize) -> (Verdict, String, Ve
 fn cr3() -> Handled {
     let mut one = handled(1, &[]);
     let mov = Step {
-        registers: Registers {
+        registers: StepRegisters {
             rip: 0xffff_ffff_8100_0000 - 3,
-            ..Registers::default()
+            ..StepRegisters::default()
         },
         code: Code::new(&CR3),
         descriptor: None,
@@ -209,9 +209,9 @@ fn cr3() -> Handled {
 fn sender(poke: [u8; 2], flush: [u8; 3]) -> Vec<Handled> {
     let call = |part: usize, function: u64, code: &[u8]| {
         let step = |rip, code: &[u8]| Step {
-            registers: Registers {
+            registers: StepRegisters {
                 rip,
-                ..Registers::default()
+                ..StepRegisters::default()
             },
             code: Code::new(code),
             descriptor: None,
@@ -367,7 +367,7 @@ fn entered(ipis: [u64; 5]) -> (Plan, Evidence) {
     }
     evidence.windows = (1..)
         .zip(ipis)
-        .map(|(nth, count)| Window {
+        .map(|(nth, count)| WindowRecord {
             entered_before: Some(nth),
             ipis: BTreeMap::from([(2, count)]),
             ..window.clone()
@@ -395,7 +395,7 @@ fn each_change_after_an_entry_in_mid_operation_must_be_told() {
 
 #[test]
 fn a_vcpu_that_did_not_enter_or_not_stay_proves_nothing() {
-    let look = |change: fn(&mut Window)| {
+    let look = |change: fn(&mut WindowRecord)| {
         let (plan, mut evidence) = entered([5, 4, 3, 2, 1]);
         change(&mut evidence.windows[1]);
         let check = named(ENTERED, &plan, &evidence);

@@ -42,11 +42,11 @@ impl Events {
     }
 }
 
-/// One CPU's letter box: others post, the owner takes. Aligned so that two CPUs' boxes do not share
+/// What others posted for one CPU to take. Aligned so that those of two CPUs do not share
 /// a cache line.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct Mailbox {
+pub(crate) struct PostedInterrupts {
     /// The part of the IRR that IPIs set. The owner holds the rest: interrupts of its own sources.
     pub(crate) irr: SharedVectors,
     /// Packed [`Events`].
@@ -56,9 +56,9 @@ pub(crate) struct Mailbox {
     owned: AtomicBool,
 }
 
-impl Mailbox {
+impl PostedInterrupts {
     pub(crate) fn new() -> Self {
-        Mailbox {
+        PostedInterrupts {
             irr: SharedVectors::default(),
             events: AtomicU32::new(Events::default().pack()),
             addressing: AtomicU32::new(pack(Addressing::POWER_UP)),
@@ -66,7 +66,7 @@ impl Mailbox {
         }
     }
 
-    /// Claims the box for its one owner; false if somebody has it.
+    /// Claims them for their one owner; false if somebody has them.
     pub(crate) fn claim(&self) -> bool {
         !self.owned.swap(true, Ordering::Relaxed)
     }
@@ -195,20 +195,20 @@ mod tests {
 
     #[test]
     fn an_init_voids_the_startup_before_it_and_not_the_one_after() {
-        let mailbox = Mailbox::new();
-        assert_eq!(mailbox.post(DeliveryMode::Startup, 0x10), Posted::New);
-        assert_eq!(mailbox.post(DeliveryMode::Init, 0), Posted::New);
+        let posted = PostedInterrupts::new();
+        assert_eq!(posted.post(DeliveryMode::Startup, 0x10), Posted::New);
+        assert_eq!(posted.post(DeliveryMode::Init, 0), Posted::New);
         assert_eq!(
-            mailbox.events(),
+            posted.events(),
             Events {
                 init: true,
                 ..Events::default()
             }
         );
-        assert_eq!(mailbox.post(DeliveryMode::Startup, 0x20), Posted::New);
-        assert_eq!(mailbox.post(DeliveryMode::Startup, 0x30), Posted::Coalesced);
+        assert_eq!(posted.post(DeliveryMode::Startup, 0x20), Posted::New);
+        assert_eq!(posted.post(DeliveryMode::Startup, 0x30), Posted::Coalesced);
         assert_eq!(
-            mailbox.events(),
+            posted.events(),
             Events {
                 init: true,
                 startup: Some(0x20),
@@ -219,8 +219,8 @@ mod tests {
 
     #[test]
     fn nobody_takes_an_smi() {
-        let mailbox = Mailbox::new();
-        assert_eq!(mailbox.post(DeliveryMode::Smi, 0), Posted::Ignored);
-        assert_eq!(mailbox.events(), Events::default());
+        let posted = PostedInterrupts::new();
+        assert_eq!(posted.post(DeliveryMode::Smi, 0), Posted::Ignored);
+        assert_eq!(posted.events(), Events::default());
     }
 }

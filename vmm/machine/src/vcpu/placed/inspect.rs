@@ -33,7 +33,7 @@ impl Vcpu {
         let Some(placing) = &mut self.placing else {
             return Ok(recorder::step(&regs, &sregs, |_, _| false));
         };
-        let (fd, memory, pages) = (&self.fd, &self.fleet.memory, &mut placing.pages);
+        let (fd, memory, pages) = (&self.fd, &self.vcpu_set.memory, &mut placing.pages);
         let translate = |page: u64| {
             let found = fd.translate_gva(page).ok();
             found
@@ -58,7 +58,7 @@ impl Vcpu {
     pub(super) fn flag(&self) -> Option<u8> {
         let address = self.placing.as_ref()?.at.flag?;
         let mut byte = [0];
-        let memory = &self.fleet.memory;
+        let memory = &self.vcpu_set.memory;
         memory.read_slice(&mut byte, GuestAddress(address)).ok()?;
         Some(byte[0])
     }

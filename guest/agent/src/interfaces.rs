@@ -12,7 +12,7 @@ pub(crate) const NO_JUMP_LABEL: &str =
     "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing";
 
 /// What a storm acts on: the real guest, or a test's.
-pub(crate) struct Ground<'a> {
+pub(crate) struct Interfaces<'a> {
     /// The module, if the guest has it.
     pub(crate) triggers: Option<&'a dyn Triggers>,
     /// CPUs that are not isolated, the control CPU among them.
