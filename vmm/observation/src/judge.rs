@@ -18,17 +18,9 @@ pub(super) fn judge(plan: &Plan, request: &ObservationPlan, observed: &Observed)
     let limit = request
         .max_ipis
         .map(|most| isolated_ipis(plan, most, observed));
-    let lost = nothing_lost(&observed.evidence);
-    let lost = Check {
-        // That advice is for scenarios.
-        evidence: lost
-            .evidence
-            .replace("a smaller storm will", "a shorter --for will do"),
-        ..lost
-    };
     let sound = [
         was_observed(plan, request, observed),
-        lost,
+        nothing_lost(&observed.evidence, "a shorter --for will do"),
         no_way_round(&observed.evidence),
     ];
     limit.into_iter().chain(sound).collect()
