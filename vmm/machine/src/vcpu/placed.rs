@@ -9,7 +9,6 @@
 mod inspect;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 
 use ipirig_entry::Step;
 use ipirig_entry::passage::{
@@ -443,7 +442,7 @@ impl Vcpu {
 
     fn announce(&self, placed: Placed) {
         if let Some(slot) = self.vcpu_set.slots.get(self.cpu) {
-            slot.placed.store(placed as u8, Ordering::SeqCst);
+            slot.announce_placed(placed as u8);
         }
     }
 }

@@ -11,7 +11,7 @@ use ipirig_entry::passage::{Event, EventAt, Passage, PassageEnd};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
-use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise};
+use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise, Still};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
@@ -31,6 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SENDER: Duration = Duration::from_secs(10);
 /// Between two looks at what the target does.
 const LOOK: Duration = Duration::from_micros(50);
+/// The same where the target says when it has come further.
+const LONG_LOOK: Duration = Duration::from_millis(10);
+/// How long the target may run alone. Then it waits for another vCPU, or is slow.
+const ALONE: Duration = Duration::from_millis(500);
 /// So many looks are between two at whether the guest still runs.
 const LOOKS: u32 = 200;
 /// Pages of the one allocation that an operation frees.
@@ -106,6 +110,7 @@ pub fn sweep(
         paging: booted.paging.unwrap_or_default(),
         cpu: conductor.isolated.first().copied().unwrap_or_default(),
         flag: None,
+        still: None,
         conductor,
         checkpoint,
         seq,
@@ -122,6 +127,9 @@ struct Sweep<'a, 'c> {
     cpu: usize,
     /// Guest-physical address of its flag.
     flag: Option<u64>,
+    /// The vCPUs but the target, while it runs alone: they would take host cores from it, or disturb it. And
+    /// since when.
+    still: Option<(Still, Instant)>,
     checkpoint: Checkpoint,
     /// Number of the newest command at the checkpoint.
     seq: u32,
@@ -292,8 +300,14 @@ impl Sweep<'_, '_> {
             }
             if let Some((command, args)) = operation {
                 let before = self.sent_to_target();
+                self.still = None;
                 self.conductor.begin_command(command, args);
-                sent = Some(self.watch_sender(before)?);
+                let watched = self.watch_sender(before)?;
+                if watched.done_meanwhile {
+                    let still = self.real(|machine| Ok(machine.still(cpu)?))?;
+                    self.still = Some((still, Instant::now()));
+                }
+                sent = Some(watched);
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
@@ -351,6 +365,8 @@ impl Sweep<'_, '_> {
     /// cannot.
     fn enter_kernel(&mut self, entry: EntryKind, follow: Follow) -> Result<bool, Ended> {
         let cpu = self.cpu;
+        let alone = matches!(follow, Follow::Event(_));
+        self.still = None;
         self.conductor.seq = self.seq;
         self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
         let (order, raise) = match entry.trigger(false) {
@@ -367,6 +383,13 @@ impl Sweep<'_, '_> {
         };
         let phase = self.conductor.phase;
         let begun = match self.conductor.guest.real() {
+            Some(machine) if alone => machine
+                .rewind_alone(&self.checkpoint, beginning, order)
+                .map(|still| {
+                    self.still = still.map(|still| (still, Instant::now()));
+                    self.still.is_some()
+                })
+                .map_err(Into::into),
             Some(machine) => machine
                 .rewind_and(&self.checkpoint, beginning, order)
                 .map_err(Into::into),
@@ -401,7 +424,6 @@ impl Sweep<'_, '_> {
 
     fn wait_until(&mut self, cpu: usize, wanted: Placed) -> Result<bool, Ended> {
         let deadline = Instant::now() + PATIENCE;
-        let mut looks = 0;
         loop {
             let placed = self.real(|machine| Ok(machine.placed(cpu)))?;
             if placed == wanted || placed == Placed::Over {
@@ -410,15 +432,28 @@ impl Sweep<'_, '_> {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            self.look_again(&mut looks)?;
+            self.real(|machine| {
+                machine.wait_placed(cpu, placed, LONG_LOOK);
+                Ok(())
+            })?;
+            self.see_whether_it_runs()?;
         }
+    }
+
+    /// Sees whether the guest still runs. Lets the other vCPUs go on if it does not, to say where they are, and
+    /// if the target does not come further without them.
+    fn see_whether_it_runs(&mut self) -> Result<(), Ended> {
+        let stopping = self.real(|machine| Ok(machine.stopping()))?;
+        let long = |(_, since): &mut (Still, Instant)| stopping || since.elapsed() >= ALONE;
+        drop(self.still.take_if(long));
+        self.conductor.glance()
     }
 
     /// Leaves the core to the guest for a moment. Now and then, sees whether it still runs.
     fn look_again(&mut self, looks: &mut u32) -> Result<(), Ended> {
         *looks += 1;
         if looks.is_multiple_of(LOOKS) {
-            return self.conductor.glance();
+            return self.see_whether_it_runs();
         }
         std::thread::sleep(LOOK);
         Ok(())
@@ -432,6 +467,7 @@ impl Sweep<'_, '_> {
     }
 
     fn rewind(&mut self) -> Result<(), Ended> {
+        self.still = None;
         self.conductor.seq = self.seq;
         let phase = self.conductor.phase;
         let rewound = match self.conductor.guest.real() {

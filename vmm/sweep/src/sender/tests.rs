@@ -1,5 +1,5 @@
 use ipirig_entry::passage::Arrival;
-use ipirig_entry::record::{Code, Registers};
+use ipirig_entry::record::{Code, StepRegisters};
 
 use super::*;
 use crate::testing::{C, Cpu, STACK, layout, paging};
@@ -14,10 +14,10 @@ fn step(rip: u64, rsp: u64) -> Step {
     let mut general = [0; 16];
     general[RSP] = rsp;
     Step {
-        registers: Registers {
+        registers: StepRegisters {
             rip,
             general,
-            ..Registers::default()
+            ..StepRegisters::default()
         },
         code: Code::new(&[0x90]),
         descriptor: None,
