@@ -222,8 +222,10 @@ mod tests {
     use super::*;
     use crate::args::{Args, Command};
 
+    type Parts = (Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>);
+
     /// Paths, senders and events of the errand that these arguments are.
-    fn errand_of(words: &str) -> Option<(Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>)> {
+    fn errand_of(words: &str) -> Option<Parts> {
         let words = ["ipirig", "sweep"].into_iter().chain(words.split(' '));
         let Command::Sweep(args) = Args::try_parse_from(words).ok()?.command else {
             return None;
