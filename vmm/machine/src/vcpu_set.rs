@@ -256,3 +256,25 @@ impl Slot {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_an_event_is_woken_as_it_comes_further_and_not_before() {
+        let slot = Slot::default();
+        slot.wait_placed(0, Duration::from_millis(1));
+        assert_eq!(slot.placed(), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| slot.announce_placed(2));
+            while slot.placed() == 0 {
+                // Longer than a test may take.
+                slot.wait_placed(0, Duration::from_secs(3600));
+            }
+        });
+        assert_eq!(slot.placed(), 2);
+        // It has come further already.
+        slot.wait_placed(0, Duration::from_secs(3600));
+    }
+}

@@ -222,9 +222,10 @@ mod tests {
     use super::*;
     use crate::args::{Args, Command};
 
+    /// Paths, senders and events of an errand.
     type Parts = (Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>);
 
-    /// Paths, senders and events of the errand that these arguments are.
+    /// The errand that these arguments are; none if they are refused.
     fn errand_of(words: &str) -> Option<Parts> {
         let words = ["ipirig", "sweep"].into_iter().chain(words.split(' '));
         let Command::Sweep(args) = Args::try_parse_from(words).ok()?.command else {

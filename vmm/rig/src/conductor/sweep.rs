@@ -2,6 +2,7 @@
 //! instruction. It does not judge; `ipirig-sweep` does.
 
 mod sender;
+mod waits;
 mod ways;
 
 use std::time::{Duration, Instant};
@@ -29,14 +30,6 @@ const PASSAGE_MAX: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a sender may take that neither sends nor ends.
 const SENDER: Duration = Duration::from_secs(10);
-/// Between two looks at what the target does.
-const LOOK: Duration = Duration::from_micros(50);
-/// The same where the target says when it has come further.
-const LONG_LOOK: Duration = Duration::from_millis(10);
-/// How long the target may run alone. Then it waits for another vCPU, or is slow.
-const ALONE: Duration = Duration::from_millis(500);
-/// So many looks are between two at whether the guest still runs.
-const LOOKS: u32 = 200;
 /// Pages of the one allocation that an operation frees.
 const PAGES: u64 = 1;
 
@@ -400,63 +393,6 @@ impl Sweep<'_, '_> {
             self.conductor.glance()?;
         }
         begun.map_err(|source| Ended::Machine { phase, source })
-    }
-
-    /// Waits until the task's own code goes on: it acknowledges its order, or its heart beats.
-    fn back_in_user(&mut self, entry: EntryKind) -> Result<bool, Ended> {
-        let deadline = Instant::now() + PATIENCE;
-        let cpu = self.cpu;
-        let ordered = matches!(entry.trigger(false), Trigger::Order(_));
-        let beat = self.conductor.heartbeat(cpu);
-        let mut looks = 0;
-        loop {
-            let done = if ordered {
-                self.conductor.obeyed(cpu)
-            } else {
-                self.conductor.heartbeat(cpu) != beat
-            };
-            if done || Instant::now() >= deadline {
-                return Ok(done);
-            }
-            self.look_again(&mut looks)?;
-        }
-    }
-
-    fn wait_until(&mut self, cpu: usize, wanted: Placed) -> Result<bool, Ended> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let placed = self.real(|machine| Ok(machine.placed(cpu)))?;
-            if placed == wanted || placed == Placed::Over {
-                return Ok(placed == wanted);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            self.real(|machine| {
-                machine.wait_placed(cpu, placed, LONG_LOOK);
-                Ok(())
-            })?;
-            self.see_whether_it_runs()?;
-        }
-    }
-
-    /// Sees whether the guest still runs. Lets the other vCPUs go on if it does not, to say where they are, and
-    /// if the target does not come further without them.
-    fn see_whether_it_runs(&mut self) -> Result<(), Ended> {
-        let stopping = self.real(|machine| Ok(machine.stopping()))?;
-        let long = |(_, since): &mut (Still, Instant)| stopping || since.elapsed() >= ALONE;
-        drop(self.still.take_if(long));
-        self.conductor.glance()
-    }
-
-    /// Leaves the core to the guest for a moment. Now and then, sees whether it still runs.
-    fn look_again(&mut self, looks: &mut u32) -> Result<(), Ended> {
-        *looks += 1;
-        if looks.is_multiple_of(LOOKS) {
-            return self.see_whether_it_runs();
-        }
-        std::thread::sleep(LOOK);
-        Ok(())
     }
 
     fn sent_to_target(&self) -> u64 {
