@@ -14,7 +14,7 @@ mod sweep;
 
 pub(crate) use lab::{Cpu, LabArgs};
 pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
-pub(crate) use sweep::SweepArgs;
+pub(crate) use sweep::{MergeArgs, SweepArgs};
 
 use examples::{
     AFTER, AFTER_AUDIT, AFTER_BLAME, AFTER_BUILD, AFTER_COMPARE, AFTER_COMPLETIONS, AFTER_CONFIG,
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Entry(Box<EntryArgs>),
     /// Place events at each instruction of kernel entry and exit, and judge what follows
     Sweep(Box<SweepArgs>),
+    /// Put the results of a sweep's parts together
+    Merge(MergeArgs),
     /// Run a command on the other vCPUs and say who interrupts the isolated ones
     Observe(Box<ObserveArgs>),
     /// Judge the entry code of a vmlinux without booting it

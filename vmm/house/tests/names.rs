@@ -1,10 +1,5 @@
 //! Names: those of types are nouns of the field, and those of files in the lists of CONTRIBUTING are files.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a fixture that fails should stop its test"
-)]
-
 use std::fs;
 use std::path::Path;
 

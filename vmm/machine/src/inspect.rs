@@ -2,8 +2,6 @@
 //!
 //! Each call is carried out on the vCPU's own thread, between two runs of the guest.
 
-use std::sync::atomic::Ordering;
-
 use ipirig_entry::passage::{EventAt, Passage};
 use ipirig_entry::{Began, Record};
 use vm_memory::{Bytes, GuestAddress};
@@ -123,9 +121,7 @@ impl Machine {
     #[must_use]
     pub fn placed(&self, cpu: usize) -> Placed {
         let slot = self.vcpu_set.slots.get(cpu);
-        slot.map_or(Placed::Waiting, |slot| {
-            slot.placed.load(Ordering::SeqCst).into()
-        })
+        slot.map_or(Placed::Waiting, |slot| slot.placed().into())
     }
 
     /// Has a vCPU go on that stands at an instruction ([`ipirig_entry::passage::Event::Stand`]).
@@ -134,6 +130,15 @@ impl Machine {
     /// The vCPU does not answer, or an ioctl failed.
     pub fn go_on(&self, cpu: usize) -> Result<(), MachineError> {
         self.on(cpu, Vcpu::go_on)?
+            .map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
+    /// Has a vCPU go on that stands at an instruction, and writes nothing down of it.
+    ///
+    /// # Errors
+    /// The vCPU does not answer, or an ioctl failed.
+    pub fn release(&self, cpu: usize) -> Result<(), MachineError> {
+        self.on(cpu, Vcpu::release)?
             .map_err(failed("KVM_SET_GUEST_DEBUG"))
     }
 

@@ -55,7 +55,7 @@ pub use cpuid::CpuidError;
 pub use host::{GuestDebug, Host, HostError, HostFacts, Levels, ProbeResult, Virtualization};
 pub use ipirig_apic::Line;
 pub use kvm_events::KvmEventsError;
-pub use machine::{Beginning, Checkpoint, Follow, Machine, MachineError, Raise, Wakeup};
+pub use machine::{Beginning, Checkpoint, Follow, Machine, MachineError, Raise, Still, Wakeup};
 pub use memory::MemoryError;
 pub use observer::{AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, WatchEvent};
 pub use placement::{Placement, PlacementError};

@@ -29,12 +29,14 @@ mod checkpoint;
 mod error;
 mod make;
 mod save;
+mod still;
 
 pub use checkpoint::{Beginning, Checkpoint, Follow, Raise};
 pub use error::MachineError;
 pub(crate) use error::failed;
 use error::host;
 pub(crate) use make::ResolvedConfig;
+pub use still::Still;
 
 /// How long a kernel that panicked may go on to print.
 const LAST_WORDS_NS: u64 = 3_000_000_000;

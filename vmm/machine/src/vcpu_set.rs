@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipirig_apic::{Bus, CpuSet};
@@ -99,7 +99,9 @@ pub(crate) struct Slot {
     pub(crate) kicker: Kicker,
     asked: AtomicBool,
     /// A [`crate::Placed`].
-    pub(crate) placed: AtomicU8,
+    placed: AtomicU8,
+    /// For whoever waits until that is another one.
+    placed_turn: (Mutex<()>, Condvar),
     job: Mutex<Option<Job>>,
 }
 
@@ -211,6 +213,28 @@ impl Slot {
         still.then_some(Held { jobs })
     }
 
+    /// A [`crate::Placed`].
+    pub(crate) fn placed(&self) -> u8 {
+        self.placed.load(Ordering::SeqCst)
+    }
+
+    /// Tells whoever waits.
+    pub(crate) fn announce_placed(&self, placed: u8) {
+        let turn = self.placed_turn.0.lock();
+        self.placed.store(placed, Ordering::SeqCst);
+        drop(turn);
+        self.placed_turn.1.notify_all();
+    }
+
+    /// Waits until it is not `was` any more, or for `longest`.
+    pub(crate) fn wait_placed(&self, was: u8, longest: Duration) {
+        let turn = self.placed_turn.0.lock();
+        let turn = turn.unwrap_or_else(PoisonError::into_inner);
+        let same = |_: &mut ()| self.placed() == was;
+        // Either way it is looked at again.
+        drop(self.placed_turn.1.wait_timeout_while(turn, longest, same));
+    }
+
     /// Whether [`Slot::answer`] has something to do.
     pub(crate) fn asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
@@ -230,5 +254,27 @@ impl Slot {
             job(vcpu);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_an_event_is_woken_as_it_comes_further_and_not_before() {
+        let slot = Slot::default();
+        slot.wait_placed(0, Duration::from_millis(1));
+        assert_eq!(slot.placed(), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| slot.announce_placed(2));
+            while slot.placed() == 0 {
+                // Longer than a test may take.
+                slot.wait_placed(0, Duration::from_secs(3600));
+            }
+        });
+        assert_eq!(slot.placed(), 2);
+        // It has come further already.
+        slot.wait_placed(0, Duration::from_secs(3600));
     }
 }

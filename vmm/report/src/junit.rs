@@ -10,7 +10,7 @@ use quick_junit::{NonSuccessKind, Report, SerializeError, TestCase, TestCaseStat
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the results as JUnit XML")]
-pub struct JunitError(#[source] SerializeError);
+pub struct JunitError(#[source] pub(crate) SerializeError);
 
 /// The results as JUnit XML, with a newline at its end.
 ///

@@ -71,7 +71,14 @@ fn why(run: &RunResult) -> String {
 
 /// A result line. The reason follows a directive only: the checks' own evidence is in diagnostic
 /// lines, and a plain `not ok` needs none.
-fn result(out: &mut String, indent: &str, number: usize, name: &str, status: Verdict, why: &str) {
+pub(crate) fn result(
+    out: &mut String,
+    indent: &str,
+    number: usize,
+    name: &str,
+    status: Verdict,
+    why: &str,
+) {
     let (word, directive) = match status {
         Verdict::Held => ("ok", None),
         Verdict::Violated => ("not ok", None),
@@ -87,7 +94,7 @@ fn result(out: &mut String, indent: &str, number: usize, name: &str, status: Ver
 }
 
 /// Diagnostic lines about `name`.
-fn diagnostic(out: &mut String, indent: &str, name: &str, text: &str) {
+pub(crate) fn diagnostic(out: &mut String, indent: &str, name: &str, text: &str) {
     for line in lines(text) {
         let _ = writeln!(out, "{indent}# {name}: {line}");
     }

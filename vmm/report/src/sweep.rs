@@ -1,11 +1,15 @@
 //! A sweep on the terminal: a strip for each path and event, a cell an instruction.
 
+mod formats;
+
 use std::fmt::Write as _;
 
 use ipirig_sweep::{PathResult, PointResult, Status, SweepResult};
 use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
+
+pub use formats::{html, junit, ktap};
 
 /// Cells in a row.
 const WIDTH: usize = 100;
@@ -97,28 +101,40 @@ fn explain(text: &mut String, result: &SweepResult, paint: Paint) -> std::fmt::R
     let wrong = |point: &&PointResult| matches!(point.status, Status::Violated | Status::Error);
     let all: Vec<&PointResult> = result.points.iter().filter(wrong).collect();
     for point in all.iter().take(EXPLAINED) {
-        writeln!(text, "\n{}", paint.bold(point.point.to_string()))?;
-        let name = point.point.path.to_string();
-        if let Some(path) = result.paths.iter().find(|path| path.path == name) {
-            around(text, path, point.point.number)?;
-        }
-        for violation in &point.violations {
-            writeln!(
-                text,
-                "  invariant {}: {} {}",
-                violation.invariant.number(),
-                violation.at,
-                violation.words
-            )?;
-        }
-        if let Some(why) = &point.why {
-            writeln!(text, "  error: {why}")?;
-        }
-        writeln!(text, "  again: ipirig sweep --point {}", point.point)?;
+        text.push('\n');
+        explain_point(text, result, point, paint)?;
     }
     if all.len() > EXPLAINED {
         writeln!(text, "\n{} more are in --json", all.len() - EXPLAINED)?;
     }
+    Ok(())
+}
+
+/// What is wrong at a point, with the instructions around it.
+fn explain_point(
+    text: &mut String,
+    result: &SweepResult,
+    point: &PointResult,
+    paint: Paint,
+) -> std::fmt::Result {
+    writeln!(text, "{}", paint.bold(point.point.to_string()))?;
+    let name = point.point.path.to_string();
+    if let Some(path) = result.paths.iter().find(|path| path.path == name) {
+        around(text, path, point.point.number)?;
+    }
+    for violation in &point.violations {
+        writeln!(
+            text,
+            "  invariant {}: {} {}",
+            violation.invariant.number(),
+            violation.at,
+            violation.words
+        )?;
+    }
+    if let Some(why) = &point.why {
+        writeln!(text, "  error: {why}")?;
+    }
+    writeln!(text, "  again: ipirig sweep --point {}", point.point)?;
     Ok(())
 }
 

@@ -17,9 +17,9 @@ use ipirig_machine::{
 };
 use ipirig_scenario::cmdline::command_line;
 use ipirig_scenario::plan::{Plan, Planned};
+use ipirig_snapshots::{SnapshotPath, Snapshots};
 
 use crate::conductor::{self, Ended, Guest, LayoutOf, Start};
-use crate::snapshots::{SnapshotPath, Snapshots};
 
 /// What a run needs besides a host.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use ipirig_entry::shadow::Shadow;
 use ipirig_entry::{KernelLayout, Paging, Pending};
 use ipirig_image::{KERNEL_HALF, Table};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::name::EventName;
 use crate::plan::{PlannedPoint, RSP};
@@ -30,7 +30,9 @@ const NAMES: [&str; 16] = [
 ];
 
 /// What must hold at each point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Invariant {
     /// Nothing that may be stale is executed or touched before it is caught up with.
@@ -53,7 +55,7 @@ impl Invariant {
 }
 
 /// An invariant that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Violation {
     /// Which.
     pub invariant: Invariant,

@@ -12,14 +12,18 @@
 #![forbid(unsafe_code)]
 
 pub mod judge;
+pub mod merge;
 pub mod name;
 pub mod plan;
 pub mod result;
+pub mod sender;
 
 pub use judge::{Ground, Invariant, Outcome, Sent, Violation, judge};
+pub use merge::{MergeError, merge};
 pub use name::{EventName, PathName, PointName, Side};
 pub use plan::{PlannedPath, PlannedPoint, Shard};
 pub use result::{PathResult, PointResult, Status, SweepResult};
+pub use sender::{Sender, SenderPath, judge_sender};
 
 #[cfg(test)]
 mod testing;

@@ -87,16 +87,19 @@ pub enum EventName {
     Flip,
     /// The control vCPU frees vmalloc memory and purges it meanwhile.
     Vunmap,
+    /// The target makes one whole entry while the *sender* stands at the instruction.
+    Entry,
 }
 
 impl EventName {
     /// Each once.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Nmi,
         Self::Timer,
         Self::Reschedule,
         Self::Flip,
         Self::Vunmap,
+        Self::Entry,
     ];
 
     /// Its name on the command line and in JSON.
@@ -108,6 +111,7 @@ impl EventName {
             Self::Reschedule => "reschedule",
             Self::Flip => "flip",
             Self::Vunmap => "vunmap",
+            Self::Entry => "entry",
         }
     }
 
@@ -115,6 +119,12 @@ impl EventName {
     #[must_use]
     pub fn is_operation(self) -> bool {
         matches!(self, Self::Flip | Self::Vunmap)
+    }
+
+    /// Whether it happens while a sender stands at the instruction, not the target.
+    #[must_use]
+    pub fn is_of_sender(self) -> bool {
+        self == Self::Entry
     }
 
     /// Whether RFLAGS.IF decides if the target takes it.
@@ -200,7 +210,7 @@ mod tests {
         assert!(told("nmi@syscall+99999999999999999999999").contains("EVENT@PATH+NUMBER"));
         assert_eq!(
             told("smi@syscall+1"),
-            "no event is called `smi`; there are nmi, timer, reschedule, flip, vunmap"
+            "no event is called `smi`; there are nmi, timer, reschedule, flip, vunmap, entry"
         );
         assert!(told("nmi@-exit+1").contains("entry kind"));
         assert!(told("nmi@Sys call+1").contains("entry kind"));

@@ -84,6 +84,29 @@ impl PlannedPath {
     }
 }
 
+impl PlannedPoint {
+    /// The first instrumentable code of the way that `trace` is of: where its way in ends.
+    #[must_use]
+    pub fn first_instrumentable(trace: &[Crossed], layout: &KernelLayout) -> Option<Self> {
+        let mut steps = trace.iter();
+        let step = steps.position(|it| layout.place(it.step.registers.rip).is_instrumentable())?;
+        let crossed = trace.get(step)?;
+        let (rip, rsp) = place(crossed);
+        Some(Self {
+            number: step,
+            step,
+            rip,
+            rsp,
+            skip: 0,
+            resume: resume(trace, step, layout),
+            rflags: crossed.step.registers.rflags,
+            address: layout.describe(rip),
+            text: disassemble_at(crossed.step.code.bytes(), rip)
+                .unwrap_or_else(|| "(unknown)".to_owned()),
+        })
+    }
+}
+
 fn place(crossed: &Crossed) -> (u64, u64) {
     let registers = &crossed.step.registers;
     (registers.rip, registers.general[RSP])

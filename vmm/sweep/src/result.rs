@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipirig_entry::passage::Blocked;
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::judge::{Outcome, Violation};
 use crate::name::{EventName, PointName};
@@ -14,7 +14,9 @@ use crate::plan::PlannedPath;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// What became of a point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// The event came there, and every invariant holds.
@@ -28,7 +30,7 @@ pub enum Status {
 }
 
 /// All there is to say about a sweep.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct SweepResult {
     /// [`SCHEMA_VERSION`].
     #[schemars(extend("const" = SCHEMA_VERSION))]
@@ -54,7 +56,7 @@ pub struct SweepResult {
 }
 
 /// How long a sweep took; the one part of a result that differs from run to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Timing {
     /// From the first point to the last, in seconds.
     pub sweep_s: f64,
@@ -65,7 +67,7 @@ pub struct Timing {
 }
 
 /// A path that was traced.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct PathResult {
     /// Its name.
     pub path: String,
@@ -76,7 +78,7 @@ pub struct PathResult {
 }
 
 /// An instruction of a path.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct InstructionResult {
     /// Where, as `symbol+0xoffset`.
     pub address: String,
@@ -84,27 +86,52 @@ pub struct InstructionResult {
     pub text: String,
 }
 
+/// One of [`rule_name`].
+pub type RuleName = &'static str;
+
 /// A point that was visited.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct PointResult {
     /// Its name, which `--point` takes.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     #[schemars(with = "String")]
     pub point: PointName,
     /// What became of it.
     pub status: Status,
     /// By which rule it was missed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<&'static str>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "known_rule"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub rule: Option<RuleName>,
     /// Why nothing can be said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Which invariants do not hold.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
     /// IPIs that the control vCPU sent to the target while that stood at the instruction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipis: Option<u64>,
+}
+
+/// The rule of this name.
+fn known_rule<'de, D: Deserializer<'de>>(input: D) -> Result<Option<RuleName>, D::Error> {
+    let Some(name) = Option::<String>::deserialize(input)? else {
+        return Ok(None);
+    };
+    let rules = [Blocked::InterruptsOff, Blocked::Shadow, Blocked::NmiMasked];
+    let found = rules.map(rule_name).into_iter().find(|rule| *rule == name);
+    let none = || de::Error::custom(format!("no point is missed by a rule `{name}`"));
+    found.map(Some).ok_or_else(none)
+}
+
+/// A point's name from one string.
+fn from_text<'de, D: Deserializer<'de>>(input: D) -> Result<PointName, D::Error> {
+    let text = String::deserialize(input)?;
+    text.parse().map_err(de::Error::custom)
 }
 
 /// A point's name as one string.
@@ -161,7 +188,7 @@ impl PointResult {
 
 /// The name of a rule by which a point is missed.
 #[must_use]
-pub fn rule_name(rule: Blocked) -> &'static str {
+pub fn rule_name(rule: Blocked) -> RuleName {
     match rule {
         Blocked::InterruptsOff => "if-clear",
         Blocked::Shadow => "sti-or-mov-ss",

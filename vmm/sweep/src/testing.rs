@@ -25,6 +25,10 @@ const MAP: &str = "\
 0000000000017000 D __per_cpu_end
 ffffffff81000000 T _stext
 ffffffff81001000 T do_work
+ffffffff81002000 t text_poke_bp_batch
+ffffffff81003000 t __text_poke.isra.0
+ffffffff81004000 t smp_call_function_many_cond
+ffffffff81005000 T ipi_deferral_sync_cond
 ffffffff81200000 T __noinstr_text_start
 ffffffff81201000 T __noinstr_text_end
 ffffffff81400000 T __entry_text_start

@@ -33,6 +33,7 @@ pub(crate) fn dispatch(mut args: Args) -> Result<Code, Failure> {
         Command::Run(args) => run::run(*args),
         Command::Entry(args) => entry::entry(*args),
         Command::Sweep(args) => sweep::sweep(*args),
+        Command::Merge(args) => sweep::merge(&args),
         Command::Observe(args) => observe::observe(*args),
         Command::Audit(args) => audit::audit(&args),
         Command::Blame(args) => blame::blame(*args),

@@ -13,9 +13,9 @@ use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
 use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
-use ipirig_rig::snapshots::Snapshots;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
+use ipirig_snapshots::Snapshots;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
@@ -320,7 +320,10 @@ pub(super) fn print_both(
 
 /// Prints what is for people, and writes each of `files`. One that is to be standard output takes
 /// the place of what is for people, which then goes to standard error.
-fn print_all(people: &dyn Fn(Paint) -> String, files: &[(PathBuf, String)]) -> Result<(), Failure> {
+pub(super) fn print_all(
+    people: &dyn Fn(Paint) -> String,
+    files: &[(PathBuf, String)],
+) -> Result<(), Failure> {
     match files.iter().find(|(path, _)| is_stdout(path)) {
         Some((_, text)) => {
             say(&people(stderr_paint()));

@@ -1,33 +1,43 @@
 //! `ipirig sweep`.
 
 use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use ipirig_report::sweep::view;
+use ipirig_report::sweep::{html, junit, ktap, view};
 use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, Scenario};
-use ipirig_sweep::{EventName, PathName, PointName, Side};
+use ipirig_sweep::{EventName, PathName, PointName, Sender, Side, SweepResult, merge as merge_all};
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::check_interrupt;
 use super::host::host;
-use super::run::{check_files, kernel_files, options, print_both, setup};
-use crate::args::SweepArgs;
+use super::run::{check_files, kernel_files, options, print_all, setup};
+use crate::args::{MergeArgs, ReportArgs, SweepArgs};
 use crate::failure::Failure;
+use crate::output::check_writable;
 use crate::progress::Progress;
 
 /// The scenario whose guest is swept.
 const SCENARIO: &str = "entry-matrix";
+/// Why there is nothing to be swept.
+const NO_POINTS: &str =
+    "`entry` is the event of the paths sender-flip and sender-vunmap, and they have no other";
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
     let errand = errand(&args)?;
     let scenario = Scenario::find(SCENARIO).map_err(Failure::usage)?;
-    let json = args.options.json.clone();
+    let wanted = wanted(
+        &args.reports,
+        args.options.json.as_deref(),
+        args.html.as_deref(),
+    )?;
     let args = args.options;
     let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
     check_files(&args)?;
@@ -58,9 +68,63 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
         &tick,
     )?;
     progress.finish();
-    let text = || serde_json::to_string_pretty(&result).context("cannot put the result into JSON");
-    print_both(&|paint| view(&result, paint), &text, json.as_deref())?;
-    Ok(Verdict::of(&result).into())
+    show(&result, wanted)
+}
+
+pub(crate) fn merge(args: &MergeArgs) -> Result<Code, Failure> {
+    let wanted = wanted(&args.reports, args.json.as_deref(), args.html.as_deref())?;
+    let results = args.results.iter().map(|path| read(path));
+    let result = merge_all(results.collect::<Result<_, _>>()?).map_err(Failure::usage)?;
+    show(&result, wanted)
+}
+
+/// A format of a sweep's result.
+type Format = fn(&SweepResult) -> anyhow::Result<String>;
+
+/// The files that were asked for, each with its format.
+fn wanted(
+    reports: &ReportArgs,
+    json: Option<&Path>,
+    page: Option<&Path>,
+) -> Result<Vec<(PathBuf, Format)>, Failure> {
+    let to_json: Format =
+        |result| serde_json::to_string_pretty(result).context("cannot put the result into JSON");
+    let formats: [(Option<&Path>, Format); 4] = [
+        (json, to_json),
+        (page, |result| Ok(html(result))),
+        (reports.ktap.as_deref(), |result| Ok(ktap(result))),
+        (reports.junit.as_deref(), |result| Ok(junit(result)?)),
+    ];
+    let wanted: Vec<(PathBuf, Format)> = formats
+        .into_iter()
+        .filter_map(|(path, format)| Some((path?.to_owned(), format)))
+        .collect();
+    let (stdout, files): (Vec<_>, Vec<_>) =
+        wanted.iter().partition(|(path, _)| path == Path::new("-"));
+    if stdout.len() > 1 {
+        let error = anyhow!("`-` is given twice: standard output has room for one");
+        return Err(Failure::usage(error));
+    }
+    for (path, _) in files {
+        check_writable(path).map_err(Failure::usage)?;
+    }
+    Ok(wanted)
+}
+
+fn show(result: &SweepResult, wanted: Vec<(PathBuf, Format)>) -> Result<Code, Failure> {
+    let text = |(path, format): (PathBuf, Format)| Ok((path, format(result)?));
+    let files: anyhow::Result<Vec<_>> = wanted.into_iter().map(text).collect();
+    print_all(&|paint| view(result, paint), &files?)?;
+    Ok(Verdict::of(result).into())
+}
+
+/// The result of a sweep that was written as JSON.
+fn read(path: &Path) -> Result<SweepResult, Failure> {
+    let what = || format!("cannot read the result of a sweep from {}", path.display());
+    let bytes = fs::read(path).with_context(what).map_err(Failure::usage)?;
+    serde_json::from_slice(&bytes)
+        .with_context(what)
+        .map_err(Failure::usage)
 }
 
 /// Points done, points a second of those that take time, and time left.
@@ -79,14 +143,26 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
     let shard = args.shard.parse().map_err(Failure::usage)?;
     if let Some(point) = &args.point {
         let point: PointName = point.parse().map_err(Failure::usage)?;
+        let sender = Sender::find(&point.path);
+        if sender.is_some() != point.event.is_of_sender() {
+            return Err(Failure::usage(anyhow!(NO_POINTS)));
+        }
         return Ok(SweepErrand {
-            paths: vec![path(&point.path)?],
+            paths: match sender {
+                Some(_) => vec![],
+                None => vec![path(&point.path)?],
+            },
+            senders: sender.into_iter().collect(),
             events: vec![point.event],
             only: Some(point),
             shard,
+            earlier: None,
         });
     }
+    let earlier = args.resume.as_deref().map(read).transpose()?;
+    let mut senders = Vec::new();
     let paths = if args.paths.is_empty() {
+        senders.extend(Sender::ALL);
         let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
         // Those that not every host has only by name.
         EntryKind::ALL
@@ -95,20 +171,36 @@ fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
             .flat_map(sides)
             .collect()
     } else {
-        let find = |name: &String| path(&name.parse().map_err(Failure::usage)?);
-        args.paths.iter().map(find).collect::<Result<_, _>>()?
+        let mut paths = Vec::new();
+        for name in &args.paths {
+            let name: PathName = name.parse().map_err(Failure::usage)?;
+            match Sender::find(&name) {
+                Some(sender) => senders.push(sender),
+                None => paths.push(path(&name)?),
+            }
+        }
+        paths
     };
-    let events = if args.event.is_empty() {
+    let events: Vec<EventName> = if args.event.is_empty() {
         EventName::ALL.to_vec()
     } else {
         let find = |name: &String| name.parse().map_err(Failure::usage);
         args.event.iter().map(find).collect::<Result<_, _>>()?
     };
+    let applies = |event: &EventName| match event.is_of_sender() {
+        true => !senders.is_empty(),
+        false => !paths.is_empty(),
+    };
+    if !events.iter().any(applies) {
+        return Err(Failure::usage(anyhow!(NO_POINTS)));
+    }
     Ok(SweepErrand {
         paths,
+        senders,
         events,
         only: None,
         shard,
+        earlier: earlier.map(Box::new),
     })
 }
 
@@ -116,8 +208,57 @@ fn path(name: &PathName) -> Result<(EntryKind, Side), Failure> {
     let entry = EntryKind::find(&name.entry).ok_or_else(|| {
         let all = EntryKind::ALL.map(EntryKind::name).join(", ");
         Failure::usage(anyhow!(
-            "no path is called `{name}`; the entry kinds are {all}, each with or without -exit"
+            "no path is called `{name}`; the entry kinds are {all}, each with or without -exit; and there are sender-flip and \
+             sender-vunmap"
         ))
     })?;
     Ok((entry, name.side))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// Paths, senders and events of an errand.
+    type Parts = (Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>);
+
+    /// The errand that these arguments are; none if they are refused.
+    fn errand_of(words: &str) -> Option<Parts> {
+        let words = ["ipirig", "sweep"].into_iter().chain(words.split(' '));
+        let Command::Sweep(args) = Args::try_parse_from(words).ok()?.command else {
+            return None;
+        };
+        let errand = errand(&args).ok()?;
+        Some((errand.paths, errand.senders, errand.events))
+    }
+
+    #[test]
+    fn a_senders_path_is_swept_with_the_senders_event_and_no_other() {
+        let syscall = (EntryKind::Syscall, Side::In);
+        let (nmi, entry) = (EventName::Nmi, EventName::Entry);
+        assert_eq!(
+            errand_of("sender-flip syscall --event nmi,entry"),
+            Some((vec![syscall], vec![Sender::Flip], vec![nmi, entry]))
+        );
+        assert_eq!(
+            errand_of("--point entry@sender-vunmap+3"),
+            Some((vec![], vec![Sender::Vunmap], vec![entry]))
+        );
+        assert_eq!(
+            errand_of("--point nmi@syscall+3"),
+            Some((vec![syscall], vec![], vec![nmi]))
+        );
+        for words in [
+            "sender-flip --event nmi",
+            "syscall --event entry",
+            "--point entry@syscall+3",
+            "--point nmi@sender-flip+3",
+            "--point entry@sender-nothing+3",
+        ] {
+            assert_eq!(errand_of(words), None, "{words}");
+        }
+    }
 }

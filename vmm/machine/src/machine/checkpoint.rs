@@ -134,6 +134,17 @@ impl Machine {
         beginning: Beginning,
         order: impl FnOnce(&Mailbox),
     ) -> Result<bool, MachineError> {
+        let (raised, _held) = self.rewind_held(checkpoint, beginning, order)?;
+        Ok(raised)
+    }
+
+    /// [`Machine::rewind_and`], with all vCPUs still held.
+    pub(super) fn rewind_held(
+        &self,
+        checkpoint: &Checkpoint,
+        beginning: Beginning,
+        order: impl FnOnce(&Mailbox),
+    ) -> Result<(bool, Vec<Held>), MachineError> {
         if let Some(lack) = self.debug.lack() {
             return Err(MachineError::NoStopping(lack));
         }
@@ -154,13 +165,14 @@ impl Machine {
             return Err(MachineError::TooManyStops(cpu));
         }
         let Some(raise) = raise else {
-            return Ok(true);
+            return Ok((true, held));
         };
         let raised = vcpu.call(move |vcpu| match raise {
             Raise::Line(line) => vcpu.raise(line),
             Raise::Ipi(vector) => vcpu.raise_ipi(vector),
         });
-        raised.ok_or(MachineError::NoAnswer(cpu))
+        let raised = raised.ok_or(MachineError::NoAnswer(cpu))?;
+        Ok((raised, held))
     }
 
     fn put_back(&self, held: &[Held], checkpoint: &Checkpoint) -> Result<usize, MachineError> {

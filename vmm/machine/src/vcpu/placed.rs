@@ -9,7 +9,6 @@
 mod inspect;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 
 use ipirig_entry::Step;
 use ipirig_entry::passage::{
@@ -162,6 +161,11 @@ impl Vcpu {
             self.trace_from(rip)?;
         }
         Ok(())
+    }
+
+    /// Has a vCPU go on that stands at the instruction of its event, with nothing written down.
+    pub(crate) fn release(&mut self) -> Result<(), errno::Error> {
+        self.forget_stops()
     }
 
     /// Drops what was asked for.
@@ -438,7 +442,7 @@ impl Vcpu {
 
     fn announce(&self, placed: Placed) {
         if let Some(slot) = self.vcpu_set.slots.get(self.cpu) {
-            slot.placed.store(placed as u8, Ordering::SeqCst);
+            slot.announce_placed(placed as u8);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
-use ipirig_machine::{ApicMode, Machine};
+use ipirig_machine::{ApicMode, Beginning, Follow, Machine};
 
 use crate::Suite;
 use crate::harness::{Guest, ipi};
@@ -23,6 +23,10 @@ pub(crate) fn list(suite: &mut Suite) {
     suite.once(
         "a_guest_is_rewound_a_hundred_times",
         a_guest_is_rewound_a_hundred_times,
+    );
+    suite.once(
+        "one_vcpu_goes_on_alone_until_the_others_are_let_go",
+        one_vcpu_goes_on_alone_until_the_others_are_let_go,
     );
 }
 
@@ -120,4 +124,42 @@ fn a_guest_is_rewound_a_hundred_times() {
         assert_eq!([2, 3].map(|word| guest.word(word)), [u64::from(order); 2]);
         guest.machine.rewind(&checkpoint).unwrap();
     }
+}
+
+fn one_vcpu_goes_on_alone_until_the_others_are_let_go() {
+    let mut guest = Guest::new(&COUNTERS).cpus(2).start();
+    guest.until("did not count", counts);
+    let checkpoint = guest.machine.checkpoint().unwrap();
+    let counted = |machine: &Machine| {
+        let counted = &machine.mailbox().cpus[1].task.heartbeat;
+        counted.load(Ordering::SeqCst)
+    };
+    for order in [7, 9] {
+        let beginning = Beginning {
+            cpu: 0,
+            follow: Follow::Nothing,
+            raise: None,
+        };
+        let still = guest
+            .machine
+            .rewind_alone(&checkpoint, beginning, |_| {})
+            .unwrap();
+        let before = counted(&guest.machine);
+        guest.until("does not count alone", |machine| counted(machine) > before);
+        // CPU 0 sends the IPI and waits for CPU 1.
+        guest.order(2, order);
+        sleep(Duration::from_millis(50));
+        assert_eq!([0, 2, 3].map(|word| guest.word(word)), [0; 3]);
+        drop(still.expect("nothing was to be raised"));
+        guest.rings();
+        let told = [0, 2, 3].map(|word| guest.word(word));
+        assert_eq!(told, [1, u64::from(order), u64::from(order)]);
+    }
+    // CPU 1, which is in HLT, takes nothing from CPU 0; CPU 0 does not count while it stands still.
+    let still = guest.machine.still(1).unwrap();
+    let before = counted(&guest.machine);
+    sleep(Duration::from_millis(50));
+    assert_eq!(counted(&guest.machine), before);
+    drop(still);
+    guest.until("does not go on", |machine| counted(machine) > before);
 }

@@ -1,6 +1,8 @@
 //! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
 //! instruction. It does not judge; `ipirig-sweep` does.
 
+mod sender;
+mod waits;
 mod ways;
 
 use std::time::{Duration, Instant};
@@ -10,13 +12,13 @@ use ipirig_entry::passage::{Event, EventAt, Passage, PassageEnd};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
-use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise};
+use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise, Still};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, Ground, Outcome, PathResult, PlannedPath, PlannedPoint, PointName, PointResult,
-    Sent, Shard, Side, judge,
+    Sender, Sent, Shard, Side, Status, SweepResult, judge,
 };
 
 use super::mailbox::post_order;
@@ -28,10 +30,6 @@ const PASSAGE_MAX: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a sender may take that neither sends nor ends.
 const SENDER: Duration = Duration::from_secs(10);
-/// Between two looks at what the target does.
-const LOOK: Duration = Duration::from_micros(50);
-/// So many looks are between two at whether the guest still runs.
-const LOOKS: u32 = 200;
 /// Pages of the one allocation that an operation frees.
 const PAGES: u64 = 1;
 
@@ -40,12 +38,16 @@ const PAGES: u64 = 1;
 pub struct SweepErrand {
     /// The paths, in order.
     pub paths: Vec<(EntryKind, Side)>,
+    /// The operations whose sender is looked at, in order.
+    pub senders: Vec<Sender>,
     /// The events.
     pub events: Vec<EventName>,
     /// Only this point.
     pub only: Option<PointName>,
     /// Which part of the points.
     pub shard: Shard,
+    /// What an earlier sweep of the same kernel came to. Its points are not visited again, but for errors.
+    pub earlier: Option<Box<SweepResult>>,
 }
 
 /// How far a sweep has come. It survives the guest.
@@ -101,6 +103,7 @@ pub fn sweep(
         paging: booted.paging.unwrap_or_default(),
         cpu: conductor.isolated.first().copied().unwrap_or_default(),
         flag: None,
+        still: None,
         conductor,
         checkpoint,
         seq,
@@ -117,6 +120,9 @@ struct Sweep<'a, 'c> {
     cpu: usize,
     /// Guest-physical address of its flag.
     flag: Option<u64>,
+    /// The vCPUs but the target, while it runs alone: they would take host cores from it, or disturb it. And
+    /// since when.
+    still: Option<(Still, Instant)>,
     checkpoint: Checkpoint,
     /// Number of the newest command at the checkpoint.
     seq: u32,
@@ -129,6 +135,22 @@ struct Way {
     whole: std::rc::Rc<Passage>,
 }
 
+/// On whose path a point is.
+#[derive(Clone, Copy)]
+enum Scene<'w> {
+    Target(&'w Way),
+    Sender(&'w sender::SenderWay),
+}
+
+impl<'w> Scene<'w> {
+    fn path(self) -> &'w PlannedPath {
+        match self {
+            Self::Target(way) => &way.path,
+            Self::Sender(way) => &way.sender.path,
+        }
+    }
+}
+
 impl Sweep<'_, '_> {
     fn all(
         &mut self,
@@ -137,21 +159,28 @@ impl Sweep<'_, '_> {
         tick: &dyn Fn(&Swept),
     ) -> Result<(), Ended> {
         let ways = self.ways(errand, swept)?;
+        let senders = self.senders(errand, swept)?;
         let mut planned = Vec::new();
-        for way in &ways {
-            for &event in &errand.events {
-                planned.extend(way.path.points.iter().map(|point| (way, event, point)));
+        for &event in &errand.events {
+            let of_target = ways.iter().filter(|_| !event.is_of_sender());
+            let of_sender = senders.iter().filter(|_| event.is_of_sender());
+            let scenes = of_target
+                .map(Scene::Target)
+                .chain(of_sender.map(Scene::Sender));
+            for scene in scenes {
+                let points = scene.path().points.iter();
+                planned.extend(points.map(|point| (scene, event, point)));
             }
         }
         let wanted: Vec<_> = planned
             .into_iter()
-            .map(|(way, event, point)| {
+            .map(|(scene, event, point)| {
                 let name = PointName {
-                    path: way.path.name.clone(),
+                    path: scene.path().name.clone(),
                     event,
                     number: point.number,
                 };
-                (way, point, name)
+                (scene, point, name)
             })
             .filter(|(_, _, name)| errand.only.as_ref().is_none_or(|only| only == name))
             .enumerate()
@@ -159,8 +188,25 @@ impl Sweep<'_, '_> {
             .map(|(_, point)| point)
             .collect();
         swept.planned = wanted.len();
+        if let Some(earlier) = errand
+            .earlier
+            .as_deref()
+            .filter(|_| swept.points.is_empty())
+        {
+            if let Some(what) = earlier.differs(swept.version.as_deref(), &swept.paths) {
+                let phase = self.conductor.phase;
+                let source = format!("the earlier sweep cannot be resumed: {what}").into();
+                return Err(Ended::Machine { phase, source });
+            }
+            let again = |point: &&PointResult| {
+                point.status != Status::Error && wanted.iter().any(|(_, _, it)| *it == point.point)
+            };
+            swept
+                .points
+                .extend(earlier.points.iter().filter(again).cloned());
+        }
         let began = Instant::now() - swept.took;
-        for (way, point, name) in wanted {
+        for (scene, point, name) in wanted {
             if swept.points.iter().any(|done| done.point == name) {
                 continue;
             }
@@ -173,7 +219,10 @@ impl Sweep<'_, '_> {
                 Some(rule) => (Outcome::Missed(rule), None),
                 None => {
                     swept.run += 1;
-                    self.point(way, point, name.event)?
+                    match scene {
+                        Scene::Target(way) => self.point(way, point, name.event)?,
+                        Scene::Sender(way) => self.sender_point(way, point)?,
+                    }
                 }
             };
             swept.current = None;
@@ -197,7 +246,7 @@ impl Sweep<'_, '_> {
                 EventName::Nmi => Event::Nmi,
                 EventName::Timer => Event::Interrupt(LOCAL_TIMER),
                 EventName::Reschedule => Event::Interrupt(RESCHEDULE),
-                EventName::Flip | EventName::Vunmap => Event::Stand,
+                EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
             },
             rip: point.rip,
             rsp: point.rsp,
@@ -208,8 +257,8 @@ impl Sweep<'_, '_> {
             limit: PASSAGE_MAX,
         };
         let operation = match event {
-            EventName::Flip => Some((Command::Flip, [1, 0, 0, 0])),
-            EventName::Vunmap => Some((Command::Vunmap, [1, PAGES, 0, 0])),
+            EventName::Flip => Some(operation(Sender::Flip)),
+            EventName::Vunmap => Some(operation(Sender::Vunmap)),
             _ => None,
         };
         let Some((passage, sent)) = self.passage(way.entry, at, operation)? else {
@@ -239,29 +288,50 @@ impl Sweep<'_, '_> {
         }
         let mut sent = None;
         if stands {
-            if !self.wait_until(Placed::Stands)? {
+            if !self.wait_until(cpu, Placed::Stands)? {
                 return Ok(None);
             }
             if let Some((command, args)) = operation {
                 let before = self.sent_to_target();
+                self.still = None;
                 self.conductor.begin_command(command, args);
-                let deadline = Instant::now() + SENDER;
-                let mut looks = 0;
-                while self.sent_to_target() == before
-                    && !self.conductor.acknowledged()
-                    && Instant::now() < deadline
-                {
-                    self.look_again(&mut looks)?;
+                let watched = self.watch_sender(before)?;
+                if watched.done_meanwhile {
+                    let still = self.real(|machine| Ok(machine.still(cpu)?))?;
+                    self.still = Some((still, Instant::now()));
                 }
-                sent = Some(Sent {
-                    ipis: self.sent_to_target() - before,
-                    done_meanwhile: self.conductor.acknowledged(),
-                    done: false,
-                });
+                sent = Some(watched);
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
-        if !self.wait_until(Placed::Over)? {
+        self.back(entry, sent)
+    }
+
+    /// Waits until the sender has sent the target an IPI, or is done. `before`: how many it had sent.
+    fn watch_sender(&mut self, before: u64) -> Result<Sent, Ended> {
+        let deadline = Instant::now() + SENDER;
+        let mut looks = 0;
+        while self.sent_to_target() == before
+            && !self.conductor.acknowledged()
+            && Instant::now() < deadline
+        {
+            self.look_again(&mut looks)?;
+        }
+        Ok(Sent {
+            ipis: self.sent_to_target() - before,
+            done_meanwhile: self.conductor.acknowledged(),
+            done: false,
+        })
+    }
+
+    /// Waits until the target is back in user space, and an operation over.
+    fn back(
+        &mut self,
+        entry: EntryKind,
+        mut sent: Option<Sent>,
+    ) -> Result<Option<(Passage, Option<Sent>)>, Ended> {
+        let cpu = self.cpu;
+        if !self.wait_until(cpu, Placed::Over)? {
             return Ok(None);
         }
         let Some(passage) = self.real(|machine| Ok(machine.passage(cpu)?))? else {
@@ -288,6 +358,8 @@ impl Sweep<'_, '_> {
     /// cannot.
     fn enter_kernel(&mut self, entry: EntryKind, follow: Follow) -> Result<bool, Ended> {
         let cpu = self.cpu;
+        let alone = matches!(follow, Follow::Event(_));
+        self.still = None;
         self.conductor.seq = self.seq;
         self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
         let (order, raise) = match entry.trigger(false) {
@@ -304,6 +376,13 @@ impl Sweep<'_, '_> {
         };
         let phase = self.conductor.phase;
         let begun = match self.conductor.guest.real() {
+            Some(machine) if alone => machine
+                .rewind_alone(&self.checkpoint, beginning, order)
+                .map(|still| {
+                    self.still = still.map(|still| (still, Instant::now()));
+                    self.still.is_some()
+                })
+                .map_err(Into::into),
             Some(machine) => machine
                 .rewind_and(&self.checkpoint, beginning, order)
                 .map_err(Into::into),
@@ -316,52 +395,6 @@ impl Sweep<'_, '_> {
         begun.map_err(|source| Ended::Machine { phase, source })
     }
 
-    /// Waits until the task's own code goes on: it acknowledges its order, or its heart beats.
-    fn back_in_user(&mut self, entry: EntryKind) -> Result<bool, Ended> {
-        let deadline = Instant::now() + PATIENCE;
-        let cpu = self.cpu;
-        let ordered = matches!(entry.trigger(false), Trigger::Order(_));
-        let beat = self.conductor.heartbeat(cpu);
-        let mut looks = 0;
-        loop {
-            let done = if ordered {
-                self.conductor.obeyed(cpu)
-            } else {
-                self.conductor.heartbeat(cpu) != beat
-            };
-            if done || Instant::now() >= deadline {
-                return Ok(done);
-            }
-            self.look_again(&mut looks)?;
-        }
-    }
-
-    fn wait_until(&mut self, wanted: Placed) -> Result<bool, Ended> {
-        let deadline = Instant::now() + PATIENCE;
-        let cpu = self.cpu;
-        let mut looks = 0;
-        loop {
-            let placed = self.real(|machine| Ok(machine.placed(cpu)))?;
-            if placed == wanted || placed == Placed::Over {
-                return Ok(placed == wanted);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            self.look_again(&mut looks)?;
-        }
-    }
-
-    /// Leaves the core to the guest for a moment. Now and then, sees whether it still runs.
-    fn look_again(&mut self, looks: &mut u32) -> Result<(), Ended> {
-        *looks += 1;
-        if looks.is_multiple_of(LOOKS) {
-            return self.conductor.glance();
-        }
-        std::thread::sleep(LOOK);
-        Ok(())
-    }
-
     fn sent_to_target(&self) -> u64 {
         let snapshot = self.conductor.ledger.counts();
         snapshot.cpus.get(self.cpu).map_or(0, |record| {
@@ -370,6 +403,7 @@ impl Sweep<'_, '_> {
     }
 
     fn rewind(&mut self) -> Result<(), Ended> {
+        self.still = None;
         self.conductor.seq = self.seq;
         let phase = self.conductor.phase;
         let rewound = match self.conductor.guest.real() {
@@ -391,6 +425,14 @@ impl Sweep<'_, '_> {
         job: impl FnOnce(&Machine) -> Result<T, super::Failure>,
     ) -> Result<T, Ended> {
         self.conductor.real(job)
+    }
+}
+
+/// The command that carries out one operation.
+fn operation(sender: Sender) -> (Command, [u64; 4]) {
+    match sender {
+        Sender::Flip => (Command::Flip, [1, 0, 0, 0]),
+        Sender::Vunmap => (Command::Vunmap, [1, PAGES, 0, 0]),
     }
 }
 

@@ -52,7 +52,7 @@ impl Sweep<'_, '_> {
 
     /// The whole way through the kernel by `entry`, without an event: its assembly and all that may not be
     /// instrumented, instruction by instruction. `Ok(Err)`: it cannot be traced.
-    fn whole(&mut self, entry: EntryKind) -> Result<Result<Passage, String>, Ended> {
+    pub(super) fn whole(&mut self, entry: EntryKind) -> Result<Result<Passage, String>, Ended> {
         let first = match self.first(entry)? {
             Ok(first) => first,
             Err(why) => return Ok(Err(why)),

@@ -1,0 +1,180 @@
+//! The sender's side: the control vCPU stands at an instruction of its decision while the target enters.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use ipirig_abi::Role;
+use ipirig_entry::passage::{Event, EventAt, Passage};
+use ipirig_entry::{Ended as RecordEnded, Step};
+use ipirig_machine::Placed;
+use ipirig_scenario::{EntryKind, Trigger};
+use ipirig_sweep::{
+    EventName, Ground, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, judge_sender,
+};
+
+use super::super::Ended;
+use super::super::mailbox::post_order;
+use super::super::release::RECORD_MAX;
+use super::{PASSAGE_MAX, Sweep, SweepErrand, Swept, operation};
+
+/// The way by which the target enters.
+const ENTRY: EntryKind = EntryKind::Syscall;
+
+/// What a sender executes, and the way by which the target comes in meanwhile.
+pub(super) struct SenderWay {
+    of: Sender,
+    pub(super) sender: SenderPath,
+    /// The vCPU that sends.
+    cpu: usize,
+    /// Where the target's way in ends.
+    stand: PlannedPoint,
+    whole: Rc<Passage>,
+}
+
+impl Sweep<'_, '_> {
+    /// Traces what the errand's senders execute.
+    pub(super) fn senders(
+        &mut self,
+        errand: &SweepErrand,
+        swept: &mut Swept,
+    ) -> Result<Vec<SenderWay>, Ended> {
+        if errand.senders.is_empty() || !errand.events.contains(&EventName::Entry) {
+            return Ok(vec![]);
+        }
+        let target = self.whole(ENTRY)?.and_then(|whole| {
+            let stand = PlannedPoint::first_instrumentable(&whole.steps, self.layout);
+            let stand = stand.ok_or("the target's entry comes to no instrumentable code")?;
+            Ok((Rc::new(whole), stand))
+        });
+        let mut ways = Vec::new();
+        for &of in &errand.senders {
+            let traced = match &target {
+                Ok((whole, stand)) => self.sender(of)?.map(|(cpu, sender)| SenderWay {
+                    of,
+                    sender,
+                    cpu,
+                    stand: stand.clone(),
+                    whole: Rc::clone(whole),
+                }),
+                Err(why) => Err(why.clone()),
+            };
+            let name = of.path().to_string();
+            let known = swept.paths.iter().any(|path| path.path == name);
+            match traced {
+                Ok(way) => {
+                    if !known {
+                        swept.paths.push(PathResult::new(&way.sender.path));
+                    }
+                    ways.push(way);
+                }
+                Err(why) if !known => swept.paths.push(PathResult {
+                    path: name,
+                    instructions: vec![],
+                    why: Some(why),
+                }),
+                Err(_) => {}
+            }
+        }
+        Ok(ways)
+    }
+
+    /// What the control vCPU executes for one operation of this kind, traced while the target is in user
+    /// space. `Ok(Err)`: it cannot be traced.
+    fn sender(&mut self, of: Sender) -> Result<Result<(usize, SenderPath), String>, Ended> {
+        let control = self.conductor.plan.cpus(Role::Control);
+        let Some(cpu) = control.first().copied() else {
+            return Ok(Err("there is no control vCPU".to_owned()));
+        };
+        let symbols = self.layout.symbols();
+        let mut begins = of.begins().iter();
+        let Some(first) = begins.find_map(|name| symbols.address(name)) else {
+            let names = of.begins().join(" and no ");
+            return Ok(Err(format!("the kernel has no {names}")));
+        };
+        self.rewind_quietly()?;
+        self.real(|machine| Ok(machine.follow_calls(cpu, RECORD_MAX, &[first])?))?;
+        let (command, args) = operation(of);
+        self.conductor.begin_command(command, args);
+        let deadline = Instant::now() + self.conductor.plan.timeouts.phase;
+        let mut records = Vec::new();
+        while records.is_empty() && Instant::now() < deadline {
+            let new = self.real(|machine| Ok(machine.followed(cpu)?))?;
+            records.extend(new.unwrap_or_default());
+            self.conductor.pause()?;
+        }
+        self.real(|machine| Ok(machine.follow_calls(cpu, RECORD_MAX, &[])?))?;
+        let Some(record) = records.into_iter().next() else {
+            return Ok(Err("the sender's decision was not seen".to_owned()));
+        };
+        if matches!(record.ended, RecordEnded::Limit) {
+            return Ok(Err("the trace of the sender has no end".to_owned()));
+        }
+        let steps: &[Step] = &record.steps;
+        let sender = SenderPath::new(of, steps, self.layout);
+        if of == Sender::Flip && sender.changes.is_empty() {
+            return Ok(Err("the sender was not seen to change text".to_owned()));
+        }
+        Ok(Ok((cpu, sender)))
+    }
+
+    /// Visits a point of a sender.
+    pub(super) fn sender_point(
+        &mut self,
+        way: &SenderWay,
+        point: &PlannedPoint,
+    ) -> Result<(Outcome, Option<Sent>), Ended> {
+        let error = |why: &str| Ok((Outcome::Error(why.to_owned()), None));
+        let (sender, target) = (way.cpu, self.cpu);
+        let Trigger::Order(order) = ENTRY.trigger(false) else {
+            return error("the target cannot be ordered to enter that way");
+        };
+        self.rewind_quietly()?;
+        let at = self.stand_at(point);
+        self.real(|machine| Ok(machine.place(sender, at)?))?;
+        let (command, args) = operation(way.of);
+        self.conductor.begin_command(command, args);
+        if !self.wait_until(sender, Placed::Stands)? {
+            return error("the sender did not come there in time");
+        }
+        let at = self.stand_at(&way.stand);
+        self.real(|machine| Ok(machine.place(target, at)?))?;
+        post_order(self.conductor.guest.mailbox(), target, order);
+        if !self.wait_until(target, Placed::Stands)? {
+            return error("the target did not come in while the sender stood there");
+        }
+        let before = self.sent_to_target();
+        self.real(|machine| Ok(machine.release(sender)?))?;
+        let sent = self.watch_sender(before)?;
+        self.real(|machine| Ok(machine.go_on(target)?))?;
+        let Some((passage, Some(sent))) = self.back(ENTRY, Some(sent))? else {
+            return error("the target did not come back in time");
+        };
+        let ground = Ground {
+            layout: self.layout,
+            paging: self.paging,
+            whole: &way.whole,
+        };
+        let changes = way.sender.changes_after(point);
+        let outcome = judge_sender(&ground, (point, changes), &way.stand, &passage, sent);
+        Ok((outcome, Some(sent)))
+    }
+
+    fn stand_at(&self, point: &PlannedPoint) -> EventAt {
+        EventAt {
+            event: Event::Stand,
+            rip: point.rip,
+            rsp: point.rsp,
+            skip: point.skip,
+            assembly: vec![self.layout.entry_text()],
+            resume: point.resume,
+            flag: self.flag,
+            limit: PASSAGE_MAX,
+        }
+    }
+
+    /// Puts the guest back, with nothing on its way to anyone.
+    fn rewind_quietly(&mut self) -> Result<(), Ended> {
+        self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
+        self.rewind()
+    }
+}

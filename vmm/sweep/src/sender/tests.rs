@@ -1,0 +1,144 @@
+use ipirig_entry::passage::Arrival;
+use ipirig_entry::record::{Code, StepRegisters};
+
+use super::*;
+use crate::testing::{C, Cpu, STACK, layout, paging};
+
+/// Functions of a sender, in C code.
+const BATCH: u64 = C + 0x1000;
+const WRITE: u64 = C + 0x2000;
+const CALL: u64 = C + 0x3000;
+const COND: u64 = C + 0x4000;
+
+fn step(rip: u64, rsp: u64) -> Step {
+    let mut general = [0; 16];
+    general[RSP] = rsp;
+    Step {
+        registers: StepRegisters {
+            rip,
+            general,
+            ..StepRegisters::default()
+        },
+        code: Code::new(&[0x90]),
+        descriptor: None,
+    }
+}
+
+/// Writes text and syncs twice: asks two CPUs, sends, and waits, longer and longer.
+fn trace() -> Vec<Step> {
+    let mut steps = vec![step(BATCH, STACK)];
+    for round in 1..=2 {
+        steps.extend([step(WRITE, STACK - 16), step(WRITE + 1, STACK - 16)]);
+        steps.push(step(BATCH + 1 + round, STACK));
+        steps.push(step(CALL, STACK - 32));
+        for _ in 0..2 {
+            steps.push(step(COND, STACK - 48));
+            steps.push(step(CALL + 1, STACK - 32));
+        }
+        for _ in 0..round {
+            steps.push(step(CALL + 2, STACK - 32));
+        }
+    }
+    steps.push(step(BATCH + 4, STACK));
+    steps
+}
+
+#[test]
+fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
+    let path = SenderPath::new(Sender::Flip, &trace(), &layout(&[]));
+    let places: Vec<(u64, usize, usize)> = path
+        .path
+        .points
+        .iter()
+        .map(|point| (point.rip, point.skip, point.step))
+        .collect();
+    let expected = vec![
+        (BATCH, 0, 0),
+        (BATCH + 2, 0, 3),
+        (CALL, 0, 4),
+        (COND, 0, 5),
+        (CALL + 1, 0, 6),
+        (COND, 1, 7),
+        (CALL + 1, 1, 8),
+        (CALL + 2, 0, 9),
+        (BATCH + 3, 0, 12),
+        (BATCH + 4, 0, 20),
+    ];
+    assert_eq!(places, expected);
+    assert_eq!(path.changes, [1, 10]);
+    assert_eq!(path.path.name.to_string(), "sender-flip");
+}
+
+#[test]
+fn a_change_after_the_point_is_seen_and_one_before_it_is_not() {
+    let path = SenderPath::new(Sender::Flip, &trace(), &layout(&[]));
+    let after: Vec<bool> = path
+        .path
+        .points
+        .iter()
+        .map(|point| path.changes_after(point))
+        .collect();
+    assert_eq!(
+        after,
+        [true, true, true, true, true, true, true, true, false, false]
+    );
+}
+
+#[test]
+fn a_senders_path_is_found_by_its_name_and_an_entrys_is_none() {
+    for sender in Sender::ALL {
+        assert_eq!(Sender::find(&sender.path()), Some(sender));
+    }
+    for name in ["syscall", "sender-flip-exit", "flip"] {
+        assert_eq!(Sender::find(&name.parse().unwrap()), None, "{name}");
+    }
+}
+
+#[test]
+fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
+    let layout = layout(&[]);
+    let whole = Cpu::new().syscall(0, false).passage(Arrival::Stood);
+    let stand = PlannedPoint::first_instrumentable(&whole.steps, &layout).unwrap();
+    let mut passage = whole.clone();
+    passage.steps.drain(..stand.step);
+    let ground = Ground {
+        layout: &layout,
+        paging: paging(),
+        whole: &whole,
+    };
+    let at = SenderPath::new(Sender::Flip, &trace(), &layout).path.points[0].clone();
+    let judged = |ipis, changes, done| {
+        let sent = Sent {
+            ipis,
+            done_meanwhile: ipis == 0,
+            done,
+        };
+        judge_sender(&ground, (&at, changes), &stand, &passage, sent)
+    };
+    assert_eq!(judged(1, true, true), Outcome::Held);
+    assert_eq!(judged(1, false, true), Outcome::Held);
+    assert_eq!(judged(0, false, true), Outcome::Held);
+    let violation = |invariant, at: &str, words: &str| Violation {
+        invariant,
+        at: at.to_owned(),
+        words: words.to_owned(),
+    };
+    let early = violation(
+        Invariant::SentOrDeferred,
+        &at.address,
+        "the sender changes text after this and sends no IPI to this CPU, which has already caught \
+         up",
+    );
+    let stale = violation(
+        Invariant::CaughtUp,
+        "do_work",
+        "runs before what may be stale was caught up with",
+    );
+    assert_eq!(judged(0, true, true), Outcome::Violated(vec![early, stale]));
+    let waits = violation(
+        Invariant::SentOrDeferred,
+        &stand.address,
+        "the sender still waits for this CPU, which is back in user space",
+    );
+    assert_eq!(judged(1, true, false), Outcome::Violated(vec![waits]));
+}
