@@ -188,7 +188,7 @@ pub(super) fn check_files(args: &RunOptions) -> Result<(), Failure> {
 }
 
 /// What a run needs besides a host.
-pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup {
+pub(super) fn setup<P>(plan: P, kernel: KernelFiles, args: RunOptions) -> Setup<P> {
     Setup {
         plan,
         kernel,

@@ -7,7 +7,7 @@ use ipirig_abi::{Command, Ending, TEXT_LEN};
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock;
 use ipirig_scenario::EntryKind;
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::plan::GuestPlan;
 
 use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase, Start};
 
@@ -69,14 +69,14 @@ pub struct Workload<'a> {
 /// See [`Ended`].
 pub fn observe(
     guest: &mut dyn Guest,
-    plan: &Plan,
+    plan: &GuestPlan,
     workload: Workload<'_>,
     start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Observed, Ended> {
-    let mut conductor = Conductor::new(guest, plan, ledger, phase);
+    let mut conductor = Conductor::of(guest, plan, ledger, phase);
     conductor.limit = workload.limit;
     conductor.observe(workload, start, layout)
 }
