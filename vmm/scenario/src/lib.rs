@@ -16,6 +16,7 @@ mod cpu_list;
 mod diagnostic;
 mod entry;
 mod find;
+pub mod guest_files;
 mod keys;
 mod parameters;
 pub mod plan;

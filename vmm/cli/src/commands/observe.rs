@@ -7,8 +7,8 @@ use anyhow::Context;
 use ipirig_document::ObservationDocument;
 use ipirig_observation::{Report, conclude, not_begun};
 use ipirig_report::observation::render;
-use ipirig_rig::observe::files::{self, Extra};
 use ipirig_rig::observe::{ObservationPlan, guest, load, observe as observe_on};
+use ipirig_scenario::guest_files::{self as files, Extra};
 use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::check_interrupt;

@@ -37,7 +37,8 @@ use ipirig_evidence::{
 use ipirig_machine::{StopReason, Wakeup};
 
 pub use guest::{Failure, Guest, VcpuSample};
-pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
+pub use ipirig_scenario::guest_files::GuestFile;
+pub use observe::{CommandEnd, Observed, Workload, observe};
 
 use ipirig_evidence::guest_text::{self, Counters};
 use ipirig_evidence::ledger::changes::Watched;

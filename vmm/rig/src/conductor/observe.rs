@@ -7,6 +7,7 @@ use ipirig_abi::{Command, Ending, TEXT_LEN};
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock;
 use ipirig_scenario::EntryKind;
+use ipirig_scenario::guest_files::GuestFile;
 use ipirig_scenario::plan::GuestPlan;
 
 use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase, Start};
@@ -38,17 +39,6 @@ pub struct CommandEnd {
     pub printed: u64,
     /// The first of these bytes: at most a MiB.
     pub output: Vec<u8>,
-}
-
-/// A file that the guest is to have besides those of its initramfs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestFile {
-    /// Where, below the root: at most [`TEXT_LEN`]`/ 2` bytes.
-    pub path: String,
-    /// Its permissions.
-    pub mode: u32,
-    /// What is in it.
-    pub content: Vec<u8>,
 }
 
 /// What the guest is to do while it is observed.

@@ -6,7 +6,6 @@
 //! What this module does not do: judge (`ipirig_verdict::observation` does), walk call chains or name
 //! causes ([`ipirig_evidence::blame`]'s makers do), or start programs (the agent does).
 
-pub mod files;
 pub mod load;
 
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use ipirig_abi::Role;
 use ipirig_evidence::Phase;
 use ipirig_machine::Host;
+use ipirig_scenario::guest_files;
 use ipirig_scenario::plan::{GuestPlan, Options, PlanError, Planned};
 use ipirig_scenario::{EntryKind, Kernel, Mode, Vcpus};
 
@@ -84,7 +84,7 @@ pub fn observe(
     phase: &dyn Fn(Phase),
 ) -> Result<Outcome<Observed>, RunError> {
     let plan = &setup.plan;
-    let command = files::command(&plan.command);
+    let command = guest_files::command(&plan.command);
     run::on_machine(
         host,
         setup,

@@ -112,7 +112,7 @@ pub fn observe(plan: &ObservationPlan, script: Script) -> Observing {
     let ledger = Ledger::new(plan.guest.roles.len(), 1000);
     let mut guest = Fake::of(&plan.guest, &ledger, script);
     let workload = Workload {
-        command: &observe::files::command(&plan.command),
+        command: &ipirig_scenario::guest_files::command(&plan.command),
         files: &plan.files,
         limit: plan.limit,
     };
