@@ -36,7 +36,7 @@ pub use times::Times;
 
 use ipirig_evidence::ledger::LedgerCounts;
 use ipirig_evidence::{Evidence, Recorded, Tracing};
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::plan::GuestPlan;
 use ipirig_scenario::role_name;
 
 use clock::Clock;
@@ -100,7 +100,7 @@ pub enum NotCompared {
 
 /// Compares. `None`: nobody asked.
 #[must_use]
-pub fn compare(plan: &Plan, evidence: &Evidence) -> Option<Result<CrossCheck, NotCompared>> {
+pub fn compare(plan: &GuestPlan, evidence: &Evidence) -> Option<Result<CrossCheck, NotCompared>> {
     match &evidence.tracing {
         Tracing::NotAsked => None,
         Tracing::Lacking(what) => Some(Err(NotCompared::Lacking(what.clone()))),
@@ -117,7 +117,7 @@ pub fn compare(plan: &Plan, evidence: &Evidence) -> Option<Result<CrossCheck, No
 }
 
 fn compare_records(
-    plan: &Plan,
+    plan: &GuestPlan,
     recorded: &Recorded,
     ledger: &LedgerCounts,
 ) -> Result<CrossCheck, String> {

@@ -37,10 +37,8 @@ impl ObservationDocument<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
-    use ipirig_rig::conductor::fake::{Observing, Script, observe};
-    use ipirig_rig::observe::ObservationPlan;
+    use ipirig_rig::conductor::fake::{Observing, Script, observation_plan, observe};
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::result::KernelInfo;
 
@@ -48,13 +46,6 @@ mod tests {
 
     #[test]
     fn json_has_a_run_s_fields_and_the_observation_beside_them() {
-        let request = ObservationPlan {
-            command: vec!["load".to_owned(), "fork".to_owned()],
-            files: vec![],
-            limit: Duration::from_millis(10),
-            any_exit_code: false,
-            max_ipis: None,
-        };
         let script = Script {
             command_operations: 1,
             ipis_per_operation: 3,
@@ -66,7 +57,7 @@ mod tests {
             outcome,
             ledger,
             ..
-        } = observe(&request, script);
+        } = observe(&observation_plan(), script);
         let files = KernelFiles {
             kernel: "k".into(),
             initramfs: "i".into(),
@@ -74,7 +65,7 @@ mod tests {
             series: None,
         };
         let kernel = KernelInfo::new(&files, "");
-        let report = Report::new(&plan, &request, outcome, kernel, &ledger);
+        let report = Report::new(&plan, outcome, kernel, &ledger);
         let json = ObservationDocument::from(&report).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["schema_version"], 3);

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::EntryKind;
 
 use crate::Phase;
 use crate::ledger::changes::Sighting;
@@ -105,9 +105,10 @@ impl Diary {
 }
 
 impl Timeline {
-    /// What `ledger` and `diary` have of a run that ended at `ended_ns`.
+    /// What `ledger` and `diary` have of a run that ended at `ended_ns`, and whose windows were ended by
+    /// `entries`.
     #[must_use]
-    pub fn new(plan: &Plan, ledger: &Ledger, diary: &Diary, ended_ns: u64) -> Self {
+    pub fn new(entries: &[EntryKind], ledger: &Ledger, diary: &Diary, ended_ns: u64) -> Self {
         let mut timeline = Self {
             phases: diary.phases(ended_ns),
             changes: ledger.changes().sightings(),
@@ -126,7 +127,7 @@ impl Timeline {
         timeline.changes.sort_by_key(|change| change.time_ns);
 
         let mut kind = "";
-        let mut ways = plan.scenario.entries.iter();
+        let mut ways = entries.iter();
         for stretch in ledger.journal().stretches() {
             let (from_ns, to_ns) = (stretch.from_ns, stretch.to_ns.unwrap_or(ended_ns));
             match stretch.doing {
@@ -201,7 +202,7 @@ impl Timeline {
 mod tests {
     use ipirig_machine::WatchEvent;
     use ipirig_scenario::Scenario;
-    use ipirig_scenario::plan::Options;
+    use ipirig_scenario::plan::{Options, Plan};
 
     use super::*;
     use crate::ledger::changes::{Change, Point};
@@ -290,7 +291,7 @@ mod tests {
             arguments: [0x10, 5, 0, 0, 0, 0],
         });
 
-        let timeline = Timeline::new(&plan, &ledger, &diary, u64::MAX);
+        let timeline = Timeline::new(&plan.scenario.entries, &ledger, &diary, u64::MAX);
         let span = |from_ns, to_ns, what| Span {
             from_ns,
             to_ns,

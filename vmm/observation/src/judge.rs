@@ -5,7 +5,6 @@ use ipirig_abi::{Ending, Role};
 
 use ipirig_rig::conductor::Observed;
 use ipirig_rig::observe::ObservationPlan;
-use ipirig_scenario::plan::Plan;
 
 use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict, worst};
 use ipirig_verdict::checks::soundness::{no_way_round, nothing_lost};
@@ -14,21 +13,13 @@ use ipirig_verdict::checks::soundness::{no_way_round, nothing_lost};
 pub(super) const OBSERVED: &str = "observed";
 
 /// Every check of an observation.
-pub(super) fn judge(plan: &Plan, request: &ObservationPlan, observed: &Observed) -> Vec<Check> {
-    let limit = request
+pub(super) fn judge(plan: &ObservationPlan, observed: &Observed) -> Vec<Check> {
+    let limit = plan
         .max_ipis
         .map(|most| isolated_ipis(plan, most, observed));
-    let lost = nothing_lost(&observed.evidence);
-    let lost = Check {
-        // That advice is for scenarios.
-        evidence: lost
-            .evidence
-            .replace("a smaller storm will", "a shorter --for will do"),
-        ..lost
-    };
     let sound = [
-        was_observed(plan, request, observed),
-        lost,
+        was_observed(plan, observed),
+        nothing_lost(&observed.evidence, "a shorter --for will do"),
         no_way_round(&observed.evidence),
     ];
     limit.into_iter().chain(sound).collect()
@@ -49,8 +40,8 @@ pub(super) fn overall(checks: &[Check]) -> Verdict {
 }
 
 /// No isolated vCPU got more IPIs than it may.
-fn isolated_ipis(plan: &Plan, most: u64, observed: &Observed) -> Check {
-    let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
+fn isolated_ipis(plan: &ObservationPlan, most: u64, observed: &Observed) -> Check {
+    let findings = plan.guest.cpus(Role::Isolated).into_iter().map(|cpu| {
         let Some(record) = observed.evidence.ledger.cpus.get(cpu) else {
             return (Verdict::Error, format!("vCPU {cpu} is not in the ledger"));
         };
@@ -65,8 +56,8 @@ fn isolated_ipis(plan: &Plan, most: u64, observed: &Observed) -> Check {
 }
 
 /// The task of each isolated vCPU ran in the window: one that is not there gets no IPIs either.
-fn was_observed(plan: &Plan, request: &ObservationPlan, observed: &Observed) -> Check {
-    let is_load = request.command.first().is_some_and(|word| word == LOAD);
+fn was_observed(plan: &ObservationPlan, observed: &Observed) -> Check {
+    let is_load = plan.command.first().is_some_and(|word| word == LOAD);
     let command = &observed.command;
     if is_load && command.ending == Ending::Exited && command.code == u64::from(NO_LOAD) {
         let words = "the kernel offers none of these loads; their output says what it lacks";
@@ -77,7 +68,7 @@ fn was_observed(plan: &Plan, request: &ObservationPlan, observed: &Observed) -> 
         .windows
         .first()
         .map(|window| &window.marks);
-    let findings = plan.cpus(Role::Isolated).into_iter().map(|cpu| {
+    let findings = plan.guest.cpus(Role::Isolated).into_iter().map(|cpu| {
         let turns = marks
             .and_then(|marks| marks.get(&cpu))
             .map_or(0, |(open, close)| {
@@ -102,7 +93,7 @@ fn was_observed(plan: &Plan, request: &ObservationPlan, observed: &Observed) -> 
         Ending::TimeUp => ("the command ran until its time was up".to_owned(), false),
     };
     // Nobody knows what a command that failed would have done.
-    if failed && !request.any_exit_code {
+    if failed && !plan.any_exit_code {
         let words = format!(
             "{words}: see what it printed; --ignore-exit-code takes that for an end like any other; {}",
             check.evidence

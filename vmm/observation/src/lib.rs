@@ -11,23 +11,24 @@ mod judge;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use ipirig_abi::{Ending, Role};
 use ipirig_machine::StopReason;
 use serde::Serialize;
 
 use ipirig_evidence::blame::Taken;
+use ipirig_evidence::chain;
 use ipirig_evidence::ledger::{Detail, Ledger};
 use ipirig_evidence::origins::{Origin, count, origins};
 use ipirig_evidence::vectors::Kind;
 use ipirig_rig::conductor::{Ended, Observed};
-use ipirig_rig::observe::ObservationPlan;
+use ipirig_rig::observe::{NAME, ObservationPlan};
 use ipirig_rig::run::{Outcome, Setup};
-use ipirig_scenario::plan::Plan;
 
 use ipirig_verdict::check::{Check, RUN, Verdict};
-use ipirig_verdict::conclude::{self, not_run, without_evidence};
-use ipirig_verdict::result::{KernelInfo, RunResult, seconds_of_ns};
+use ipirig_verdict::conclude::{self, without_evidence};
+use ipirig_verdict::result::{KernelInfo, RunResult, ScenarioInfo, seconds_of_ns};
 
 /// All there is to say about an observation: a run's result, and beside its fields these.
 #[derive(Clone, Debug)]
@@ -86,15 +87,46 @@ pub struct Visited {
 
 /// The report on an observation by `setup`.
 #[must_use]
-pub fn conclude(setup: &Setup, request: &ObservationPlan, outcome: Outcome<Observed>) -> Report {
+pub fn conclude(setup: &Setup<ObservationPlan>, outcome: Outcome<Observed>) -> Report {
     let plan = &setup.plan;
     let mut observation = None;
-    let run = conclude::finish(setup, outcome, |observed, kernel, ledger| {
-        let report = Report::new(plan, request, observed, kernel, ledger);
-        observation = report.observation;
-        report.run
-    });
+    let run = conclude::finish(
+        setup,
+        outcome,
+        |observed, kernel, ledger| {
+            let report = Report::new(plan, observed, kernel, ledger);
+            observation = report.observation;
+            report.run
+        },
+        |verdict, why| not_run(plan, verdict, why),
+    );
     Report { run, observation }
+}
+
+/// The report on an observation for which the host lacks something, or that failed before it began.
+#[must_use]
+pub fn not_begun(plan: &ObservationPlan, verdict: Verdict, why: &dyn Error) -> Report {
+    Report {
+        run: not_run(plan, verdict, why),
+        observation: None,
+    }
+}
+
+fn not_run(plan: &ObservationPlan, verdict: Verdict, why: &dyn Error) -> RunResult {
+    result(plan, verdict, vec![Check::new(RUN, verdict, chain(why))])
+}
+
+/// A result has a place for a scenario; an observation's says what was run instead.
+fn result(plan: &ObservationPlan, verdict: Verdict, checks: Vec<Check>) -> RunResult {
+    let observed = ScenarioInfo {
+        name: NAME.to_owned(),
+        group: NAME.to_owned(),
+        storm: plan.command.join(" "),
+        operations: 0,
+        deferral: plan.guest.deferral,
+        must_deliver: false,
+    };
+    RunResult::of(observed, verdict, checks)
 }
 
 /// What the host lacks, if that is why the guest ended: its KVM emulates the guest's kernel, and does
@@ -166,8 +198,7 @@ impl Report {
     /// From how the conductor's work ended to a result, and to what was observed.
     #[must_use]
     pub fn new(
-        plan: &Plan,
-        request: &ObservationPlan,
+        plan: &ObservationPlan,
         outcome: Result<Observed, Ended>,
         kernel: KernelInfo,
         ledger: &Ledger,
@@ -177,24 +208,25 @@ impl Report {
             Err(ended) => {
                 let mut run = match lacking(&ended) {
                     Some(words) => {
-                        RunResult::new(plan, vec![Check::new(RUN, Verdict::Skipped, words)])
+                        let check = Check::new(RUN, Verdict::Skipped, words);
+                        result(plan, check.status, vec![check])
                     }
                     None => not_run(plan, without_evidence(&ended), &ended),
                 };
                 run.report = ended.report().map(str::to_owned);
                 run.kernel = Some(kernel);
-                run.scenario.storm = request.command.join(" ");
-                return Self::without(run);
+                return Self {
+                    run,
+                    observation: None,
+                };
             }
         };
-        let checks = judge::judge(plan, request, &observed);
-        let mut run = RunResult::new(plan, checks);
-        run.verdict = judge::overall(&run.checks);
-        run.scenario.storm = request.command.join(" ");
+        let checks = judge::judge(plan, &observed);
+        let mut run = result(plan, judge::overall(&checks), checks);
         run.kernel = Some(kernel);
-        let run = run.with_evidence(plan, &observed.evidence);
+        let run = run.with_evidence(&plan.guest, &observed.evidence);
 
-        let isolated = plan.cpus(Role::Isolated);
+        let isolated = plan.guest.cpus(Role::Isolated);
         let symbols = observed.evidence.layout.as_ref().ok();
         let symbols = symbols.map(|layout| layout.symbols());
         let origins = origins(ledger.details().iter(), &isolated, symbols);
@@ -203,7 +235,7 @@ impl Report {
             isolated: visited.collect(),
             origins,
             command: CommandReport {
-                words: request.command.clone(),
+                words: plan.command.clone(),
                 ending: match observed.command.ending {
                     Ending::Exited => "exited",
                     Ending::Signalled => "signalled",
@@ -218,15 +250,6 @@ impl Report {
         Self {
             run,
             observation: Some(observation),
-        }
-    }
-
-    /// An observation that did not begin.
-    #[must_use]
-    pub fn without(run: RunResult) -> Self {
-        Self {
-            run,
-            observation: None,
         }
     }
 }

@@ -1,21 +1,10 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ipirig_rig::conductor::GuestFile;
-use ipirig_rig::conductor::fake::{self, Moment, Observing, Script};
+use ipirig_rig::conductor::fake::{self, Moment, Observing, Script, observation_plan};
 use ipirig_rig::run::KernelFiles;
 
 use super::*;
-
-fn request() -> ObservationPlan {
-    ObservationPlan {
-        command: vec!["load".to_owned(), "fork".to_owned()],
-        files: vec![],
-        limit: Duration::from_millis(10),
-        any_exit_code: false,
-        max_ipis: None,
-    }
-}
 
 fn observe(request: &ObservationPlan, script: Script) -> Report {
     observe_and_keep(request, script).0
@@ -41,7 +30,7 @@ fn observe_and_keep(
         },
         "",
     );
-    let report = Report::new(&plan, request, outcome, kernel, &ledger);
+    let report = Report::new(&plan, outcome, kernel, &ledger);
     (report, files)
 }
 
@@ -57,7 +46,7 @@ fn busy() -> Script {
 
 #[test]
 fn a_complete_observation_says_what_came_from_where_and_judges_nothing() {
-    let report = observe(&request(), busy());
+    let report = observe(&observation_plan(), busy());
     assert_eq!(report.run.verdict, Verdict::Held);
     let observation = report.observation.unwrap();
     let [visited] = &observation.isolated[..] else {
@@ -95,7 +84,7 @@ fn the_guest_gets_the_command_and_each_file_whole() {
             file("whole", half),
             file("bin/long", 2 * half + 1),
         ],
-        ..request()
+        ..observation_plan()
     };
     let (report, files) = observe_and_keep(&request, busy());
     assert_eq!(report.run.verdict, Verdict::Held);
@@ -114,7 +103,7 @@ fn a_guest_that_drops_a_part_of_a_file_is_noticed() {
         bytes_dropped: 1,
         ..busy()
     };
-    let report = observe(&request(), script);
+    let report = observe(&observation_plan(), script);
     assert_eq!(report.run.verdict, Verdict::Error);
     assert_eq!(
         report.run.checks[0].evidence,
@@ -128,7 +117,7 @@ fn a_limit_makes_a_check_of_it() {
     let verdict = |most, script| {
         let request = ObservationPlan {
             max_ipis: Some(most),
-            ..request()
+            ..observation_plan()
         };
         let report = observe(&request, script);
         (report.run.verdict, report.run.checks[0].evidence.clone())
@@ -163,12 +152,12 @@ fn an_observation_that_lost_something_or_saw_nobody_run_is_an_error() {
             ..busy()
         },
     ] {
-        let report = observe(&request(), script.clone());
+        let report = observe(&observation_plan(), script.clone());
         assert_eq!(report.run.verdict, Verdict::Error, "{script:?}");
     }
     // A thousand events fit.
     let report = observe(
-        &request(),
+        &observation_plan(),
         Script {
             command_operations: 300,
             ..busy()
@@ -190,7 +179,7 @@ fn an_observation_that_lost_something_or_saw_nobody_run_is_an_error() {
 #[test]
 fn a_kernel_that_ticks_all_the_time_is_observed_with_a_warning() {
     let report = observe(
-        &request(),
+        &observation_plan(),
         Script {
             never_quiet: true,
             ..busy()
@@ -211,7 +200,7 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
         };
         let request = ObservationPlan {
             any_exit_code,
-            ..request()
+            ..observation_plan()
         };
         let report = observe(&request, script);
         let checks = report.run.checks;
@@ -237,7 +226,7 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
     );
 
     let report = observe(
-        &request(),
+        &observation_plan(),
         Script {
             fails_to_start: true,
             ..busy()
@@ -257,11 +246,14 @@ fn loads_that_the_kernel_does_not_offer_are_skipped() {
         command_results: Some([1, 77, 6, 0]),
         ..Script::default()
     };
-    assert_eq!(observe(&request(), script()).run.verdict, Verdict::Skipped);
+    assert_eq!(
+        observe(&observation_plan(), script()).run.verdict,
+        Verdict::Skipped
+    );
     // Any other program's exit code is its own.
     let request = ObservationPlan {
         command: vec!["prog".to_owned()],
-        ..request()
+        ..observation_plan()
     };
     assert_eq!(observe(&request, script()).run.verdict, Verdict::Error);
 }
@@ -273,14 +265,14 @@ fn a_guest_that_lies_about_the_command_or_its_output_is_not_believed() {
         mute: true,
         ..busy()
     };
-    let report = observe(&request(), lie([9, 0, 0, 0]));
+    let report = observe(&observation_plan(), lie([9, 0, 0, 0]));
     assert_eq!(report.run.verdict, Verdict::Error);
     assert_eq!(
         report.run.checks[0].evidence,
         "the guest broke the mailbox protocol during: observing: the command ended as 9"
     );
     // It claims more than it gives.
-    let report = observe(&request(), lie([1, 0, u64::MAX, 0]));
+    let report = observe(&observation_plan(), lie([1, 0, u64::MAX, 0]));
     assert_eq!(report.observation.unwrap().command.output, "");
 }
 
@@ -291,7 +283,7 @@ fn an_instruction_that_kvm_cannot_emulate_is_the_host_s_lack_and_named() {
         unknown_instruction: &[0x0f, 0xae, 0x27, 0x90],
         ..Script::default()
     };
-    let report = observe(&request(), script);
+    let report = observe(&observation_plan(), script);
     assert_eq!(report.run.verdict, Verdict::Skipped);
     assert_eq!(
         report.run.checks[0].evidence,
@@ -299,4 +291,25 @@ fn an_instruction_that_kvm_cannot_emulate_is_the_host_s_lack_and_named() {
          which vCPU 1 came to during: boot; a host with VMX or SVM executes it"
     );
     assert!(report.run.report.is_some());
+}
+
+#[test]
+fn an_observation_that_did_not_begin_says_what_it_would_have_run_and_why_it_did_not() {
+    let why = std::io::Error::other("no KVM here");
+    let report = not_begun(&observation_plan(), Verdict::Skipped, &why);
+    let expected = ScenarioInfo {
+        name: "observe".to_owned(),
+        group: "observe".to_owned(),
+        storm: "load fork".to_owned(),
+        operations: 0,
+        deferral: true,
+        must_deliver: false,
+    };
+    assert_eq!(report.run.scenario, expected);
+    let checks = [Check::new(RUN, Verdict::Skipped, "no KVM here")];
+    assert_eq!(
+        (report.run.verdict, report.run.checks),
+        (Verdict::Skipped, checks.to_vec())
+    );
+    assert_eq!(report.observation, None);
 }

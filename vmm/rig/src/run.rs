@@ -16,16 +16,16 @@ use ipirig_machine::{
     ApicMode, BootError, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
 };
 use ipirig_scenario::cmdline::command_line;
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::plan::{Plan, Planned};
+use ipirig_snapshots::{SnapshotPath, Snapshots};
 
 use crate::conductor::{self, Ended, Guest, LayoutOf, Start};
-use crate::snapshots::{SnapshotPath, Snapshots};
 
 /// What a run needs besides a host.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct Setup<P = Plan> {
     /// What to do.
-    pub plan: Plan,
+    pub plan: P,
     /// What to boot.
     pub kernel: KernelFiles,
     /// The APIC's face.
@@ -152,9 +152,9 @@ pub fn run(
 
 /// Makes the machine, and has `conduct` take the started guest through. The ledger has room for
 /// `details` events.
-pub(crate) fn on_machine<E>(
+pub(crate) fn on_machine<E, P: Planned>(
     host: &Host,
-    setup: &Setup,
+    setup: &Setup<P>,
     details: usize,
     phase: &dyn Fn(Phase),
     conduct: impl FnOnce(
@@ -166,7 +166,7 @@ pub(crate) fn on_machine<E>(
     ) -> Result<E, Ended>,
 ) -> Result<Outcome<E>, RunError> {
     let started = Instant::now();
-    let plan = &setup.plan;
+    let plan = setup.plan.guest();
     let ledger = Arc::new(Ledger::new(plan.roles.len(), details));
     let config = Config {
         roles: plan.roles.clone(),
@@ -200,10 +200,10 @@ pub(crate) fn on_machine<E>(
 }
 
 /// Has `conduct` take the guest of a machine through, which then is stopped.
-fn conducted<E>(
+fn conducted<E, P: Planned>(
     made: NewMachine,
     started: Instant,
-    setup: &Setup,
+    setup: &Setup<P>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
     conduct: impl FnOnce(
@@ -261,7 +261,7 @@ fn conducted<E>(
         warnings,
         restored: matches!(origin, Origin::Snapshot),
         ready: ready.get(),
-        timeline: Timeline::new(&setup.plan, ledger, &diary, ended),
+        timeline: Timeline::new(setup.plan.entries(), ledger, &diary, ended),
     }
 }
 
@@ -287,9 +287,9 @@ struct NewMachine {
 }
 
 /// From a snapshot, if there is one that fits; else from the kernel.
-fn made(
+fn made<P: Planned>(
     host: &Host,
-    setup: &Setup,
+    setup: &Setup<P>,
     config: &Config,
     ledger: &Arc<Ledger>,
 ) -> Result<NewMachine, MachineError> {
@@ -326,7 +326,7 @@ fn made(
     let mut machine = Machine::new(host, config, ledger.clone())?;
     machine.expect_boot();
     if machine.kernel_apic() {
-        machine.trace_kvm(&setup.plan.cpus(Role::Isolated))?;
+        machine.trace_kvm(&setup.plan.guest().cpus(Role::Isolated))?;
         ledger.count_only();
         warnings.push(COUNTS_ONLY.to_owned());
     }
@@ -346,9 +346,9 @@ fn save(guest: &dyn Guest, place: &SnapshotPath) -> Result<(), String> {
     place.keep(written).map_err(|error| chain(&error))
 }
 
-fn start_and<E>(
+fn start_and<E, P: Planned>(
     machine: &mut Machine,
-    setup: &Setup,
+    setup: &Setup<P>,
     ledger: &Ledger,
     conduct: impl FnOnce(&mut Machine, LayoutOf<'_>, &Ledger) -> Result<E, Ended>,
 ) -> Result<E, Ended> {
@@ -359,7 +359,7 @@ fn start_and<E>(
     // While the guest boots, on a core that it may not need.
     let files = &setup.kernel;
     let image = Image::open(&files.kernel);
-    if setup.plan.stacks {
+    if setup.plan.guest().stacks {
         ledger
             .stacks()
             .of(Code::read(&files.kernel, &files.initramfs));

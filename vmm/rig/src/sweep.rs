@@ -10,7 +10,7 @@ use ipirig_sweep::judge::{Invariant, Violation};
 use ipirig_sweep::result::{SCHEMA_VERSION, Timing};
 use ipirig_sweep::{Outcome, PointResult, SweepResult};
 
-pub use crate::conductor::sweep::{SweepErrand, Swept};
+pub use crate::conductor::sweep::{SweepRequest, SweepRequestError, Swept};
 
 use crate::conductor::{self, Ended};
 use crate::run::{RunError, Setup, on_machine};
@@ -18,7 +18,7 @@ use crate::run::{RunError, Setup, on_machine};
 /// Most guests that may fail for other reasons than a point. What they did not come to is tried again.
 const FAILURES_MAX: usize = 3;
 
-/// Sweeps as `errand` says. `phase` hears of each phase as it begins, `tick` of each point.
+/// Sweeps as `request` says. `phase` hears of each phase as it begins, `tick` of each point.
 ///
 /// # Errors
 ///
@@ -27,7 +27,7 @@ const FAILURES_MAX: usize = 3;
 pub fn sweep(
     host: &Host,
     setup: &Setup,
-    errand: &SweepErrand,
+    request: &SweepRequest,
     phase: &dyn Fn(Phase),
     tick: &dyn Fn(&Swept),
 ) -> Result<SweepResult, RunError> {
@@ -44,7 +44,7 @@ pub fn sweep(
             |machine, start, layout, ledger, phase| {
                 conductor::sweep::sweep(
                     (machine, &setup.plan),
-                    errand,
+                    request,
                     start,
                     layout,
                     (ledger, phase),
@@ -97,12 +97,12 @@ pub fn sweep(
             break (false, Some(why), false);
         }
     };
-    Ok(conclude(swept, errand, started, (complete, why, skipped)))
+    Ok(conclude(swept, request, started, (complete, why, skipped)))
 }
 
 fn conclude(
     swept: Swept,
-    errand: &SweepErrand,
+    request: &SweepRequest,
     started: Instant,
     (complete, why, skipped): (bool, Option<String>, bool),
 ) -> SweepResult {
@@ -131,7 +131,7 @@ fn conclude(
         schema_version: SCHEMA_VERSION,
         verdict: verdict.to_owned(),
         why,
-        shard: errand.shard.to_string(),
+        shard: request.shard.to_string(),
         complete,
         kernel: version,
         paths,

@@ -5,18 +5,18 @@ use ipirig_abi::Role;
 
 use crate::cpu_list::CpuList;
 use crate::parameters::{PARAMETERS, Value, name};
-use crate::plan::Plan;
+use crate::plan::GuestPlan;
 use crate::scenario::Mode;
 
 /// The rig's part of the kernel command line for `plan`, with the user's part last so that it wins.
 #[must_use]
-pub fn command_line(plan: &Plan) -> String {
+pub fn command_line(plan: &GuestPlan) -> String {
     let isolated = plan.cpus(Role::Isolated);
     let others: Vec<usize> = (0..plan.roles.len())
         .filter(|cpu| !isolated.contains(cpu))
         .collect();
-    let replugged = plan.scenario.vcpus.isolated_in == Mode::Replugged;
-    let tasks = plan.scenario.vcpus.isolated_in.has_task();
+    let replugged = plan.isolated_in == Mode::Replugged;
+    let tasks = plan.isolated_in.has_task();
     let mut words: Vec<String> = PARAMETERS
         .iter()
         .filter(|(_, value)| !matches!(value, Value::NoTasks) || !tasks)
@@ -39,7 +39,7 @@ pub fn command_line(plan: &Plan) -> String {
 mod tests {
     use super::*;
     use crate::Scenario;
-    use crate::plan::Options;
+    use crate::plan::{Options, Plan};
 
     fn line(options: Options) -> String {
         let scenario = Scenario::find("static-key-flip").unwrap();

@@ -1,11 +1,12 @@
-//! From a scenario and the user's options to what one run does: roles, times, command line.
+//! From the user's options to a guest (roles, times, command line), and with a scenario to what one run does.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use ipirig_abi::{MAX_CPUS, Role};
 
 use crate::parameters::{self, NotOurs};
-use crate::{Kernel, Scenario};
+use crate::{EntryKind, Kernel, Mode, Scenario, Vcpus};
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
@@ -49,11 +50,57 @@ pub struct Options {
     pub isolation_only: bool,
 }
 
-/// What one run does.
+/// A plan of what a guest is taken through.
+pub trait Planned {
+    /// The guest.
+    fn guest(&self) -> &GuestPlan;
+    /// The entry kind that ends each window, in order.
+    fn entries(&self) -> &[EntryKind];
+}
+
+/// What one run of a scenario does. It is a plan of its guest as well, and has its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The scenario.
     pub scenario: Scenario,
+    /// The guest.
+    pub guest: GuestPlan,
+    /// The verdict is on isolation alone: whether deferred work was done need not be known. Never where
+    /// IPIs must be delivered, so that there is none.
+    pub isolation_only: bool,
+}
+
+impl Deref for Plan {
+    type Target = GuestPlan;
+
+    fn deref(&self) -> &GuestPlan {
+        &self.guest
+    }
+}
+
+impl DerefMut for Plan {
+    fn deref_mut(&mut self) -> &mut GuestPlan {
+        &mut self.guest
+    }
+}
+
+impl Planned for Plan {
+    fn guest(&self) -> &GuestPlan {
+        &self.guest
+    }
+
+    fn entries(&self) -> &[EntryKind] {
+        &self.scenario.entries
+    }
+}
+
+/// The guest of a run, whatever is done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestPlan {
+    /// The flavour of the reference kernel.
+    pub kernel: Kernel,
+    /// Where the isolated vCPUs are while the window is open.
+    pub isolated_in: Mode,
     /// Role of each vCPU, by number.
     pub roles: Vec<Role>,
     /// Whether the kernel is told to defer.
@@ -72,9 +119,6 @@ pub struct Plan {
     pub stacks: bool,
     /// The guest's kernel records its IPIs too, and the two records are compared.
     pub cross_check: bool,
-    /// The verdict is on isolation alone: whether deferred work was done need not be known. Never where
-    /// IPIs must be delivered, so that there is none.
-    pub isolation_only: bool,
 }
 
 /// How long each phase may take before the rig gives up and reports.
@@ -173,14 +217,37 @@ impl Plan {
     ///
     /// See [`PlanError`].
     pub fn new(mut scenario: Scenario, options: Options) -> Result<Self, PlanError> {
-        if let Some(kernel) = options.kernel {
-            scenario.kernel = kernel;
+        let isolation_only = options.isolation_only && !scenario.expect.delivered();
+        let guest = GuestPlan::new(&scenario.name, scenario.kernel, scenario.vcpus, options)?;
+        scenario.kernel = guest.kernel;
+        Ok(Self {
+            scenario,
+            guest,
+            isolation_only,
+        })
+    }
+}
+
+impl GuestPlan {
+    /// Fits what the user asked for to what `name` wants of a guest: a kernel and vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// See [`PlanError`].
+    pub fn new(
+        name: &str,
+        mut kernel: Kernel,
+        vcpus: Vcpus,
+        options: Options,
+    ) -> Result<Self, PlanError> {
+        if let Some(asked) = options.kernel {
+            kernel = asked;
         }
         // Every other one has what it reads.
-        if options.cross_check && scenario.kernel == Kernel::Fast {
-            scenario.kernel = Kernel::Tracing;
+        if options.cross_check && kernel == Kernel::Fast {
+            kernel = Kernel::Tracing;
         }
-        let roles = roles(&scenario, options.vcpus)?;
+        let roles = roles(name, vcpus, options.vcpus)?;
         if let Some(pin) = &options.pin
             && pin.len() != roles.len()
         {
@@ -189,7 +256,7 @@ impl Plan {
                 vcpus: roles.len(),
             });
         }
-        let memory_mib = options.memory_mib.unwrap_or(match scenario.kernel {
+        let memory_mib = options.memory_mib.unwrap_or(match kernel {
             _ if options.own_kernel => MEMORY_OWN_MIB,
             Kernel::Fast => MEMORY_REFERENCE_MIB,
             Kernel::Tracing | Kernel::Rt => MEMORY_TRACING_MIB,
@@ -217,8 +284,8 @@ impl Plan {
             timeouts.phase = timeouts.boot;
         }
         Ok(Self {
-            isolation_only: options.isolation_only && !scenario.expect.delivered(),
-            scenario,
+            kernel,
+            isolated_in: vcpus.isolated_in,
             roles,
             deferral: !options.no_deferral,
             pin: options.pin,
@@ -240,8 +307,7 @@ impl Plan {
 }
 
 /// The control vCPU first (the boot CPU can never be isolated), then housekeeping, then isolated.
-fn roles(scenario: &Scenario, asked: Option<usize>) -> Result<Vec<Role>, PlanError> {
-    let wanted = scenario.vcpus;
+fn roles(name: &str, wanted: Vcpus, asked: Option<usize>) -> Result<Vec<Role>, PlanError> {
     let by_scenario = 1 + wanted.housekeeping + wanted.isolated;
     let total = asked.unwrap_or(by_scenario);
     let least = 1 + wanted.isolated;
@@ -250,7 +316,7 @@ fn roles(scenario: &Scenario, asked: Option<usize>) -> Result<Vec<Role>, PlanErr
     }
     if total < least {
         return Err(PlanError::TooFew {
-            name: scenario.name.clone(),
+            name: name.to_owned(),
             asked: total,
             least,
             isolated: wanted.isolated,

@@ -215,9 +215,6 @@ pub(super) const KINDS: &[Kind] = &[
     ),
 ];
 
-/// In the place of a storm, where a command is observed: nothing. No scenario file can name it.
-pub const NONE: &Kind = &plain("none", "no storm", &[]);
-
 /// One command of a storm, and what must come of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {

@@ -91,7 +91,7 @@ pub struct Sent {
 
 /// What a point is judged against.
 #[derive(Clone, Copy, Debug)]
-pub struct Ground<'a> {
+pub struct JudgeContext<'a> {
     /// The kernel that ran.
     pub layout: &'a KernelLayout,
     /// How its page tables are set up.
@@ -103,7 +103,7 @@ pub struct Ground<'a> {
 /// Judges what `passage` says of `event` at `point`. `sent`: of an operation of the control vCPU.
 #[must_use]
 pub fn judge(
-    ground: &Ground<'_>,
+    ground: &JudgeContext<'_>,
     point: &PlannedPoint,
     event: EventName,
     passage: &Passage,
@@ -171,7 +171,11 @@ pub fn judge(
 
 /// In what the CPU was in another state at `point` than in the trace, whose instructions before it are taken
 /// for the CPU's own.
-fn came_otherwise(ground: &Ground<'_>, point: &PlannedPoint, passage: &Passage) -> Option<String> {
+fn came_otherwise(
+    ground: &JudgeContext<'_>,
+    point: &PlannedPoint,
+    passage: &Passage,
+) -> Option<String> {
     let (first, planned) = (passage.steps.first()?, ground.whole.steps.get(point.step)?);
     let state = |crossed: &Crossed| {
         let registers = &crossed.step.registers;
@@ -185,7 +189,7 @@ fn came_otherwise(ground: &Ground<'_>, point: &PlannedPoint, passage: &Passage) 
 
 /// A way along what a CPU executed.
 struct Walk<'a> {
-    ground: &'a Ground<'a>,
+    ground: &'a JudgeContext<'a>,
     decoder: Decoder,
     shadow: Shadow,
     /// The last RSP that was in vmalloc memory: in the task's stack, which is nobody's to unmap. The way
@@ -197,7 +201,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(ground: &'a Ground<'a>) -> Self {
+    fn new(ground: &'a JudgeContext<'a>) -> Self {
         Self {
             ground,
             decoder: Decoder::new(),
@@ -309,7 +313,7 @@ fn stale(paging: Paging) -> Shadow {
 }
 
 /// What is wrong with the CPU as it goes back to user space, or that it does not.
-fn end(ground: &Ground<'_>, passage: &Passage, violations: &mut Vec<Violation>) {
+fn end(ground: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Violation>) {
     let mut add = |rip, words: String| {
         violations.push(Violation {
             invariant: Invariant::BackInUser,

@@ -18,7 +18,7 @@ pub mod plan;
 pub mod result;
 pub mod sender;
 
-pub use judge::{Ground, Invariant, Outcome, Sent, Violation, judge};
+pub use judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 pub use merge::{MergeError, merge};
 pub use name::{EventName, PathName, PointName, Side};
 pub use plan::{PlannedPath, PlannedPoint, Shard};

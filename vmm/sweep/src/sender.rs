@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use ipirig_entry::passage::Passage;
 use ipirig_entry::{KernelLayout, Step, disassemble_at};
 
-use crate::judge::{Ground, Invariant, Outcome, Sent, Violation, judge};
+use crate::judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 use crate::name::{EventName, PathName, Side};
 use crate::plan::{PlannedPath, PlannedPoint, RSP};
 
@@ -166,7 +166,7 @@ fn function(layout: &KernelLayout, rip: u64) -> (&str, u64) {
 /// `changes` something after that has caught up too early.
 #[must_use]
 pub fn judge_sender(
-    ground: &Ground<'_>,
+    ground: &JudgeContext<'_>,
     (at, changes): (&PlannedPoint, bool),
     stand: &PlannedPoint,
     passage: &Passage,

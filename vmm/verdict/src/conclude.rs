@@ -7,7 +7,7 @@ use ipirig_evidence::{Evidence, chain};
 use ipirig_machine::MachineError;
 use ipirig_rig::conductor::Ended;
 use ipirig_rig::run::{Conducted, Outcome, Setup};
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::plan::{Plan, Planned};
 
 use crate::check::{Check, RUN, Verdict};
 use crate::checks::judge;
@@ -17,9 +17,12 @@ use crate::result::{KernelInfo, MachineInfo, RunResult, seconds};
 #[must_use]
 pub fn conclude(setup: &Setup, outcome: Outcome<Evidence>) -> RunResult {
     let plan = &setup.plan;
-    finish(setup, outcome, |evidence, kernel, _| {
-        of_scenario(plan, evidence, kernel)
-    })
+    finish(
+        setup,
+        outcome,
+        |evidence, kernel, _| of_scenario(plan, evidence, kernel),
+        |verdict, why| not_run(plan, verdict, why),
+    )
 }
 
 /// The result of a run for which the host lacks something, or that failed before it began.
@@ -28,13 +31,15 @@ pub fn not_run(plan: &Plan, verdict: Verdict, why: &dyn Error) -> RunResult {
     RunResult::new(plan, vec![Check::new(RUN, verdict, chain(why))])
 }
 
-/// What `judged` makes of what was seen, with all that is the same for every run.
-pub fn finish<E>(
-    setup: &Setup,
+/// What `judged` makes of what was seen, or `not_made` of that there was no machine, with all that is the
+/// same for every run.
+pub fn finish<E, P: Planned>(
+    setup: &Setup<P>,
     outcome: Outcome<E>,
     judged: impl FnOnce(Result<E, Ended>, KernelInfo, &Ledger) -> RunResult,
+    not_made: impl FnOnce(Verdict, &dyn Error) -> RunResult,
 ) -> RunResult {
-    let plan = &setup.plan;
+    let plan = setup.plan.guest();
     let mut result = match outcome.course {
         Ok(conducted) => {
             let Conducted {
@@ -64,7 +69,7 @@ pub fn finish<E>(
             result.timeline = timeline;
             result
         }
-        Err(error) => not_run(plan, without_machine(&error), &error),
+        Err(error) => not_made(without_machine(&error), &error),
     };
     result.host = Some(outcome.host);
     result.timing.total_s = seconds(outcome.total);

@@ -16,7 +16,7 @@ use ipirig_evidence::timeline::Timeline;
 use ipirig_evidence::vectors::Kind;
 use ipirig_machine::HostFacts;
 use ipirig_rig::run::KernelFiles;
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::plan::{GuestPlan, Plan};
 use ipirig_scenario::role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -177,18 +177,28 @@ impl RunResult {
     #[must_use]
     pub fn new(plan: &Plan, checks: Vec<Check>) -> Self {
         let scenario = &plan.scenario;
+        let info = ScenarioInfo {
+            name: scenario.name.clone(),
+            group: scenario.group.clone(),
+            storm: scenario.storm.to_string(),
+            operations: scenario.storm.operations() * scenario.entries.len() as u64,
+            deferral: plan.deferral,
+            must_deliver: scenario.expect.delivered(),
+        };
         Self {
-            verdict: overall(plan, &checks),
             isolation_only: plan.isolation_only,
+            ..Self::of(info, overall(plan, &checks), checks)
+        }
+    }
+
+    /// The result with this verdict of what `scenario` says was run.
+    #[must_use]
+    pub fn of(scenario: ScenarioInfo, verdict: Verdict, checks: Vec<Check>) -> Self {
+        Self {
+            verdict,
+            isolation_only: false,
             may_skip: false,
-            scenario: ScenarioInfo {
-                name: scenario.name.clone(),
-                group: scenario.group.clone(),
-                storm: scenario.storm.to_string(),
-                operations: scenario.storm.operations() * scenario.entries.len() as u64,
-                deferral: plan.deferral,
-                must_deliver: scenario.expect.delivered(),
-            },
+            scenario,
             checks,
             vcpus: Vec::new(),
             entries: Vec::new(),
@@ -205,7 +215,7 @@ impl RunResult {
 
     /// Adds what the conductor saw.
     #[must_use]
-    pub fn with_evidence(mut self, plan: &Plan, evidence: &Evidence) -> Self {
+    pub fn with_evidence(mut self, plan: &GuestPlan, evidence: &Evidence) -> Self {
         self.vcpus = vcpus(plan, evidence);
         self.blame.clone_from(&evidence.blame);
         self.cross_check = ipirig_crosscheck::compare(plan, evidence).and_then(Result::ok);
@@ -247,7 +257,7 @@ pub fn seconds_of_ns(nanoseconds: u64) -> f64 {
     seconds(Duration::from_nanos(nanoseconds))
 }
 
-fn vcpus(plan: &Plan, evidence: &Evidence) -> Vec<Vcpu> {
+fn vcpus(plan: &GuestPlan, evidence: &Evidence) -> Vec<Vcpu> {
     let counters = match (&evidence.before.counters, &evidence.after.counters) {
         (Ok(Some(before)), Ok(Some(after))) => Some((before, after)),
         _ => None,

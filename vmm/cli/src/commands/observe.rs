@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ipirig_document::ObservationDocument;
-use ipirig_observation::{Report, conclude};
+use ipirig_observation::{Report, conclude, not_begun};
 use ipirig_report::observation::render;
-use ipirig_rig::observe::files::{self, Extra};
-use ipirig_rig::observe::{ObservationPlan, load, observe as observe_on, plan};
+use ipirig_rig::observe::{ObservationPlan, guest, load, observe as observe_on};
+use ipirig_scenario::guest_files::{self as files, Extra};
 use ipirig_verdict::exit::{Code, host_verdict};
-use ipirig_verdict::not_run;
 
 use super::check_interrupt;
 use super::host::host;
@@ -31,7 +30,8 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     if initramfs.is_none() || tree.is_some() || stock.is_some() {
         load::check(&args.command).map_err(Failure::usage)?;
     }
-    let plan = plan(usize::from(args.isolated), options(&args.options)).map_err(Failure::usage)?;
+    let guest =
+        guest(usize::from(args.isolated), options(&args.options)).map_err(Failure::usage)?;
     check_files(&args.options)?;
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;
@@ -40,7 +40,8 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         .file
         .iter()
         .map(|file| files::read(&Extra::from(file.as_str())));
-    let request = ObservationPlan {
+    let plan = ObservationPlan {
+        guest,
         command: args.command,
         files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
         limit: Duration::from_secs(args.limit),
@@ -52,7 +53,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     let host = match host() {
         Ok(host) => host,
         Err(error) => {
-            let report = Report::without(not_run(&plan, host_verdict(error), error));
+            let report = not_begun(&plan, host_verdict(error), error);
             let code = publish(&report, json.as_deref())?;
             if let Some(advice) = error.advice() {
                 say(&format!("hint: {advice}\n"));
@@ -61,14 +62,14 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         }
     };
     let progress = Progress::new(args.options.console);
-    let kernel = kernel_files(&args.options, plan.scenario.kernel, &progress)?;
+    let kernel = kernel_files(&args.options, plan.guest.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
-    let outcome = observe_on(host, &setup, &request, &|phase| {
+    let outcome = observe_on(host, &setup, &|phase| {
         progress.stage(&phase.to_string());
     });
     progress.finish();
-    let report = conclude(&setup, &request, outcome?);
+    let report = conclude(&setup, outcome?);
     if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
         write_file(path, &observation.command.output).map_err(Failure::usage)?;
     }

@@ -13,9 +13,9 @@ use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
 use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
-use ipirig_rig::snapshots::Snapshots;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
+use ipirig_snapshots::Snapshots;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
@@ -188,7 +188,7 @@ pub(super) fn check_files(args: &RunOptions) -> Result<(), Failure> {
 }
 
 /// What a run needs besides a host.
-pub(super) fn setup(plan: Plan, kernel: KernelFiles, args: RunOptions) -> Setup {
+pub(super) fn setup<P>(plan: P, kernel: KernelFiles, args: RunOptions) -> Setup<P> {
     Setup {
         plan,
         kernel,

@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use ipirig_report::sweep::{html, junit, ktap, view};
-use ipirig_rig::sweep::{SweepErrand, Swept, sweep as sweep_on};
+use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
+use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::Plan;
-use ipirig_scenario::{EntryKind, Scenario};
-use ipirig_sweep::{EventName, PathName, PointName, Sender, Side, SweepResult, merge as merge_all};
+use ipirig_sweep::{PointName, SweepResult, merge as merge_all};
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
@@ -24,14 +25,11 @@ use crate::progress::Progress;
 
 /// The scenario whose guest is swept.
 const SCENARIO: &str = "entry-matrix";
-/// Why there is nothing to be swept.
-const NO_POINTS: &str =
-    "`entry` is the event of the paths sender-flip and sender-vunmap, and they have no other";
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
-    let errand = errand(&args)?;
+    let request = request(&args)?;
     let scenario = Scenario::find(SCENARIO).map_err(Failure::usage)?;
     let wanted = wanted(
         &args.reports,
@@ -63,7 +61,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
     let result = sweep_on(
         host,
         &setup,
-        &errand,
+        &request,
         &|phase| progress.stage(&phase.to_string()),
         &tick,
     )?;
@@ -139,126 +137,25 @@ fn how_far(swept: &Swept) -> String {
     format!("{done} of {planned} points, {rate:.1} a second, {left:.0} s left")
 }
 
-fn errand(args: &SweepArgs) -> Result<SweepErrand, Failure> {
+fn request(args: &SweepArgs) -> Result<SweepRequest, Failure> {
     let shard = args.shard.parse().map_err(Failure::usage)?;
     if let Some(point) = &args.point {
         let point: PointName = point.parse().map_err(Failure::usage)?;
-        let sender = Sender::find(&point.path);
-        if sender.is_some() != point.event.is_of_sender() {
-            return Err(Failure::usage(anyhow!(NO_POINTS)));
-        }
-        return Ok(SweepErrand {
-            paths: match sender {
-                Some(_) => vec![],
-                None => vec![path(&point.path)?],
-            },
-            senders: sender.into_iter().collect(),
-            events: vec![point.event],
-            only: Some(point),
-            shard,
-            earlier: None,
-        });
+        return SweepRequest::of_point(point, shard).map_err(Failure::usage);
     }
     let earlier = args.resume.as_deref().map(read).transpose()?;
-    let mut senders = Vec::new();
-    let paths = if args.paths.is_empty() {
-        senders.extend(Sender::ALL);
-        let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
-        // Those that not every host has only by name.
-        EntryKind::ALL
-            .into_iter()
-            .filter(|entry| !entry.depends_on_cpu())
-            .flat_map(sides)
-            .collect()
-    } else {
-        let mut paths = Vec::new();
-        for name in &args.paths {
-            let name: PathName = name.parse().map_err(Failure::usage)?;
-            match Sender::find(&name) {
-                Some(sender) => senders.push(sender),
-                None => paths.push(path(&name)?),
-            }
-        }
-        paths
-    };
-    let events: Vec<EventName> = if args.event.is_empty() {
-        EventName::ALL.to_vec()
-    } else {
-        let find = |name: &String| name.parse().map_err(Failure::usage);
-        args.event.iter().map(find).collect::<Result<_, _>>()?
-    };
-    let applies = |event: &EventName| match event.is_of_sender() {
-        true => !senders.is_empty(),
-        false => !paths.is_empty(),
-    };
-    if !events.iter().any(applies) {
-        return Err(Failure::usage(anyhow!(NO_POINTS)));
-    }
-    Ok(SweepErrand {
-        paths,
-        senders,
-        events,
-        only: None,
-        shard,
+    let request = SweepRequest::of(&parsed(&args.paths)?, &parsed(&args.event)?, shard)
+        .map_err(Failure::usage)?;
+    Ok(SweepRequest {
         earlier: earlier.map(Box::new),
+        ..request
     })
 }
 
-fn path(name: &PathName) -> Result<(EntryKind, Side), Failure> {
-    let entry = EntryKind::find(&name.entry).ok_or_else(|| {
-        let all = EntryKind::ALL.map(EntryKind::name).join(", ");
-        Failure::usage(anyhow!(
-            "no path is called `{name}`; the entry kinds are {all}, each with or without -exit; and there are sender-flip and \
-             sender-vunmap"
-        ))
-    })?;
-    Ok((entry, name.side))
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::args::{Args, Command};
-
-    /// Paths, senders and events of an errand.
-    type Parts = (Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>);
-
-    /// The errand that these arguments are; none if they are refused.
-    fn errand_of(words: &str) -> Option<Parts> {
-        let words = ["ipirig", "sweep"].into_iter().chain(words.split(' '));
-        let Command::Sweep(args) = Args::try_parse_from(words).ok()?.command else {
-            return None;
-        };
-        let errand = errand(&args).ok()?;
-        Some((errand.paths, errand.senders, errand.events))
-    }
-
-    #[test]
-    fn a_senders_path_is_swept_with_the_senders_event_and_no_other() {
-        let syscall = (EntryKind::Syscall, Side::In);
-        let (nmi, entry) = (EventName::Nmi, EventName::Entry);
-        assert_eq!(
-            errand_of("sender-flip syscall --event nmi,entry"),
-            Some((vec![syscall], vec![Sender::Flip], vec![nmi, entry]))
-        );
-        assert_eq!(
-            errand_of("--point entry@sender-vunmap+3"),
-            Some((vec![], vec![Sender::Vunmap], vec![entry]))
-        );
-        assert_eq!(
-            errand_of("--point nmi@syscall+3"),
-            Some((vec![syscall], vec![], vec![nmi]))
-        );
-        for words in [
-            "sender-flip --event nmi",
-            "syscall --event entry",
-            "--point entry@syscall+3",
-            "--point nmi@sender-flip+3",
-            "--point entry@sender-nothing+3",
-        ] {
-            assert_eq!(errand_of(words), None, "{words}");
-        }
-    }
+/// The names in words of the command line.
+fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    words: &[String],
+) -> Result<Vec<T>, Failure> {
+    let parse = |word: &String| word.parse().map_err(Failure::usage);
+    words.iter().map(parse).collect()
 }

@@ -1,10 +1,7 @@
 //! An observation of a guest that follows a script.
 
-use std::time::Duration;
-
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
-use ipirig_rig::conductor::fake::{self, Observing, Script};
-use ipirig_rig::observe::ObservationPlan;
+use ipirig_rig::conductor::fake::{self, Observing, Script, observation_plan};
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::result::{KernelInfo, MachineInfo};
 
@@ -12,13 +9,6 @@ use super::*;
 
 /// Three IPIs to the isolated vCPU, and a tick.
 fn observed() -> Report {
-    let request = ObservationPlan {
-        command: vec!["load".to_owned(), "fork".to_owned()],
-        files: vec![],
-        limit: Duration::from_millis(10),
-        any_exit_code: false,
-        max_ipis: None,
-    };
     let script = Script {
         command_operations: 1,
         ipis_per_operation: 3,
@@ -30,7 +20,7 @@ fn observed() -> Report {
         outcome,
         ledger,
         ..
-    } = fake::observe(&request, script);
+    } = fake::observe(&observation_plan(), script);
     let files = KernelFiles {
         kernel: "k".into(),
         initramfs: "i".into(),
@@ -38,7 +28,7 @@ fn observed() -> Report {
         series: None,
     };
     let kernel = KernelInfo::new(&files, "");
-    let mut report = Report::new(&plan, &request, outcome, kernel, &ledger);
+    let mut report = Report::new(&plan, outcome, kernel, &ledger);
     report.run.machine = Some(MachineInfo {
         apic: "x2apic".into(),
         cores: vec![0, 1, 1],

@@ -45,7 +45,7 @@ impl Conductor<'_> {
         self.ledger.hold().before(nth);
         let mut entered = false;
         let mut reports = Vec::new();
-        for (number, part) in self.plan.scenario.storm.parts().into_iter().enumerate() {
+        for (number, part) in self.parts().into_iter().enumerate() {
             let doing = Doing::Storm { part: number };
             self.ledger.journal().begin(doing, clock::now());
             let args = self.args(&part);

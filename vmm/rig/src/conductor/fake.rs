@@ -18,8 +18,8 @@ use ipirig_entry::Began;
 use ipirig_evidence::ledger::{Delivery, Ledger, Write};
 use ipirig_evidence::vectors::Kind;
 use ipirig_machine::WatchEvent;
-use ipirig_scenario::plan::Plan;
-use ipirig_scenario::{EntryKind, Trigger};
+use ipirig_scenario::plan::{GuestPlan, Plan};
+use ipirig_scenario::{EntryKind, Scenario, Trigger};
 
 use super::fake_trace::{FakeClock, FakeTrace};
 use super::{NOT_PRODUCED, fake_kernel};
@@ -28,7 +28,7 @@ mod guest;
 mod runs;
 pub(super) mod script;
 
-pub use runs::{Observing, evidence, observe, plan, traced};
+pub use runs::{Observing, evidence, observation_plan, observe, plan, traced};
 pub use script::{Counting, Debugging, Moment, Script};
 
 /// The guest.
@@ -36,7 +36,8 @@ pub use script::{Counting, Debugging, Moment, Script};
 pub struct Fake<'a> {
     mailbox: Box<Mailbox>,
     ledger: &'a Ledger,
-    plan: &'a Plan,
+    plan: &'a GuestPlan,
+    scenario: Option<&'a Scenario>,
     script: Script,
     stormed: Cell<bool>,
     key: u64,
@@ -65,14 +66,23 @@ pub struct Fake<'a> {
 }
 
 impl<'a> Fake<'a> {
-    /// A guest that has not booted yet.
+    /// A guest for a scenario, that has not booted yet.
     pub fn new(plan: &'a Plan, ledger: &'a Ledger, script: Script) -> Self {
+        Self {
+            scenario: Some(&plan.scenario),
+            ..Self::of(&plan.guest, ledger, script)
+        }
+    }
+
+    /// A guest for a command.
+    pub fn of(plan: &'a GuestPlan, ledger: &'a Ledger, script: Script) -> Self {
         let (armed_timers, in_handler) = (script.armed_timers, script.in_handler);
         let rests = Cell::new(script.heart_rests);
         Self {
             mailbox: mailbox(),
             ledger,
             plan,
+            scenario: None,
             script,
             stormed: Cell::new(false),
             key: 0,
@@ -154,7 +164,7 @@ impl<'a> Fake<'a> {
             kind,
             ipi,
             user,
-            idle: ipi && self.plan.scenario.vcpus.isolated_in.idles(),
+            idle: ipi && self.plan.isolated_in.idles(),
         });
     }
 
@@ -172,7 +182,7 @@ impl<'a> Fake<'a> {
             chain: None,
         });
         for &cpu in cpus {
-            let mode = self.plan.scenario.vcpus.isolated_in;
+            let mode = self.plan.isolated_in;
             let user = user && mode.has_task() && !self.staying.borrow().contains(&cpu);
             self.deliver(cpu, 0xfc, true, user && self.isolated().contains(&cpu));
             self.handle(cpu);
@@ -354,9 +364,11 @@ impl<'a> Fake<'a> {
                     || role == Role::Housekeeping && counting == Counting::Everywhere)
                 && (self.script.ipis_per_operation == 0 || counting == Counting::BeforeTasks)
                 && counting != Counting::NothingDeferred;
-            let storm = self.plan.scenario.storm;
-            let all = storm.operations * self.plan.scenario.entries.len() as u64;
-            let (words, tlb) = match (counted, storm.kind.name) {
+            let (storm, all) = self.scenario.map_or(("", 0), |scenario| {
+                let (storm, windows) = (scenario.storm, scenario.entries.len() as u64);
+                (storm.kind.name, storm.operations * windows)
+            });
+            let (words, tlb) = match (counted, storm) {
                 (false, _) => (0, 0),
                 (true, "static-key-flip") => (3 * all, 0),
                 (true, "vunmap") => (0, all),

@@ -19,7 +19,7 @@ impl Conductor<'_> {
     /// Has the handlers of call-function IPIs followed on isolated vCPUs, or no more, where the scenario
     /// wants that and the host can.
     pub(super) fn follow_handlers(&mut self, follow: bool) -> Result<(), Ended> {
-        if !self.plan.scenario.expect.handlers || self.guest.cannot_stop().is_some() {
+        if !self.follows_handlers() || self.guest.cannot_stop().is_some() {
             return Ok(());
         }
         let vectors: &[u8] = if follow { &CALL_FUNCTION } else { &[] };
@@ -41,7 +41,7 @@ impl Conductor<'_> {
     /// Takes over what was followed while the storm's part of this number ran. The last handler may be on
     /// its way back when the sender has been told that it is done.
     pub(super) fn take_handled(&mut self, part: usize) -> Result<(), Ended> {
-        if !self.plan.scenario.expect.handlers || self.guest.cannot_stop().is_some() {
+        if !self.follows_handlers() || self.guest.cannot_stop().is_some() {
             return Ok(());
         }
         let senders = self.plan.cpus(Role::Control);

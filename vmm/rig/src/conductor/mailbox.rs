@@ -44,7 +44,7 @@ impl Conductor<'_> {
             Phase::Prepare => timeouts.prepare,
             Phase::Observe => timeouts.phase + self.limit,
             // The sender waits for handlers that are stepped.
-            Phase::Storm if self.plan.scenario.expect.handlers => timeouts.phase * 2,
+            Phase::Storm if self.follows_handlers() => timeouts.phase * 2,
             _ => timeouts.phase,
         }
     }

@@ -37,12 +37,14 @@ use ipirig_evidence::{
 use ipirig_machine::{StopReason, Wakeup};
 
 pub use guest::{Failure, Guest, VcpuSample};
-pub use observe::{CommandEnd, GuestFile, Observed, Workload, observe};
+pub use ipirig_scenario::guest_files::GuestFile;
+pub use observe::{CommandEnd, Observed, Workload, observe};
 
 use ipirig_evidence::guest_text::{self, Counters};
 use ipirig_evidence::ledger::changes::Watched;
 use ipirig_evidence::ledger::{Ledger, LedgerCounts};
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::plan::{GuestPlan, Plan};
+use ipirig_scenario::{Part, Scenario};
 
 use mailbox::agent_state;
 
@@ -194,12 +196,14 @@ pub fn conduct(
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Evidence, Ended> {
-    Conductor::new(guest, plan, ledger, phase).run(start, layout)
+    Conductor::new(guest, plan, ledger, phase).run(&plan.scenario, start, layout)
 }
 
 struct Conductor<'a> {
     guest: &'a mut dyn Guest,
-    plan: &'a Plan,
+    plan: &'a GuestPlan,
+    /// What is provoked; `None` where a command is observed.
+    scenario: Option<&'a Scenario>,
     ledger: &'a Ledger,
     announce: &'a dyn Fn(Phase),
     isolated: Vec<usize>,
@@ -237,9 +241,23 @@ struct Booted {
 }
 
 impl<'a> Conductor<'a> {
+    /// Of a scenario's run.
     fn new(
         guest: &'a mut dyn Guest,
         plan: &'a Plan,
+        ledger: &'a Ledger,
+        announce: &'a dyn Fn(Phase),
+    ) -> Self {
+        Self {
+            scenario: Some(&plan.scenario),
+            ..Self::of(guest, &plan.guest, ledger, announce)
+        }
+    }
+
+    /// Of a guest in which nothing is provoked by us.
+    fn of(
+        guest: &'a mut dyn Guest,
+        plan: &'a GuestPlan,
         ledger: &'a Ledger,
         announce: &'a dyn Fn(Phase),
     ) -> Self {
@@ -248,6 +266,7 @@ impl<'a> Conductor<'a> {
         Self {
             guest,
             plan,
+            scenario: None,
             ledger,
             announce,
             isolated,
@@ -264,7 +283,12 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn run(mut self, start: Start<'_>, layout: LayoutOf<'_>) -> Result<Evidence, Ended> {
+    fn run(
+        mut self,
+        scenario: &Scenario,
+        start: Start<'_>,
+        layout: LayoutOf<'_>,
+    ) -> Result<Evidence, Ended> {
         let booted = self.boot(start, layout)?;
         if let Ok(layout) = &booted.layout {
             self.watch(layout)?;
@@ -272,7 +296,6 @@ impl<'a> Conductor<'a> {
 
         let mut windows = Vec::new();
         let mut window = Duration::ZERO;
-        let scenario = &self.plan.scenario;
         for &nth in &scenario.enter_before {
             let (seen, open) = self.entered_window(nth)?;
             windows.push(seen);
@@ -280,7 +303,8 @@ impl<'a> Conductor<'a> {
         }
         let entries = scenario.entries.iter();
         for &entry in entries.filter(|_| scenario.enter_before.is_empty()) {
-            let (seen, open) = self.window(entry, booted.module, booted.layout.is_ok())?;
+            let (seen, open) =
+                self.window(scenario, entry, booted.module, booted.layout.is_ok())?;
             windows.push(seen);
             window += open;
         }
@@ -341,7 +365,9 @@ impl<'a> Conductor<'a> {
         self.machine(|guest| guest.catch_up())?;
         let ledger = self.ledger.counts();
         let tracing = self.read_trace()?;
-        let wanted = !self.plan.scenario.expect.by_cause.is_empty();
+        let wanted = self
+            .scenario
+            .is_some_and(|scenario| !scenario.expect.by_cause.is_empty());
         let sequence = wanted.then(|| Sequence {
             details: self.ledger.details().iter().copied().collect(),
             sightings: self.ledger.changes().sightings(),
@@ -362,6 +388,18 @@ impl<'a> Conductor<'a> {
             tracing,
             sequence,
         })
+    }
+
+    /// What the storm consists of; nothing where there is none.
+    fn parts(&self) -> Vec<Part> {
+        self.scenario
+            .map_or_else(Vec::new, |scenario| scenario.storm.parts())
+    }
+
+    /// Whether what isolated vCPUs execute for each IPI is followed.
+    fn follows_handlers(&self) -> bool {
+        self.scenario
+            .is_some_and(|scenario| scenario.expect.handlers)
     }
 
     /// Has the machine do something.
@@ -397,7 +435,7 @@ impl<'a> Conductor<'a> {
         let vmalloc = layout
             .as_ref()
             .map_or(KernelLayout::VMALLOC, |layout| layout.vmalloc.clone());
-        if !self.plan.scenario.vcpus.isolated_in.has_task() {
+        if !self.plan.isolated_in.has_task() {
             return Ok(None);
         }
         let cpu = self.isolated.first().copied().unwrap_or_default();
@@ -417,8 +455,10 @@ impl<'a> Conductor<'a> {
             1 => true,
             other => return Err(self.protocol(format!("module = {other}"))),
         };
-        if self.plan.scenario.storm.needs_module() && !module {
-            let name = &self.plan.scenario.name;
+        if let Some(Scenario { name, storm, .. }) = self.scenario
+            && storm.needs_module()
+            && !module
+        {
             return Err(Ended::Lacking {
                 what: format!(
                     "{name} needs the module ipirig.ko, which this guest's initramfs does not \

@@ -7,7 +7,8 @@ use ipirig_abi::{Command, Ending, TEXT_LEN};
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock;
 use ipirig_scenario::EntryKind;
-use ipirig_scenario::plan::Plan;
+use ipirig_scenario::guest_files::GuestFile;
+use ipirig_scenario::plan::GuestPlan;
 
 use super::{Conductor, Ended, Evidence, Guest, LayoutOf, Phase, Start};
 
@@ -40,17 +41,6 @@ pub struct CommandEnd {
     pub output: Vec<u8>,
 }
 
-/// A file that the guest is to have besides those of its initramfs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestFile {
-    /// Where, below the root: at most [`TEXT_LEN`]`/ 2` bytes.
-    pub path: String,
-    /// Its permissions.
-    pub mode: u32,
-    /// What is in it.
-    pub content: Vec<u8>,
-}
-
 /// What the guest is to do while it is observed.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload<'a> {
@@ -69,14 +59,14 @@ pub struct Workload<'a> {
 /// See [`Ended`].
 pub fn observe(
     guest: &mut dyn Guest,
-    plan: &Plan,
+    plan: &GuestPlan,
     workload: Workload<'_>,
     start: Start<'_>,
     layout: LayoutOf<'_>,
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Observed, Ended> {
-    let mut conductor = Conductor::new(guest, plan, ledger, phase);
+    let mut conductor = Conductor::of(guest, plan, ledger, phase);
     conductor.limit = workload.limit;
     conductor.observe(workload, start, layout)
 }

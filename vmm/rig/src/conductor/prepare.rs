@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipirig_abi::{Command, Role, StormKind, TRACED_FUNCTION};
 use ipirig_entry::KernelLayout;
 use ipirig_image::{Site, SiteKind};
-use ipirig_scenario::{Mode, Part};
+use ipirig_scenario::{Mode, Part, Vcpus};
 
 use super::{Conductor, Ended};
 
@@ -21,32 +21,37 @@ const BEFORE_FENTRY: u64 = 4;
 impl Conductor<'_> {
     /// Finds what the storm's kind must be told of this kernel, and has the guest make ready.
     pub(super) fn prepare(&mut self, layout: &Layout) -> Result<(), Ended> {
-        let storm = self.plan.scenario.storm;
+        let storm = self.scenario.map(|scenario| scenario.storm);
+        let consists_of = |kind| storm.is_some_and(|storm| storm.consists_of(kind));
         let traced = || layout.as_ref().ok().and_then(|it| traced_function(it));
-        if storm.consists_of(StormKind::EntryTextPoke) {
+        if consists_of(StormKind::EntryTextPoke) {
             self.target = self.entry_text_poke(layout)?;
-        } else if storm.consists_of(StormKind::Ftrace) {
+        } else if consists_of(StormKind::Ftrace) {
             self.target = traced().map_or(0, |function| function.number);
-        } else if storm.consists_of(StormKind::Kprobe) {
+        } else if consists_of(StormKind::Kprobe) {
             self.target = traced().map_or(0, |function| function.after_call);
         }
-        let spaces = self.plan.scenario.vcpus.address_spaces;
-        if spaces > 0 {
+        let vcpus = self.scenario.map(|scenario| scenario.vcpus);
+        if let Some(Vcpus {
+            address_spaces: spaces @ 1..,
+            ..
+        }) = vcpus
+        {
             for cpu in self.isolated.clone() {
                 self.command(Command::AddressSpaces, [cpu as u64, spaces, 0, 0])?;
             }
         }
-        if self.plan.scenario.vcpus.housekeeping_in_user {
+        if vcpus.is_some_and(|vcpus| vcpus.housekeeping_in_user) {
             for cpu in self.plan.cpus(Role::Housekeeping) {
                 self.command(Command::Occupy, [cpu as u64, 0, 0, 0])?;
             }
         }
-        if self.plan.scenario.vcpus.isolated_in == Mode::Replugged {
+        if self.plan.isolated_in == Mode::Replugged {
             for cpu in self.isolated.clone() {
                 self.command(Command::Replug, [cpu as u64, 0, 0, 0])?;
             }
         }
-        for part in storm.parts() {
+        for part in self.parts() {
             if part.command == Command::Storm {
                 self.command(Command::Prepare, self.args(&part))?;
             }

@@ -55,7 +55,7 @@ impl Conductor<'_> {
     /// Whether each isolated vCPU is in user space and has turned its loop since `beats`; one without
     /// a task, whether it is in the kernel.
     fn all_spin(&mut self, beats: &[u64]) -> Result<bool, Ended> {
-        let task = self.plan.scenario.vcpus.isolated_in.has_task();
+        let task = self.plan.isolated_in.has_task();
         for (cpu, &before) in self.isolated.clone().into_iter().zip(beats) {
             if !task {
                 if self.sample(cpu)?.cpl == USER {

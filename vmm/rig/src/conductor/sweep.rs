@@ -1,6 +1,7 @@
 //! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
 //! instruction. It does not judge; `ipirig-sweep` does.
 
+mod request;
 mod sender;
 mod waits;
 mod ways;
@@ -17,9 +18,11 @@ use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
-    EventName, Ground, Outcome, PathResult, PlannedPath, PlannedPoint, PointName, PointResult,
-    Sender, Sent, Shard, Side, Status, SweepResult, judge,
+    EventName, JudgeContext, Outcome, PathResult, PlannedPath, PlannedPoint, PointName,
+    PointResult, Sender, Sent, Status, judge,
 };
+
+pub use request::{SweepRequest, SweepRequestError};
 
 use super::mailbox::post_order;
 use super::{Conductor, Ended, LayoutOf, Start};
@@ -32,23 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SENDER: Duration = Duration::from_secs(10);
 /// Pages of the one allocation that an operation frees.
 const PAGES: u64 = 1;
-
-/// What is to be swept.
-#[derive(Clone, Debug)]
-pub struct SweepErrand {
-    /// The paths, in order.
-    pub paths: Vec<(EntryKind, Side)>,
-    /// The operations whose sender is looked at, in order.
-    pub senders: Vec<Sender>,
-    /// The events.
-    pub events: Vec<EventName>,
-    /// Only this point.
-    pub only: Option<PointName>,
-    /// Which part of the points.
-    pub shard: Shard,
-    /// What an earlier sweep of the same kernel came to. Its points are not visited again, but for errors.
-    pub earlier: Option<Box<SweepResult>>,
-}
 
 /// How far a sweep has come. It survives the guest.
 #[derive(Debug, Default)]
@@ -77,7 +63,7 @@ pub struct Swept {
 /// See [`Ended`]. What was visited by then is in `swept`.
 pub fn sweep(
     (machine, plan): (&mut Machine, &Plan),
-    errand: &SweepErrand,
+    request: &SweepRequest,
     start: Start<'_>,
     layout: LayoutOf<'_>,
     (ledger, phase): (&Ledger, &dyn Fn(Phase)),
@@ -108,7 +94,7 @@ pub fn sweep(
         checkpoint,
         seq,
     };
-    sweep.all(errand, swept, tick)
+    sweep.all(request, swept, tick)
 }
 
 /// A guest that can be put back.
@@ -154,14 +140,14 @@ impl<'w> Scene<'w> {
 impl Sweep<'_, '_> {
     fn all(
         &mut self,
-        errand: &SweepErrand,
+        request: &SweepRequest,
         swept: &mut Swept,
         tick: &dyn Fn(&Swept),
     ) -> Result<(), Ended> {
-        let ways = self.ways(errand, swept)?;
-        let senders = self.senders(errand, swept)?;
+        let ways = self.ways(request, swept)?;
+        let senders = self.senders(request, swept)?;
         let mut planned = Vec::new();
-        for &event in &errand.events {
+        for &event in &request.events {
             let of_target = ways.iter().filter(|_| !event.is_of_sender());
             let of_sender = senders.iter().filter(|_| event.is_of_sender());
             let scenes = of_target
@@ -182,13 +168,13 @@ impl Sweep<'_, '_> {
                 };
                 (scene, point, name)
             })
-            .filter(|(_, _, name)| errand.only.as_ref().is_none_or(|only| only == name))
+            .filter(|(_, _, name)| request.only.as_ref().is_none_or(|only| only == name))
             .enumerate()
-            .filter(|(number, _)| errand.shard.has(*number))
+            .filter(|(number, _)| request.shard.has(*number))
             .map(|(_, point)| point)
             .collect();
         swept.planned = wanted.len();
-        if let Some(earlier) = errand
+        if let Some(earlier) = request
             .earlier
             .as_deref()
             .filter(|_| swept.points.is_empty())
@@ -265,7 +251,7 @@ impl Sweep<'_, '_> {
             let why = "the CPU did not come there, or not back, in time".to_owned();
             return Ok((Outcome::Error(why), None));
         };
-        let ground = Ground {
+        let ground = JudgeContext {
             layout: self.layout,
             paging: self.paging,
             whole: &way.whole,

@@ -97,8 +97,10 @@ impl Conductor<'_> {
 
     fn buffer_kib(&self) -> u64 {
         let plan = self.plan;
-        let windows = plan.scenario.entries.len() as u64;
-        let operations = plan.scenario.storm.operations().saturating_mul(windows);
+        let operations = self.scenario.map_or(0, |scenario| {
+            let windows = scenario.entries.len() as u64;
+            scenario.storm.operations().saturating_mul(windows)
+        });
         // All buffers together at most a quarter of the guest's memory.
         let most = plan.memory_mib * 1024 / 4 / plan.roles.len().max(1) as u64;
         let wanted = operations.saturating_mul(KIB_AN_OPERATION);

@@ -9,7 +9,7 @@ use ipirig_evidence::ledger::Doing;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_evidence::ledger::changes::{self, Changed};
 use ipirig_machine::clock;
-use ipirig_scenario::{EntryKind, Mode, Trigger};
+use ipirig_scenario::{EntryKind, Mode, Scenario, Trigger};
 
 use super::{Conductor, Ended, Mark, NoRecord, Phase, StormReport, USER, VcpuSample, WindowRecord};
 
@@ -18,14 +18,15 @@ impl Conductor<'_> {
     /// `entry`, with a record of it if `recorded`. Says how long the window was open, too.
     pub(super) fn window(
         &mut self,
+        scenario: &Scenario,
         entry: EntryKind,
         module: bool,
         recorded: bool,
     ) -> Result<(WindowRecord, Duration), Ended> {
-        if self.plan.scenario.vcpus.isolated_in != Mode::User {
+        if self.plan.isolated_in != Mode::User {
             return self.kernel_window(entry);
         }
-        let trigger = self.plan.scenario.trigger(entry, module);
+        let trigger = scenario.trigger(entry, module);
         self.enter(Phase::Baseline);
         let mut baseline = BTreeMap::new();
         if let Trigger::Order(order @ (Order::Probe | Order::Relay)) = trigger {
@@ -50,7 +51,7 @@ impl Conductor<'_> {
         self.enter(Phase::Quiet);
         self.quiet()?;
         self.enter(Phase::Baseline);
-        let order = match self.plan.scenario.vcpus.isolated_in {
+        let order = match self.plan.isolated_in {
             Mode::Idle => Some(Order::Sleep),
             Mode::Unused | Mode::Replugged => None,
             Mode::User | Mode::Kernel => Some(Order::Stay),
@@ -92,7 +93,8 @@ impl Conductor<'_> {
             this.follow_handlers(true)?;
             let storm = this.storm()?;
             this.follow_handlers(false)?;
-            if this.plan.scenario.expect.interrupted() {
+            let interrupted = |scenario: &Scenario| scenario.expect.interrupted();
+            if this.scenario.is_some_and(interrupted) {
                 this.back_where_they_were(open)?;
             }
             Ok(storm)
@@ -201,7 +203,7 @@ impl Conductor<'_> {
 
     fn storm(&mut self) -> Result<Vec<StormReport>, Ended> {
         let mut reports = Vec::new();
-        for (number, part) in self.plan.scenario.storm.parts().into_iter().enumerate() {
+        for (number, part) in self.parts().into_iter().enumerate() {
             let doing = Doing::Storm { part: number };
             self.ledger.journal().begin(doing, clock::now());
             let [done, value, ..] = self.command(part.command, self.args(&part))?;

@@ -1,12 +1,11 @@
 //! Observations: who interrupts the isolated vCPUs while a command runs on the others?
 //!
-//! An observation takes the way of a scenario (boot, quiet, window, after), with a command in the
-//! place of the storm.
+//! An observation goes through the phases of a scenario's run (boot, quiet, window, after), but has a plan
+//! of its own: there is no storm, nothing is expected of any vCPU, and a command runs in the window.
 //!
 //! What this module does not do: judge (`ipirig_verdict::observation` does), walk call chains or name
 //! causes ([`ipirig_evidence::blame`]'s makers do), or start programs (the agent does).
 
-pub mod files;
 pub mod load;
 
 use std::time::Duration;
@@ -14,10 +13,9 @@ use std::time::Duration;
 use ipirig_abi::Role;
 use ipirig_evidence::Phase;
 use ipirig_machine::Host;
-use ipirig_scenario::plan::{Options, Plan, PlanError};
-use ipirig_scenario::{
-    EntryKind, Expectations, IsolatedIpis, Kernel, Mode, NO_STORM, Scenario, Storm, Vcpus,
-};
+use ipirig_scenario::guest_files;
+use ipirig_scenario::plan::{GuestPlan, Options, PlanError, Planned};
+use ipirig_scenario::{EntryKind, Kernel, Mode, Vcpus};
 
 use crate::conductor::{self, GuestFile, Observed, Workload};
 use crate::run::{self, Outcome, RunError, Setup};
@@ -32,6 +30,8 @@ const DETAILS: usize = 1 << 20;
 /// What is to be observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservationPlan {
+    /// The guest: one of [`guest()`].
+    pub guest: GuestPlan,
     /// The command and its arguments.
     pub command: Vec<String>,
     /// What the guest is to have for it besides its initramfs.
@@ -44,67 +44,59 @@ pub struct ObservationPlan {
     pub max_ipis: Option<u64>,
 }
 
-/// The plan of an observation with so many isolated vCPUs.
+impl Planned for ObservationPlan {
+    fn guest(&self) -> &GuestPlan {
+        &self.guest
+    }
+
+    /// Nothing enters the kernel for the rig after the one window; pictures name it as they do a
+    /// scenario's of one entry.
+    fn entries(&self) -> &[EntryKind] {
+        &[EntryKind::Syscall]
+    }
+}
+
+/// The guest of an observation with so many isolated vCPUs.
 ///
 /// # Errors
 ///
 /// See [`PlanError`].
-pub fn plan(isolated: usize, options: Options) -> Result<Plan, PlanError> {
-    let scenario = Scenario {
-        name: NAME.to_owned(),
-        group: NAME.to_owned(),
-        summary: "Run a command, and say who interrupted the isolated CPUs".to_owned(),
-        kernel: Kernel::Fast,
-        vcpus: Vcpus {
-            housekeeping: 1,
-            isolated,
-            further: Role::Housekeeping,
-            isolated_in: Mode::User,
-            housekeeping_in_user: false,
-            address_spaces: 0,
-        },
-        storm: Storm {
-            kind: NO_STORM,
-            operations: 0,
-            size: 0,
-        },
-        entries: vec![EntryKind::Syscall],
-        enter_before: vec![],
-        expect: Expectations {
-            isolated: IsolatedIpis::AtMost(u64::MAX),
-            housekeeping_ipis_min: 0,
-            by_cause: std::collections::BTreeMap::new(),
-            handlers: false,
-        },
+pub fn guest(isolated: usize, options: Options) -> Result<GuestPlan, PlanError> {
+    let vcpus = Vcpus {
+        housekeeping: 1,
+        isolated,
+        further: Role::Housekeeping,
+        isolated_in: Mode::User,
+        housekeeping_in_user: false,
+        address_spaces: 0,
     };
-    Plan::new(scenario, options)
+    GuestPlan::new(NAME, Kernel::Fast, vcpus, options)
 }
 
-/// Observes on `host`, by a plan of [`plan()`]. `phase` hears of each phase as it begins.
+/// Observes on `host`. `phase` hears of each phase as it begins.
 ///
 /// # Errors
 ///
 /// See [`RunError`].
 pub fn observe(
     host: &Host,
-    setup: &Setup,
-    request: &ObservationPlan,
+    setup: &Setup<ObservationPlan>,
     phase: &dyn Fn(Phase),
 ) -> Result<Outcome<Observed>, RunError> {
     let plan = &setup.plan;
-    let command = files::command(&request.command);
+    let command = guest_files::command(&plan.command);
     run::on_machine(
         host,
         setup,
         DETAILS,
         phase,
-        |guest, start, layout, ledger, phase| {
+        |machine, start, layout, ledger, phase| {
             let workload = Workload {
                 command: &command,
-                files: &request.files,
-                limit: request.limit,
+                files: &plan.files,
+                limit: plan.limit,
             };
-            conductor::observe(guest, plan, workload, start, layout, ledger, phase)
+            conductor::observe(machine, &plan.guest, workload, start, layout, ledger, phase)
         },
     )
 }

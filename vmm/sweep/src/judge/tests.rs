@@ -39,7 +39,7 @@ fn at(step: usize) -> Cpu {
 
 fn judged(layout: &KernelLayout, step: usize, passage: &Passage, sent: Option<Sent>) -> Outcome {
     let whole = whole();
-    let ground = Ground {
+    let ground = JudgeContext {
         layout,
         paging: paging(),
         whole: &whole,
@@ -342,7 +342,7 @@ fn a_kernel_without_a_flag_defers_nothing_and_is_judged_by_the_rest() {
         crossed.flag = None;
     }
     let points = points(&layout, &whole);
-    let ground = Ground {
+    let ground = JudgeContext {
         layout: &layout,
         paging: paging(),
         whole: &whole,

@@ -101,7 +101,7 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
     let stand = PlannedPoint::first_instrumentable(&whole.steps, &layout).unwrap();
     let mut passage = whole.clone();
     passage.steps.drain(..stand.step);
-    let ground = Ground {
+    let ground = JudgeContext {
         layout: &layout,
         paging: paging(),
         whole: &whole,

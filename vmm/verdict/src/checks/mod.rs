@@ -36,7 +36,7 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         entry::danger_zone(&entries),
         entry::flag_order(evidence, &entries),
         counters::kernel_counters(plan, evidence),
-        soundness::nothing_lost(evidence),
+        soundness::nothing_lost(evidence, "a smaller storm will"),
         soundness::no_way_round(evidence),
     ];
     checks.extend(handlers::handler_work(plan, evidence));

@@ -89,14 +89,15 @@ fn pretended(plan: &Plan, evidence: &Evidence) -> Option<String> {
 }
 
 /// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to
-/// nobody: it may have been meant for an isolated vCPU.
-pub fn nothing_lost(evidence: &Evidence) -> Check {
+/// nobody: it may have been meant for an isolated vCPU. `remedy` ends the sentence on events that did
+/// not fit into the ledger: what the user may do about that.
+pub fn nothing_lost(evidence: &Evidence, remedy: &str) -> Check {
     let ledger = &evidence.ledger;
     let undeliverable: u64 = ledger.cpus.iter().map(|cpu| cpu.window.undeliverable).sum();
     let mut lost = Vec::new();
     if ledger.dropped > 0 {
         lost.push(format!(
-            "{} events did not fit into the ledger; a smaller storm will",
+            "{} events did not fit into the ledger; {remedy}",
             ledger.dropped
         ));
     }

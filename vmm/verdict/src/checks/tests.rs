@@ -433,13 +433,22 @@ fn counters_that_run_backwards_or_vanish_are_errors() {
 #[test]
 fn what_the_ledger_could_not_keep_is_an_error() {
     let (_, good) = evidence("static-key-flip", None, Script::default());
-    assert_eq!(soundness::nothing_lost(&good).status, Held);
+    assert_eq!(
+        soundness::nothing_lost(&good, "a smaller storm will").status,
+        Held
+    );
     let mut dropped = good.clone();
     dropped.ledger.dropped = 1;
-    assert_eq!(soundness::nothing_lost(&dropped).status, Error);
+    assert_eq!(
+        soundness::nothing_lost(&dropped, "a smaller storm will").status,
+        Error
+    );
     let mut strange = good;
     strange.ledger.strangers = 1;
-    assert_eq!(soundness::nothing_lost(&strange).status, Error);
+    assert_eq!(
+        soundness::nothing_lost(&strange, "a smaller storm will").status,
+        Error
+    );
 }
 
 #[test]

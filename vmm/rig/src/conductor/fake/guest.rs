@@ -110,7 +110,7 @@ impl Guest for Fake<'_> {
         }
         let kernel = handler
             || (self.script.in_kernel && self.stormed.get())
-            || !self.plan.scenario.vcpus.isolated_in.has_task()
+            || !self.plan.isolated_in.has_task()
             || self.staying.borrow().contains(&cpu);
         let (cpl, rip) = if kernel {
             (0, u64::MAX << 31)
@@ -209,7 +209,9 @@ impl Guest for Fake<'_> {
             return Ok(None);
         }
         let script = &self.script;
-        let spaces = self.plan.scenario.vcpus.address_spaces;
+        let spaces = self
+            .scenario
+            .map_or(0, |scenario| scenario.vcpus.address_spaces);
         Ok(fake_kernel::record(
             cpu,
             began,

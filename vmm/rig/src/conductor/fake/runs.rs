@@ -81,7 +81,7 @@ pub fn traced(script: Script) -> (Plan, Evidence) {
 #[derive(Debug)]
 pub struct Observing {
     /// By which it was observed.
-    pub plan: Plan,
+    pub plan: ObservationPlan,
     /// How that ended.
     pub outcome: Result<Observed, Ended>,
     /// What was recorded; a thousand events fit.
@@ -90,24 +90,36 @@ pub struct Observing {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Observes a guest that follows `script`.
-pub fn observe(request: &ObservationPlan, script: Script) -> Observing {
-    let mut plan = observe::plan(1, Options::default()).unwrap();
-    plan.timeouts = Timeouts {
+/// A plan to run `load fork`, and to judge nothing.
+pub fn observation_plan() -> ObservationPlan {
+    ObservationPlan {
+        guest: observe::guest(1, Options::default()).unwrap(),
+        command: vec!["load".to_owned(), "fork".to_owned()],
+        files: vec![],
+        limit: Duration::from_millis(10),
+        any_exit_code: false,
+        max_ipis: None,
+    }
+}
+
+/// Observes a guest that follows `script`, with deadlines short enough for tests.
+pub fn observe(plan: &ObservationPlan, script: Script) -> Observing {
+    let mut plan = plan.clone();
+    plan.guest.timeouts = Timeouts {
         timer: Duration::from_millis(50),
         ..TIMEOUTS
     };
-    let ledger = Ledger::new(plan.roles.len(), 1000);
-    let mut guest = Fake::new(&plan, &ledger, script);
+    let ledger = Ledger::new(plan.guest.roles.len(), 1000);
+    let mut guest = Fake::of(&plan.guest, &ledger, script);
     let workload = Workload {
-        command: &observe::files::command(&request.command),
-        files: &request.files,
-        limit: request.limit,
+        command: &ipirig_scenario::guest_files::command(&plan.command),
+        files: &plan.files,
+        limit: plan.limit,
     };
     let layout = Box::new(fake_kernel::layout);
     let outcome = conductor::observe(
         &mut guest,
-        &plan,
+        &plan.guest,
         workload,
         Start::Boot,
         layout,

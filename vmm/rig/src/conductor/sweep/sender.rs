@@ -9,13 +9,14 @@ use ipirig_entry::{Ended as RecordEnded, Step};
 use ipirig_machine::Placed;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{
-    EventName, Ground, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, judge_sender,
+    EventName, JudgeContext, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent,
+    judge_sender,
 };
 
 use super::super::Ended;
 use super::super::mailbox::post_order;
 use super::super::release::RECORD_MAX;
-use super::{PASSAGE_MAX, Sweep, SweepErrand, Swept, operation};
+use super::{PASSAGE_MAX, Sweep, SweepRequest, Swept, operation};
 
 /// The way by which the target enters.
 const ENTRY: EntryKind = EntryKind::Syscall;
@@ -32,13 +33,13 @@ pub(super) struct SenderWay {
 }
 
 impl Sweep<'_, '_> {
-    /// Traces what the errand's senders execute.
+    /// Traces what the request's senders execute.
     pub(super) fn senders(
         &mut self,
-        errand: &SweepErrand,
+        request: &SweepRequest,
         swept: &mut Swept,
     ) -> Result<Vec<SenderWay>, Ended> {
-        if errand.senders.is_empty() || !errand.events.contains(&EventName::Entry) {
+        if request.senders.is_empty() || !request.events.contains(&EventName::Entry) {
             return Ok(vec![]);
         }
         let target = self.whole(ENTRY)?.and_then(|whole| {
@@ -47,7 +48,7 @@ impl Sweep<'_, '_> {
             Ok((Rc::new(whole), stand))
         });
         let mut ways = Vec::new();
-        for &of in &errand.senders {
+        for &of in &request.senders {
             let traced = match &target {
                 Ok((whole, stand)) => self.sender(of)?.map(|(cpu, sender)| SenderWay {
                     of,
@@ -149,7 +150,7 @@ impl Sweep<'_, '_> {
         let Some((passage, Some(sent))) = self.back(ENTRY, Some(sent))? else {
             return error("the target did not come back in time");
         };
-        let ground = Ground {
+        let ground = JudgeContext {
             layout: self.layout,
             paging: self.paging,
             whole: &way.whole,

@@ -11,18 +11,18 @@ use ipirig_sweep::{PathName, PathResult, PlannedPath};
 
 use super::super::Ended;
 use super::super::release::RECORD_MAX;
-use super::{Sweep, SweepErrand, Swept, Way};
+use super::{Sweep, SweepRequest, Swept, Way};
 
 impl Sweep<'_, '_> {
-    /// Traces the ways that the errand's paths are on.
+    /// Traces the ways that the request's paths are on.
     pub(super) fn ways(
         &mut self,
-        errand: &SweepErrand,
+        request: &SweepRequest,
         swept: &mut Swept,
     ) -> Result<Vec<Way>, Ended> {
         let mut ways: Vec<Way> = Vec::new();
         let known = !swept.paths.is_empty();
-        for &(entry, side) in &errand.paths {
+        for &(entry, side) in &request.paths {
             let name = PathName {
                 entry: entry.name().to_owned(),
                 side,

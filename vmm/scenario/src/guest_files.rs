@@ -1,6 +1,6 @@
 //! The files that a guest is to have for an observation: the command, and what it needs.
 //!
-//! They are handed over once the guest has booted ([`crate::conductor`]), so that its snapshot serves
+//! They are handed over once the guest has booted (`ipirig-rig`), so that its snapshot serves
 //! any of them.
 
 use std::fs::{self, File};
@@ -10,10 +10,19 @@ use std::path::{Component, Path, PathBuf};
 
 use ipirig_abi::observe::COMMAND_FILE;
 
-use crate::conductor::GuestFile;
-
 /// Most bytes of one file. A guest has 3 GiB of memory at most.
 const FILE_MAX: u64 = 1 << 30;
+
+/// A file that the guest is to have besides those of its initramfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestFile {
+    /// Where, below the root: at most [`ipirig_abi::TEXT_LEN`]`/ 2` bytes.
+    pub path: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// What is in it.
+    pub content: Vec<u8>,
+}
 
 /// A file of the host that the guest is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +81,7 @@ pub enum FileError {
 }
 
 /// The file with the command, as the agent looks for it.
-pub(crate) fn command(words: &[String]) -> GuestFile {
+pub fn command(words: &[String]) -> GuestFile {
     let words = words.iter().flat_map(|word| word.bytes().chain([0]));
     GuestFile {
         path: COMMAND_FILE.to_owned(),

@@ -2,7 +2,11 @@
 //! later run of the same need not boot.
 //!
 //! What a snapshot is and whether it is whole is `ipirig-machine`'s business; here are the directory,
-//! the names, and how much is kept.
+//! the names, and how much is kept. When to save and when to restore is `ipirig-rig`'s.
+
+#![forbid(unsafe_code)]
+
+mod trusted;
 
 use std::fs;
 use std::io;
@@ -11,8 +15,6 @@ use std::time::{Duration, SystemTime};
 
 use ipirig_machine::{Config, Host, MachineError, Snapshot, snapshot_key};
 use tempfile::NamedTempFile;
-
-use crate::trusted;
 
 /// At most so many bytes are kept, of those that were used last: some fifty of the reference kernels.
 const BYTES_KEPT: u64 = 1 << 30;
@@ -81,7 +83,7 @@ impl Snapshots {
     ///
     /// # Errors
     /// There can be no such machine, or its files cannot be read.
-    pub(crate) fn place(&self, host: &Host, config: &Config) -> Result<SnapshotPath, MachineError> {
+    pub fn place(&self, host: &Host, config: &Config) -> Result<SnapshotPath, MachineError> {
         Ok(SnapshotPath {
             directory: self.directory.clone(),
             key: snapshot_key(host, config)?,
@@ -91,9 +93,10 @@ impl Snapshots {
 
 /// The place of one snapshot.
 #[derive(Clone, Debug)]
-pub(crate) struct SnapshotPath {
+pub struct SnapshotPath {
     directory: PathBuf,
-    pub(crate) key: String,
+    /// Another one for another kernel, configuration or host.
+    pub key: String,
 }
 
 impl SnapshotPath {
@@ -102,7 +105,7 @@ impl SnapshotPath {
     }
 
     /// The snapshot that is there. One that is damaged or that of something else is thrown away.
-    pub(crate) fn find(&self) -> Result<Option<Snapshot>, SnapshotsError> {
+    pub fn find(&self) -> Result<Option<Snapshot>, SnapshotsError> {
         let path = self.path();
         let snapshot = match trusted::open(&path) {
             Ok(Ok(snapshot)) => snapshot,
@@ -124,7 +127,7 @@ impl SnapshotPath {
     }
 
     /// Removes a snapshot that is of no use, because of `source`.
-    pub(crate) fn throw_away(&self, source: MachineError) -> SnapshotsError {
+    pub fn throw_away(&self, source: MachineError) -> SnapshotsError {
         let path = self.path();
         if let Err(error) = fs::remove_file(&path) {
             return file("cannot remove", &path)(error);
@@ -133,7 +136,7 @@ impl SnapshotPath {
     }
 
     /// A file to write the snapshot to. Until [`SnapshotPath::keep`] it is nobody's, and vanishes.
-    pub(crate) fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
+    pub fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
         let directory = &self.directory;
         fs::create_dir_all(directory).map_err(file("cannot make", directory))?;
         tempfile::Builder::new()
@@ -143,7 +146,7 @@ impl SnapshotPath {
     }
 
     /// Makes what was written the snapshot, and makes room.
-    pub(crate) fn keep(&self, written: NamedTempFile) -> Result<(), SnapshotsError> {
+    pub fn keep(&self, written: NamedTempFile) -> Result<(), SnapshotsError> {
         let path = self.path();
         written
             .persist(&path)
