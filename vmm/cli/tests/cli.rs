@@ -344,7 +344,7 @@ fn an_audit_tells_a_file_that_it_cannot_use_from_one_that_lacks_something() {
 }
 
 /// The names of all commands, as they are typed.
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 20] = [
     &["run"],
     &["entry"],
     &["audit"],
@@ -357,6 +357,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["list"],
     &["schema"],
     &["sweep"],
+    &["merge"],
     &["doctor"],
     &["completions"],
     &["man"],
