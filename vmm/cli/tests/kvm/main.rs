@@ -81,7 +81,7 @@ type Test = fn() -> Result<(), Failed>;
 const ON_KVM: &[(&str, Test)] = &[
     ("every_scenario_is_held_in_one_table", catalogue::held),
     (
-        "without_deferral_what_may_be_held_back_is_violated_and_what_must_come_is_held",
+        "without_deferral_what_may_be_deferred_is_violated_and_what_must_come_is_held",
         catalogue::without_deferral,
     ),
     (
