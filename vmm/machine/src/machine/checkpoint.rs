@@ -203,8 +203,14 @@ impl Machine {
 
     /// Has all vCPUs stand still, each with its last exit completed.
     pub(super) fn hold_all(&self) -> Result<Vec<Held>, MachineError> {
+        self.hold(|_| true)
+    }
+
+    /// Has those vCPUs stand still that are `chosen`.
+    pub(super) fn hold(&self, chosen: impl Fn(usize) -> bool) -> Result<Vec<Held>, MachineError> {
         let slots = self.vcpu_set.slots.iter().enumerate();
         slots
+            .filter(|(cpu, _)| chosen(*cpu))
             .map(|(cpu, slot)| slot.hold().ok_or(MachineError::NoAnswer(cpu)))
             .collect()
     }

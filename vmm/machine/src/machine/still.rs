@@ -30,11 +30,7 @@ impl Machine {
     /// # Errors
     /// A vCPU does not answer.
     pub fn still(&self, cpu: usize) -> Result<Still, MachineError> {
-        let slots = self.vcpu_set.slots.iter().enumerate();
-        let held = slots
-            .filter(|(other, _)| *other != cpu)
-            .map(|(other, slot)| slot.hold().ok_or(MachineError::NoAnswer(other)))
-            .collect::<Result<_, _>>()?;
+        let held = self.hold(|other| other != cpu)?;
         Ok(Still { _held: held })
     }
 
