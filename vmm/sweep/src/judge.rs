@@ -103,7 +103,7 @@ pub struct JudgeContext<'a> {
 /// Judges what `passage` says of `event` at `point`. `sent`: of an operation of the control vCPU.
 #[must_use]
 pub fn judge(
-    ground: &JudgeContext<'_>,
+    context: &JudgeContext<'_>,
     point: &PlannedPoint,
     event: EventName,
     passage: &Passage,
@@ -116,7 +116,7 @@ pub fn judge(
         }
         (Arrival::Taken(frame), false) => {
             if (frame.rip, frame.rsp, frame.cs & 3) != (point.rip, point.rsp, 0) {
-                let found = ground.layout.describe(frame.rip);
+                let found = context.layout.describe(frame.rip);
                 return Outcome::Error(format!(
                     "the event came at {found} with RSP {:#x}, not at {} with RSP {:#x}",
                     frame.rsp, point.address, point.rsp
@@ -137,11 +137,11 @@ pub fn judge(
     if let Err(why) = passage.check() {
         return Outcome::Error(why.to_string());
     }
-    if let Some(why) = came_otherwise(ground, point, passage) {
+    if let Some(why) = came_otherwise(context, point, passage) {
         return Outcome::Error(why);
     }
-    let mut walk = Walk::new(ground);
-    for crossed in ground.whole.steps.get(..point.step).unwrap_or_default() {
+    let mut walk = Walk::new(context);
+    for crossed in context.whole.steps.get(..point.step).unwrap_or_default() {
         walk.step(crossed);
     }
     if sent.is_some_and(|sent| sent.ipis == 0) {
@@ -160,7 +160,7 @@ pub fn judge(
             words: "the sender still waits for this CPU, which is back in user space".to_owned(),
         });
     }
-    end(ground, passage, &mut violations);
+    end(context, passage, &mut violations);
     violations.truncate(VIOLATIONS_MAX);
     if violations.is_empty() {
         Outcome::Held
@@ -172,11 +172,11 @@ pub fn judge(
 /// In what the CPU was in another state at `point` than in the trace, whose instructions before it are taken
 /// for the CPU's own.
 fn came_otherwise(
-    ground: &JudgeContext<'_>,
+    context: &JudgeContext<'_>,
     point: &PlannedPoint,
     passage: &Passage,
 ) -> Option<String> {
-    let (first, planned) = (passage.steps.first()?, ground.whole.steps.get(point.step)?);
+    let (first, planned) = (passage.steps.first()?, context.whole.steps.get(point.step)?);
     let state = |crossed: &Crossed| {
         let registers = &crossed.step.registers;
         (registers.cr3, registers.gs_base, crossed.flag)
@@ -189,7 +189,7 @@ fn came_otherwise(
 
 /// A way along what a CPU executed.
 struct Walk<'a> {
-    ground: &'a JudgeContext<'a>,
+    context: &'a JudgeContext<'a>,
     decoder: Decoder,
     shadow: Shadow,
     /// The last RSP that was in vmalloc memory: in the task's stack, which is nobody's to unmap. The way
@@ -201,11 +201,11 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(ground: &'a JudgeContext<'a>) -> Self {
+    fn new(context: &'a JudgeContext<'a>) -> Self {
         Self {
-            ground,
+            context,
             decoder: Decoder::new(),
-            shadow: stale(ground.paging),
+            shadow: stale(context.paging),
             task_stack: 0,
             told: [false; 2],
             violations: Vec::new(),
@@ -214,12 +214,12 @@ impl<'a> Walk<'a> {
 
     /// A sender has changed something and not told this CPU.
     fn left_alone(&mut self) {
-        self.shadow = stale(self.ground.paging);
+        self.shadow = stale(self.context.paging);
     }
 
     fn step(&mut self, crossed: &Crossed) {
         let registers = &crossed.step.registers;
-        let layout = self.ground.layout;
+        let layout = self.context.layout;
         let stack = registers.general[RSP];
         if layout.vmalloc.contains(&stack) {
             self.task_stack = stack;
@@ -296,7 +296,7 @@ impl<'a> Walk<'a> {
 
     fn tell(&mut self, invariant: Invariant, rip: u64, words: String) {
         if self.violations.len() < VIOLATIONS_MAX {
-            let at = self.ground.layout.describe(rip);
+            let at = self.context.layout.describe(rip);
             self.violations.push(Violation {
                 invariant,
                 at,
@@ -313,11 +313,11 @@ fn stale(paging: Paging) -> Shadow {
 }
 
 /// What is wrong with the CPU as it goes back to user space, or that it does not.
-fn end(ground: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Violation>) {
+fn end(context: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Violation>) {
     let mut add = |rip, words: String| {
         violations.push(Violation {
             invariant: Invariant::BackInUser,
-            at: ground.layout.describe(rip),
+            at: context.layout.describe(rip),
             words,
         });
     };
@@ -333,7 +333,7 @@ fn end(ground: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Violat
         );
         return;
     }
-    let (Some(last), Some(expected)) = (passage.steps.last(), ground.whole.steps.last()) else {
+    let (Some(last), Some(expected)) = (passage.steps.last(), context.whole.steps.last()) else {
         return;
     };
     let (now, then) = (&last.step.registers, &expected.step.registers);
@@ -343,7 +343,7 @@ fn end(ground: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Violat
             "returns to user space with the flag set".to_owned(),
         );
     }
-    if ground.paging.isolated && now.cr3 >> USER_TABLE_BIT & 1 == 0 {
+    if context.paging.isolated && now.cr3 >> USER_TABLE_BIT & 1 == 0 {
         add(
             now.rip,
             "returns to user space on the kernel page table".to_owned(),
@@ -361,10 +361,10 @@ fn end(ground: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Violat
         let words = format!("returns to user space with {name} {now_:#x}, not {then_:#x}");
         add(now.rip, words);
     }
-    if passage.frame != ground.whole.frame {
+    if passage.frame != context.whole.frame {
         let words = format!(
             "returns to user space by another frame: {:x?}, not {:x?}",
-            passage.frame, ground.whole.frame
+            passage.frame, context.whole.frame
         );
         add(now.rip, words);
     }

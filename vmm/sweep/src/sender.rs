@@ -166,7 +166,7 @@ fn function(layout: &KernelLayout, rip: u64) -> (&str, u64) {
 /// `changes` something after that has caught up too early.
 #[must_use]
 pub fn judge_sender(
-    ground: &JudgeContext<'_>,
+    context: &JudgeContext<'_>,
     (at, changes): (&PlannedPoint, bool),
     stand: &PlannedPoint,
     passage: &Passage,
@@ -178,7 +178,7 @@ pub fn judge_sender(
         ipis: if changes { sent.ipis } else { sent.ipis.max(1) },
         ..sent
     };
-    let outcome = judge(ground, stand, EventName::Flip, passage, Some(seen));
+    let outcome = judge(context, stand, EventName::Flip, passage, Some(seen));
     if !(skipped && changes) || matches!(outcome, Outcome::Error(_) | Outcome::Missed(_)) {
         return outcome;
     }

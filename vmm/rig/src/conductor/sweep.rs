@@ -6,6 +6,7 @@ mod sender;
 mod waits;
 mod ways;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Mailbox};
@@ -184,16 +185,19 @@ impl Sweep<'_, '_> {
                 let source = format!("the earlier sweep cannot be resumed: {what}").into();
                 return Err(Ended::Machine { phase, source });
             }
+            let names: BTreeSet<_> = wanted.iter().map(|(_, _, name)| name).collect();
             let again = |point: &&PointResult| {
-                point.status != Status::Error && wanted.iter().any(|(_, _, it)| *it == point.point)
+                point.status != Status::Error && names.contains(&point.point)
             };
             swept
                 .points
                 .extend(earlier.points.iter().filter(again).cloned());
         }
+        let done = swept.points.iter().map(|point| point.point.clone());
+        let done: BTreeSet<_> = done.collect();
         let began = Instant::now() - swept.took;
         for (scene, point, name) in wanted {
-            if swept.points.iter().any(|done| done.point == name) {
+            if done.contains(&name) {
                 continue;
             }
             if ipirig_machine::interrupt::requested() {
@@ -227,21 +231,13 @@ impl Sweep<'_, '_> {
         point: &PlannedPoint,
         event: EventName,
     ) -> Result<(Outcome, Option<Sent>), Ended> {
-        let at = EventAt {
-            event: match event {
-                EventName::Nmi => Event::Nmi,
-                EventName::Timer => Event::Interrupt(LOCAL_TIMER),
-                EventName::Reschedule => Event::Interrupt(RESCHEDULE),
-                EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
-            },
-            rip: point.rip,
-            rsp: point.rsp,
-            skip: point.skip,
-            assembly: vec![self.layout.entry_text()],
-            resume: point.resume,
-            flag: self.flag,
-            limit: PASSAGE_MAX,
+        let what = match event {
+            EventName::Nmi => Event::Nmi,
+            EventName::Timer => Event::Interrupt(LOCAL_TIMER),
+            EventName::Reschedule => Event::Interrupt(RESCHEDULE),
+            EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
         };
+        let at = self.event_at(what, point);
         let operation = match event {
             EventName::Flip => Some(operation(Sender::Flip)),
             EventName::Vunmap => Some(operation(Sender::Vunmap)),
@@ -251,12 +247,31 @@ impl Sweep<'_, '_> {
             let why = "the CPU did not come there, or not back, in time".to_owned();
             return Ok((Outcome::Error(why), None));
         };
-        let ground = JudgeContext {
+        let context = self.context(&way.whole);
+        Ok((judge(&context, point, event, &passage, sent), sent))
+    }
+
+    /// `event` at `point`.
+    fn event_at(&self, event: Event, point: &PlannedPoint) -> EventAt {
+        EventAt {
+            event,
+            rip: point.rip,
+            rsp: point.rsp,
+            skip: point.skip,
+            assembly: vec![self.layout.entry_text()],
+            resume: point.resume,
+            flag: self.flag,
+            limit: PASSAGE_MAX,
+        }
+    }
+
+    /// What a point on the way whose trace is `whole` is judged against.
+    fn context<'p>(&'p self, whole: &'p Passage) -> JudgeContext<'p> {
+        JudgeContext {
             layout: self.layout,
             paging: self.paging,
-            whole: &way.whole,
-        };
-        Ok((judge(&ground, point, event, &passage, sent), sent))
+            whole,
+        }
     }
 
     /// Puts the guest back, has the target enter by `entry` with an event on the way, and `operation`
@@ -360,25 +375,15 @@ impl Sweep<'_, '_> {
                 post_order(mailbox, cpu, order);
             }
         };
-        let phase = self.conductor.phase;
-        let begun = match self.conductor.guest.real() {
-            Some(machine) if alone => machine
-                .rewind_alone(&self.checkpoint, beginning, order)
-                .map(|still| {
-                    self.still = still.map(|still| (still, Instant::now()));
-                    self.still.is_some()
-                })
-                .map_err(Into::into),
-            Some(machine) => machine
-                .rewind_and(&self.checkpoint, beginning, order)
-                .map_err(Into::into),
-            None => Err(NOT_REAL.into()),
-        };
-        if begun.is_err() {
-            // A guest that stopped says why.
-            self.conductor.glance()?;
+        let checkpoint = &self.checkpoint;
+        if !alone {
+            let begin = |machine: &Machine| Ok(machine.rewind_and(checkpoint, beginning, order)?);
+            return self.conductor.real(begin);
         }
-        begun.map_err(|source| Ended::Machine { phase, source })
+        let begin = |machine: &Machine| Ok(machine.rewind_alone(checkpoint, beginning, order)?);
+        let still = self.conductor.real(begin)?;
+        self.still = still.map(|still| (still, Instant::now()));
+        Ok(self.still.is_some())
     }
 
     fn sent_to_target(&self) -> u64 {
@@ -391,19 +396,9 @@ impl Sweep<'_, '_> {
     fn rewind(&mut self) -> Result<(), Ended> {
         self.still = None;
         self.conductor.seq = self.seq;
-        let phase = self.conductor.phase;
-        let rewound = match self.conductor.guest.real() {
-            Some(machine) => machine
-                .rewind(&self.checkpoint)
-                .map(|_| ())
-                .map_err(Into::into),
-            None => Err(NOT_REAL.into()),
-        };
-        if rewound.is_err() {
-            // A guest that stopped says why.
-            self.conductor.glance()?;
-        }
-        rewound.map_err(|source| Ended::Machine { phase, source })
+        let checkpoint = &self.checkpoint;
+        let rewind = |machine: &Machine| Ok(machine.rewind(checkpoint).map(|_| ())?);
+        self.conductor.real(rewind)
     }
 
     fn real<T>(

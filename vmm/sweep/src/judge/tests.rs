@@ -39,7 +39,7 @@ fn at(step: usize) -> Cpu {
 
 fn judged(layout: &KernelLayout, step: usize, passage: &Passage, sent: Option<Sent>) -> Outcome {
     let whole = whole();
-    let ground = JudgeContext {
+    let context = JudgeContext {
         layout,
         paging: paging(),
         whole: &whole,
@@ -51,7 +51,7 @@ fn judged(layout: &KernelLayout, step: usize, passage: &Passage, sent: Option<Se
     } else {
         EventName::Nmi
     };
-    judge(&ground, point, event, passage, sent)
+    judge(&context, point, event, passage, sent)
 }
 
 /// An NMI at `step` that goes wrong so.
@@ -342,15 +342,15 @@ fn a_kernel_without_a_flag_defers_nothing_and_is_judged_by_the_rest() {
         crossed.flag = None;
     }
     let points = points(&layout, &whole);
-    let ground = JudgeContext {
+    let context = JudgeContext {
         layout: &layout,
         paging: paging(),
         whole: &whole,
     };
-    let outcome = judge(&ground, &points[1], EventName::Nmi, &passage, None);
+    let outcome = judge(&context, &points[1], EventName::Nmi, &passage, None);
     assert_eq!(outcome, Outcome::Held);
     passage.steps.last_mut().unwrap().step.registers.gs_base = GS;
-    let outcome = judge(&ground, &points[1], EventName::Nmi, &passage, None);
+    let outcome = judge(&context, &points[1], EventName::Nmi, &passage, None);
     assert!(matches!(outcome, Outcome::Violated(_)));
 }
 

@@ -101,7 +101,7 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
     let stand = PlannedPoint::first_instrumentable(&whole.steps, &layout).unwrap();
     let mut passage = whole.clone();
     passage.steps.drain(..stand.step);
-    let ground = JudgeContext {
+    let context = JudgeContext {
         layout: &layout,
         paging: paging(),
         whole: &whole,
@@ -113,7 +113,7 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
             done_meanwhile: ipis == 0,
             done,
         };
-        judge_sender(&ground, (&at, changes), &stand, &passage, sent)
+        judge_sender(&context, (&at, changes), &stand, &passage, sent)
     };
     assert_eq!(judged(1, true, true), Outcome::Held);
     assert_eq!(judged(1, false, true), Outcome::Held);

@@ -4,19 +4,18 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use ipirig_abi::Role;
-use ipirig_entry::passage::{Event, EventAt, Passage};
+use ipirig_entry::passage::{Event, Passage};
 use ipirig_entry::{Ended as RecordEnded, Step};
 use ipirig_machine::Placed;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{
-    EventName, JudgeContext, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent,
-    judge_sender,
+    EventName, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, judge_sender,
 };
 
 use super::super::Ended;
 use super::super::mailbox::post_order;
 use super::super::release::RECORD_MAX;
-use super::{PASSAGE_MAX, Sweep, SweepRequest, Swept, operation};
+use super::{Sweep, SweepRequest, Swept, operation};
 
 /// The way by which the target enters.
 const ENTRY: EntryKind = EntryKind::Syscall;
@@ -130,14 +129,14 @@ impl Sweep<'_, '_> {
             return error("the target cannot be ordered to enter that way");
         };
         self.rewind_quietly()?;
-        let at = self.stand_at(point);
+        let at = self.event_at(Event::Stand, point);
         self.real(|machine| Ok(machine.place(sender, at)?))?;
         let (command, args) = operation(way.of);
         self.conductor.begin_command(command, args);
         if !self.wait_until(sender, Placed::Stands)? {
             return error("the sender did not come there in time");
         }
-        let at = self.stand_at(&way.stand);
+        let at = self.event_at(Event::Stand, &way.stand);
         self.real(|machine| Ok(machine.place(target, at)?))?;
         post_order(self.conductor.guest.mailbox(), target, order);
         if !self.wait_until(target, Placed::Stands)? {
@@ -150,27 +149,10 @@ impl Sweep<'_, '_> {
         let Some((passage, Some(sent))) = self.back(ENTRY, Some(sent))? else {
             return error("the target did not come back in time");
         };
-        let ground = JudgeContext {
-            layout: self.layout,
-            paging: self.paging,
-            whole: &way.whole,
-        };
+        let context = self.context(&way.whole);
         let changes = way.sender.changes_after(point);
-        let outcome = judge_sender(&ground, (point, changes), &way.stand, &passage, sent);
+        let outcome = judge_sender(&context, (point, changes), &way.stand, &passage, sent);
         Ok((outcome, Some(sent)))
-    }
-
-    fn stand_at(&self, point: &PlannedPoint) -> EventAt {
-        EventAt {
-            event: Event::Stand,
-            rip: point.rip,
-            rsp: point.rsp,
-            skip: point.skip,
-            assembly: vec![self.layout.entry_text()],
-            resume: point.resume,
-            flag: self.flag,
-            limit: PASSAGE_MAX,
-        }
     }
 
     /// Puts the guest back, with nothing on its way to anyone.
