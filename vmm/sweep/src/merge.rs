@@ -50,19 +50,28 @@ impl SweepResult {
 ///
 /// The results are not of one sweep, or contradict each other.
 pub fn merge(results: Vec<SweepResult>) -> Result<SweepResult, MergeError> {
-    let mut all = results.into_iter();
-    let mut merged = all.next().ok_or(MergeError::Nothing)?;
-    let mut done = BTreeSet::new();
-    let shard = |result: &SweepResult| -> Result<Shard, MergeError> {
-        let none = |_| MergeError::Shard(result.shard.clone());
-        result.shard.parse().map_err(none)
+    let first = results.first().ok_or(MergeError::Nothing)?;
+    let of = shard(first)?.of;
+    // Verdict and the like are known at the end.
+    let mut merged = SweepResult {
+        schema_version: first.schema_version,
+        verdict: String::new(),
+        why: None,
+        shard: Shard::WHOLE.to_string(),
+        complete: false,
+        kernel: first.kernel.clone(),
+        paths: first.paths.clone(),
+        points: vec![],
+        timing: Timing {
+            sweep_s: 0.0,
+            points_per_s: 0.0,
+            total_s: 0.0,
+        },
     };
-    let of = shard(&merged)?.of;
+    let mut done = BTreeSet::new();
     let mut points: BTreeMap<PointName, PointResult> = BTreeMap::new();
-    let mut run = merged.timing.points_per_s * merged.timing.sweep_s;
-    done.extend(merged.complete.then_some(shard(&merged)?.index));
-    add(&mut points, std::mem::take(&mut merged.points))?;
-    for result in all {
+    let mut run = 0.0;
+    for result in results {
         if let Some(what) = merged.differs(result.kernel.as_deref(), &result.paths) {
             return Err(MergeError::Differ(what));
         }
@@ -91,7 +100,6 @@ pub fn merge(results: Vec<SweepResult>) -> Result<SweepResult, MergeError> {
         .collect();
     merged.complete = missing.is_empty();
     merged.why = (!merged.complete).then(|| format!("not complete: {}", missing.join(", ")));
-    merged.shard = Shard::WHOLE.to_string();
     let complete = merged.complete;
     merged.verdict = SweepResult::conclusion(&merged.points, &merged.paths, complete).to_owned();
     let Timing { sweep_s, .. } = merged.timing;
@@ -101,6 +109,12 @@ pub fn merge(results: Vec<SweepResult>) -> Result<SweepResult, MergeError> {
         0.0
     };
     Ok(merged)
+}
+
+/// Which part of a sweep a result is of.
+fn shard(result: &SweepResult) -> Result<Shard, MergeError> {
+    let none = |_| MergeError::Shard(result.shard.clone());
+    result.shard.parse().map_err(none)
 }
 
 fn add(
