@@ -43,14 +43,8 @@ impl Reports {
         if let Some(path) = &args.junit {
             wanted.push((path.clone(), |runs| Ok(junit(runs)?)));
         }
-        let paths = || wanted.iter().map(|(path, _)| path.as_path());
-        if paths().chain(json).filter(|path| is_stdout(path)).count() > 1 {
-            let error = anyhow!("`-` is given twice: standard output has room for one");
-            return Err(Failure::usage(error));
-        }
-        for path in paths().filter(|path| !is_stdout(path)) {
-            check_writable(path).map_err(Failure::usage)?;
-        }
+        let paths = wanted.iter().map(|(path, _)| path.as_path());
+        check_places(paths, json)?;
         let sources = scenarios
             .iter()
             .filter(|argument| Path::new(argument).is_file())
@@ -108,6 +102,23 @@ fn on_github() -> bool {
 /// An environment variable that says something.
 fn var(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Checks that each of `paths` can be written, and that standard output is asked for once at most, by them and by
+/// those that were checked `elsewhere`.
+pub(crate) fn check_places<'p>(
+    paths: impl Iterator<Item = &'p Path> + Clone,
+    elsewhere: Option<&'p Path>,
+) -> Result<(), Failure> {
+    let all = paths.clone().chain(elsewhere);
+    if all.filter(|path| is_stdout(path)).count() > 1 {
+        let error = anyhow!("`-` is given twice: standard output has room for one");
+        return Err(Failure::usage(error));
+    }
+    for path in paths.filter(|path| !is_stdout(path)) {
+        check_writable(path).map_err(Failure::usage)?;
+    }
+    Ok(())
 }
 
 /// Whether `path` stands for standard output.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use ipirig_report::sweep::{html, junit, ktap, view};
 use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
 use ipirig_scenario::Scenario;
@@ -20,8 +20,8 @@ use super::host::host;
 use super::run::{check_files, kernel_files, options, print_all, setup};
 use crate::args::{MergeArgs, ReportArgs, SweepArgs};
 use crate::failure::Failure;
-use crate::output::check_writable;
 use crate::progress::Progress;
+use crate::reports::check_places;
 
 /// The scenario whose guest is swept.
 const SCENARIO: &str = "entry-matrix";
@@ -97,15 +97,7 @@ fn wanted(
         .into_iter()
         .filter_map(|(path, format)| Some((path?.to_owned(), format)))
         .collect();
-    let (stdout, files): (Vec<_>, Vec<_>) =
-        wanted.iter().partition(|(path, _)| path == Path::new("-"));
-    if stdout.len() > 1 {
-        let error = anyhow!("`-` is given twice: standard output has room for one");
-        return Err(Failure::usage(error));
-    }
-    for (path, _) in files {
-        check_writable(path).map_err(Failure::usage)?;
-    }
+    check_places(wanted.iter().map(|(path, _)| path.as_path()), None)?;
     Ok(wanted)
 }
 
