@@ -6,23 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-const AFTER: &str = "\
-Examples:
-  ipirig lab                                 run static-key-flip on a host with SVM
-  ipirig lab -- run all --json result.json
-  ipirig lab -- doctor                       what the emulated host offers
-  ipirig lab --cpu vmx -- run vunmap-storm   with EPT, PCIDs and INVPCID; takes minutes
-  ipirig lab --program target/debug/deps/guest-0123 -- --list
-
-The host is a Linux with an ordinary KVM on an emulated CPU. With SVM it has the caller's files
-(all of them, writable), directory, environment, terminal and Ctrl-C; the exit code is the
-program's. With VMX it has the files that the arguments name and those that ipirig needs, and
-sends back what was written. Times mean nothing there. SVM needs qemu-system-x86 8 or later, VMX
-bochs; what is missing is named with the command that installs it. The host's kernel is built the
-first time.
-
-QEMU emulates each CPU of the host on a thread of its own. With two of them, hosts and guests were
-seen to hang, to crawl and to run code that is not there, which with one was not seen.";
+const AFTER: &str = include_str!("help/lab.txt").trim_ascii_end();
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER)]

@@ -6,36 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::{ReportArgs, RunOptions};
 
-const AFTER: &str = "\
-Examples:
-  ipirig sweep                               every path, every event
-  ipirig sweep syscall syscall-exit --event nmi
-  ipirig sweep --point nmi@syscall+5         this point again
-  ipirig sweep sender-flip --event entry     the sender's side
-  ipirig sweep --shard 2/8 --json part2.json
-  ipirig sweep --resume part2.json --json part2.json --shard 2/8
-  ipirig lab -- sweep syscall --event nmi    without /dev/kvm: on an emulated host
-
-A path is an entry kind of entry-matrix (`syscall`, `page-fault`, ...): its instructions from the
-first in the kernel to the first instrumentable code; with `-exit`, those from the last
-instrumentable code back to user space. At each of them each event comes once, and the guest is
-put back in between:
-  nmi, timer, reschedule   the CPU is interrupted there
-  flip, vunmap             the CPU stands there while the control vCPU patches text or frees memory
-The paths sender-flip and sender-vunmap are the control vCPU's own: what decides whom such an
-operation interrupts. Their event is
-  entry                    the control vCPU stands there while the isolated one enters the kernel
-
-A cell of a strip is an instruction: `.` held, `X` violated, `-` missed (the CPU cannot take the
-event there), `?` error. What is violated is explained below the strips, with the command that
-shows it again.
-
-Exit codes:
-  0  held at each point
-  1  violated at one or more
-  2  what was given is wrong
-  3  error: nothing can be said of a point, or the sweep did not come to its end
-  4  skipped: host or kernel lacks what is needed";
+const AFTER: &str = include_str!("help/sweep.txt").trim_ascii_end();
 
 /// What is to be swept.
 #[derive(Debug, ClapArgs)]
@@ -70,13 +41,7 @@ pub(crate) struct SweepArgs {
     pub(crate) options: RunOptions,
 }
 
-const AFTER_MERGE: &str = "\
-Examples:
-  ipirig sweep --shard 1/2 --json 1.json
-  ipirig sweep --shard 2/2 --json 2.json
-  ipirig merge 1.json 2.json --html sweep.html
-
-Exit codes are those of `ipirig sweep`; 2 if the results are not of one sweep.";
+const AFTER_MERGE: &str = include_str!("help/merge.txt").trim_ascii_end();
 
 /// Results of the parts of a sweep.
 #[derive(Debug, ClapArgs)]
