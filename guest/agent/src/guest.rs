@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::module::{LetGo, Move, Trigger};
 use ipirig_abi::{Mailbox, TEXT_LEN};
 
 use crate::device::Device;
@@ -124,14 +124,6 @@ impl Guest for ThisGuest {
 }
 
 impl Triggers for Device {
-    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
-        self.flip(request)
-    }
-
-    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
-        self.storm(request)
-    }
-
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
         self.move_alias(request)
     }

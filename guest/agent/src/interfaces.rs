@@ -2,14 +2,10 @@
 
 use std::path::Path;
 
-use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::module::{LetGo, Move, Trigger};
 
 use crate::errno::Errno;
 use crate::failure::{During, Failure};
-
-/// What a kernel lacks in which the module refuses to flip static keys.
-pub(crate) const NO_JUMP_LABEL: &str =
-    "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing";
 
 /// What a storm acts on: the real guest, or a test's.
 pub(crate) struct Interfaces<'a> {
@@ -36,10 +32,6 @@ pub(crate) struct Symbols {
 
 /// The calls of `/dev/ipirig` that the control task makes.
 pub(crate) trait Triggers {
-    /// Flips the private static key.
-    fn flip(&self, request: &mut Flip) -> Result<(), Errno>;
-    /// Maps, touches, unmaps and purges.
-    fn storm(&self, request: &mut Storm) -> Result<(), Errno>;
     /// Puts another page behind the alias.
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno>;
     /// Provokes one kind of operation.

@@ -45,15 +45,6 @@ impl From<Failure> for StormError {
 }
 
 impl StormRequest {
-    /// The size, if it is from `least` to `most`.
-    pub(crate) fn size(&self, least: u64, most: u64) -> Result<u64, StormError> {
-        if (least..=most).contains(&self.size) {
-            Ok(self.size)
-        } else {
-            Err(refused(self))
-        }
-    }
-
     /// Does each operation; all must be done.
     pub(crate) fn each(
         &self,

@@ -1,6 +1,7 @@
 //! Storms: bursts of one kind of operation, each of which makes a stock kernel interrupt every CPU.
 //!
-//! A new one is a file here, a [`StormKind`] and a line in [`steps_of`].
+//! A new one is a row of the table in `guest/abi/src/storm.rs`, a file here unless the module does it alone, and a
+//! line in [`steps_of`].
 
 mod bpf_jit;
 mod by_module;
@@ -13,6 +14,7 @@ mod module_load;
 pub(crate) mod tracefs;
 mod tracepoint;
 mod vmap_stack;
+mod vunmap;
 
 use ipirig_abi::StormKind;
 use ipirig_abi::module::MAX_REPEAT;
@@ -39,12 +41,14 @@ fn steps_of(kind: StormKind) -> Steps {
         run,
     };
     match kind {
-        StormKind::StaticKeyMany => plain(by_module::run),
-        StormKind::StaticCall => plain(by_module::run),
-        StormKind::SetMemory => plain(by_module::run),
-        StormKind::PageTableFree => plain(by_module::run),
-        StormKind::NoinstrKey => plain(by_module::run),
-        StormKind::EntryTextPoke => plain(by_module::run),
+        StormKind::StaticKeyFlip
+        | StormKind::StaticKeyMany
+        | StormKind::StaticCall
+        | StormKind::SetMemory
+        | StormKind::PageTableFree
+        | StormKind::NoinstrKey
+        | StormKind::EntryTextPoke => plain(by_module::run),
+        StormKind::Vunmap => plain(vunmap::run),
         StormKind::VmapStack => plain(vmap_stack::run),
         StormKind::ModuleLoad => plain(module_load::run),
         StormKind::HousekeepingLoad => plain(housekeeping_load::run),
@@ -86,7 +90,8 @@ pub(crate) fn prepare(
 }
 
 fn check(request: &StormRequest) -> Result<(), StormError> {
-    if (1..=MAX_REPEAT).contains(&request.operations) {
+    let number = (1..=MAX_REPEAT).contains(&request.operations);
+    if number && request.kind.properties().takes(request.size) {
         Ok(())
     } else {
         Err(refused(request))

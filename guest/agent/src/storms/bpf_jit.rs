@@ -29,7 +29,6 @@ pub(super) fn run(
     request: &StormRequest,
     progress: &mut Progress,
 ) -> Result<(), StormError> {
-    request.size(0, 0)?;
     let enable = interfaces.root.join(ENABLE);
     if !enable.exists() {
         let missing = format!("no CONFIG_BPF_JIT: {} is missing", enable.display());

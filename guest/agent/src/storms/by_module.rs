@@ -1,11 +1,11 @@
 //! Storms that are one call of the module.
 
-use ipirig_abi::StormKind;
+use ipirig_abi::Needs;
 use ipirig_abi::module::Trigger;
 
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::interfaces::{Interfaces, NO_JUMP_LABEL};
+use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
 
 pub(super) fn run(
@@ -24,6 +24,7 @@ pub(super) fn run(
         text_mutex: interfaces.symbols.text_mutex,
         ..Trigger::default()
     };
+    let needs = request.kind.properties().needs;
     let outcome = triggers.trigger(&mut trigger);
     *progress = Progress {
         done: trigger.done,
@@ -34,29 +35,9 @@ pub(super) fn run(
             "this guest's ipirig.ko does not know {:?}",
             request.kind
         ))),
-        Err(Errno(libc::EOPNOTSUPP)) => Err(StormError::Lacking(lacking(request.kind).to_owned())),
+        Err(Errno(libc::EOPNOTSUPP)) if let Needs::Trigger { or_lacks } = needs => {
+            Err(StormError::Lacking(or_lacks.to_owned()))
+        }
         outcome => Ok(outcome.during(|| request.describe())?),
-    }
-}
-
-/// What a kernel lacks whose module answers EOPNOTSUPP.
-fn lacking(kind: StormKind) -> &'static str {
-    match kind {
-        StormKind::StaticKeyMany | StormKind::NoinstrKey => NO_JUMP_LABEL,
-        StormKind::StaticCall => {
-            "no CONFIG_HAVE_STATIC_CALL: a static call is a pointer, and an update patches nothing"
-        }
-        StormKind::PageTableFree => {
-            "ioremap() makes no huge mappings (no CONFIG_HAVE_ARCH_HUGE_VMAP, or nohugeiomap)"
-        }
-        StormKind::VmallocHuge => {
-            "vmalloc() makes no huge mappings (no CONFIG_HAVE_ARCH_HUGE_VMALLOC, nohugevmalloc, or no memory \
-             of that size)"
-        }
-        StormKind::EntryTextPoke => {
-            "text_poke_bp cannot be called: its address or text_mutex's is not known, or the kernel \
-             checks indirect calls (CONFIG_CFI_CLANG, CONFIG_X86_KERNEL_IBT)"
-        }
-        _ => "the kernel does not support it",
     }
 }

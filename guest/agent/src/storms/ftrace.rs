@@ -45,7 +45,6 @@ pub(super) fn run(
     request: &StormRequest,
     progress: &mut Progress,
 ) -> Result<(), StormError> {
-    request.size(0, 0)?;
     let tracefs = Tracefs::with(interfaces, TRACER, "CONFIG_TRACING")?;
     request.each(progress, || {
         tracefs.write(TRACER, "function")?;

@@ -2,13 +2,13 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
-use ipirig_abi::module::{Flip, Storm};
+use ipirig_abi::StormKind;
 
+use super::by_module;
 use super::children::{self, Children};
 use crate::errno::Errno;
 use crate::failure::During;
-use crate::interfaces::Triggers;
-use crate::interfaces::{Interfaces, NO_JUMP_LABEL};
+use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
 use crate::sys;
 
@@ -20,16 +20,17 @@ const ROUND: u64 = 8;
 /// (NR_CACHED_STACKS of kernel/fork.c).
 const FORKS: u64 = 4;
 /// Pages that are mapped and unmapped in a round.
-const PAGES: u32 = 8;
+const PAGES: u64 = 8;
 
 pub(super) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,
 ) -> Result<(), StormError> {
-    request.size(0, 0)?;
     // Without the vfrees and the flips it would be another load, which interrupts nobody.
-    let triggers = interfaces.triggers.ok_or(StormError::NoModule)?;
+    if interfaces.triggers.is_none() {
+        return Err(StormError::NoModule);
+    }
     let mut children = Children::default();
     let next = interfaces.housekeeping.iter().cycle().skip(1);
     for (&from, &to) in interfaces.housekeeping.iter().zip(next) {
@@ -38,7 +39,7 @@ pub(super) fn run(
         progress.value += 1;
     }
     for _ in 0..request.operations.div_ceil(ROUND) {
-        round(triggers)?;
+        round(interfaces)?;
     }
     children
         .join()
@@ -48,24 +49,18 @@ pub(super) fn run(
 }
 
 /// What the control CPU does meanwhile.
-fn round(triggers: &dyn Triggers) -> Result<(), StormError> {
+fn round(interfaces: &Interfaces<'_>) -> Result<(), StormError> {
     children::come_and_go(FORKS).during(|| format!("create and kill {FORKS} processes"))?;
-    let mut storm = Storm {
-        rounds: 1,
-        pages: PAGES,
-        ..Storm::default()
-    };
-    triggers
-        .storm(&mut storm)
-        .during(|| format!("vmalloc and vfree {PAGES} pages"))?;
-    let mut flip = Flip {
-        count: 1,
-        ..Flip::default()
-    };
-    match triggers.flip(&mut flip) {
-        Err(Errno(libc::EOPNOTSUPP)) => Err(StormError::Lacking(NO_JUMP_LABEL.to_owned())),
-        outcome => Ok(outcome.during(|| "flip the static key once")?),
+    for (kind, size) in [(StormKind::Vunmap, PAGES), (StormKind::StaticKeyFlip, 0)] {
+        let once = StormRequest {
+            kind,
+            operations: 1,
+            size,
+            target: 0,
+        };
+        by_module::run(interfaces, &once, &mut Progress::default())?;
     }
+    Ok(())
 }
 
 /// Starts a sender on one CPU and a receiver on another.

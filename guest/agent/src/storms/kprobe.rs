@@ -25,7 +25,6 @@ pub(super) fn run(
     request: &StormRequest,
     progress: &mut Progress,
 ) -> Result<(), StormError> {
-    request.size(0, 0)?;
     let tracefs = Tracefs::with(interfaces, EVENTS, OPTION)?;
     let probe = format!("p:ipirig/quiet {TRACED_FUNCTION}+{}", request.target);
     request.each(progress, || {

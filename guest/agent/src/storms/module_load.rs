@@ -18,7 +18,6 @@ pub(super) fn run(
     request: &StormRequest,
     progress: &mut Progress,
 ) -> Result<(), StormError> {
-    request.size(0, 0)?;
     let path = interfaces.root.join(FILE);
     let module = match File::open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {

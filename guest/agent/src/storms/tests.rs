@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
-use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::module::{LetGo, Move, Trigger};
 use tempfile::TempDir;
 
 use super::*;
@@ -19,27 +19,19 @@ struct FakeModule {
 }
 
 impl Triggers for FakeModule {
-    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
-        let call = format!("flip {}", request.count);
-        self.calls.borrow_mut().push(call);
-        if self.no_keys {
-            return Err(Errno(libc::EOPNOTSUPP));
-        }
-        Ok(())
-    }
-
-    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
-        let call = format!("storm {}x{}", request.rounds, request.pages);
-        self.calls.borrow_mut().push(call);
-        Ok(())
-    }
-
     fn move_alias(&self, _: &mut Move) -> Result<(), Errno> {
         Err(Errno(libc::ENOTTY))
     }
 
-    fn trigger(&self, _: &mut Trigger) -> Result<(), Errno> {
-        Err(Errno(libc::ENOTTY))
+    fn trigger(&self, request: &mut Trigger) -> Result<(), Errno> {
+        let kind = StormKind::try_from(request.kind).unwrap();
+        let call = format!("{kind:?} {}x{}", request.count, request.size);
+        self.calls.borrow_mut().push(call);
+        if self.no_keys && kind == StormKind::StaticKeyFlip {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        request.done = request.count;
+        Ok(())
     }
 
     fn purge(&self) -> Result<(), Errno> {
@@ -146,6 +138,8 @@ fn what_is_missing_is_named_for_each_kind_and_never_a_failure() {
     let interfaces = interfaces(Path::new("/nonexistent"), None);
     let tracing = "lacking: no CONFIG_TRACING: tracefs cannot be mounted on /sys/kernel/tracing";
     for (kind, text) in [
+        (StormKind::StaticKeyFlip, "no module"),
+        (StormKind::Vunmap, "no module"),
         (StormKind::StaticKeyMany, "no module"),
         (StormKind::EntryTextPoke, "no module"),
         (StormKind::VmapStack, "no module"),
@@ -166,7 +160,9 @@ fn what_is_missing_is_named_for_each_kind_and_never_a_failure() {
             "lacking: no CONFIG_BPF_JIT: /proc/sys/net/core/bpf_jit_enable is missing",
         ),
     ] {
-        assert_eq!(ask(&interfaces, kind, 1, 0), said(text), "{kind:?}");
+        let sizes = kind.properties().sizes.as_ref();
+        let size = sizes.map_or(0, |sizes| *sizes.start());
+        assert_eq!(ask(&interfaces, kind, 1, size), said(text), "{kind:?}");
     }
 }
 
@@ -372,7 +368,7 @@ fn the_load_pairs_each_cpu_with_the_next_and_counts_its_messages() {
         done(50, 2)
     );
     // A round for each 8 messages begun.
-    let round = ["storm 1x8", "flip 1"];
+    let round = ["Vunmap 1x8", "StaticKeyFlip 1x0"];
     assert_eq!(*module.calls.borrow(), round.repeat(2 * 7));
 
     interfaces.housekeeping = &[63];

@@ -22,7 +22,6 @@ pub(super) fn run(
     request: &StormRequest,
     progress: &mut Progress,
 ) -> Result<(), StormError> {
-    request.size(0, 0)?;
     let tracefs = Tracefs::with(interfaces, ENABLE, OPTION)?;
     request.each(progress, || {
         tracefs.write(ENABLE, "1")?;

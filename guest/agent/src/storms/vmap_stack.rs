@@ -6,13 +6,8 @@ use crate::failure::During;
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
 
-/// Fewest processes that live at once: a CPU keeps two free stacks for the next ones
-/// (NR_CACHED_STACKS of kernel/fork.c), so the stack of the third is unmapped.
-const MIN_AT_ONCE: u64 = 3;
 /// What a kernel lacks whose module has no stacks to purge.
 const NO_VMAP_STACK: &str = "no CONFIG_VMAP_STACK: kernel stacks are not vmalloc areas";
-/// Most of them.
-const MAX_AT_ONCE: u64 = 64;
 
 pub(super) fn run(
     interfaces: &Interfaces<'_>,
@@ -20,7 +15,7 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<(), StormError> {
     let triggers = interfaces.triggers.ok_or(StormError::NoModule)?;
-    let at_once = request.size(MIN_AT_ONCE, MAX_AT_ONCE)?;
+    let at_once = request.size;
     while progress.done < request.operations {
         children::come_and_go(at_once).during(|| format!("create and kill {at_once} processes"))?;
         // Stacks are unmapped late, and flushed later still: here.
