@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ipirig_guest::{Fate as Wanted, Mutant, Need};
 use ipirig_scenario::Scenario;
 use ipirig_verdict::result::RunResult;
 
@@ -12,6 +11,7 @@ use crate::mutants::{
     Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, pcids,
     with_second_try,
 };
+use crate::patches::{Mutant, Need, Wanted};
 
 /// What a mutant's patch says must notice it, and cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,11 +144,11 @@ fn trial<'a>(mutant: &'a Mutant, survivors: &BTreeSet<String>) -> Result<Trial<'
 
 #[cfg(test)]
 mod tests {
-    use ipirig_guest::Notice;
     use ipirig_rig::conductor::fake::plan;
     use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict};
 
     use super::*;
+    use crate::patches::Notice;
 
     fn mutant(name: &str, fate: Wanted) -> Mutant {
         Mutant {

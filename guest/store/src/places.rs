@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::GuestError;
+use crate::StoreError;
 
 /// The directories that a build reads and writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,26 +21,26 @@ impl Places {
     ///
     /// # Errors
     ///
-    /// [`GuestError::NoGuestDir`] and [`GuestError::NoCacheDir`].
-    pub fn find() -> Result<Self, GuestError> {
+    /// [`StoreError::NoGuestDir`] and [`StoreError::NoCacheDir`].
+    pub fn find() -> Result<Self, StoreError> {
         Self::from_vars(|name| std::env::var_os(name))
     }
 
-    fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, GuestError> {
+    fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, StoreError> {
         let guest = match path(&var, "IPIRIG_GUEST_DIR") {
             Some(dir) => absolute(dir)?,
-            // `guest/build/..`, without the dots.
+            // `guest/store/..`, without the dots.
             None => match Path::new(env!("CARGO_MANIFEST_DIR")).parent() {
                 Some(dir) => dir.to_owned(),
                 None => {
-                    return Err(GuestError::NoGuestDir {
+                    return Err(StoreError::NoGuestDir {
                         path: PathBuf::new(),
                     });
                 }
             },
         };
         if !guest.join("kernel").is_dir() {
-            return Err(GuestError::NoGuestDir { path: guest });
+            return Err(StoreError::NoGuestDir { path: guest });
         }
 
         let cache = cache_from_vars(&var)?;
@@ -51,13 +51,13 @@ impl Places {
     ///
     /// # Errors
     ///
-    /// [`GuestError::NoCacheDir`].
-    pub fn find_cache() -> Result<PathBuf, GuestError> {
+    /// [`StoreError::NoCacheDir`].
+    pub fn find_cache() -> Result<PathBuf, StoreError> {
         cache_from_vars(&|name| std::env::var_os(name))
     }
 
     /// The Cargo workspace that holds the agent.
-    pub(crate) fn workspace(&self) -> &Path {
+    pub fn workspace(&self) -> &Path {
         self.guest.parent().unwrap_or(&self.guest)
     }
 }
@@ -69,18 +69,18 @@ fn path(var: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> 
         .map(PathBuf::from)
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, GuestError> {
-    std::path::absolute(&path).map_err(GuestError::io("find", path))
+fn absolute(path: PathBuf) -> Result<PathBuf, StoreError> {
+    std::path::absolute(&path).map_err(StoreError::io("find", path))
 }
 
-fn cache_from_vars(var: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, GuestError> {
+fn cache_from_vars(var: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, StoreError> {
     // The XDG base directory specification: a relative path is to be ignored.
     let xdg = path(var, "XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
     match (path(var, "IPIRIG_CACHE_DIR"), xdg, path(var, "HOME")) {
         (Some(dir), _, _) => absolute(dir),
         (None, Some(dir), _) => Ok(dir.join("ipirig")),
         (None, None, Some(home)) => Ok(absolute(home)?.join(".cache/ipirig")),
-        (None, None, None) => Err(GuestError::NoCacheDir),
+        (None, None, None) => Err(StoreError::NoCacheDir),
     }
 }
 
@@ -88,7 +88,7 @@ fn cache_from_vars(var: &impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, G
 mod tests {
     use super::*;
 
-    fn find(vars: &[(&str, &str)]) -> Result<Places, GuestError> {
+    fn find(vars: &[(&str, &str)]) -> Result<Places, StoreError> {
         Places::from_vars(|name| {
             vars.iter()
                 .find(|(n, _)| *n == name)
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn guest_directory_defaults_to_the_checkout() {
         let guest = find(&[("HOME", "/c")]).expect("found").guest;
-        assert_eq!(guest.join("build"), Path::new(env!("CARGO_MANIFEST_DIR")));
+        assert_eq!(guest.join("store"), Path::new(env!("CARGO_MANIFEST_DIR")));
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
         let cache = cache_from_vars(&var).expect("found");
         assert_eq!(cache, Path::new("/c/.cache/ipirig"));
         let error = cache_from_vars(&|_| None).expect_err("no place for a cache");
-        assert!(matches!(error, GuestError::NoCacheDir), "{error}");
+        assert!(matches!(error, StoreError::NoCacheDir), "{error}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::thread;
 use serde::Serialize;
 
 use crate::key::{Ingredients, Key};
-use crate::{GuestError, Progress};
+use crate::{Progress, StoreError};
 
 /// How the names of directories under `work` begin that only wait for their removal.
 const TRASH: &str = "trash-";
@@ -40,50 +40,63 @@ const PACKED: &str = "initramfs";
 
 /// The cache directory.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub struct Store {
     root: PathBuf,
     /// What emulates this host, if something does.
-    pub(crate) emulated: Option<OsString>,
+    emulated: Option<OsString>,
 }
 
 /// A finished stage.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) dir: PathBuf,
-    pub(crate) key: Key,
-    pub(crate) fresh: bool,
+pub struct Slot {
+    /// The directory with its files.
+    pub dir: PathBuf,
+    /// The hash of what went into it.
+    pub key: Key,
+    /// Whether it was built by this call rather than found.
+    pub fresh: bool,
 }
 
 /// What stays where it was built, for others to work in. Ours as long as this exists.
 #[derive(Debug)]
-pub(crate) struct Bench {
-    pub(crate) dir: PathBuf,
+pub struct Bench {
+    /// The directory.
+    pub dir: PathBuf,
     _lock: File,
 }
 
 /// What a stage is built in.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub struct Work {
     /// Thrown away afterwards.
-    pub(crate) scratch: PathBuf,
+    pub scratch: PathBuf,
     /// Becomes the slot.
-    pub(crate) out: PathBuf,
+    pub out: PathBuf,
     /// Where to log what is run.
-    pub(crate) log: PathBuf,
+    pub log: PathBuf,
 }
 
 impl Bench {
     /// Has it made again when it is asked for next.
-    pub(crate) fn spoil(&self) -> Result<(), GuestError> {
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn spoil(&self) -> Result<(), StoreError> {
         remove_file(&self.dir.join(WHOLE))
     }
 }
 
 impl Store {
-    pub(crate) fn open(root: &Path) -> Result<Self, GuestError> {
+    /// Opens the cache in `root`, which is created when missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::AwkwardCacheDir`], [`StoreError::Io`].
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
         let awkward = |c: char| c.is_whitespace() || c.is_control() || ":'\"`#$%\\".contains(c);
         if root.to_str().is_none_or(|path| path.contains(awkward)) {
-            return Err(GuestError::AwkwardCacheDir {
+            return Err(StoreError::AwkwardCacheDir {
                 path: root.to_owned(),
             });
         }
@@ -96,38 +109,48 @@ impl Store {
         })
     }
 
-    pub(crate) fn source(&self) -> PathBuf {
+    /// The directory of downloaded packages.
+    #[must_use]
+    pub fn source(&self) -> PathBuf {
         self.root.join("source")
     }
 
     /// Cargo's target directory for `workspace`. Needs the lock `cargo`. Not one for all: Cargo
     /// knows the crates of a workspace by their places in it, and takes another checkout's for its
     /// own.
-    pub(crate) fn cargo_target(&self, workspace: &Path) -> PathBuf {
+    #[must_use]
+    pub fn cargo_target(&self, workspace: &Path) -> PathBuf {
         let mut place = Ingredients::of("cargo", 1);
         place.add("workspace", &workspace.to_string_lossy());
         self.root.join("cargo").join(place.key().short())
     }
 
     /// The log of something that has no slot.
-    pub(crate) fn log(&self, name: &str) -> PathBuf {
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
         self.root.join("log").join(format!("{name}.log"))
     }
 
-    pub(crate) fn stage_dir(&self, stage: &str) -> PathBuf {
+    /// The directory of all slots of a stage.
+    #[must_use]
+    pub fn stage_dir(&self, stage: &str) -> PathBuf {
         self.root.join(stage)
     }
 
     /// Finds the slot `stage`/`key`, or has `build` fill it. The slot counts as whole when it has
     /// all of `files`; `build` must put them into [`Work::out`].
-    pub(crate) fn slot(
+    ///
+    /// # Errors
+    ///
+    /// That of `build`, [`StoreError::Product`] if a file was not made, [`StoreError::InLab`], [`StoreError::Io`].
+    pub fn slot<E: From<StoreError>>(
         &self,
         stage: &str,
         key: Key,
         files: &[&str],
         progress: &dyn Progress,
-        build: impl FnOnce(&Work) -> Result<(), GuestError>,
-    ) -> Result<Slot, GuestError> {
+        build: impl FnOnce(&Work) -> Result<(), E>,
+    ) -> Result<Slot, E> {
         let dir = self.root.join(stage).join(key.to_string());
         if has_all(&dir, files).is_ok() {
             return Ok(Slot {
@@ -138,10 +161,11 @@ impl Store {
         }
         if let (Some(host), true) = (&self.emulated, stage != PACKED) {
             // Its file locks are not ours, and it would take hours.
-            return Err(GuestError::InLab {
+            return Err(StoreError::InLab {
                 stage: stage.to_owned(),
                 host: host.to_string_lossy().into_owned(),
-            });
+            }
+            .into());
         }
         let name = format!("{stage}-{key}");
         let _lock = self.lock(&name, stage, progress)?;
@@ -171,16 +195,18 @@ impl Store {
         let done = build(&work).and_then(|()| {
             if let Err(missing) = has_all(&work.out, files) {
                 let reason = "was not made".to_owned();
-                return Err(GuestError::Product {
+                return Err(StoreError::Product {
                     path: missing,
                     reason,
                     log: work.log.clone(),
-                });
+                }
+                .into());
             }
             // What is there is not whole: somebody removed parts of it.
             self.discard(&dir)?;
             make_dir(&self.root.join(stage))?;
-            fs::rename(&work.out, &dir).map_err(GuestError::io("create", &dir))
+            fs::rename(&work.out, &dir).map_err(StoreError::io("create", &dir))?;
+            Ok(())
         });
         // After a failure too: a kernel tree is big. The log is elsewhere.
         let cleaned = self.discard(&root);
@@ -197,14 +223,18 @@ impl Store {
     /// works in the place itself, for what cannot be moved; it is whole when it has the file
     /// [`WHOLE`], which comes last. There is one bench a stage: others are removed when a new one is
     /// made, unless they are in use.
-    pub(crate) fn bench(
+    ///
+    /// # Errors
+    ///
+    /// That of `build`, and [`StoreError::Io`].
+    pub fn bench<E: From<StoreError>>(
         &self,
         stage: &str,
         what: &str,
         key: &Key,
         progress: &dyn Progress,
-        build: impl FnOnce(&Work) -> Result<(), GuestError>,
-    ) -> Result<Bench, GuestError> {
+        build: impl FnOnce(&Work) -> Result<(), E>,
+    ) -> Result<Bench, E> {
         let name = format!("{stage}-{key}");
         let lock = self.lock(&name, what, progress)?;
         let dir = self.root.join(stage).join(key.to_string());
@@ -221,8 +251,10 @@ impl Store {
                 out: dir.clone(),
                 log,
             };
-            let done = build(&work)
-                .and_then(|()| fs::write(&whole, "").map_err(GuestError::io("create", &whole)));
+            let done = build(&work).and_then(|()| {
+                fs::write(&whole, "").map_err(StoreError::io("create", &whole))?;
+                Ok(())
+            });
             if let Err(error) = done {
                 // What cannot be removed now is not whole, and removed by the next build.
                 let _ = self.discard(&dir);
@@ -233,33 +265,37 @@ impl Store {
     }
 
     /// Waits for the lock `name`. It is free again when the file is dropped, or the process dies.
-    pub(crate) fn lock(
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn lock(
         &self,
         name: &str,
         what: &str,
         progress: &dyn Progress,
-    ) -> Result<File, GuestError> {
+    ) -> Result<File, StoreError> {
         let (file, path) = self.lock_file(name)?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(GuestError::io("lock", path)(error)),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
         }
         progress.note(&format!(
             "another ipirig is at work on the {what}; waiting for it"
         ));
-        file.lock().map_err(GuestError::io("lock", path))?;
+        file.lock().map_err(StoreError::io("lock", path))?;
         Ok(file)
     }
 
-    fn lock_file(&self, name: &str) -> Result<(File, PathBuf), GuestError> {
+    fn lock_file(&self, name: &str) -> Result<(File, PathBuf), StoreError> {
         let path = self.root.join("lock").join(name);
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path);
-        Ok((file.map_err(GuestError::io("open", &path))?, path))
+        Ok((file.map_err(StoreError::io("open", &path))?, path))
     }
 
     /// Removes what interrupted builds left. Failing at that must not stop a build.
@@ -298,7 +334,7 @@ impl Store {
     /// Gets `path` out of the way at once and removes it without waiting: a kernel tree has 85 000
     /// files, which takes minutes where each is discarded on its own (ext4 mounted with `discard`
     /// and without a journal).
-    fn discard(&self, path: &Path) -> Result<(), GuestError> {
+    fn discard(&self, path: &Path) -> Result<(), StoreError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let trash = self
@@ -308,7 +344,7 @@ impl Store {
         match fs::rename(path, &trash) {
             Ok(()) => remove_behind(trash),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(GuestError::io("remove", path)(error)),
+            Err(error) => return Err(StoreError::io("remove", path)(error)),
         }
         Ok(())
     }
@@ -340,25 +376,44 @@ fn has_all(dir: &Path, files: &[&str]) -> Result<(), PathBuf> {
         .try_for_each(|path| if path.exists() { Ok(()) } else { Err(path) })
 }
 
-pub(crate) fn make_dir(path: &Path) -> Result<(), GuestError> {
-    fs::create_dir_all(path).map_err(GuestError::io("create", path))
+/// Makes a directory, with those above it, unless it is there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn make_dir(path: &Path) -> Result<(), StoreError> {
+    fs::create_dir_all(path).map_err(StoreError::io("create", path))
 }
 
-pub(crate) fn remove_dir(path: &Path) -> Result<(), GuestError> {
-    ignore_absent(fs::remove_dir_all(path)).map_err(GuestError::io("remove", path))
+/// Removes a directory with all that is in it, if it is there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn remove_dir(path: &Path) -> Result<(), StoreError> {
+    ignore_absent(fs::remove_dir_all(path)).map_err(StoreError::io("remove", path))
 }
 
 /// Writes a JSON file that is either whole or not there.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), GuestError> {
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     let part = path.with_extension("part");
     let json = serde_json::to_vec_pretty(value).map_err(io::Error::from);
     json.and_then(|json| fs::write(&part, json))
-        .map_err(GuestError::io("write", &part))?;
-    fs::rename(&part, path).map_err(GuestError::io("create", path))
+        .map_err(StoreError::io("write", &part))?;
+    fs::rename(&part, path).map_err(StoreError::io("create", path))
 }
 
-pub(crate) fn remove_file(path: &Path) -> Result<(), GuestError> {
-    ignore_absent(fs::remove_file(path)).map_err(GuestError::io("remove", path))
+/// Removes a file, if it is there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn remove_file(path: &Path) -> Result<(), StoreError> {
+    ignore_absent(fs::remove_file(path)).map_err(StoreError::io("remove", path))
 }
 
 fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
@@ -371,7 +426,7 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorClass;
+    use crate::ErrorClass;
 
     #[test]
     fn in_an_emulated_host_nothing_is_built_but_what_is_there_is_found() {
@@ -379,12 +434,12 @@ mod tests {
         let mut store = Store::open(dir.path()).expect("opened");
         let key = || Ingredients::of("kernel", 1).key();
         let make =
-            |work: &Work| fs::write(work.out.join("a"), "").map_err(GuestError::io("write", "a"));
+            |work: &Work| fs::write(work.out.join("a"), "").map_err(StoreError::io("write", "a"));
         store.emulated = Some("svm".into());
         let error = store
             .slot("kernel", key(), &["a"], &(), make)
             .expect_err("not built");
-        assert!(matches!(error, GuestError::InLab { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::InLab { .. }), "{error:?}");
         assert_eq!(error.class(), ErrorClass::Host);
         store.emulated = None;
         assert!(
@@ -410,7 +465,7 @@ mod tests {
         let pack = |store: &Store, recipe| {
             fs::create_dir_all(&outside).expect("created");
             let make = |work: &Work| {
-                fs::write(work.out.join("a"), "").map_err(GuestError::io("write", "a"))
+                fs::write(work.out.join("a"), "").map_err(StoreError::io("write", "a"))
             };
             let key = Ingredients::of("initramfs", recipe).key();
             store
@@ -423,5 +478,31 @@ mod tests {
         assert!(pack(&store, 1));
         store.emulated = None;
         assert!(!pack(&store, 2));
+    }
+
+    #[test]
+    fn slot_without_its_files_is_not_accepted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let key = Ingredients::of("x", 1).key();
+        let error = store
+            .slot("x", key, &["a"], &(), |_| Ok::<_, StoreError>(()))
+            .expect_err("nothing was made");
+        assert!(error.to_string().contains("out/a: was not made"), "{error}");
+        assert!(!dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn cache_directory_that_make_cannot_use_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["a b", "a:b", "a'b", "a#b", "a$b"] {
+            let error = Store::open(&dir.path().join(name)).expect_err("refused");
+            assert!(
+                matches!(error, StoreError::AwkwardCacheDir { .. }),
+                "{error:?}"
+            );
+            assert_eq!(error.class(), ErrorClass::Input);
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
     }
 }

@@ -2,8 +2,7 @@
 //! it. A check that has never failed has shown little.
 //!
 //! This module reads what the patches say about themselves. Whether the scenarios and checks that
-//! they name exist is for the caller to find out; [`build`](crate::build) with
-//! [`extra_patches`](crate::Request::extra_patches) makes the kernel.
+//! they name exist [`trials`](crate::trials) finds out; `ipirig-guest` makes the kernels.
 //!
 //! A mutant is a patch as `git format-patch` writes it. Its subject is `mutant:` and what is wrong
 //! with the kernel, and these trailers come before the line `---`:
@@ -18,9 +17,53 @@
 //! A line that begins with a space or a tab goes on with the line before it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{GuestError, Places};
+/// Why there are no mutants to try.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PatchError {
+    /// There are none where they should be.
+    #[error("no mutants: there is no *.patch in {}", dir.display())]
+    NoMutants {
+        /// Where they were looked for.
+        dir: PathBuf,
+    },
+    /// The header of a patch does not say what it must.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadMutant {
+        /// The patch.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
+    /// A file or directory could not be read.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: `read`, `list`.
+        action: &'static str,
+        /// What it was tried on.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PatchError {
+    /// For `map_err`: an [`Io`](Self::Io) error of `action` on `path`.
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
 
 /// A patch with a known bug.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +75,7 @@ pub struct Mutant {
     /// Where the bug was seen, or what makes it likely.
     pub source: String,
     /// What is to become of it.
-    pub fate: Fate,
+    pub fate: Wanted,
     /// What a guest must have for that.
     pub needs: Option<Need>,
     /// The patch.
@@ -41,7 +84,7 @@ pub struct Mutant {
 
 /// What is to become of a mutant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum Wanted {
     /// Each of these must notice it. Never empty.
     Noticed(Vec<Notice>),
     /// Nothing notices it, for this reason.
@@ -69,42 +112,42 @@ pub struct Notice {
     pub check: String,
 }
 
-/// The mutants in `kernel/mutants` of the guest directory, by name.
+/// The mutants in `kernel/mutants` of the `guest` directory of a checkout, by name.
 ///
 /// # Errors
 ///
-/// [`GuestError::NoMutants`] if there are none, [`GuestError::BadMutant`] if one of them does not
-/// say what it must, [`GuestError::Io`].
-pub fn all(places: &Places) -> Result<Vec<Mutant>, GuestError> {
-    let dir = places.guest.join("kernel/mutants");
+/// [`PatchError::NoMutants`] if there are none, [`PatchError::BadMutant`] if one of them does not
+/// say what it must, [`PatchError::Io`].
+pub fn all(guest: &Path) -> Result<Vec<Mutant>, PatchError> {
+    let dir = guest.join("kernel/mutants");
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(GuestError::NoMutants { dir });
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(PatchError::NoMutants { dir });
         }
-        Err(error) => return Err(GuestError::io("list", dir)(error)),
+        Err(error) => return Err(PatchError::io("list", &dir)(error)),
     };
     let mut mutants = Vec::new();
     for entry in entries {
-        let path = entry.map_err(GuestError::io("list", &dir))?.path();
+        let path = entry.map_err(PatchError::io("list", &dir))?.path();
         if path
             .extension()
             .is_some_and(|extension| extension == "patch")
         {
-            let text = fs::read(&path).map_err(GuestError::io("read", &path))?;
+            let text = fs::read(&path).map_err(PatchError::io("read", &path))?;
             mutants.push(Mutant::parse(path, &String::from_utf8_lossy(&text))?);
         }
     }
     if mutants.is_empty() {
-        return Err(GuestError::NoMutants { dir });
+        return Err(PatchError::NoMutants { dir });
     }
     mutants.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(mutants)
 }
 
 impl Mutant {
-    fn parse(path: PathBuf, text: &str) -> Result<Self, GuestError> {
-        let bad = |(line, reason): (usize, String)| GuestError::BadMutant {
+    fn parse(path: PathBuf, text: &str) -> Result<Self, PatchError> {
+        let bad = |(line, reason): (usize, String)| PatchError::BadMutant {
             path: path.clone(),
             line,
             reason,
@@ -114,8 +157,8 @@ impl Mutant {
         let title = header.title.clone();
         let source = header.source.clone();
         let fate = match (&header.survives, header.noticed.as_slice()) {
-            (Some(reason), []) => Some(Fate::Survives(reason.clone())),
-            (None, [_, ..]) => Some(Fate::Noticed(header.noticed.clone())),
+            (Some(reason), []) => Some(Wanted::Survives(reason.clone())),
+            (None, [_, ..]) => Some(Wanted::Noticed(header.noticed.clone())),
             // The header has not both.
             _ => None,
         };
@@ -259,7 +302,6 @@ fn once(name: &str, slot: &mut Option<String>, value: &str) -> Result<(), String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorClass;
 
     const NOTICED: &str = "\
 From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
@@ -291,20 +333,16 @@ Survives: nobody looks at it
 ---
 ";
 
-    /// Places with these files for mutants.
-    fn places(files: &[(&str, &str)]) -> (tempfile::TempDir, Places) {
+    /// A guest directory with these files for mutants.
+    fn guest(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a directory");
-        let places = Places {
-            guest: dir.path().to_owned(),
-            cache: dir.path().join("cache"),
-        };
         if !files.is_empty() {
             fs::create_dir_all(dir.path().join("kernel/mutants")).expect("created");
         }
         for (name, text) in files {
             fs::write(dir.path().join("kernel/mutants").join(name), text).expect("written");
         }
-        (dir, places)
+        dir
     }
 
     fn notice(scenario: &str, check: &str) -> Notice {
@@ -316,20 +354,20 @@ Survives: nobody looks at it
 
     #[test]
     fn mutants_are_read_and_sorted_by_name() {
-        let (dir, places) = places(&[
+        let dir = guest(&[
             ("b-late.patch", NOTICED),
             ("a-count.patch", SURVIVES),
             ("README.md", "not a patch"),
         ]);
         let path = |name| dir.path().join("kernel/mutants").join(name);
         assert_eq!(
-            all(&places).expect("read"),
+            all(dir.path()).expect("read"),
             [
                 Mutant {
                     name: "a-count".to_owned(),
                     title: "a counter is off by one".to_owned(),
                     source: "own".to_owned(),
-                    fate: Fate::Survives("nobody looks at it".to_owned()),
+                    fate: Wanted::Survives("nobody looks at it".to_owned()),
                     needs: None,
                     path: path("a-count.patch"),
                 },
@@ -337,7 +375,7 @@ Survives: nobody looks at it
                     name: "b-late".to_owned(),
                     title: "user mode is noted too late".to_owned(),
                     source: "a slip of the pen, the usual one".to_owned(),
-                    fate: Fate::Noticed(vec![
+                    fate: Wanted::Noticed(vec![
                         notice("storm-text", "sends"),
                         notice("entry", "catch-up"),
                     ]),
@@ -351,8 +389,8 @@ Survives: nobody looks at it
     #[test]
     fn no_mutants_is_an_error_that_says_where_they_should_be() {
         for files in [&[][..], &[("README.md", "")]] {
-            let (dir, places) = places(files);
-            let error = all(&places).expect_err("none");
+            let dir = guest(files);
+            let error = all(dir.path()).expect_err("none");
             assert_eq!(
                 error.to_string(),
                 format!(
@@ -360,7 +398,7 @@ Survives: nobody looks at it
                     dir.path().join("kernel/mutants").display()
                 )
             );
-            assert_eq!(error.class(), ErrorClass::Input);
+            assert!(matches!(error, PatchError::NoMutants { .. }), "{error:?}");
         }
     }
 
@@ -430,14 +468,14 @@ Survives: nobody looks at it
             ),
         ];
         for ((from, to), line, reason) in cases {
-            let (dir, places) = places(&[("m.patch", &SURVIVES.replace(from, to))]);
+            let dir = guest(&[("m.patch", &SURVIVES.replace(from, to))]);
             let path = dir.path().join("kernel/mutants/m.patch");
-            let error = all(&places).expect_err(reason);
+            let error = all(dir.path()).expect_err(reason);
             assert_eq!(
                 error.to_string(),
                 format!("{}:{line}: {reason}", path.display())
             );
-            assert_eq!(error.class(), ErrorClass::Input);
+            assert!(matches!(error, PatchError::BadMutant { .. }), "{error:?}");
         }
     }
 }

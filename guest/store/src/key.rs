@@ -6,15 +6,15 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::GuestError;
+use crate::StoreError;
 
 /// Names one possible result of a stage. 128 bits of SHA-256, as lower-case hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Key(String);
+pub struct Key(String);
 
 impl Key {
     /// The first 12 digits: enough for a person and for a file name next to others.
-    pub(crate) fn short(&self) -> &str {
+    pub fn short(&self) -> &str {
         &self.0[..12]
     }
 }
@@ -28,35 +28,45 @@ impl fmt::Display for Key {
 /// Collects the ingredients of a stage.
 ///
 /// Each is hashed with its label and both lengths, so that no two lists of ingredients look alike.
-pub(crate) struct Ingredients(Sha256);
+#[derive(Debug)]
+pub struct Ingredients(Sha256);
 
 impl Ingredients {
     /// `recipe` is a number that goes up whenever the steps of this stage change.
-    pub(crate) fn of(stage: &str, recipe: u32) -> Self {
+    pub fn of(stage: &str, recipe: u32) -> Self {
         let mut this = Self(Sha256::new());
         this.add("stage", stage);
         this.add("recipe", &recipe.to_string());
         this
     }
 
-    pub(crate) fn add(&mut self, label: &str, value: &str) {
+    /// Adds a text, under a label.
+    pub fn add(&mut self, label: &str, value: &str) {
         self.bytes(label, value.as_bytes());
     }
 
-    pub(crate) fn file(&mut self, label: &str, path: &Path) -> Result<(), GuestError> {
-        let content = fs::read(path).map_err(GuestError::io("read", path))?;
+    /// Adds what a file has in it, under a label.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if it cannot be read.
+    pub fn file(&mut self, label: &str, path: &Path) -> Result<(), StoreError> {
+        let content = fs::read(path).map_err(StoreError::io("read", path))?;
         self.bytes(label, &content);
         Ok(())
     }
 
-    pub(crate) fn bytes(&mut self, label: &str, value: &[u8]) {
+    /// Adds bytes, under a label.
+    pub fn bytes(&mut self, label: &str, value: &[u8]) {
         for part in [label.as_bytes(), value] {
             self.0.update((part.len() as u64).to_le_bytes());
             self.0.update(part);
         }
     }
 
-    pub(crate) fn key(self) -> Key {
+    /// The hash of all that was added, in this order.
+    #[must_use]
+    pub fn key(self) -> Key {
         let digest = self.0.finalize();
         Key(digest
             .iter()

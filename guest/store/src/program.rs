@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::GuestError;
+use crate::StoreError;
 
 /// How many lines of a failed program's output an error shows.
 const EXCERPT_LINES: usize = 15;
@@ -35,13 +35,14 @@ const STOP_SIGNALS: [i32; 3] = [1, 2, 15];
 
 /// A program to run.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub struct Program {
     command: Command,
     shown: String,
 }
 
 impl Program {
-    pub(crate) fn new(name: impl AsRef<OsStr>) -> Self {
+    /// The program `name`, from `PATH`, without arguments and with a clean environment.
+    pub fn new(name: impl AsRef<OsStr>) -> Self {
         let name = name.as_ref();
         let mut command = Command::new(name);
         command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
@@ -56,51 +57,65 @@ impl Program {
     }
 
     /// Lets one more variable of ours through.
-    pub(crate) fn keep(&mut self, var: &str) {
+    pub fn keep(&mut self, var: &str) {
         if let Some(value) = std::env::var_os(var) {
             self.command.env(var, value);
         }
     }
 
-    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.shown.push(' ');
         self.shown.push_str(&arg.as_ref().to_string_lossy());
         self.command.arg(arg);
         self
     }
 
-    pub(crate) fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
+    /// More arguments, in this order.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
         args.into_iter().fold(self, Self::arg)
     }
 
     /// An argument of the form `name=path`.
-    pub(crate) fn assign(self, name: &str, path: &Path) -> Self {
+    #[must_use]
+    pub fn assign(self, name: &str, path: &Path) -> Self {
         let mut arg = OsString::from(name);
         arg.push("=");
         arg.push(path);
         self.arg(arg)
     }
 
-    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
-    pub(crate) fn dir(mut self, dir: &Path) -> Self {
+    /// The directory to run it in.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
     }
 
     /// Runs it to its end. Both its outputs go to `log`, which is appended to, and line by line to
     /// `heard`. `what` is for the error: "building the kernel".
-    pub(crate) fn run(
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Spawn`], [`StoreError::Failed`], [`StoreError::Interrupted`] if a signal that a user sends ended
+    /// it, [`StoreError::Io`] if the log cannot be written.
+    pub fn run(
         self,
         what: &str,
         log: &Path,
         mut heard: impl FnMut(&str),
-    ) -> Result<(), GuestError> {
+    ) -> Result<(), StoreError> {
         let Self { mut command, shown } = self;
-        let no_log = |error| GuestError::io("write", log)(error);
+        let no_log = |error| StoreError::io("write", log)(error);
         let mut log_file = File::options()
             .create(true)
             .append(true)
@@ -108,7 +123,7 @@ impl Program {
             .map_err(no_log)?;
         writeln!(log_file, "+ {shown}").map_err(no_log)?;
 
-        let spawn_error = |source| GuestError::Spawn {
+        let spawn_error = |source| StoreError::Spawn {
             program: program_name(&shown),
             source,
         };
@@ -140,9 +155,9 @@ impl Program {
             .signal()
             .is_some_and(|signal| STOP_SIGNALS.contains(&signal))
         {
-            return Err(GuestError::Interrupted { what });
+            return Err(StoreError::Interrupted { what });
         }
-        Err(GuestError::Failed {
+        Err(StoreError::Failed {
             what,
             status,
             log: log.to_owned(),
@@ -190,7 +205,8 @@ impl Tail {
 
 /// Whether the line only says what is being worked on: `  CC      kernel/fork.o` of Kbuild,
 /// `   Compiling libc v0.2.0` of Cargo.
-pub(crate) fn is_step(line: &str) -> bool {
+#[must_use]
+pub fn is_step(line: &str) -> bool {
     let Some(rest) = line.strip_prefix("  ") else {
         return false;
     };
@@ -274,12 +290,12 @@ mod tests {
         let error = sh("kill -INT $$")
             .run("building it", &log, |_| {})
             .expect_err("killed");
-        assert!(matches!(error, GuestError::Interrupted { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Interrupted { .. }), "{error:?}");
         assert_eq!(error.to_string(), "interrupted while building it");
         let error = sh("kill -KILL $$")
             .run("building it", &log, |_| {})
             .expect_err("killed");
-        assert!(matches!(error, GuestError::Failed { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Failed { .. }), "{error:?}");
     }
 
     #[test]
