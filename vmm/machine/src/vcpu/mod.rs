@@ -6,6 +6,7 @@ mod exits;
 mod follower;
 mod inject;
 mod placed;
+mod pushed_flags;
 mod recorder;
 mod saved;
 mod sender;

@@ -18,7 +18,8 @@ use kvm_bindings::kvm_vcpu_events;
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
 
-use super::recorder;
+use super::pushed_flags::PushedFlags;
+use super::recorder::{self, RSP};
 use super::stops::Stepping;
 use super::{Break, Vcpu};
 use crate::assist;
@@ -33,8 +34,6 @@ const NMI: u8 = 2;
 const ERROR_CODE: u64 = 8;
 /// RFLAGS.IF (SDM vol. 3, 2.3).
 const INTERRUPTS: u64 = 1 << 9;
-/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
-const RSP: usize = 4;
 
 /// How an event that was asked for is coming along, for whoever waits for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -301,10 +300,11 @@ impl Vcpu {
     fn trace_from(&mut self, rip: u64) -> Result<(), errno::Error> {
         self.stops.entry.clear();
         if let Some(placing) = &self.placing {
-            let handlers = placing.unexpected.iter().map(|(address, _)| *address);
-            self.stops.nested = handlers.collect();
+            self.stops.nested.clone_from(&placing.unexpected);
         }
         self.stops.successor = None;
+        self.stops.own_trap = false;
+        self.stops.pushed_flags = None;
         self.stops.stepping = Stepping::Recording { rip };
         if self.synced {
             self.fd.set_sync_valid_reg(SyncReg::SystemRegister);
@@ -370,6 +370,7 @@ impl Vcpu {
             return self.end_passage(PassageEnd::User, Stage::Over);
         }
         self.stops.successor = successor;
+        self.stops.pushed_flags = PushedFlags::of_step(&step);
         self.stops.stepping = Stepping::Recording { rip };
         self.stop_where_wanted()?;
         if let Some(placing) = self.placing.as_mut().filter(|_| self.synced) {
