@@ -1,7 +1,7 @@
 //! The table of storms: bursts of one kind of operation, run on the control vCPU.
 //!
 //! A row says all that rig and agent must know of a storm. How its operations are done is code of the agent
-//! (`guest/agent/src/storms`) or of the module (`guest/module`), which finds a storm by its number.
+//! (`guest/storms`) or of the module (`guest/module`), which finds a storm by its number.
 
 use core::ops::RangeInclusive;
 

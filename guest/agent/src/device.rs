@@ -7,9 +7,7 @@ use std::os::fd::AsRawFd;
 
 use ipirig_abi::module::{self, LetGo, Members, Move, Probe, Stay, Trigger};
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::sys;
+use ipirig_system::{During, Errno, Failure, sys};
 
 const MODULE: &str = "/ipirig.ko";
 

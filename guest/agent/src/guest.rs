@@ -10,19 +10,17 @@ use ipirig_abi::module::{LetGo, Move, Trigger};
 use ipirig_abi::{Mailbox, TEXT_LEN};
 
 use crate::device::Device;
-use crate::errno::Errno;
 use crate::execute::{self, Executed};
-use crate::failure::{During, Failure};
-use crate::interfaces::{Interfaces, Symbols, Triggers};
 use crate::mounts;
 use crate::obey::Guest;
 use crate::online;
 use crate::put::Part;
 use crate::relay;
-use crate::request::StormError;
-use crate::sys;
 use crate::tasks::{self, Tasks};
 use crate::tracing::{Recording, Step};
+use ipirig_storms::StormError;
+use ipirig_storms::{Interfaces, Symbols, Triggers};
+use ipirig_system::{During, Errno, Failure, sys};
 
 const COUNTERS: &str = "/sys/kernel/debug/ipi_deferral";
 const INTERRUPTS: &str = "/proc/interrupts";

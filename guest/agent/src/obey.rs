@@ -7,11 +7,10 @@ use ipirig_abi::module::LetGo;
 use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
 
 use crate::execute::Executed;
-use crate::failure::{During, Failure};
-use crate::interfaces::{Interfaces, Symbols, Triggers};
-use crate::request::{Progress, StormError, StormRequest};
-use crate::storms;
 use crate::tracing::Step;
+use ipirig_storms as storms;
+use ipirig_storms::{Interfaces, Progress, StormError, StormRequest, Symbols, Triggers};
+use ipirig_system::{During, Failure};
 
 /// What commands act on: the real guest, or a test's.
 pub(crate) trait Guest {

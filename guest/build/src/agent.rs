@@ -29,7 +29,7 @@ const SMALL: [(&str, &str); 6] = [
 const NAME: &str = "ipirig-agent";
 
 /// The workspace's members that the agent consists of, under the guest directory.
-const CRATES: [&str; 2] = ["agent", "abi"];
+const CRATES: [&str; 4] = ["agent", "abi", "storms", "system"];
 
 /// Finds the agent in the cache or builds it.
 pub(crate) fn build(

@@ -5,11 +5,11 @@ use ipirig_abi::TraceStep;
 use ipirig_abi::module::{Move, Trigger};
 
 use super::*;
-use crate::errno::Errno;
 use crate::mailbox;
+use ipirig_system::Errno;
 
 /// A module in ordinary memory that keeps the real one's bounds.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct FakeModule {
     calls: RefCell<Vec<String>>,
     move_fails: Option<Errno>,
@@ -55,7 +55,7 @@ impl Triggers for FakeModule {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct FakeGuest {
     module: Option<FakeModule>,
     symbols: Cell<Symbols>,

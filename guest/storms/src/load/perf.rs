@@ -4,9 +4,8 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::request::StormError;
+use ipirig_system::{During, Errno};
 
 /// `struct perf_event_attr` of include/uapi/linux/perf_event.h in its first version, which every
 /// kernel takes.
@@ -28,7 +27,7 @@ static CONTEXT_SWITCHES: Attributes = Attributes {
 };
 const _: () = assert!(size_of::<Attributes>() == 64);
 
-pub(super) fn run() -> Result<(), StormError> {
+pub(crate) fn run() -> Result<(), StormError> {
     let mut counters = Vec::new();
     for cpu in 0..online() {
         match open(cpu) {

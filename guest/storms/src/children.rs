@@ -4,8 +4,10 @@
     reason = "lends stacks to processes that share our memory"
 )]
 
-use crate::errno::Errno;
-use crate::sys::{self, Fork, SleeperStack};
+use ipirig_system::{
+    Errno,
+    sys::{self, Fork, SleeperStack},
+};
 
 /// Children that were not waited for yet. Those left are killed in the end.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 /// Writes `value` to a file that is there. One that is missing is passed over.
-pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {
+pub fn write(path: &Path, value: &str) -> io::Result<()> {
     // Not `fs::write`: it would try to create the file.
     match OpenOptions::new().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

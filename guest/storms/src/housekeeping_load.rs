@@ -6,11 +6,9 @@ use ipirig_abi::StormKind;
 
 use super::by_module;
 use super::children::{self, Children};
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
-use crate::sys;
+use ipirig_system::{During, Errno, sys};
 
 /// Bytes of a message: hackbench's.
 const MESSAGE: usize = 100;
@@ -22,7 +20,7 @@ const FORKS: u64 = 4;
 /// Pages that are mapped and unmapped in a round.
 const PAGES: u64 = 8;
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -3,17 +3,15 @@
 use std::fs::File;
 use std::io::ErrorKind;
 
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
-use crate::sys;
+use ipirig_system::{During, Errno, sys};
 
 /// Below the root, as `guest/build` packs it.
 const FILE: &str = "ipirig_dummy.ko";
 const NAME: &std::ffi::CStr = c"ipirig_dummy";
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -6,11 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
 use crate::interfaces::{Interfaces, write};
 use crate::request::{Progress, StormError, StormRequest};
-use crate::sys;
+use ipirig_system::{During, Errno, Failure, sys};
 
 const ENABLE: &str = "proc/sys/net/core/bpf_jit_enable";
 const MEMORY: &str = "proc/meminfo";
@@ -24,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Looks before it is said that it is not.
 const LOOKS: u32 = 1000;
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -11,7 +11,7 @@ use crate::errno::Errno;
 
 /// Who came out of [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fork {
+pub enum Fork {
     /// The new process.
     Child,
     /// The old one, with the new one's process id.
@@ -27,7 +27,7 @@ fn check(result: i64) -> Result<(), Errno> {
 }
 
 /// mount(2) of a file system that has no device and takes no options.
-pub(crate) fn mount(kind: &CStr, target: &CStr) -> Result<(), Errno> {
+pub fn mount(kind: &CStr, target: &CStr) -> Result<(), Errno> {
     // SAFETY: both strings end in NUL; the kernel accepts a null `data`.
     let result = unsafe {
         libc::mount(
@@ -42,7 +42,7 @@ pub(crate) fn mount(kind: &CStr, target: &CStr) -> Result<(), Errno> {
 }
 
 /// Maps `len` bytes of `file` from `offset` on, shared, for reading and writing, for good.
-pub(crate) fn map_shared(file: &File, len: usize, offset: u64) -> Result<NonNull<u8>, Errno> {
+pub fn map_shared(file: &File, len: usize, offset: u64) -> Result<NonNull<u8>, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: without MAP_FIXED and at no given address, this replaces no other mapping.
@@ -63,7 +63,7 @@ pub(crate) fn map_shared(file: &File, len: usize, offset: u64) -> Result<NonNull
 }
 
 /// finit_module(2) without parameters.
-pub(crate) fn load_module(module: &File) -> Result<(), Errno> {
+pub fn load_module(module: &File) -> Result<(), Errno> {
     // SAFETY: the descriptor is open and the parameter string ends in NUL.
     let result =
         unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
@@ -71,14 +71,14 @@ pub(crate) fn load_module(module: &File) -> Result<(), Errno> {
 }
 
 /// delete_module(2); EWOULDBLOCK if the module is in use.
-pub(crate) fn unload_module(name: &CStr) -> Result<(), Errno> {
+pub fn unload_module(name: &CStr) -> Result<(), Errno> {
     // SAFETY: the name ends in NUL.
     let result = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
     check(result)
 }
 
 /// Attaches a classic BPF program that lets everything pass, in place of the one before it.
-pub(crate) fn attach_filter(socket: &impl AsRawFd) -> Result<(), Errno> {
+pub fn attach_filter(socket: &impl AsRawFd) -> Result<(), Errno> {
     let mut accept = libc::sock_filter {
         code: (libc::BPF_RET | libc::BPF_K) as u16,
         jt: 0,
@@ -103,7 +103,7 @@ pub(crate) fn attach_filter(socket: &impl AsRawFd) -> Result<(), Errno> {
 }
 
 /// Lets the calling task run on `cpu` (below 64) alone.
-pub(crate) fn pin(cpu: usize) -> Result<(), Errno> {
+pub fn pin(cpu: usize) -> Result<(), Errno> {
     let mask = u32::try_from(cpu)
         .ok()
         .and_then(|cpu| 1_u64.checked_shl(cpu));
@@ -116,14 +116,14 @@ pub(crate) fn pin(cpu: usize) -> Result<(), Errno> {
 }
 
 /// Locks each page of the calling process that is present or will be, without faulting any in.
-pub(crate) fn lock_memory() -> Result<(), Errno> {
+pub fn lock_memory() -> Result<(), Errno> {
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
     // SAFETY: touches no memory of ours.
     check(unsafe { libc::mlockall(flags) }.into())
 }
 
 /// fork(2). The agent has one thread, so the child may do all that the parent may.
-pub(crate) fn fork() -> Result<Fork, Errno> {
+pub fn fork() -> Result<Fork, Errno> {
     // SAFETY: with a single thread, no lock can be held by a thread that the child lacks.
     match unsafe { libc::fork() } {
         -1 => Err(Errno::last()),
@@ -138,11 +138,11 @@ const SLEEPER_STACK: usize = 4096;
 /// The stack of a [`sleeper`].
 #[derive(Debug)]
 #[repr(align(16))]
-pub(crate) struct SleeperStack([u8; SLEEPER_STACK]);
+pub struct SleeperStack([u8; SLEEPER_STACK]);
 
 impl SleeperStack {
     /// One for a sleeper to come.
-    pub(crate) const NEW: Self = Self([0; SLEEPER_STACK]);
+    pub const NEW: Self = Self([0; SLEEPER_STACK]);
 }
 
 extern "C" fn sleep(_: *mut libc::c_void) -> i32 {
@@ -155,7 +155,7 @@ extern "C" fn sleep(_: *mut libc::c_void) -> i32 {
 /// # Safety
 ///
 /// The stack is the process's as long as it lives.
-pub(crate) unsafe fn sleeper(stack: &mut SleeperStack) -> Result<i32, Errno> {
+pub unsafe fn sleeper(stack: &mut SleeperStack) -> Result<i32, Errno> {
     let top = stack.0.as_mut_ptr_range().end.cast();
     // SAFETY: the stack grows down from `top` and is used by nobody else, says the caller. What the
     // process does in our memory is to call pause(2), which returns only if a signal was handled:
@@ -167,7 +167,7 @@ pub(crate) unsafe fn sleeper(stack: &mut SleeperStack) -> Result<i32, Errno> {
 }
 
 /// Ends the calling process at once; runs nothing at exit.
-pub(crate) fn exit(code: i32) -> ! {
+pub fn exit(code: i32) -> ! {
     // SAFETY: touches no memory of ours.
     unsafe { libc::_exit(code) }
 }
@@ -179,7 +179,7 @@ extern "C" fn on_child_death(_signal: i32) {
 }
 
 /// From now on [`child_died`] knows.
-pub(crate) fn watch_children() -> Result<(), Errno> {
+pub fn watch_children() -> Result<(), Errno> {
     // SAFETY: all zeroes is a valid `sigaction`: no flags, nothing masked.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_child_death as extern "C" fn(i32) as usize;
@@ -189,12 +189,12 @@ pub(crate) fn watch_children() -> Result<(), Errno> {
 }
 
 /// Whether a child died since the last call. No system call.
-pub(crate) fn child_died() -> bool {
+pub fn child_died() -> bool {
     CHILD_DIED.load(Ordering::Relaxed) && CHILD_DIED.swap(false, Ordering::Relaxed)
 }
 
 /// A child that died and was not collected yet: its process id and wait status.
-pub(crate) fn collect_child() -> Option<(i32, i32)> {
+pub fn collect_child() -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: the kernel writes one `int`.
     let child = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
@@ -202,7 +202,7 @@ pub(crate) fn collect_child() -> Option<(i32, i32)> {
 }
 
 /// Waits until the child `pid` is dead; its wait status.
-pub(crate) fn wait(pid: i32) -> Result<i32, Errno> {
+pub fn wait(pid: i32) -> Result<i32, Errno> {
     let mut status = 0;
     loop {
         // SAFETY: the kernel writes one `int`.
@@ -217,7 +217,7 @@ pub(crate) fn wait(pid: i32) -> Result<i32, Errno> {
 }
 
 /// The wait status of the child `pid`, if it is dead.
-pub(crate) fn ended(pid: i32) -> Result<Option<i32>, Errno> {
+pub fn ended(pid: i32) -> Result<Option<i32>, Errno> {
     let mut status = 0;
     // SAFETY: the kernel writes one `int`.
     match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
@@ -228,19 +228,19 @@ pub(crate) fn ended(pid: i32) -> Result<Option<i32>, Errno> {
 }
 
 /// Sends `signal` to the process `pid`, a child of the caller.
-pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: touches no memory of ours.
     check(unsafe { libc::kill(pid, signal) }.into())
 }
 
 /// Enters the kernel and leaves it again.
-pub(crate) fn enter_kernel() {
+pub fn enter_kernel() {
     // SAFETY: takes nothing, cannot fail.
     unsafe { libc::getppid() };
 }
 
 /// What `uname -srvm` prints.
-pub(crate) fn version() -> Result<String, Errno> {
+pub fn version() -> Result<String, Errno> {
     // SAFETY: all zeroes is a valid `utsname`: empty strings.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel fills in exactly one `utsname`.
@@ -258,14 +258,14 @@ pub(crate) fn version() -> Result<String, Errno> {
 }
 
 /// Restarts the machine; a VMM takes that as the end. Returns only on failure.
-pub(crate) fn reboot() -> Errno {
+pub fn reboot() -> Errno {
     // SAFETY: touches no memory of ours.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) };
     Errno::last()
 }
 
 /// Sleeps for good.
-pub(crate) fn sleep_forever() -> ! {
+pub fn sleep_forever() -> ! {
     loop {
         // SAFETY: touches no memory of ours.
         unsafe { libc::pause() };

@@ -2,34 +2,33 @@
 
 use ipirig_abi::StormKind;
 
-use crate::errno::Errno;
-use crate::failure::Failure;
+use ipirig_system::{Errno, Failure};
 
 /// A storm that the rig asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StormRequest {
+pub struct StormRequest {
     /// The kind.
-    pub(crate) kind: StormKind,
+    pub kind: StormKind,
     /// How many operations.
-    pub(crate) operations: u64,
+    pub operations: u64,
     /// A size, by kind.
-    pub(crate) size: u64,
+    pub size: u64,
     /// An address, by kind.
-    pub(crate) target: u64,
+    pub target: u64,
 }
 
 /// How far a storm came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// Operations done.
-    pub(crate) done: u64,
+    pub done: u64,
     /// A value, by kind.
-    pub(crate) value: u64,
+    pub value: u64,
 }
 
 /// Why a storm did not run to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StormError {
+pub enum StormError {
     /// It needs the module.
     NoModule,
     /// The kernel, or the initramfs, lacks this.
@@ -46,7 +45,7 @@ impl From<Failure> for StormError {
 
 impl StormRequest {
     /// Does each operation; all must be done.
-    pub(crate) fn each(
+    pub fn each(
         &self,
         progress: &mut Progress,
         mut operation: impl FnMut() -> Result<(), StormError>,
@@ -59,7 +58,7 @@ impl StormRequest {
     }
 
     /// The storm in words.
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         format!(
             "{} operations of {:?}, size {}",
             self.operations, self.kind, self.size

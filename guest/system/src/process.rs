@@ -18,7 +18,7 @@ fn check(result: i64) -> Result<i64, Errno> {
 }
 
 /// Lets the calling task run on `cpus` (below 64) alone, and what it starts likewise.
-pub(crate) fn confine(cpus: &[usize]) -> Result<(), Errno> {
+pub fn confine(cpus: &[usize]) -> Result<(), Errno> {
     let mut mask = 0_u64;
     for &cpu in cpus {
         let bit = u32::try_from(cpu)
@@ -33,26 +33,26 @@ pub(crate) fn confine(cpus: &[usize]) -> Result<(), Errno> {
 }
 
 /// Makes the caller the first of a process group of its own.
-pub(crate) fn lead_group() -> Result<(), Errno> {
+pub fn lead_group() -> Result<(), Errno> {
     // SAFETY: touches no memory of ours.
     check(unsafe { libc::setpgid(0, 0) }.into()).map(|_| ())
 }
 
 /// Makes the process `pid`, a child of ours, the first of a process group of its own.
-pub(crate) fn let_lead_group(pid: i32) {
+pub fn let_lead_group(pid: i32) {
     // It does the same itself; whoever comes second finds it done, or finds that it is gone.
     // SAFETY: touches no memory of ours.
     unsafe { libc::setpgid(pid, 0) };
 }
 
 /// Kills every process of the group of `pid`. None is left to kill if they have all ended.
-pub(crate) fn kill_group(pid: i32) {
+pub fn kill_group(pid: i32) {
     // SAFETY: touches no memory of ours.
     unsafe { libc::kill(-pid, libc::SIGKILL) };
 }
 
 /// Has standard input read nothing, and standard output and standard error go to `output`.
-pub(crate) fn redirect(output: &File) -> Result<(), Errno> {
+pub fn redirect(output: &File) -> Result<(), Errno> {
     let nothing = File::open("/dev/null")?;
     for (from, to) in [
         (nothing.as_raw_fd(), libc::STDIN_FILENO),
@@ -67,7 +67,7 @@ pub(crate) fn redirect(output: &File) -> Result<(), Errno> {
 
 /// Gives SIGCHLD and the other signals back their usual meaning. execve(2) does so for those that
 /// have a handler, but not for a child that goes on in this program.
-pub(crate) fn forget_handlers() -> Result<(), Errno> {
+pub fn forget_handlers() -> Result<(), Errno> {
     // SAFETY: SIG_DFL is a valid disposition.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     if before == libc::SIG_ERR {
@@ -77,7 +77,7 @@ pub(crate) fn forget_handlers() -> Result<(), Errno> {
 }
 
 /// execve(2). Returns only on failure.
-pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
+pub fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| {
         let each = strings.iter().map(|string| string.as_ptr());
         each.chain([ptr::null()]).collect::<Vec<_>>()
@@ -89,7 +89,7 @@ pub(crate) fn execute(program: &CString, arguments: &[CString], environment: &[C
 }
 
 /// A descriptor that becomes readable when the process `pid` ends: pidfd_open(2), since 5.3.
-pub(crate) fn watch(pid: i32) -> Result<OwnedFd, Errno> {
+pub fn watch(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: touches no memory of ours.
     let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = i32::try_from(fd).map_err(|_| Errno(libc::EBADF))?;
@@ -99,7 +99,7 @@ pub(crate) fn watch(pid: i32) -> Result<OwnedFd, Errno> {
 
 /// Sleeps until `watched` is readable, a signal comes, or `timeout` has passed. Whoever asks must
 /// look which it was.
-pub(crate) fn sleep_for(watched: &OwnedFd, timeout: Duration) {
+pub fn sleep_for(watched: &OwnedFd, timeout: Duration) {
     let mut poll = libc::pollfd {
         fd: watched.as_raw_fd(),
         events: libc::POLLIN,
@@ -112,7 +112,7 @@ pub(crate) fn sleep_for(watched: &OwnedFd, timeout: Duration) {
 }
 
 /// The wait status of the child `pid`, if it has ended.
-pub(crate) fn ended(pid: i32) -> Result<Option<i32>, Errno> {
+pub fn ended(pid: i32) -> Result<Option<i32>, Errno> {
     let mut status = 0;
     // SAFETY: the kernel writes one `int`.
     let got = check(unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) }.into())?;

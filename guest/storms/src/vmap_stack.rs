@@ -1,15 +1,14 @@
 //! Processes that come and go: the stack of each is a vmalloc area.
 
 use super::children;
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
+use ipirig_system::{During, Errno};
 
 /// What a kernel lacks whose module has no stacks to purge.
 const NO_VMAP_STACK: &str = "no CONFIG_VMAP_STACK: kernel stacks are not vmalloc areas";
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

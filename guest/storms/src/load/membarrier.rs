@@ -1,9 +1,8 @@
 //! membarrier(2): a memory barrier on CPUs that run certain processes, by IPI.
 #![expect(unsafe_code, reason = "raw system calls")]
 
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::request::StormError;
+use ipirig_system::{During, Errno};
 
 /// `enum membarrier_cmd` of include/uapi/linux/membarrier.h, in words.
 const COMMANDS: [(i32, &str); 4] = [
@@ -13,7 +12,7 @@ const COMMANDS: [(i32, &str); 4] = [
     (1 << 3, "make a private expedited barrier"),
 ];
 
-pub(super) fn run() -> Result<(), StormError> {
+pub(crate) fn run() -> Result<(), StormError> {
     for (command, what) in COMMANDS {
         match call(command) {
             Err(Errno(libc::ENOSYS)) => {

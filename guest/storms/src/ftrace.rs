@@ -10,7 +10,7 @@ const FILTER: &str = "set_ftrace_filter";
 const TRACERS: &str = "available_tracers";
 const TRACER: &str = "current_tracer";
 
-pub(super) fn prepare(
+pub(crate) fn prepare(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,
@@ -40,7 +40,7 @@ pub(super) fn prepare(
     run(interfaces, request, progress)
 }
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

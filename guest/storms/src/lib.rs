@@ -1,26 +1,36 @@
-//! Storms: bursts of one kind of operation, each of which makes a stock kernel interrupt every CPU.
+//! Storms: bursts of one kind of operation, each of which makes a stock kernel interrupt every CPU; and [`load`]s, which
+//! do the like until they are killed.
 //!
-//! A new one is a row of the table in `guest/abi/src/storm.rs`, a file here unless the module does it alone, and a
+//! A new storm is a row of the table in `guest/abi/src/storm.rs`, a file here unless the module does it alone, and a
 //! line in [`steps_of`].
+//!
+//! What this crate does not do: decide which storm runs when (the rig does, through `ipirig-agent`), count IPIs, or
+//! judge. It acts on what it is handed ([`Interfaces`]), which is a test's in tests.
 
 mod bpf_jit;
 mod by_module;
-pub(crate) mod children;
+mod children;
 mod ftrace;
 mod housekeeping_load;
 mod image_key;
+mod interfaces;
 mod kprobe;
+pub mod load;
 mod module_load;
-pub(crate) mod tracefs;
+mod request;
+mod tracefs;
 mod tracepoint;
 mod vmap_stack;
 mod vunmap;
 
+pub use interfaces::{Interfaces, Symbols, Triggers};
+pub use request::{Progress, StormError, StormRequest};
+pub use tracefs::Tracefs;
+
 use ipirig_abi::StormKind;
 use ipirig_abi::module::MAX_REPEAT;
 
-use crate::interfaces::Interfaces;
-use crate::request::{Progress, StormError, StormRequest, refused};
+use crate::request::refused;
 
 /// Runs a kind of storm. What was done counts also when it stops half way.
 type Run = fn(&Interfaces<'_>, &StormRequest, &mut Progress) -> Result<(), StormError>;
@@ -63,7 +73,11 @@ fn steps_of(kind: StormKind) -> Steps {
 }
 
 /// Runs a storm.
-pub(crate) fn run(
+///
+/// # Errors
+///
+/// [`StormError`]: what is lacking, or what failed. [`Progress`] has what was done before.
+pub fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,
@@ -73,7 +87,11 @@ pub(crate) fn run(
 }
 
 /// Makes ready for a storm.
-pub(crate) fn prepare(
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn prepare(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

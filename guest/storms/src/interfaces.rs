@@ -1,37 +1,38 @@
 //! What a storm acts on: the module, the CPUs, and the kernel's files.
 
+use std::fmt;
 use std::path::Path;
 
 use ipirig_abi::module::{LetGo, Move, Trigger};
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
+use ipirig_system::{During, Errno, Failure};
 
 /// What a storm acts on: the real guest, or a test's.
-pub(crate) struct Interfaces<'a> {
+#[derive(Debug)]
+pub struct Interfaces<'a> {
     /// The module, if the guest has it.
-    pub(crate) triggers: Option<&'a dyn Triggers>,
+    pub triggers: Option<&'a dyn Triggers>,
     /// CPUs that are not isolated, the control CPU among them.
-    pub(crate) housekeeping: &'a [usize],
+    pub housekeeping: &'a [usize],
     /// What the kernel does not export.
-    pub(crate) symbols: Symbols,
+    pub symbols: Symbols,
     /// Where `sys` and `proc` are.
-    pub(crate) root: &'a Path,
+    pub root: &'a Path,
     /// Mounts tracefs on a directory.
-    pub(crate) mount_tracefs: fn(&Path) -> Result<(), Errno>,
+    pub mount_tracefs: fn(&Path) -> Result<(), Errno>,
 }
 
 /// Addresses of what the kernel does not export; 0 is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Symbols {
+pub struct Symbols {
     /// `text_poke_bp`.
-    pub(crate) text_poke: u64,
+    pub text_poke: u64,
     /// `text_mutex`.
-    pub(crate) text_mutex: u64,
+    pub text_mutex: u64,
 }
 
 /// The calls of `/dev/ipirig` that the control task makes.
-pub(crate) trait Triggers {
+pub trait Triggers: fmt::Debug {
     /// Puts another page behind the alias.
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno>;
     /// Provokes one kind of operation.

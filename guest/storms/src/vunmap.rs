@@ -3,11 +3,11 @@
 use ipirig_abi::module::Move;
 
 use super::by_module;
-use crate::failure::During;
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
+use ipirig_system::During;
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -8,7 +8,7 @@ const ENABLE: &str = "events/sched/sched_waking/enable";
 /// The kernel has [`ENABLE`] with it.
 const OPTION: &str = "CONFIG_EVENT_TRACING";
 
-pub(super) fn prepare(
+pub(crate) fn prepare(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,
@@ -17,7 +17,7 @@ pub(super) fn prepare(
     run(interfaces, request, progress)
 }
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -6,7 +6,7 @@ use crate::errno::Errno;
 
 /// A step that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub struct Failure {
     /// The step, in words that name the file or the CPU.
     what: String,
     errno: Option<Errno>,
@@ -14,7 +14,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// A failure that no system call reported.
-    pub(crate) fn new(what: impl Into<String>) -> Self {
+    pub fn new(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
             errno: None,
@@ -22,7 +22,7 @@ impl Failure {
     }
 
     /// A failure that a system call reported.
-    pub(crate) fn of(what: impl Into<String>, errno: Errno) -> Self {
+    pub fn of(what: impl Into<String>, errno: Errno) -> Self {
         Self {
             what: what.into(),
             errno: Some(errno),
@@ -30,7 +30,7 @@ impl Failure {
     }
 
     /// As the mailbox carries it; 0 when no system call reported the failure.
-    pub(crate) fn code(&self) -> u32 {
+    pub fn code(&self) -> u32 {
         self.errno.map_or(0, Errno::code)
     }
 }
@@ -45,7 +45,7 @@ impl fmt::Display for Failure {
 }
 
 /// Names the step that a system call's error belongs to.
-pub(crate) trait During<T> {
+pub trait During<T> {
     /// `what` is only built when there is an error.
     fn during<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T, Failure>;
 }

@@ -5,16 +5,16 @@ use std::io;
 
 /// A positive `errno`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Errno(pub(crate) i32);
+pub struct Errno(pub i32);
 
 impl Errno {
     /// The calling thread's `errno`.
-    pub(crate) fn last() -> Self {
+    pub fn last() -> Self {
         Self::from(io::Error::last_os_error())
     }
 
     /// As the mailbox carries it.
-    pub(crate) fn code(self) -> u32 {
+    pub fn code(self) -> u32 {
         self.0.unsigned_abs()
     }
 }

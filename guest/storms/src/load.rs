@@ -15,13 +15,10 @@ use std::time::Duration;
 use ipirig_abi::StormKind;
 use ipirig_abi::observe::{NO_LOAD, ROUNDS};
 
-use crate::errno::Errno;
-use crate::failure::During;
+use crate::children::{self, Children};
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
-use crate::storms;
-use crate::storms::children::{self, Children};
-use crate::sys;
+use ipirig_system::{During, Errno, sys};
 
 /// Between two operations of a load. Real ones also do something else in between.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -103,7 +100,7 @@ const LOADS: &[Load] = &[
 /// The command `load`: runs the loads of these names, each in a process of its own, until somebody
 /// kills them, or `--rounds N` times. Without names, tries each once and says which there are.
 /// Returns the exit code.
-pub(crate) fn main(words: &[CString], interfaces: &Interfaces<'_>) -> i32 {
+pub fn main(words: &[CString], interfaces: &Interfaces<'_>) -> i32 {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let (rounds, names) = match &words[..] {
         [flag, rest @ ..] if flag == ROUNDS => {
@@ -180,7 +177,7 @@ fn once(load: &Load, interfaces: &Interfaces<'_>) -> Result<(), String> {
                 size: 0,
                 target: 0,
             };
-            storms::run(interfaces, &request, &mut Progress::default())
+            crate::run(interfaces, &request, &mut Progress::default())
         }
     };
     outcome.map_err(|stopped| match stopped {

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use crate::failure::During;
 use crate::request::StormError;
+use ipirig_system::During;
 
 /// `sched_schedstats` of kernel/sched/stats.h.
 const SCHEDSTATS: &str = "/proc/sys/kernel/sched_schedstats";
 
-pub(super) fn run() -> Result<(), StormError> {
+pub(crate) fn run() -> Result<(), StormError> {
     flip(Path::new(SCHEDSTATS))
 }
 

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use super::{Interfaces, Progress, StormError, StormRequest};
-use crate::errno::Errno;
-use crate::failure::During;
-use crate::setting;
+use ipirig_system::{During, Errno, setting};
 
 /// Turns `sched_schedstats` over, which the scheduler's statistics are behind.
 const SWITCH: &str = "proc/sys/kernel/sched_schedstats";
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -10,9 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::request::StormError;
+use ipirig_system::{During, Errno};
 
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h, in network byte order.
 const ALL_PACKETS: i32 = (libc::ETH_P_ALL as u16).to_be() as i32;
@@ -25,7 +24,7 @@ const L2TP: i32 = 3;
 /// gone before the work runs makes no difference (`netstamp_clear` of net/core/dev.c).
 const HOLD: Duration = Duration::from_millis(50);
 
-pub(super) fn run() -> Result<(), StormError> {
+pub(crate) fn run() -> Result<(), StormError> {
     let internet = socket(libc::AF_INET, libc::SOCK_DGRAM, 0, "CONFIG_INET")?;
     set_up(&internet, true).during(|| "bring lo up")?;
     let packets = socket(

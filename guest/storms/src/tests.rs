@@ -6,11 +6,11 @@ use ipirig_abi::module::{LetGo, Move, Trigger};
 use tempfile::TempDir;
 
 use super::*;
-use crate::errno::Errno;
 use crate::interfaces::{Symbols, Triggers};
+use ipirig_system::Errno;
 
 /// A module that remembers what was called.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct FakeModule {
     calls: RefCell<Vec<String>>,
     /// The kernel has no static keys to patch.

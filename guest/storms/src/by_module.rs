@@ -3,12 +3,11 @@
 use ipirig_abi::Needs;
 use ipirig_abi::module::Trigger;
 
-use crate::errno::Errno;
-use crate::failure::During;
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
+use ipirig_system::{During, Errno};
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,

@@ -11,7 +11,7 @@ const ENABLE: &str = "events/ipirig/quiet/enable";
 /// The kernel has [`EVENTS`] with it.
 const OPTION: &str = "CONFIG_KPROBE_EVENTS";
 
-pub(super) fn prepare(
+pub(crate) fn prepare(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,
@@ -20,7 +20,7 @@ pub(super) fn prepare(
     run(interfaces, request, progress)
 }
 
-pub(super) fn run(
+pub(crate) fn run(
     interfaces: &Interfaces<'_>,
     request: &StormRequest,
     progress: &mut Progress,
