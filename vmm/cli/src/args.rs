@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use ipirig_guest::Flavour;
 use ipirig_report::attribution::To;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -13,7 +14,8 @@ mod options;
 mod sweep;
 
 pub(crate) use lab::{Cpu, LabArgs};
-pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
+use options::flavours;
+pub(crate) use options::{Apic, PictureOptions, ReportArgs, RunOptions, Switch};
 pub(crate) use sweep::{MergeArgs, SweepArgs};
 
 use examples::{
@@ -126,7 +128,7 @@ pub(crate) enum GuestCommand {
 pub(crate) struct GuestBuildArgs {
     /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF; rt: the
     /// same with PREEMPT_RT
-    #[arg(long, value_enum, default_value_t = Flavour::Fast)]
+    #[arg(long, value_parser = flavours(), default_value_t = Flavour::Fast)]
     pub(crate) flavour: Flavour,
     /// Instead of it, a kernel as Debian ships its source: 7.2, 6.12, 6.1 and what else apt offers
     #[arg(long, value_name = "VERSION", conflicts_with = "flavour")]
@@ -155,7 +157,7 @@ pub(crate) struct GuestPathArgs {
     #[arg(long, requires = "tree")]
     pub(crate) build: bool,
     /// Which kernel
-    #[arg(long, value_enum, default_value_t = Flavour::Fast)]
+    #[arg(long, value_parser = flavours(), default_value_t = Flavour::Fast)]
     pub(crate) flavour: Flavour,
     /// A patch on top of the series; may be given several times
     #[arg(long, value_name = "FILE")]

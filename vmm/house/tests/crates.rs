@@ -15,7 +15,13 @@ use serde_json::Value;
 
 /// They stand below the picture, each floor on the one before it: the guest's side, the emulated hosts, and this.
 const BELOW: [&[&str]; 3] = [
-    &["guest/abi", "guest/store", "guest/system", "vmm/house", "vmm/lab"],
+    &[
+        "guest/abi",
+        "guest/store",
+        "guest/system",
+        "vmm/house",
+        "vmm/lab",
+    ],
     &["guest/build", "guest/storms"],
     &["guest/agent"],
 ];

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
+use ipirig_guest::Flavour;
 
 /// Results in other people's formats.
 #[derive(Clone, Debug, ClapArgs)]
@@ -41,7 +43,7 @@ pub(crate) struct RunOptions {
     pub(crate) deferral: Switch,
     /// Which reference kernel; rt: with tracing and PREEMPT_RT [default: what the scenario
     /// needs]
-    #[arg(long, value_enum, conflicts_with_all = ["kernel", "tree", "stock"])]
+    #[arg(long, value_parser = flavours(), conflicts_with_all = ["kernel", "tree", "stock"])]
     pub(crate) flavour: Option<Flavour>,
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
@@ -104,11 +106,10 @@ pub(crate) struct RunOptions {
     pub(crate) isolation_only: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Flavour {
-    Fast,
-    Tracing,
-    Rt,
+/// Reads the name of a flavour.
+pub(crate) fn flavours() -> impl TypedValueParser<Value = Flavour> {
+    let names = PossibleValuesParser::new(Flavour::ALL.map(Flavour::name));
+    names.map(|name| Flavour::find(&name).unwrap_or_default())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

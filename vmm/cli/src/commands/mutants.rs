@@ -20,7 +20,7 @@ use ipirig_verdict::result::RunResult;
 
 use super::check_interrupt;
 use super::host::host;
-use super::run::{built, file, flavour, print_both, snapshots};
+use super::run::{built, file, print_both, snapshots};
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
@@ -101,7 +101,7 @@ impl Bench<'_> {
         let scenario = Scenario::find(run.scenario).map_err(Failure::usage)?;
         let plan = Plan::new(scenario, self.options.clone()).map_err(Failure::usage)?;
         let request = Request {
-            flavour: flavour(plan.scenario.kernel),
+            flavour: plan.scenario.kernel,
             extra_patches: run.patch.map(Path::to_owned).into_iter().collect(),
             ..Request::default()
         };

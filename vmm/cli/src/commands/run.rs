@@ -14,7 +14,7 @@ use ipirig_report::render::render;
 use ipirig_report::suite;
 use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
 use ipirig_scenario::plan::{Options, Plan};
-use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
+use ipirig_scenario::{ALL, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
@@ -159,7 +159,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         no_deferral: args.deferral == Switch::Off,
         pin: args.pin.clone(),
         memory_mib: args.memory,
-        kernel: args.flavour.map(Into::into),
+        kernel: args.flavour,
         own_kernel: args.kernel.is_some(),
         append: args.append.clone(),
         without: args.without.clone(),
@@ -232,12 +232,12 @@ pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
 /// The files to boot; built where the user gave none.
 pub(super) fn kernel_files(
     args: &RunOptions,
-    wanted: Kernel,
+    wanted: Flavour,
     progress: &Progress,
 ) -> Result<KernelFiles, Failure> {
     let Some(kernel) = &args.kernel else {
         let request = Request {
-            flavour: flavour(wanted),
+            flavour: wanted,
             ..Request::default()
         };
         return built(&request, progress);
@@ -252,15 +252,6 @@ pub(super) fn kernel_files(
         package: args.package.clone(),
         series: None,
     })
-}
-
-/// What the scenario's kernel is called where it is built.
-pub(super) fn flavour(kernel: Kernel) -> Flavour {
-    match kernel {
-        Kernel::Fast => Flavour::Fast,
-        Kernel::Tracing => Flavour::Tracing,
-        Kernel::Rt => Flavour::Rt,
-    }
 }
 
 /// The files of a guest that we build.
@@ -335,14 +326,4 @@ pub(super) fn print_all(
         write_file(path, text).map_err(Failure::usage)?;
     }
     Ok(())
-}
-
-impl From<crate::args::Flavour> for Kernel {
-    fn from(flavour: crate::args::Flavour) -> Self {
-        match flavour {
-            crate::args::Flavour::Fast => Self::Fast,
-            crate::args::Flavour::Tracing => Self::Tracing,
-            crate::args::Flavour::Rt => Self::Rt,
-        }
-    }
 }
