@@ -14,6 +14,7 @@
 pub mod judge;
 pub mod merge;
 pub mod name;
+pub mod nested;
 pub mod plan;
 pub mod result;
 pub mod sender;
@@ -21,6 +22,7 @@ pub mod sender;
 pub use judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 pub use merge::{MergeError, merge};
 pub use name::{EventName, PathName, PointName, Side};
+pub use nested::{NestedWay, happens_on, turning_points};
 pub use plan::{PlannedPath, PlannedPoint, Shard};
 pub use result::{PathResult, PointResult, Status, SweepResult};
 pub use sender::{Sender, SenderPath, judge_sender};

@@ -139,6 +139,7 @@ fn request(args: &SweepArgs) -> Result<SweepRequest, Failure> {
     let request = SweepRequest::of(&parsed(&args.paths)?, &parsed(&args.event)?, shard)
         .map_err(Failure::usage)?;
     Ok(SweepRequest {
+        pairs: args.pairs,
         earlier: earlier.map(Box::new),
         ..request
     })
