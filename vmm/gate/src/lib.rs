@@ -18,6 +18,7 @@ pub mod mutants;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod trial_result;
 pub mod trials;
 
 use ipirig_verdict::check::Verdict;

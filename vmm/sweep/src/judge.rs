@@ -47,6 +47,25 @@ pub enum Invariant {
 }
 
 impl Invariant {
+    /// Each once, in order.
+    pub const ALL: [Self; 4] = [
+        Self::CaughtUp,
+        Self::FlagSet,
+        Self::SentOrDeferred,
+        Self::BackInUser,
+    ];
+
+    /// Its name in JSON and in patches of mutants.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CaughtUp => "caught-up",
+            Self::FlagSet => "flag-set",
+            Self::SentOrDeferred => "sent-or-deferred",
+            Self::BackInUser => "back-in-user",
+        }
+    }
+
     /// Its number, as people call it.
     #[must_use]
     pub fn number(self) -> u8 {

@@ -21,7 +21,7 @@ pub mod sender;
 
 pub use judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 pub use merge::{MergeError, merge};
-pub use name::{EventName, PathName, PointName, Side};
+pub use name::{EventName, NameError, PathName, PointName, Side};
 pub use nested::{NestedWay, happens_on, turning_points};
 pub use plan::{PlannedPath, PlannedPoint, Shard};
 pub use result::{PathResult, PointResult, Status, SweepResult};
