@@ -19,7 +19,7 @@ const GROUND: [&str; 4] = ["guest/abi", "guest/build", "vmm/house", "vmm/lab"];
 const LINES_MAX: usize = 6000;
 /// Those that are larger, for which `vmm/README.md` says why, and how large they may be.
 const LARGE: [(&str, usize); 3] = [
-    ("vmm/machine", 19_000),
+    ("vmm/machine", 17_000),
     ("guest/build", 7_200),
     ("guest/agent", 7_600),
 ];
