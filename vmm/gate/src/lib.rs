@@ -19,6 +19,7 @@ pub mod patches;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod trial_result;
 pub mod trials;
 
 use ipirig_verdict::check::Verdict;

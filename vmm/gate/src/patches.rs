@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! Bug-source: where the bug was seen, or what makes it likely
-//! Noticed-by: SCENARIO CHECK      (once for each check that must fail)
+//! Noticed-by: SCENARIO CHECK      (once for each check that must fail; or EVENT@PATH INVARIANT, of the sweep)
 //! Survives: why nothing notices   (instead of Noticed-by)
 //! Needs: PCIDs                    (with Noticed-by: guests on some hosts lack it)
 //! ```
@@ -265,7 +265,8 @@ impl Header {
             "noticed-by" => {
                 let [scenario, check] = value.split_whitespace().collect::<Vec<_>>()[..] else {
                     return Err(format!(
-                        "`{value}` is not a scenario and a check; write `Noticed-by: SCENARIO CHECK`"
+                        "`{value}` is not a scenario and a check; write `Noticed-by: SCENARIO CHECK`, or `Noticed-by: EVENT@PATH \
+                         INVARIANT`"
                     ));
                 };
                 let notice = Notice {
@@ -436,7 +437,7 @@ Survives: nobody looks at it
             (
                 ("Survives: nobody looks at it", "Noticed-by: entry"),
                 4,
-                "`entry` is not a scenario and a check; write `Noticed-by: SCENARIO CHECK`",
+                "`entry` is not a scenario and a check; write `Noticed-by: SCENARIO CHECK`, or `Noticed-by: EVENT@PATH INVARIANT`",
             ),
             (
                 (

@@ -56,10 +56,7 @@ impl Sender {
             Self::Flip => "sender-flip",
             Self::Vunmap => "sender-vunmap",
         };
-        PathName {
-            entry: entry.to_owned(),
-            side: Side::In,
-        }
+        PathName::new(entry, Side::In)
     }
 
     /// The sender whose path is called `name`.

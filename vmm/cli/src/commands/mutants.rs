@@ -6,21 +6,24 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use ipirig_gate::mutants::{Row, verdict};
 use ipirig_gate::patches::{self, Mutant};
+use ipirig_gate::trial_result::{TrialKind, TrialResult};
 use ipirig_gate::trials::{NoSuchNotice, Run, rows};
 use ipirig_guest::{Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::mutants::render;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
+use ipirig_rig::sweep::{SweepRequest, sweep as sweep_on};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::suggest::closest;
+use ipirig_sweep::Shard;
 use ipirig_verdict::conclude;
 use ipirig_verdict::exit::{Code, host_verdict};
-use ipirig_verdict::result::RunResult;
 
 use super::check_interrupt;
 use super::host::host;
 use super::run::{built, file, print_both, snapshots};
+use super::sweep::SCENARIO;
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
@@ -96,9 +99,14 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn once(&self, run: Run<'_>) -> Result<RunResult, Failure> {
+    fn once(&self, run: Run<'_>) -> Result<TrialResult, Failure> {
         check_interrupt()?;
-        let scenario = Scenario::find(run.scenario).map_err(Failure::usage)?;
+        let kind = TrialKind::find(run.scenario).map_err(|why| Failure::usage(anyhow!(why)))?;
+        let scenario = match &kind {
+            TrialKind::Scenario(name) => name,
+            TrialKind::Sweep { .. } => SCENARIO,
+        };
+        let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
         let plan = Plan::new(scenario, self.options.clone()).map_err(Failure::usage)?;
         let request = Request {
             flavour: plan.scenario.kernel,
@@ -111,8 +119,18 @@ impl Bench<'_> {
         let again = if run.again { ", once more" } else { "" };
         let stage = format!("{}: {}{again}", run.kernel, run.scenario);
         self.progress.stage(&stage);
-        let outcome = run_on(self.host, &setup, &|_| {})?;
-        Ok(conclude(&setup, outcome))
+        Ok(match kind {
+            TrialKind::Scenario(_) => {
+                let outcome = run_on(self.host, &setup, &|_| {})?;
+                TrialResult::Run(Box::new(conclude(&setup, outcome)))
+            }
+            TrialKind::Sweep { event, path } => {
+                let request =
+                    SweepRequest::of(&[path], &[event], Shard::WHOLE).map_err(Failure::usage)?;
+                let result = sweep_on(self.host, &setup, &request, &|_| {}, &|_| {})?;
+                TrialResult::Sweep(Box::new(result))
+            }
+        })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::reports::check_places;
 
 /// The scenario whose guest is swept.
-const SCENARIO: &str = "entry-matrix";
+pub(super) const SCENARIO: &str = "entry-matrix";
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -139,6 +139,7 @@ fn request(args: &SweepArgs) -> Result<SweepRequest, Failure> {
     let request = SweepRequest::of(&parsed(&args.paths)?, &parsed(&args.event)?, shard)
         .map_err(Failure::usage)?;
     Ok(SweepRequest {
+        pairs: args.pairs,
         earlier: earlier.map(Box::new),
         ..request
     })

@@ -7,6 +7,7 @@
 //! where.
 
 mod inspect;
+mod outer;
 
 use std::collections::HashMap;
 
@@ -78,13 +79,15 @@ pub(super) struct Placing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The vCPU has not come to the instruction.
+    /// The vCPU has not come to the instruction at which another NMI is to come before.
+    Before,
+    /// It has not come to the instruction.
     Waiting,
     /// It stands there until it is told to go on; or for good, where it was stopped for what nobody
     /// expects.
     Standing,
-    /// The event is on its way, to the handler that begins here.
-    Delivering { handler: u64 },
+    /// The event, or the NMI that comes before, is on its way to the handler that begins here.
+    Delivering { handler: u64, before: bool },
     /// It executes one instruction after the other.
     Tracing,
     /// It runs freely until it comes here, with this RSP.
@@ -109,12 +112,17 @@ impl Vcpu {
             .filter_map(|nr| Some((*handlers.get(&nr)?, nr)))
             .collect();
         self.forget_stops()?;
-        self.stops.entry = vec![at.rip];
+        let (stage, first) = match at.outer {
+            Some(outer) => (Stage::Before, outer.rip),
+            None => (Stage::Waiting, at.rip),
+        };
+        self.stops.entry = vec![first];
         self.placing = Some(Placing {
             at,
-            stage: Stage::Waiting,
+            stage,
             passage: Passage {
                 arrival: Arrival::NotTaken,
+                outer: None,
                 steps: vec![],
                 ended: PassageEnd::NoEvent,
                 frame: None,
@@ -201,6 +209,7 @@ impl Vcpu {
             return Ok(None);
         };
         match placing.stage {
+            Stage::Before => self.reached_before(rip, rsp),
             Stage::Waiting if rip == placing.at.rip => {
                 if rsp != placing.at.rsp {
                     return Ok(Some(false));
@@ -214,12 +223,15 @@ impl Vcpu {
                 self.arrive()?;
                 Ok(Some(true))
             }
-            Stage::Delivering { handler } if rip == handler => {
+            Stage::Delivering { handler, before } if rip == handler => {
                 let frame = self.frame(rsp).unwrap_or_default();
+                if before {
+                    return self.in_outer(rip, rsp, frame);
+                }
                 self.taken(rip, frame)?;
                 Ok(Some(true))
             }
-            Stage::Delivering { .. } if rip == placing.at.rip => {
+            Stage::Delivering { before, .. } if Some(rip) == placing.instruction(before) => {
                 self.end_passage(PassageEnd::NoEvent, Stage::Over)?;
                 Ok(Some(true))
             }
@@ -252,8 +264,16 @@ impl Vcpu {
         }
         let vector = match event {
             Event::Interrupt(vector) => vector,
-            Event::Nmi | Event::Stand => NMI,
+            Event::Nmi | Event::NestedNmi | Event::Stand => NMI,
         };
+        if event == Event::NestedNmi {
+            self.unmask_nmis()?;
+        }
+        self.inject_event(event, vector, false)
+    }
+
+    /// Injects `event` at the instruction before which the vCPU stands: the one that comes `before`, or not.
+    fn inject_event(&mut self, event: Event, vector: u8, before: bool) -> Result<(), Break> {
         let events = self
             .fd
             .get_vcpu_events()
@@ -270,14 +290,14 @@ impl Vcpu {
         let Some(handler) = handler else {
             return self.end_passage(PassageEnd::NoEvent, Stage::Over);
         };
-        self.set_stage(Stage::Delivering { handler });
+        self.set_stage(Stage::Delivering { handler, before });
         self.stops.entry = vec![handler, regs.rip];
         self.stop_where_wanted()?;
         match event {
             Event::Interrupt(vector) => {
                 sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
             }
-            Event::Nmi | Event::Stand => {
+            Event::Nmi | Event::NestedNmi | Event::Stand => {
                 self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
                 self.counters.nmis += 1;
             }
@@ -451,10 +471,11 @@ impl Vcpu {
 /// What keeps a vCPU with these `events` and `rflags` from taking `event`, if anything.
 fn blocked(event: Event, events: &kvm_vcpu_events, rflags: u64) -> Option<Blocked> {
     match event {
-        Event::Nmi if events.nmi.masked != 0 => Some(Blocked::NmiMasked),
+        Event::Stand => None,
+        Event::Nmi | Event::NestedNmi if events.nmi.masked != 0 => Some(Blocked::NmiMasked),
         Event::Interrupt(_) if rflags & INTERRUPTS == 0 => Some(Blocked::InterruptsOff),
-        Event::Nmi | Event::Interrupt(_) if events.interrupt.shadow != 0 => Some(Blocked::Shadow),
-        Event::Nmi | Event::Interrupt(_) | Event::Stand => None,
+        _ if events.interrupt.shadow != 0 => Some(Blocked::Shadow),
+        Event::Nmi | Event::NestedNmi | Event::Interrupt(_) => None,
     }
 }
 

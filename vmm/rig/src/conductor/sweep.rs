@@ -1,6 +1,7 @@
 //! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
 //! instruction. It does not judge; `ipirig-sweep` does.
 
+mod nested;
 mod request;
 mod sender;
 mod waits;
@@ -10,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Mailbox, StormKind};
-use ipirig_entry::passage::{Event, EventAt, Passage, PassageEnd};
+use ipirig_entry::passage::{Event, EventAt, OuterNmi, Passage, PassageEnd};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
@@ -20,10 +21,10 @@ use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, JudgeContext, Outcome, PathResult, PlannedPath, PlannedPoint, PointName,
-    PointResult, Sender, Sent, Status, judge,
+    PointResult, Sender, Sent, Status, happens_on, judge,
 };
 
-pub use request::{SweepRequest, SweepRequestError};
+pub use request::{RequestedPath, SweepRequest, SweepRequestError};
 
 use super::mailbox::post_order;
 use super::{Conductor, Ended, LayoutOf, Start};
@@ -122,6 +123,8 @@ struct Way {
     entry: EntryKind,
     path: PlannedPath,
     whole: std::rc::Rc<Passage>,
+    /// The NMI that comes on it.
+    outer: Option<OuterNmi>,
 }
 
 /// On whose path a point is.
@@ -151,12 +154,9 @@ impl Sweep<'_, '_> {
         let senders = self.senders(request, swept)?;
         let mut planned = Vec::new();
         for &event in &request.events {
-            let of_target = ways.iter().filter(|_| !event.is_of_sender());
-            let of_sender = senders.iter().filter(|_| event.is_of_sender());
-            let scenes = of_target
-                .map(Scene::Target)
-                .chain(of_sender.map(Scene::Sender));
-            for scene in scenes {
+            let of_target = ways.iter().map(Scene::Target);
+            let scenes = of_target.chain(senders.iter().map(Scene::Sender));
+            for scene in scenes.filter(|scene| happens_on(event, &scene.path().name)) {
                 let points = scene.path().points.iter();
                 planned.extend(points.map(|point| (scene, event, point)));
             }
@@ -235,11 +235,15 @@ impl Sweep<'_, '_> {
     ) -> Result<(Outcome, Option<Sent>), Ended> {
         let what = match event {
             EventName::Nmi => Event::Nmi,
+            EventName::NestedNmi => Event::NestedNmi,
             EventName::Timer => Event::Interrupt(LOCAL_TIMER),
             EventName::Reschedule => Event::Interrupt(RESCHEDULE),
             EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
         };
-        let at = self.event_at(what, point);
+        let at = EventAt {
+            outer: way.outer,
+            ..self.event_at(what, point)
+        };
         let operation = match event {
             EventName::Flip => Some(operation(Sender::Flip)),
             EventName::Vunmap => Some(operation(Sender::Vunmap)),
@@ -249,7 +253,10 @@ impl Sweep<'_, '_> {
             let why = "the CPU did not come there, or not back, in time".to_owned();
             return Ok((Outcome::Error(why), None));
         };
-        let context = self.context(&way.whole);
+        let context = JudgeContext {
+            outer: way.outer,
+            ..self.context(&way.whole)
+        };
         Ok((judge(&context, point, event, &passage, sent), sent))
     }
 
@@ -260,6 +267,7 @@ impl Sweep<'_, '_> {
             rip: point.rip,
             rsp: point.rsp,
             skip: point.skip,
+            outer: None,
             assembly: vec![self.layout.entry_text()],
             resume: point.resume,
             flag: self.flag,
@@ -273,6 +281,7 @@ impl Sweep<'_, '_> {
             layout: self.layout,
             paging: self.paging,
             whole,
+            outer: None,
         }
     }
 

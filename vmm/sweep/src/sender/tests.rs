@@ -105,6 +105,7 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
         layout: &layout,
         paging: paging(),
         whole: &whole,
+        outer: None,
     };
     let at = SenderPath::new(Sender::Flip, &trace(), &layout).path.points[0].clone();
     let judged = |ipis, changes, done| {

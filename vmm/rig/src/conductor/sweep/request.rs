@@ -1,14 +1,16 @@
 //! What is to be swept, from the names of paths and events.
 
 use ipirig_scenario::EntryKind;
-use ipirig_sweep::{EventName, PathName, PointName, Sender, Shard, Side, SweepResult};
+use ipirig_sweep::{EventName, PathName, PointName, Sender, Shard, Side, SweepResult, happens_on};
 use thiserror::Error;
 
 /// What is to be swept.
 #[derive(Clone, Debug)]
 pub struct SweepRequest {
     /// The paths, in order.
-    pub paths: Vec<(EntryKind, Side)>,
+    pub paths: Vec<RequestedPath>,
+    /// At how many points of each of them an NMI is to come whose handler's own paths are swept as well.
+    pub pairs: usize,
     /// The operations whose sender is looked at, in order.
     pub senders: Vec<Sender>,
     /// The events.
@@ -19,6 +21,15 @@ pub struct SweepRequest {
     pub shard: Shard,
     /// What an earlier sweep of the same kernel came to. Its points are not visited again, but for errors.
     pub earlier: Option<Box<SweepResult>>,
+}
+
+/// A path, by an entry kind that there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestedPath {
+    /// The path.
+    pub name: PathName,
+    /// The kind of its entry from user space: where an NMI comes before, that of the path on which it does.
+    pub entry: EntryKind,
 }
 
 /// Why nothing can be swept.
@@ -37,7 +48,8 @@ pub enum SweepRequestError {
     },
     /// No path has any of the events.
     #[error(
-        "`entry` is the event of the paths sender-flip and sender-vunmap, and they have no other"
+        "none of these events happens on any of these paths: `entry` is the event of sender-flip and sender-vunmap, which have no \
+         other, and `nested-nmi` happens on nmi-exit and PATH+NUMBER/nmi-exit"
     )]
     NoPoints,
 }
@@ -68,6 +80,7 @@ impl SweepRequest {
     ) -> Result<Self, SweepRequestError> {
         let mut request = Self {
             paths: Vec::new(),
+            pairs: 0,
             senders: Vec::new(),
             events: events.to_vec(),
             only: None,
@@ -82,7 +95,12 @@ impl SweepRequest {
         }
         if paths.is_empty() {
             request.senders = Sender::ALL.to_vec();
-            let sides = |entry| [(entry, Side::In), (entry, Side::Out)];
+            let sides = |entry: EntryKind| {
+                [Side::In, Side::Out].map(|side| RequestedPath {
+                    name: PathName::new(entry.name(), side),
+                    entry,
+                })
+            };
             let all = EntryKind::ALL.into_iter();
             let all = all.filter(|entry| !entry.depends_on_cpu());
             request.paths = all.flat_map(sides).collect();
@@ -90,23 +108,32 @@ impl SweepRequest {
         if events.is_empty() {
             request.events = EventName::ALL.to_vec();
         }
-        let has = |event: &EventName| match event.is_of_sender() {
-            true => !request.senders.is_empty(),
-            false => !request.paths.is_empty(),
-        };
-        if !request.events.iter().any(has) {
+        let senders = request.senders.iter().map(|sender| sender.path());
+        let names: Vec<PathName> = request
+            .paths
+            .iter()
+            .map(|path| path.name.clone())
+            .chain(senders)
+            .collect();
+        let happens = |event: &EventName| names.iter().any(|path| happens_on(*event, path));
+        if !request.events.iter().any(happens) {
             return Err(SweepRequestError::NoPoints);
         }
         Ok(request)
     }
 }
 
-fn path(name: &PathName) -> Result<(EntryKind, Side), SweepRequestError> {
-    let entry = EntryKind::find(&name.entry).ok_or_else(|| SweepRequestError::NoPath {
+fn path(name: &PathName) -> Result<RequestedPath, SweepRequestError> {
+    let outer = name.within.as_ref().map(|within| &within.entry);
+    let entry = EntryKind::find(outer.unwrap_or(&name.entry));
+    let entry = entry.ok_or_else(|| SweepRequestError::NoPath {
         name: name.clone(),
         known: EntryKind::ALL.map(EntryKind::name).join(", "),
     })?;
-    Ok((entry, name.side))
+    Ok(RequestedPath {
+        name: name.clone(),
+        entry,
+    })
 }
 
 #[cfg(test)]
@@ -115,7 +142,7 @@ mod tests {
 
     const WHOLE: Shard = Shard { index: 1, of: 1 };
 
-    type Parts = (Vec<(EntryKind, Side)>, Vec<Sender>, Vec<EventName>);
+    type Parts = (Vec<RequestedPath>, Vec<Sender>, Vec<EventName>);
 
     fn parts(request: Result<SweepRequest, SweepRequestError>) -> Result<Parts, SweepRequestError> {
         request.map(|request| (request.paths, request.senders, request.events))
@@ -132,11 +159,14 @@ mod tests {
 
     #[test]
     fn a_senders_path_is_swept_with_the_senders_event_and_no_other() {
-        let syscall = (EntryKind::Syscall, Side::In);
+        let syscall = RequestedPath {
+            name: PathName::new("syscall", Side::In),
+            entry: EntryKind::Syscall,
+        };
         let (nmi, entry) = (EventName::Nmi, EventName::Entry);
         assert_eq!(
             of(&["sender-flip", "syscall"], &[nmi, entry]),
-            Ok((vec![syscall], vec![Sender::Flip], vec![nmi, entry]))
+            Ok((vec![syscall.clone()], vec![Sender::Flip], vec![nmi, entry]))
         );
         assert_eq!(
             of_point("entry@sender-vunmap+3"),
@@ -163,8 +193,22 @@ mod tests {
             (senders, events),
             (Sender::ALL.to_vec(), EventName::ALL.to_vec())
         );
-        assert!(paths.iter().all(|(entry, _)| !entry.depends_on_cpu()));
-        assert!(paths.contains(&(EntryKind::Nmi, Side::Out)));
+        assert!(paths.iter().all(|path| !path.entry.depends_on_cpu()));
+        let last = paths.last().unwrap();
+        assert_eq!(last.name.to_string(), "nmi-exit");
+    }
+
+    #[test]
+    fn the_way_of_an_nmi_on_another_path_begins_with_that_paths_entry() {
+        let (paths, _, _) = of(&["page-fault-exit+3/nmi"], &[EventName::Flip]).unwrap();
+        let [path] = &paths[..] else {
+            panic!("{paths:?}");
+        };
+        assert_eq!(path.entry, EntryKind::PageFault);
+        let refused = of(&["syscall+3/nmi"], &[EventName::NestedNmi]);
+        assert_eq!(refused, Err(SweepRequestError::NoPoints));
+        let refused = of(&["nothing+3/nmi"], &[]).unwrap_err();
+        assert!(refused.to_string().contains("`nothing+3/nmi`"), "{refused}");
     }
 
     #[test]

@@ -6,11 +6,11 @@ use vm_memory::ByteValued;
 use super::image::{Image, KernelFault, KernelFormat};
 
 /// "HdrS": this file has a setup header.
-pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
+pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 /// Ends the first sector.
-pub(super) const BOOT_FLAG: u16 = 0xaa55;
+pub(crate) const BOOT_FLAG: u16 = 0xaa55;
 /// Boot protocol 2.12, the first with `xloadflags`.
-pub(super) const VERSION_WITH_64_BIT_ENTRY: u16 = 0x20c;
+pub(crate) const VERSION_WITH_64_BIT_ENTRY: u16 = 0x20c;
 
 /// Where the setup header begins.
 const HEADER_OFFSET: usize = 0x1f1;
@@ -25,12 +25,12 @@ const DEFAULT_SETUP_SECTORS: u8 = 4;
 /// Bytes of a paragraph, in which the protected-mode part is counted.
 const PARAGRAPH: u64 = 16;
 
-pub(super) fn is_bzimage(head: &[u8]) -> bool {
+pub(crate) fn is_bzimage(head: &[u8]) -> bool {
     head.get(MAGIC_OFFSET..MAGIC_OFFSET + 4) == Some(&MAGIC.to_le_bytes())
 }
 
 /// Checks the setup header. `head` is the file's beginning, `len` its length.
-pub(super) fn inspect(head: &[u8], len: u64) -> Result<Image, KernelFault> {
+pub(crate) fn inspect(head: &[u8], len: u64) -> Result<Image, KernelFault> {
     let header = setup(head).ok_or(KernelFault::Truncated {
         what: "setup header",
         needs: (HEADER_OFFSET + size_of::<setup_header>()) as u64,

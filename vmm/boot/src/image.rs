@@ -137,7 +137,7 @@ pub struct FirstBytes(Vec<u8>);
 impl FirstBytes {
     const SHOWN: usize = 8;
 
-    pub(super) fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         Self(bytes.iter().take(Self::SHOWN).copied().collect())
     }
 
@@ -177,12 +177,12 @@ impl fmt::Display for FirstBytes {
 
 /// What the headers say, after all checks that need nothing but the file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Image {
-    pub(super) format: KernelFormat,
+pub(crate) struct Image {
+    pub(crate) format: KernelFormat,
     /// Memory it occupies, or needs until it has unpacked itself. Begins at 1 MiB or above.
-    pub(super) memory: Range<u64>,
+    pub(crate) memory: Range<u64>,
     /// First instruction.
-    pub(super) entry: u64,
+    pub(crate) entry: u64,
     /// The setup header to hand on: a bzImage's own, or one made up for a vmlinux.
-    pub(super) header: setup_header,
+    pub(crate) header: setup_header,
 }

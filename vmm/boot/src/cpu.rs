@@ -43,7 +43,7 @@ const ENTRIES_PER_TABLE: u64 = 512;
 const _: () = assert!(ENTRIES_PER_TABLE << LARGE_PAGE_SHIFT == layout::IDENTITY_MAP_END);
 
 /// Writes the GDT and the page tables that map the first GiB one to one.
-pub(super) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+pub(crate) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     write_table(memory, layout::GDT, GDT_ENTRIES)?;
     let link = PTE_PRESENT | PTE_WRITABLE;
     write_table(memory, layout::PML4, [layout::PDPT | link])?;
@@ -66,7 +66,7 @@ fn write_table(
 
 /// The boot CPU's special registers: long mode, with the tables that [`super::load`] wrote.
 /// `reset` is what KVM reports for the new vCPU; what the boot protocol leaves open stays as it is.
-pub(crate) fn boot_sregs(reset: kvm_sregs) -> kvm_sregs {
+pub fn boot_sregs(reset: kvm_sregs) -> kvm_sregs {
     let data = segment(BOOT_DS, DATA_DESCRIPTOR);
     let mut sregs = reset;
     sregs.cs = segment(BOOT_CS, CODE_DESCRIPTOR);
@@ -89,7 +89,7 @@ pub(crate) fn boot_sregs(reset: kvm_sregs) -> kvm_sregs {
 
 /// The boot CPU's general registers: at the kernel's entry, RSI at the zero page
 /// (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
-pub(crate) fn boot_regs(loaded: &Loaded) -> kvm_regs {
+pub fn boot_regs(loaded: &Loaded) -> kvm_regs {
     kvm_regs {
         rip: loaded.entry,
         rsi: loaded.zero_page,
@@ -102,7 +102,7 @@ pub(crate) fn boot_regs(loaded: &Loaded) -> kvm_regs {
 
 /// Special registers of a CPU that a SIPI with `vector` starts: real mode, at the 4 KiB page of
 /// that number (SDM vol. 3, 9.4.4). `reset` is what KVM reported for the vCPU before it ran.
-pub(crate) fn sipi_sregs(reset: kvm_sregs, vector: u8) -> kvm_sregs {
+pub fn sipi_sregs(reset: kvm_sregs, vector: u8) -> kvm_sregs {
     let mut sregs = reset;
     sregs.cs.selector = u16::from(vector) << 8;
     sregs.cs.base = u64::from(vector) << 12;
@@ -111,7 +111,7 @@ pub(crate) fn sipi_sregs(reset: kvm_sregs, vector: u8) -> kvm_sregs {
 
 /// General registers of a CPU that a SIPI starts. `reset` is what KVM reported for the vCPU before
 /// it ran; RDX keeps the processor's signature (SDM vol. 3, table 10-1).
-pub(crate) fn sipi_regs(reset: kvm_regs) -> kvm_regs {
+pub fn sipi_regs(reset: kvm_regs) -> kvm_regs {
     kvm_regs {
         rip: 0,
         rflags: RFLAGS,
@@ -149,8 +149,8 @@ fn segment(selector: u16, descriptor: u64) -> kvm_segment {
 
 #[cfg(test)]
 mod tests {
-    use super::super::KernelFormat;
     use super::*;
+    use crate::KernelFormat;
 
     fn table<const N: usize>(memory: &GuestMemoryMmap, address: u64) -> [u64; N] {
         std::array::from_fn(|i| {

@@ -32,7 +32,7 @@ const ALIGN: u64 = 16;
 
 /// Writes the tables for CPUs 0 to `cpus` - 1, whose APIC ids are their numbers. Returns the
 /// address of the RSDP.
-pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<u64, GuestMemoryError> {
+pub(crate) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<u64, GuestMemoryError> {
     // The RSDP comes first: an old kernel finds it by looking through this area.
     let rsdp_address = layout::ACPI.start;
     let dsdt_address = rsdp_address + (Rsdp::len() as u64).next_multiple_of(ALIGN);

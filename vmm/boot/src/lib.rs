@@ -4,11 +4,13 @@
 //! tables, a GDT and page tables into guest memory, following Linux's 64-bit boot protocol
 //! (Documentation/arch/x86/boot.rst). [`cpu`] gives the registers to start with.
 //!
-//! What this module does not do: touch KVM, map memory, or choose a command line. Files are
+//! What this crate does not do: touch KVM, map memory, or choose a command line. Files are
 //! somebody else's: no number in them is trusted.
 
-pub(crate) mod cpu;
-pub(crate) mod layout;
+#![forbid(unsafe_code)]
+
+pub mod cpu;
+pub mod layout;
 
 mod acpi;
 mod bzimage;
@@ -33,32 +35,32 @@ use kernel::Kernel;
 
 /// What to load.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BootPlan<'a> {
+pub struct BootPlan<'a> {
     /// An ELF vmlinux or a bzImage.
-    pub(crate) kernel: &'a Path,
+    pub kernel: &'a Path,
     /// A cpio archive, compressed with anything the kernel can decompress, or not at all.
-    pub(crate) initramfs: &'a Path,
+    pub initramfs: &'a Path,
     /// The kernel command line, without a final NUL.
-    pub(crate) cmdline: &'a str,
+    pub cmdline: &'a str,
     /// Number of CPUs, 1 to [`ipirig_abi::MAX_CPUS`]. APIC ids are CPU numbers.
-    pub(crate) cpus: u8,
+    pub cpus: u8,
     /// RAM in MiB, 64 to 3072; `memory` must map all of it from address 0.
-    pub(crate) memory_mib: u64,
+    pub memory_mib: u64,
 }
 
 /// Where things are after [`load`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loaded {
+pub struct Loaded {
     /// Physical address of the kernel's first instruction.
-    pub(crate) entry: u64,
+    pub entry: u64,
     /// Physical address of `struct boot_params`.
-    pub(crate) zero_page: u64,
+    pub zero_page: u64,
     /// What the kernel file turned out to be.
-    pub(crate) format: KernelFormat,
+    pub format: KernelFormat,
     /// Memory the kernel occupies, or needs until it has unpacked itself.
-    pub(crate) kernel: Range<u64>,
+    pub kernel: Range<u64>,
     /// Memory the initramfs occupies.
-    pub(crate) initramfs: Range<u64>,
+    pub initramfs: Range<u64>,
 }
 
 /// Why a guest cannot be laid out.
@@ -169,7 +171,7 @@ fn open_kernel(path: &Path) -> Result<Kernel, BootError> {
 /// # Errors
 /// Says which input is at fault: the plan's numbers, the command line, or one of the files. Files
 /// are checked before anything is written.
-pub(crate) fn load(memory: &GuestMemoryMmap, plan: &BootPlan<'_>) -> Result<Loaded, BootError> {
+pub fn load(memory: &GuestMemoryMmap, plan: &BootPlan<'_>) -> Result<Loaded, BootError> {
     if !(1..=layout::MAX_CPUS_U8).contains(&plan.cpus) {
         return Err(BootError::Cpus { cpus: plan.cpus });
     }

@@ -69,14 +69,14 @@ const MAGIC_LEN: u64 = 6;
 
 /// An open initramfs file.
 #[derive(Debug)]
-pub(super) struct Initramfs {
+pub(crate) struct Initramfs {
     file: File,
     /// Bytes; at least one.
     size: u64,
 }
 
 impl Initramfs {
-    pub(super) fn open(path: &Path) -> Result<Self, InitramfsFault> {
+    pub(crate) fn open(path: &Path) -> Result<Self, InitramfsFault> {
         // First: opening a pipe would wait for a writer.
         let metadata = path.metadata().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => InitramfsFault::Missing,
@@ -105,7 +105,7 @@ impl Initramfs {
     }
 
     /// The highest whole pages that are free of the kernel and within its reach.
-    pub(super) fn place(&self, kernel: &Image, ram_end: u64) -> Result<Range<u64>, InitramfsFault> {
+    pub(crate) fn place(&self, kernel: &Image, ram_end: u64) -> Result<Range<u64>, InitramfsFault> {
         let highest = u64::from(kernel.header.initrd_addr_max).min(layout::INITRAMFS_LAST);
         let end = ram_end.min(highest + 1);
         let lowest = kernel.memory.end.next_multiple_of(layout::PAGE_SIZE);
@@ -122,7 +122,7 @@ impl Initramfs {
         }
     }
 
-    pub(super) fn load(
+    pub(crate) fn load(
         &mut self,
         memory: &GuestMemoryMmap,
         address: u64,

@@ -15,7 +15,7 @@ const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
 /// Checks that the kernel can take all of the command line.
-pub(super) fn check_cmdline(cmdline: &str, header: &setup_header) -> Result<(), BootError> {
+pub(crate) fn check_cmdline(cmdline: &str, header: &setup_header) -> Result<(), BootError> {
     if let Some(position) = cmdline.bytes().position(|byte| byte == 0) {
         return Err(BootError::CmdlineNul { position });
     }
@@ -29,7 +29,7 @@ pub(super) fn check_cmdline(cmdline: &str, header: &setup_header) -> Result<(), 
 }
 
 /// Writes the command line and its final NUL.
-pub(super) fn write_cmdline(
+pub(crate) fn write_cmdline(
     memory: &GuestMemoryMmap,
     cmdline: &str,
 ) -> Result<(), GuestMemoryError> {
@@ -39,7 +39,7 @@ pub(super) fn write_cmdline(
 }
 
 /// The parameters for a kernel with `header`. Fields not set here stay zero, as the protocol asks.
-pub(super) fn boot_params(
+pub(crate) fn boot_params(
     header: &setup_header,
     initramfs: &Range<u64>,
     ram_end: u64,
@@ -76,6 +76,6 @@ fn memory_map(ram_end: u64) -> [boot_e820_entry; 3] {
 }
 
 /// Writes the zero page.
-pub(super) fn write(memory: &GuestMemoryMmap, params: boot_params) -> Result<(), GuestMemoryError> {
+pub(crate) fn write(memory: &GuestMemoryMmap, params: boot_params) -> Result<(), GuestMemoryError> {
     memory.write_obj(params, GuestAddress(layout::ZERO_PAGE))
 }

@@ -24,12 +24,12 @@ const LOAD_ALIGNMENT: u64 = 2 << 20;
 /// CONFIG_PHYSICAL_ALIGN.
 const KERNEL_ALIGNMENT: u32 = 16 << 20;
 
-pub(super) fn is_elf(head: &[u8]) -> bool {
+pub(crate) fn is_elf(head: &[u8]) -> bool {
     head.starts_with(&elf::ELFMAG)
 }
 
 /// Reads and checks the headers. `head` is the file's beginning, `len` its length.
-pub(super) fn inspect(file: &File, head: &[u8], len: u64) -> Result<Image, KernelFault> {
+pub(crate) fn inspect(file: &File, head: &[u8], len: u64) -> Result<Image, KernelFault> {
     let truncated = |what, needs| KernelFault::Truncated {
         what,
         needs,

@@ -12,16 +12,16 @@ use super::{bzimage, elf, layout};
 
 /// An open kernel file whose headers are in order.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     file: File,
-    pub(super) image: Image,
+    pub(crate) image: Image,
 }
 
 /// Enough of a file's beginning to tell what it is, and to hold a bzImage's setup header.
-pub(super) const HEAD_LEN: u64 = 1024;
+pub(crate) const HEAD_LEN: u64 = 1024;
 
 impl Kernel {
-    pub(super) fn open(path: &Path) -> Result<Self, KernelFault> {
+    pub(crate) fn open(path: &Path) -> Result<Self, KernelFault> {
         // First: opening a pipe would wait for a writer.
         let metadata = path.metadata().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => KernelFault::Missing,
@@ -58,7 +58,7 @@ impl Kernel {
         Ok(Self { file, image })
     }
 
-    pub(super) fn check_fit(&self, ram_end: u64) -> Result<(), KernelFault> {
+    pub(crate) fn check_fit(&self, ram_end: u64) -> Result<(), KernelFault> {
         let end = self.image.memory.end;
         let needs_mib = end.div_ceil(layout::MIB);
         if end > layout::IDENTITY_MAP_END {
@@ -74,7 +74,7 @@ impl Kernel {
     }
 
     /// Reads the kernel into `memory`. The caller has checked that it fits.
-    pub(super) fn load(&mut self, memory: &GuestMemoryMmap) -> Result<(), KernelFault> {
+    pub(crate) fn load(&mut self, memory: &GuestMemoryMmap) -> Result<(), KernelFault> {
         let lowest = Some(GuestAddress(layout::HIGH_MEMORY));
         match self.image.format {
             KernelFormat::Elf => loader::Elf::load(memory, None, &mut self.file, lowest),

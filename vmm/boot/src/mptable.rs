@@ -28,7 +28,7 @@ const CPU_FEATURES: u32 = 0x201;
 
 /// Writes the floating pointer and the configuration table for CPUs 0 to `cpus` - 1, whose APIC ids
 /// are their numbers.
-pub(super) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), GuestMemoryError> {
+pub(crate) fn write(memory: &GuestMemoryMmap, cpus: u8) -> Result<(), GuestMemoryError> {
     memory.write_slice(
         &floating_pointer(),
         GuestAddress(layout::MP_FLOATING_POINTER),
