@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ipirig_report::sweep::{html, junit, ktap, view};
+use ipirig_pictures::sweep::html;
+use ipirig_report::sweep::{explained, junit, ktap, view};
 use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::Plan;
@@ -89,7 +90,10 @@ fn wanted(
         |result| serde_json::to_string_pretty(result).context("cannot put the result into JSON");
     let formats: [(Option<&Path>, Format); 4] = [
         (json, to_json),
-        (page, |result| Ok(html(result))),
+        (page, |result| {
+            let page = html(result, &|point| explained(result, point));
+            page.context("cannot show the results")
+        }),
         (reports.ktap.as_deref(), |result| Ok(ktap(result))),
         (reports.junit.as_deref(), |result| Ok(junit(result)?)),
     ];
