@@ -5,11 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
-use ipirig_abi::module::{self, Flip, LetGo, Members, Move, Probe, Stay, Storm, Trigger};
+use ipirig_abi::module::{self, LetGo, Members, Move, Probe, Stay, Trigger};
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::sys;
+use ipirig_system::{During, Errno, Failure, sys};
 
 const MODULE: &str = "/ipirig.ko";
 
@@ -36,16 +34,6 @@ impl Device {
             .open(&*path)
             .during(|| format!("open {path}"))?;
         Ok(Some(Self(device)))
-    }
-
-    /// Flips the private static key.
-    pub(crate) fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
-        self.call(module::FLIP, request)
-    }
-
-    /// Maps, touches, unmaps and purges.
-    pub(crate) fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
-        self.call(module::STORM, request)
     }
 
     /// Puts another page behind the alias.

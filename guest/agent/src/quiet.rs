@@ -4,8 +4,7 @@
 
 use std::path::Path;
 
-use crate::failure::{During, Failure};
-use crate::setting;
+use ipirig_system::{During, Failure, setting};
 
 /// One file below the root, what to write to it, and what that keeps away.
 struct Setting {

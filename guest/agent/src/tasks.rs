@@ -11,15 +11,16 @@ use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, STAY_LIMIT_MS, TaskState}
 
 use crate::compat::{self, Compat};
 use crate::device::Device;
-use crate::errno::Errno;
 use crate::exception;
-use crate::failure::{During, Failure};
 use crate::not_produced::NotProduced;
 use crate::page::AbsentPage;
 use crate::signals::{self, Signals};
 use crate::sigreturn::Returns;
 use crate::spinner::{self, EntryPaths};
-use crate::sys::{self, Fork};
+use ipirig_system::{
+    During, Errno, Failure,
+    sys::{self, Fork},
+};
 
 /// The isolated tasks that run.
 #[derive(Debug)]

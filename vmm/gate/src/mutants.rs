@@ -1,7 +1,7 @@
 //! Mutants: kernels with one bug each, which some scenario must notice. From the results of their
 //! runs to a table and a verdict on the rig's own checks.
 //!
-//! What a mutant is and how it is built is `ipirig-guest`'s business.
+//! What a mutant is [`patches`](crate::patches) has; its kernel is built by `ipirig-guest`.
 
 use std::collections::BTreeMap;
 

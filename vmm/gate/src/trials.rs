@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::mutants::{
     Expected, Fate, Results, Row, judge, judge_reference, judge_survivor, pcids, with_second_try,
 };
+use crate::patches::{Mutant, Need, Wanted};
 use crate::trial_result::{TrialKind, TrialResult};
-use ipirig_guest::{Fate as Wanted, Mutant, Need};
 
 /// What a mutant's patch says must notice it, and cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,12 +141,12 @@ fn trial<'a>(mutant: &'a Mutant, survivors: &BTreeSet<String>) -> Result<Trial<'
 
 #[cfg(test)]
 mod tests {
-    use ipirig_guest::Notice;
     use ipirig_rig::conductor::fake::plan;
     use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict};
     use ipirig_verdict::result::RunResult;
 
     use super::*;
+    use crate::patches::Notice;
 
     fn mutant(name: &str, fate: Wanted) -> Mutant {
         Mutant {

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use ipirig_gate::mutants::{Row, verdict};
+use ipirig_gate::patches::{self, Mutant};
 use ipirig_gate::trial_result::{TrialKind, TrialResult};
 use ipirig_gate::trials::{NoSuchNotice, Run, rows};
-use ipirig_guest::{Mutant, Places, Request};
+use ipirig_guest::{Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::mutants::render;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
@@ -66,7 +67,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
 
 /// The mutants of these names, or all.
 fn chosen(names: &[String]) -> Result<Vec<Mutant>, Failure> {
-    let all = ipirig_guest::mutants::all(&Places::find()?)?;
+    let all = patches::all(&Places::find()?.guest)?;
     if names.is_empty() {
         return Ok(all);
     }

@@ -10,7 +10,7 @@ mod ways;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use ipirig_abi::{Command, Mailbox};
+use ipirig_abi::{Command, Mailbox, StormKind};
 use ipirig_entry::passage::{Event, EventAt, OuterNmi, Passage, PassageEnd};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::Phase;
@@ -79,8 +79,10 @@ pub fn sweep(
     };
     swept.version = Some(booted.version);
     // What the kernel does the first time only.
-    conductor.command(Command::Flip, [1, 0, 0, 0])?;
-    conductor.command(Command::Vunmap, [1, PAGES, 0, 0])?;
+    for sender in Sender::ALL {
+        let (command, args) = operation(sender);
+        conductor.command(command, args)?;
+    }
     conductor.enter(Phase::Quiet);
     conductor.quiet()?;
     conductor.enter(Phase::Sweep);
@@ -420,10 +422,11 @@ impl Sweep<'_, '_> {
 
 /// The command that carries out one operation.
 fn operation(sender: Sender) -> (Command, [u64; 4]) {
-    match sender {
-        Sender::Flip => (Command::Flip, [1, 0, 0, 0]),
-        Sender::Vunmap => (Command::Vunmap, [1, PAGES, 0, 0]),
-    }
+    let args = match sender {
+        Sender::Flip => StormKind::StaticKeyFlip.args(1, 0, 0),
+        Sender::Vunmap => StormKind::Vunmap.args(1, PAGES, 0),
+    };
+    (Command::Storm, args)
 }
 
 const NOT_REAL: &str = "only a real machine can be swept";

@@ -125,7 +125,7 @@ fn silence_ends_at_the_deadline_of_its_phase() {
                 deaf: true,
                 ..Script::default()
             },
-            "reading counters before the window",
+            "making ready for the storm",
         ),
     ] {
         let ended = conduct(script).unwrap_err();
@@ -150,7 +150,7 @@ fn a_guest_that_stops_is_reported_with_the_phase() {
             "reading counters before the window",
         ),
         (Moment::Order, "baseline entry"),
-        (Moment::Command(Command::Flip), "storm"),
+        (Moment::Command(Command::Storm), "storm"),
     ] {
         let ended = conduct(Script {
             stops_in: Some(moment),
@@ -181,7 +181,7 @@ fn a_signal_ends_any_phase() {
     for (moment, phase) in [
         (Moment::Boot, "boot"),
         (Moment::Order, "baseline entry"),
-        (Moment::Command(Command::Flip), "storm"),
+        (Moment::Command(Command::Storm), "storm"),
     ] {
         let text = ending(Script {
             interrupted_in: Some(moment),
@@ -210,7 +210,7 @@ fn a_command_that_fails_is_named_with_its_errno() {
             storm_errno: 12,
             ..Script::default()
         }),
-        "the guest could not carry out Flip (errno 12): ioctl:[31m no memory"
+        "the guest could not carry out Storm (errno 12): ioctl:[31m no memory"
     );
 }
 
@@ -234,8 +234,7 @@ fn a_command_status_that_is_no_code_is_a_broken_protocol() {
             status: Some(77),
             ..Script::default()
         }),
-        "the guest broke the mailbox protocol during: reading counters before the window: \
-         ReadVersion ended as 77"
+        "the guest broke the mailbox protocol during: making ready for the storm: Prepare ended as 77"
     );
     assert!(
         ending(Script {

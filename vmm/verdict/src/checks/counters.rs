@@ -1,9 +1,8 @@
 //! Does the kernel itself say that it deferred work, where it may and nowhere else, and did it later?
 
-use ipirig_abi::Role;
+use ipirig_abi::{Changes, Role};
 use ipirig_evidence::guest_text::{Counters, CpuCounters};
 use ipirig_evidence::{Evidence, NoRecord};
-use ipirig_scenario::Changes;
 use ipirig_scenario::plan::Plan;
 
 use super::{ipis, isolation};
