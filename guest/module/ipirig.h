@@ -118,10 +118,17 @@ struct ipirig_trigger {
  * struct ipirig_stay - stay in the kernel until let go
  * @limit_ms: leave with ETIMEDOUT after so long, 0 to IPIRIG_MAX_STAY_MS
  * @asleep: 0: awake, 1: asleep, so that the CPU may idle
+ * @word: user address of a 32-bit word; if awake, leave when it is no longer
+ *	  @seen. 0: none
+ * @seen: see @word
+ * @reserved: 0
  */
 struct ipirig_stay {
 	__u32 limit_ms;
 	__u32 asleep;
+	__u64 word;
+	__u32 seen;
+	__u32 reserved;
 };
 
 /**

@@ -185,7 +185,7 @@ codes! {
         SingleStep = 6,
         /// INT3: #BP, then SIGTRAP.
         Breakpoint = 7,
-        /// Stay in the kernel, awake and open to interrupts, until [`Command::LetGo`], but no longer
+        /// Stay in the kernel, awake and open to interrupts, until [`Command::LetGo`] or the next order, but no longer
         /// than [`STAY_LIMIT_MS`](crate::STAY_LIMIT_MS): then the errno is ETIMEDOUT. ENODEV without
         /// a module. The task cannot say that it is inside; the rig sees its privilege level.
         Stay = 8,
@@ -215,6 +215,8 @@ codes! {
         Espfix = 16,
         /// Both: the IRET raises a double fault, of which the kernel makes a #GP. Then SIGSEGV.
         DoubleFault = 17,
+        /// Nothing: the task does not enter the kernel, or leaves it if it obeys [`Stay`](Order::Stay).
+        Leave = 18,
     }
 }
 
@@ -231,6 +233,7 @@ impl Order {
             | Self::Sleep
             | Self::Sysenter
             | Self::CompatSyscall
+            | Self::Leave
             | Self::Espfix => None,
             Self::DoubleFault => Some(8),
             Self::BadIret => Some(13),
@@ -257,6 +260,7 @@ impl Order {
             | Self::Int80
             | Self::Sysenter
             | Self::CompatSyscall
+            | Self::Leave
             | Self::Espfix => None,
             Self::AlignmentCheck => Some(7),
             Self::GeneralProtection | Self::BadIret | Self::DoubleFault => Some(11),
@@ -317,7 +321,8 @@ mod tests {
             Some(17),
             Some(13),
             None,
-            Some(8)
+            Some(8),
+            None
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
@@ -336,7 +341,8 @@ mod tests {
             Some(7),
             Some(11),
             None,
-            Some(11)
+            Some(11),
+            None
         ]));
     }
 }

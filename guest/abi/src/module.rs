@@ -96,6 +96,12 @@ pub struct Stay {
     pub limit_ms: u32,
     /// 0: stay awake; 1: asleep, so that the CPU may idle.
     pub asleep: u32,
+    /// Address of a word of the caller's memory. Who is awake leaves when it is no longer `seen`; 0: not for that.
+    pub word: u64,
+    /// See `word`.
+    pub seen: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// `struct ipirig_let_go`.

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipirig_abi::module::{self, LetGo, Members, Move, Probe, Stay, Trigger};
 
@@ -68,11 +69,14 @@ impl Device {
         self.call(module::TRIGGER, request)
     }
 
-    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds; `asleep` or awake.
-    pub(crate) fn stay(&self, limit_ms: u32, asleep: bool) -> Result<(), Errno> {
+    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds; `asleep`, or awake and until `word` changes.
+    pub(crate) fn stay(&self, limit_ms: u32, asleep: bool, word: &AtomicU32) -> Result<(), Errno> {
         let mut request = Stay {
             limit_ms,
             asleep: asleep.into(),
+            word: word.as_ptr() as u64,
+            seen: word.load(Ordering::Relaxed),
+            reserved: 0,
         };
         self.call(module::STAY, &mut request)
     }

@@ -279,6 +279,7 @@ mod tests {
             (6, 11),
             (6, 11),
             (7, 11),
+            (7, 11),
         ];
         for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {
             order(slot, seq, given.into());

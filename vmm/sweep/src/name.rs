@@ -163,11 +163,13 @@ pub enum EventName {
     Vunmap,
     /// The target makes one whole entry while the *sender* stands at the instruction.
     Entry,
+    /// The target, which was in the kernel, makes one whole exit while the sender stands there.
+    Exit,
 }
 
 impl EventName {
     /// Each once.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Nmi,
         Self::NestedNmi,
         Self::Timer,
@@ -175,6 +177,7 @@ impl EventName {
         Self::Flip,
         Self::Vunmap,
         Self::Entry,
+        Self::Exit,
     ];
 
     /// Its name on the command line and in JSON.
@@ -188,6 +191,7 @@ impl EventName {
             Self::Flip => "flip",
             Self::Vunmap => "vunmap",
             Self::Entry => "entry",
+            Self::Exit => "exit",
         }
     }
 
@@ -278,7 +282,7 @@ mod tests {
         assert!(told("nmi@syscall+99999999999999999999999").contains("EVENT@PATH+NUMBER"));
         assert_eq!(
             told("smi@syscall+1"),
-            "no event is called `smi`; there are nmi, nested-nmi, timer, reschedule, flip, vunmap, entry"
+            "no event is called `smi`; there are nmi, nested-nmi, timer, reschedule, flip, vunmap, entry, exit"
         );
         assert!(told("nmi@-exit+1").contains("entry kind"));
         assert!(told("nmi@Sys call+1").contains("entry kind"));

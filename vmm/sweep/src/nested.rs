@@ -8,12 +8,12 @@ use crate::name::{EventName, NMI, PathName, Side};
 use crate::plan::{PlannedPath, PlannedPoint, place};
 use crate::sender::Sender;
 
-/// Whether `event` can happen on `path`. On a sender's path that is an entry of the target's and nothing else. A nested
+/// Whether `event` can happen on `path`. On a sender's path that is an entry or an exit of the target's and nothing else. A nested
 /// NMI happens on the way out of an NMI's handler: what may execute an IRET is on the way before.
 #[must_use]
 pub fn happens_on(event: EventName, path: &PathName) -> bool {
     match event {
-        EventName::Entry => Sender::find(path).is_some(),
+        EventName::Entry | EventName::Exit => Sender::find(path).is_some(),
         // In the handler of another one it is masked.
         EventName::Nmi if path.within.is_some() => false,
         EventName::NestedNmi => path.entry == NMI && path.side == Side::Out,
@@ -160,10 +160,10 @@ mod tests {
             let path: PathName = path.parse().unwrap();
             EventName::ALL.map(|event| happens_on(event, &path))
         };
-        let usual = [true, false, true, true, true, true, false];
-        let from_user = [true, true, true, true, true, true, false];
-        let nested = [false, true, true, true, true, true, false];
-        let sender = [false, false, false, false, false, false, true];
+        let usual = [true, false, true, true, true, true, false, false];
+        let from_user = [true, true, true, true, true, true, false, false];
+        let nested = [false, true, true, true, true, true, false, false];
+        let sender = [false, false, false, false, false, false, true, true];
         assert_eq!(on("syscall-exit"), usual);
         assert_eq!(on("nmi"), usual);
         assert_eq!(on("nmi-exit"), from_user);

@@ -101,11 +101,22 @@ impl PlannedPath {
 }
 
 impl PlannedPoint {
+    /// The first instruction of the way that `trace` is of.
+    #[must_use]
+    pub fn first(trace: &[Crossed], layout: &KernelLayout) -> Option<Self> {
+        Self::at(trace, 0, layout)
+    }
+
     /// The first instrumentable code of the way that `trace` is of: where its way in ends.
     #[must_use]
     pub fn first_instrumentable(trace: &[Crossed], layout: &KernelLayout) -> Option<Self> {
         let mut steps = trace.iter();
         let step = steps.position(|it| layout.place(it.step.registers.rip).is_instrumentable())?;
+        Self::at(trace, step, layout)
+    }
+
+    /// The instruction `step`, as if it had not been executed before.
+    fn at(trace: &[Crossed], step: usize, layout: &KernelLayout) -> Option<Self> {
         let crossed = trace.get(step)?;
         let (rip, rsp) = place(crossed);
         Some(Self {

@@ -193,5 +193,32 @@ pub fn judge_sender(
     Outcome::Violated(violations)
 }
 
+/// Judges what became of a sender that stood at `at` while the target, which had been in the kernel, went back to user
+/// space. `passage`: what the target executed on its first entry after the sender was done, from its first instruction,
+/// `first`. The sender may have interrupted it, or left it alone; but it must come to its end, and if it left it alone the
+/// target catches up.
+#[must_use]
+pub fn judge_exit(
+    context: &JudgeContext<'_>,
+    at: &PlannedPoint,
+    first: &PlannedPoint,
+    passage: Option<&Passage>,
+    sent: Sent,
+) -> Outcome {
+    if !sent.done {
+        let words =
+            "the sender waits for this CPU for good, which it has not interrupted after this";
+        return Outcome::Violated(vec![Violation {
+            invariant: Invariant::SentOrDeferred,
+            at: at.address.clone(),
+            words: words.to_owned(),
+        }]);
+    }
+    match passage {
+        Some(passage) => judge(context, first, EventName::Flip, passage, Some(sent)),
+        None => Outcome::Error("the target did not come back from its next entry".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
 //! instruction. It does not judge; `ipirig-sweep` does.
 
+mod exit;
 mod nested;
 mod request;
 mod sender;
@@ -213,6 +214,9 @@ impl Sweep<'_, '_> {
                     swept.run += 1;
                     match scene {
                         Scene::Target(way) => self.point(way, point, name.event)?,
+                        Scene::Sender(way) if name.event == EventName::Exit => {
+                            self.exit_point(way, point)?
+                        }
                         Scene::Sender(way) => self.sender_point(way, point)?,
                     }
                 }
@@ -238,7 +242,9 @@ impl Sweep<'_, '_> {
             EventName::NestedNmi => Event::NestedNmi,
             EventName::Timer => Event::Interrupt(LOCAL_TIMER),
             EventName::Reschedule => Event::Interrupt(RESCHEDULE),
-            EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
+            EventName::Flip | EventName::Vunmap | EventName::Entry | EventName::Exit => {
+                Event::Stand
+            }
         };
         let at = EventAt {
             outer: way.outer,

@@ -370,7 +370,10 @@ fn interrupts_are_missed_where_the_flag_is_clear_and_nmis_are_not() {
     let mut point = points(&layout, &whole)[0].clone();
     let rules = |point: &PlannedPoint| EventName::ALL.map(|event| missed(point, event));
     let off = Some(Blocked::InterruptsOff);
-    assert_eq!(rules(&point), [None, None, off, off, None, None, None]);
+    assert_eq!(
+        rules(&point),
+        [None, None, off, off, None, None, None, None]
+    );
     point.rflags |= INTERRUPTS;
-    assert_eq!(rules(&point), [None; 7]);
+    assert_eq!(rules(&point), [None; 8]);
 }

@@ -18,17 +18,21 @@ use super::super::release::RECORD_MAX;
 use super::{Sweep, SweepRequest, Swept, operation};
 
 /// The way by which the target enters.
-const ENTRY: EntryKind = EntryKind::Syscall;
+pub(super) const ENTRY: EntryKind = EntryKind::Syscall;
 
 /// What a sender executes, and the way by which the target comes in meanwhile.
 pub(super) struct SenderWay {
-    of: Sender,
+    pub(super) of: Sender,
     pub(super) sender: SenderPath,
     /// The vCPU that sends.
-    cpu: usize,
-    /// Where the target's way in ends.
-    stand: PlannedPoint,
-    whole: Rc<Passage>,
+    pub(super) cpu: usize,
+    /// Where the target's way in begins.
+    pub(super) first: PlannedPoint,
+    /// Where it ends.
+    pub(super) stand: PlannedPoint,
+    pub(super) whole: Rc<Passage>,
+    /// The same after the target was in the kernel and left it.
+    pub(super) again: Rc<Passage>,
 }
 
 impl Sweep<'_, '_> {
@@ -38,24 +42,41 @@ impl Sweep<'_, '_> {
         request: &SweepRequest,
         swept: &mut Swept,
     ) -> Result<Vec<SenderWay>, Ended> {
-        if request.senders.is_empty() || !request.events.contains(&EventName::Entry) {
+        let events = [EventName::Entry, EventName::Exit];
+        if request.senders.is_empty() || !events.iter().any(|it| request.events.contains(it)) {
             return Ok(vec![]);
         }
         let target = self.whole(ENTRY)?.and_then(|whole| {
             let stand = PlannedPoint::first_instrumentable(&whole.steps, self.layout);
             let stand = stand.ok_or("the target's entry comes to no instrumentable code")?;
-            Ok((Rc::new(whole), stand))
+            let first = PlannedPoint::first(&whole.steps, self.layout);
+            let first = first.ok_or("the target's entry has no instructions")?;
+            Ok((Rc::new(whole), [first, stand]))
         });
+        let target = match target {
+            Ok((whole, [first, stand])) => {
+                let again = match request.events.contains(&EventName::Exit) {
+                    true => self.whole_again(&first, &stand)?.map(Rc::new),
+                    false => Ok(Rc::clone(&whole)),
+                };
+                again.map(|again| (whole, again, [first, stand]))
+            }
+            Err(why) => Err(why.to_owned()),
+        };
         let mut ways = Vec::new();
         for &of in &request.senders {
             let traced = match &target {
-                Ok((whole, stand)) => self.sender(of)?.map(|(cpu, sender)| SenderWay {
-                    of,
-                    sender,
-                    cpu,
-                    stand: stand.clone(),
-                    whole: Rc::clone(whole),
-                }),
+                Ok((whole, again, [first, stand])) => {
+                    self.sender(of)?.map(|(cpu, sender)| SenderWay {
+                        of,
+                        sender,
+                        cpu,
+                        first: first.clone(),
+                        stand: stand.clone(),
+                        whole: Rc::clone(whole),
+                        again: Rc::clone(again),
+                    })
+                }
                 Err(why) => Err(why.clone()),
             };
             let name = of.path().to_string();
@@ -156,7 +177,7 @@ impl Sweep<'_, '_> {
     }
 
     /// Puts the guest back, with nothing on its way to anyone.
-    fn rewind_quietly(&mut self) -> Result<(), Ended> {
+    pub(super) fn rewind_quietly(&mut self) -> Result<(), Ended> {
         self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
         self.rewind()
     }
