@@ -8,16 +8,18 @@ use crate::name::{EventName, NMI, PathName, Side};
 use crate::plan::{PlannedPath, PlannedPoint, place};
 use crate::sender::Sender;
 
-/// Whether `event` can happen on `path`. On a sender's path that is an entry or an exit of the target's and nothing else. A nested
+/// Whether `event` can happen on `path`. On a sender's path that is an entry of the target's, or an exit, and nothing else. A nested
 /// NMI happens on the way out of an NMI's handler: what may execute an IRET is on the way before.
 #[must_use]
 pub fn happens_on(event: EventName, path: &PathName) -> bool {
+    let of_sender = Sender::find(path).map(|(_, target)| target);
     match event {
-        EventName::Entry | EventName::Exit => Sender::find(path).is_some(),
+        EventName::Entry => of_sender == Some(Side::In),
+        EventName::Exit => of_sender == Some(Side::Out),
         // In the handler of another one it is masked.
         EventName::Nmi if path.within.is_some() => false,
         EventName::NestedNmi => path.entry == NMI && path.side == Side::Out,
-        _ => Sender::find(path).is_none(),
+        _ => of_sender.is_none(),
     }
 }
 
@@ -163,11 +165,13 @@ mod tests {
         let usual = [true, false, true, true, true, true, false, false];
         let from_user = [true, true, true, true, true, true, false, false];
         let nested = [false, true, true, true, true, true, false, false];
-        let sender = [false, false, false, false, false, false, true, true];
+        let entered = [false, false, false, false, false, false, true, false];
+        let left = [false, false, false, false, false, false, false, true];
         assert_eq!(on("syscall-exit"), usual);
         assert_eq!(on("nmi"), usual);
         assert_eq!(on("nmi-exit"), from_user);
         assert_eq!(on("syscall+3/nmi-exit"), nested);
-        assert_eq!(on("sender-flip"), sender);
+        assert_eq!(on("sender-flip"), entered);
+        assert_eq!(on("sender-flip-exit"), left);
     }
 }

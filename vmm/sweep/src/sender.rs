@@ -49,20 +49,22 @@ impl Sender {
     /// Each once.
     pub const ALL: [Self; 2] = [Self::Flip, Self::Vunmap];
 
-    /// The name of its path.
+    /// The name of its path while the target is in user space and comes in, or is in the kernel and leaves it.
     #[must_use]
-    pub fn path(self) -> PathName {
+    pub fn path(self, target: Side) -> PathName {
         let entry = match self {
             Self::Flip => "sender-flip",
             Self::Vunmap => "sender-vunmap",
         };
-        PathName::new(entry, Side::In)
+        PathName::new(entry, target)
     }
 
-    /// The sender whose path is called `name`.
+    /// The sender whose path is called `name`, and what the target does meanwhile.
     #[must_use]
-    pub fn find(name: &PathName) -> Option<Self> {
-        Self::ALL.into_iter().find(|sender| sender.path() == *name)
+    pub fn find(name: &PathName) -> Option<(Self, Side)> {
+        let mut all = Self::ALL.into_iter();
+        let found = all.find(|sender| sender.path(name.side) == *name);
+        found.map(|sender| (sender, name.side))
     }
 
     /// The functions with which its decision begins: the first one that the kernel has.
@@ -88,9 +90,10 @@ pub struct SenderPath {
 }
 
 impl SenderPath {
-    /// The path of `sender` of which `trace` is, from the first instruction of its decision to its return.
+    /// The path of `sender` of which `trace` is, from the first instruction of its decision to its return, while the target
+    /// comes in or leaves.
     #[must_use]
-    pub fn new(sender: Sender, trace: &[Step], layout: &KernelLayout) -> Self {
+    pub fn new((sender, target): (Sender, Side), trace: &[Step], layout: &KernelLayout) -> Self {
         let places: Vec<(&str, u64)> = trace
             .iter()
             .map(|step| function(layout, step.registers.rip))
@@ -135,7 +138,7 @@ impl SenderPath {
         }
         Self {
             path: PlannedPath {
-                name: sender.path(),
+                name: sender.path(target),
                 points,
             },
             changes,

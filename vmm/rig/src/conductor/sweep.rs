@@ -22,7 +22,7 @@ use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, JudgeContext, Outcome, PathResult, PlannedPath, PlannedPoint, PointName,
-    PointResult, Sender, Sent, Status, happens_on, judge,
+    PointResult, Sender, Sent, Side, Status, happens_on, judge,
 };
 
 pub use request::{RequestedPath, SweepRequest, SweepRequestError};
@@ -214,7 +214,7 @@ impl Sweep<'_, '_> {
                     swept.run += 1;
                     match scene {
                         Scene::Target(way) => self.point(way, point, name.event)?,
-                        Scene::Sender(way) if name.event == EventName::Exit => {
+                        Scene::Sender(way) if way.target == Side::Out => {
                             self.exit_point(way, point)?
                         }
                         Scene::Sender(way) => self.sender_point(way, point)?,

@@ -45,7 +45,7 @@ fn trace() -> Vec<Step> {
 
 #[test]
 fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
-    let path = SenderPath::new(Sender::Flip, &trace(), &layout(&[]));
+    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout(&[]));
     let places: Vec<(u64, usize, usize)> = path
         .path
         .points
@@ -71,7 +71,7 @@ fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
 
 #[test]
 fn a_change_after_the_point_is_seen_and_one_before_it_is_not() {
-    let path = SenderPath::new(Sender::Flip, &trace(), &layout(&[]));
+    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout(&[]));
     let after: Vec<bool> = path
         .path
         .points
@@ -87,9 +87,11 @@ fn a_change_after_the_point_is_seen_and_one_before_it_is_not() {
 #[test]
 fn a_senders_path_is_found_by_its_name_and_an_entrys_is_none() {
     for sender in Sender::ALL {
-        assert_eq!(Sender::find(&sender.path()), Some(sender));
+        for target in [Side::In, Side::Out] {
+            assert_eq!(Sender::find(&sender.path(target)), Some((sender, target)));
+        }
     }
-    for name in ["syscall", "sender-flip-exit", "flip"] {
+    for name in ["syscall", "sender-nothing", "flip"] {
         assert_eq!(Sender::find(&name.parse().unwrap()), None, "{name}");
     }
 }
@@ -107,7 +109,10 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
         whole: &whole,
         outer: None,
     };
-    let at = SenderPath::new(Sender::Flip, &trace(), &layout).path.points[0].clone();
+    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout)
+        .path
+        .points[0]
+        .clone();
     let judged = |ipis, changes, done| {
         let sent = Sent {
             ipis,
@@ -157,7 +162,10 @@ fn a_sender_that_waits_for_a_cpu_that_left_the_kernel_is_found_and_so_is_an_entr
         whole: &whole,
         outer: None,
     };
-    let at = SenderPath::new(Sender::Flip, &trace(), &layout).path.points[0].clone();
+    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout)
+        .path
+        .points[0]
+        .clone();
     let judged = |passage: Option<&Passage>, done| {
         let sent = Sent {
             ipis: 0,

@@ -62,7 +62,7 @@ impl Sweep<'_, '_> {
 
     /// Puts the guest back and has the target enter the kernel, to stay there open to interrupts. `stand`: where its way in
     /// ends. `false`: it does not come in.
-    fn stay_in_kernel(&mut self, stand: &PlannedPoint) -> Result<bool, Ended> {
+    pub(super) fn stay_in_kernel(&mut self, stand: &PlannedPoint) -> Result<bool, Ended> {
         let target = self.cpu;
         self.rewind_quietly()?;
         let at = self.event_at(Event::Stand, stand);

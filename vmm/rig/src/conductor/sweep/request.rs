@@ -11,8 +11,8 @@ pub struct SweepRequest {
     pub paths: Vec<RequestedPath>,
     /// At how many points of each of them an NMI is to come whose handler's own paths are swept as well.
     pub pairs: usize,
-    /// The operations whose sender is looked at, in order.
-    pub senders: Vec<Sender>,
+    /// The operations whose sender is looked at, in order, and what the target does meanwhile: it comes in, or leaves.
+    pub senders: Vec<(Sender, Side)>,
     /// The events.
     pub events: Vec<EventName>,
     /// Only this point.
@@ -38,7 +38,7 @@ pub enum SweepRequestError {
     /// The name of a path is none.
     #[error(
         "no path is called `{name}`; the entry kinds are {known}, each with or without -exit; and there are sender-flip and \
-         sender-vunmap"
+         sender-vunmap, with and without -exit"
     )]
     NoPath {
         /// The name.
@@ -48,8 +48,8 @@ pub enum SweepRequestError {
     },
     /// No path has any of the events.
     #[error(
-        "none of these events happens on any of these paths: `entry` is the event of sender-flip and sender-vunmap, which have no \
-         other, and `nested-nmi` happens on nmi-exit and PATH+NUMBER/nmi-exit"
+        "none of these events happens on any of these paths: `entry` is the event of sender-flip and sender-vunmap, and \
+         `exit` of sender-flip-exit and sender-vunmap-exit; they have no other; `nested-nmi` happens on nmi-exit and PATH+NUMBER/nmi-exit"
     )]
     NoPoints,
 }
@@ -94,7 +94,8 @@ impl SweepRequest {
             }
         }
         if paths.is_empty() {
-            request.senders = Sender::ALL.to_vec();
+            let sides = |sender| [(sender, Side::In), (sender, Side::Out)];
+            request.senders = Sender::ALL.into_iter().flat_map(sides).collect();
             let sides = |entry: EntryKind| {
                 [Side::In, Side::Out].map(|side| RequestedPath {
                     name: PathName::new(entry.name(), side),
@@ -108,7 +109,8 @@ impl SweepRequest {
         if events.is_empty() {
             request.events = EventName::ALL.to_vec();
         }
-        let senders = request.senders.iter().map(|sender| sender.path());
+        let senders = request.senders.iter();
+        let senders = senders.map(|(sender, target)| sender.path(*target));
         let names: Vec<PathName> = request
             .paths
             .iter()
@@ -142,7 +144,7 @@ mod tests {
 
     const WHOLE: Shard = Shard { index: 1, of: 1 };
 
-    type Parts = (Vec<RequestedPath>, Vec<Sender>, Vec<EventName>);
+    type Parts = (Vec<RequestedPath>, Vec<(Sender, Side)>, Vec<EventName>);
 
     fn parts(request: Result<SweepRequest, SweepRequestError>) -> Result<Parts, SweepRequestError> {
         request.map(|request| (request.paths, request.senders, request.events))
@@ -166,11 +168,15 @@ mod tests {
         let (nmi, entry) = (EventName::Nmi, EventName::Entry);
         assert_eq!(
             of(&["sender-flip", "syscall"], &[nmi, entry]),
-            Ok((vec![syscall.clone()], vec![Sender::Flip], vec![nmi, entry]))
+            Ok((
+                vec![syscall.clone()],
+                vec![(Sender::Flip, Side::In)],
+                vec![nmi, entry]
+            ))
         );
         assert_eq!(
             of_point("entry@sender-vunmap+3"),
-            Ok((vec![], vec![Sender::Vunmap], vec![entry]))
+            Ok((vec![], vec![(Sender::Vunmap, Side::In)], vec![entry]))
         );
         assert_eq!(
             of_point("nmi@syscall+3"),
@@ -190,8 +196,8 @@ mod tests {
     fn without_names_all_is_swept_that_each_host_has() {
         let (paths, senders, events) = of(&[], &[]).unwrap();
         assert_eq!(
-            (senders, events),
-            (Sender::ALL.to_vec(), EventName::ALL.to_vec())
+            (senders.len(), events),
+            (2 * Sender::ALL.len(), EventName::ALL.to_vec())
         );
         assert!(paths.iter().all(|path| !path.entry.depends_on_cpu()));
         let last = paths.last().unwrap();

@@ -9,7 +9,7 @@ use ipirig_entry::{Ended as RecordEnded, Step};
 use ipirig_machine::Placed;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{
-    EventName, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, judge_sender,
+    Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, Side, happens_on, judge_sender,
 };
 
 use super::super::Ended;
@@ -23,6 +23,8 @@ pub(super) const ENTRY: EntryKind = EntryKind::Syscall;
 /// What a sender executes, and the way by which the target comes in meanwhile.
 pub(super) struct SenderWay {
     pub(super) of: Sender,
+    /// What the target does meanwhile.
+    pub(super) target: Side,
     pub(super) sender: SenderPath,
     /// The vCPU that sends.
     pub(super) cpu: usize,
@@ -42,8 +44,12 @@ impl Sweep<'_, '_> {
         request: &SweepRequest,
         swept: &mut Swept,
     ) -> Result<Vec<SenderWay>, Ended> {
-        let events = [EventName::Entry, EventName::Exit];
-        if request.senders.is_empty() || !events.iter().any(|it| request.events.contains(it)) {
+        let wanted = |&(of, target): &(Sender, Side)| {
+            let path = of.path(target);
+            request.events.iter().any(|event| happens_on(*event, &path))
+        };
+        let senders: Vec<_> = request.senders.iter().copied().filter(wanted).collect();
+        if senders.is_empty() {
             return Ok(vec![]);
         }
         let target = self.whole(ENTRY)?.and_then(|whole| {
@@ -55,7 +61,7 @@ impl Sweep<'_, '_> {
         });
         let target = match target {
             Ok((whole, [first, stand])) => {
-                let again = match request.events.contains(&EventName::Exit) {
+                let again = match senders.iter().any(|(_, target)| *target == Side::Out) {
                     true => self.whole_again(&first, &stand)?.map(Rc::new),
                     false => Ok(Rc::clone(&whole)),
                 };
@@ -64,22 +70,24 @@ impl Sweep<'_, '_> {
             Err(why) => Err(why.to_owned()),
         };
         let mut ways = Vec::new();
-        for &of in &request.senders {
+        for (of, side) in senders {
             let traced = match &target {
                 Ok((whole, again, [first, stand])) => {
-                    self.sender(of)?.map(|(cpu, sender)| SenderWay {
-                        of,
-                        sender,
-                        cpu,
-                        first: first.clone(),
-                        stand: stand.clone(),
-                        whole: Rc::clone(whole),
-                        again: Rc::clone(again),
-                    })
+                    self.sender((of, side), stand)?
+                        .map(|(cpu, sender)| SenderWay {
+                            of,
+                            target: side,
+                            sender,
+                            cpu,
+                            first: first.clone(),
+                            stand: stand.clone(),
+                            whole: Rc::clone(whole),
+                            again: Rc::clone(again),
+                        })
                 }
                 Err(why) => Err(why.clone()),
             };
-            let name = of.path().to_string();
+            let name = of.path(side).to_string();
             let known = swept.paths.iter().any(|path| path.path == name);
             match traced {
                 Ok(way) => {
@@ -99,9 +107,13 @@ impl Sweep<'_, '_> {
         Ok(ways)
     }
 
-    /// What the control vCPU executes for one operation of this kind, traced while the target is in user
-    /// space. `Ok(Err)`: it cannot be traced.
-    fn sender(&mut self, of: Sender) -> Result<Result<(usize, SenderPath), String>, Ended> {
+    /// What the control vCPU executes for one operation of this kind, traced while the target is in user space, or in the
+    /// kernel, where its way in ends at `stand`. `Ok(Err)`: it cannot be traced.
+    fn sender(
+        &mut self,
+        (of, target): (Sender, Side),
+        stand: &PlannedPoint,
+    ) -> Result<Result<(usize, SenderPath), String>, Ended> {
         let control = self.conductor.plan.cpus(Role::Control);
         let Some(cpu) = control.first().copied() else {
             return Ok(Err("there is no control vCPU".to_owned()));
@@ -112,7 +124,14 @@ impl Sweep<'_, '_> {
             let names = of.begins().join(" and no ");
             return Ok(Err(format!("the kernel has no {names}")));
         };
-        self.rewind_quietly()?;
+        match target {
+            Side::In => self.rewind_quietly()?,
+            Side::Out => {
+                if !self.stay_in_kernel(stand)? {
+                    return Ok(Err("the target does not stay in the kernel".to_owned()));
+                }
+            }
+        }
         self.real(|machine| Ok(machine.follow_calls(cpu, RECORD_MAX, &[first])?))?;
         let (command, args) = operation(of);
         self.conductor.begin_command(command, args);
@@ -131,7 +150,7 @@ impl Sweep<'_, '_> {
             return Ok(Err("the trace of the sender has no end".to_owned()));
         }
         let steps: &[Step] = &record.steps;
-        let sender = SenderPath::new(of, steps, self.layout);
+        let sender = SenderPath::new((of, target), steps, self.layout);
         if of == Sender::Flip && sender.changes.is_empty() {
             return Ok(Err("the sender was not seen to change text".to_owned()));
         }
