@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use ipirig_abi::{Command, Role, Status, StormKind};
 use ipirig_scenario::EntryKind;
 
-use super::{Counting, Fake, fake_kernel};
+use crate::{Counting, Fake, kernel};
 
 impl Fake<'_> {
     fn storm(&mut self, operations: u64) {
@@ -37,36 +37,38 @@ impl Fake<'_> {
 
     /// The storm that the command asks for; its results.
     fn run_storm(&mut self) -> [u64; 4] {
-        let [kind, operations] = [0, 1].map(|at: usize| self.mailbox.control.args[at].load(SeqCst));
+        let [kind, operations, target] =
+            [0, 1, 3].map(|at: usize| self.mailbox.control.args[at].load(SeqCst));
         let kind = StormKind::try_from(u32::try_from(kind).unwrap()).unwrap();
+        self.targets.push(target);
         let done = operations - self.script.pretended;
         self.storm(done);
-        let poke = [0, fake_kernel::POKED, 0, 5, 0, 0];
-        let (start, end) = (fake_kernel::UNMAPPED, fake_kernel::UNMAPPED + 0x8000);
+        let poke = [0, kernel::POKED, 0, 5, 0, 0];
+        let (start, end) = (kernel::UNMAPPED, kernel::UNMAPPED + 0x8000);
         let value = match kind {
             StormKind::StaticKeyFlip => {
                 for _ in 0..3 * done {
-                    self.change(fake_kernel::TEXT_POKE, poke);
+                    self.change(kernel::TEXT_POKE, poke);
                 }
                 self.key ^= operations & 1;
                 self.key
             }
             StormKind::Vunmap => {
                 for _ in 0..done {
-                    self.change(fake_kernel::FLUSH, [start, end, 0, 0, 0, 0]);
+                    self.change(kernel::FLUSH, [start, end, 0, 0, 0, 0]);
                 }
                 self.alias += 0x1111;
                 self.alias
             }
             _ => {
-                self.change(fake_kernel::TEXT_POKE, poke);
+                self.change(kernel::TEXT_POKE, poke);
                 0
             }
         };
         [operations - self.script.lazy, value, 0, 0]
     }
 
-    pub(super) fn obey(&mut self, command: Command) {
+    pub(crate) fn obey(&mut self, command: Command) {
         let arg = self.mailbox.control.args[0].load(SeqCst);
         let mut results = [0; 4];
         let mut status = Status::Ok;

@@ -1,5 +1,8 @@
 //! A guest that follows a script, for tests: obeys the mailbox protocol, writes the ledger as a
-//! machine would, and can be told to go wrong in one way at a time.
+//! machine would, and can be told to go wrong in one way at a time. [`evidence`] and its neighbours take it
+//! through a run. Its kernel is [`kernel`].
+//!
+//! What this crate does not do: run anything real. The conductor that it answers is `ipirig-rig`'s, and is tested here.
 #![expect(
     clippy::unwrap_used,
     reason = "a fixture that fails should stop its test"
@@ -15,19 +18,23 @@ use ipirig_abi::{
     TaskSlot, TaskState, Text,
 };
 use ipirig_entry::Began;
+use ipirig_evidence::NOT_PRODUCED;
 use ipirig_evidence::ledger::{Delivery, Ledger, Write};
 use ipirig_evidence::vectors::Kind;
 use ipirig_machine::WatchEvent;
 use ipirig_scenario::plan::{GuestPlan, Plan};
 use ipirig_scenario::{Scenario, Trigger};
 
-use super::fake_trace::{FakeClock, FakeTrace};
-use super::{NOT_PRODUCED, fake_kernel};
+use trace::{FakeClock, FakeTrace};
 
 mod agent;
 mod guest;
+pub mod kernel;
 mod runs;
-pub(super) mod script;
+mod script;
+#[cfg(test)]
+mod tests;
+mod trace;
 
 pub use runs::{Observing, evidence, observation_plan, observe, plan, traced};
 pub use script::{Counting, Debugging, Moment, Script};
@@ -62,6 +69,8 @@ pub struct Fake<'a> {
     looks: Cell<usize>,
     clock: FakeClock,
     trace: FakeTrace,
+    /// What each storm was to act on.
+    pub targets: Vec<u64>,
     /// What was put into files, by their paths.
     pub files: BTreeMap<String, Vec<u8>>,
 }
@@ -102,6 +111,7 @@ impl<'a> Fake<'a> {
             looks: Cell::new(0),
             clock: FakeClock::default(),
             trace: FakeTrace::default(),
+            targets: Vec::new(),
             files: BTreeMap::new(),
         }
     }
@@ -198,7 +208,7 @@ impl<'a> Fake<'a> {
             self.ledger.reached(&WatchEvent {
                 time_ns: self.clock.tick(1000),
                 cpu,
-                address: fake_kernel::CALL_HANDLER,
+                address: kernel::CALL_HANDLER,
                 arguments: [0; 6],
             });
         }
