@@ -17,6 +17,7 @@ mod entries;
 pub mod mutants;
 pub mod patches;
 mod read;
+pub mod sweeps;
 #[cfg(test)]
 mod tests;
 pub mod trial_result;

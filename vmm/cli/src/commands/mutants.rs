@@ -102,12 +102,17 @@ impl Bench<'_> {
     fn once(&self, run: Run<'_>) -> Result<TrialResult, Failure> {
         check_interrupt()?;
         let kind = TrialKind::find(run.scenario).map_err(|why| Failure::usage(anyhow!(why)))?;
-        let scenario = match &kind {
-            TrialKind::Scenario(name) => name,
-            TrialKind::Sweep { .. } => SCENARIO,
+        let options = self.options.clone();
+        let (scenario, options, sweep) = match kind {
+            TrialKind::Scenario(name) => (name, options, None),
+            TrialKind::Sweep { event, path } => {
+                let sweep = SweepRequest::of(&[path], &[event], Shard::WHOLE);
+                let sweep = sweep.map_err(Failure::usage)?;
+                (SCENARIO.to_owned(), sweep.options(options), Some(sweep))
+            }
         };
-        let scenario = Scenario::find(scenario).map_err(Failure::usage)?;
-        let plan = Plan::new(scenario, self.options.clone()).map_err(Failure::usage)?;
+        let scenario = Scenario::find(&scenario).map_err(Failure::usage)?;
+        let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
         let request = Request {
             flavour: plan.scenario.kernel,
             extra_patches: run.patch.map(Path::to_owned).into_iter().collect(),
@@ -119,15 +124,13 @@ impl Bench<'_> {
         let again = if run.again { ", once more" } else { "" };
         let stage = format!("{}: {}{again}", run.kernel, run.scenario);
         self.progress.stage(&stage);
-        Ok(match kind {
-            TrialKind::Scenario(_) => {
+        Ok(match sweep {
+            None => {
                 let outcome = run_on(self.host, &setup, &|_| {})?;
                 TrialResult::Run(Box::new(conclude(&setup, outcome)))
             }
-            TrialKind::Sweep { event, path } => {
-                let request =
-                    SweepRequest::of(&[path], &[event], Shard::WHOLE).map_err(Failure::usage)?;
-                let result = sweep_on(self.host, &setup, &request, &|_| {}, &|_| {})?;
+            Some(sweep) => {
+                let result = sweep_on(self.host, &setup, &sweep, &|_| {}, &|_| {})?;
                 TrialResult::Sweep(Box::new(result))
             }
         })

@@ -38,7 +38,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
         args.html.as_deref(),
     )?;
     let args = args.options;
-    let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
+    let plan = Plan::new(scenario, request.options(options(&args))).map_err(Failure::usage)?;
     check_files(&args)?;
     let host = match host() {
         Ok(host) => host,
@@ -113,7 +113,7 @@ fn show(result: &SweepResult, wanted: Vec<(PathBuf, Format)>) -> Result<Code, Fa
 }
 
 /// The result of a sweep that was written as JSON.
-fn read(path: &Path) -> Result<SweepResult, Failure> {
+pub(super) fn read(path: &Path) -> Result<SweepResult, Failure> {
     let what = || format!("cannot read the result of a sweep from {}", path.display());
     let bytes = fs::read(path).with_context(what).map_err(Failure::usage)?;
     serde_json::from_slice(&bytes)

@@ -1,6 +1,8 @@
 //! What is to be swept, from the names of paths and events.
 
+use ipirig_abi::NOT_PRODUCED;
 use ipirig_scenario::EntryKind;
+use ipirig_scenario::plan::Options;
 use ipirig_sweep::{EventName, PathName, PointName, Sender, Shard, Side, SweepResult, happens_on};
 use thiserror::Error;
 
@@ -125,6 +127,26 @@ impl SweepRequest {
     }
 }
 
+impl SweepRequest {
+    /// `options` for the guest that is to be swept: its tasks do not try ways into the kernel that depend on the CPU and are on
+    /// no path. A kernel whose bug is in one of them would come no further than that.
+    #[must_use]
+    pub fn options(&self, options: Options) -> Options {
+        let swept = |entry: &EntryKind| self.paths.iter().any(|path| path.entry == *entry);
+        let left_out: Vec<&str> = EntryKind::ALL
+            .into_iter()
+            .filter(|entry| entry.depends_on_cpu() && !swept(entry))
+            .map(EntryKind::name)
+            .collect();
+        let word = (!left_out.is_empty()).then(|| format!("{NOT_PRODUCED}{}", left_out.join(",")));
+        let words: Vec<String> = options.append.into_iter().chain(word).collect();
+        Options {
+            append: (!words.is_empty()).then(|| words.join(" ")),
+            ..options
+        }
+    }
+}
+
 fn path(name: &PathName) -> Result<RequestedPath, SweepRequestError> {
     let outer = name.within.as_ref().map(|within| &within.entry);
     let entry = EntryKind::find(outer.unwrap_or(&name.entry));
@@ -215,6 +237,26 @@ mod tests {
         assert_eq!(refused, Err(SweepRequestError::NoPoints));
         let refused = of(&["nothing+3/nmi"], &[]).unwrap_err();
         assert!(refused.to_string().contains("`nothing+3/nmi`"), "{refused}");
+    }
+
+    #[test]
+    fn a_guest_tries_the_ways_that_are_swept_and_those_of_each_cpu() {
+        let append = |paths: &[&str], append: Option<&str>| {
+            let paths: Vec<PathName> = paths.iter().map(|path| path.parse().unwrap()).collect();
+            let request = SweepRequest::of(&paths, &[], WHOLE).unwrap();
+            let options = Options {
+                append: append.map(str::to_owned),
+                ..Options::default()
+            };
+            request.options(options).append.unwrap()
+        };
+        assert_eq!(
+            append(&["syscall", "espfix-exit", "int80+3/nmi"], Some("quiet")),
+            "quiet ipirig.not_produced=alignment-check,sysenter,compat-syscall,bad-iret,double-fault"
+        );
+        let all = EntryKind::ALL.map(EntryKind::name);
+        let request = of(&all, &[]).unwrap();
+        assert_eq!(request.0.len(), all.len());
     }
 
     #[test]
