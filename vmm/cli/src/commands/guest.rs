@@ -1,12 +1,12 @@
 //! `ipirig guest`.
 
 use anyhow::anyhow;
+use ipirig_args::{GuestBuildArgs, GuestPathArgs};
 use ipirig_guest::stock::StockRequest;
 use ipirig_guest::{Guest, Request};
 use ipirig_verdict::exit::Code;
 
 use super::tree;
-use crate::args::{GuestBuildArgs, GuestPathArgs};
 use crate::failure::Failure;
 use crate::output::print;
 use crate::progress::Progress;

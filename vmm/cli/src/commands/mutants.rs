@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::MutantsArgs;
 use ipirig_gate::mutants::{Row, verdict};
 use ipirig_gate::patches::{self, Mutant};
 use ipirig_gate::trial_result::{TrialKind, TrialResult};
@@ -24,7 +25,6 @@ use super::check_interrupt;
 use super::host::host;
 use super::run::{built, file, print_both, snapshots};
 use super::sweep::SCENARIO;
-use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
 use crate::progress::Progress;

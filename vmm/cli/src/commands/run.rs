@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::{Apic, RunArgs, RunOptions, Switch};
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks};
@@ -24,9 +25,9 @@ use ipirig_verdict::{conclude, not_run};
 
 use super::check_interrupt;
 use super::host::host;
-use crate::args::{Apic, RunArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+use crate::pictures;
 use crate::progress::Progress;
 use crate::reports::{Reports, is_stdout};
 
@@ -36,14 +37,14 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let (mut options, pictures) = (args.options, args.pictures);
     options.isolation_only = args.isolation_only;
     check_names(&args.allow_skipped, &scenarios)?;
-    pictures.check()?;
+    pictures::check(&pictures)?;
     let json = options.json.clone();
     if scenarios.len() == 1
         && let Some(scenario) = scenarios.pop()
     {
         let outcome = perform(scenario, options)?;
         let code = publish(&outcome.result, json.as_deref(), &reports)?;
-        pictures.write(std::slice::from_ref(&outcome.result))?;
+        pictures::write(&pictures, std::slice::from_ref(&outcome.result))?;
         outcome.advise();
         if code == Code::Skipped && isolation_held(&outcome.result.checks) {
             say(ISOLATION_HINT);
@@ -52,7 +53,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     }
     let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
     let code = publish_suite(&suite, json.as_deref(), &reports)?;
-    pictures.write(suite.runs())?;
+    pictures::write(&pictures, suite.runs())?;
     let missing: BTreeSet<&str> = suite.missing().into_iter().map(base_name).collect();
     if code == Code::Skipped && !missing.is_empty() {
         let names = Vec::from_iter(missing).join(",");

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ipirig_args::{MergeArgs, ReportArgs, SweepArgs};
 use ipirig_pictures::sweep::html;
 use ipirig_report::sweep::{explained, junit, ktap, view};
 use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
@@ -19,7 +20,6 @@ use ipirig_verdict::exit::{Code, host_verdict};
 use super::check_interrupt;
 use super::host::host;
 use super::run::{check_files, kernel_files, options, print_all, setup};
-use crate::args::{MergeArgs, ReportArgs, SweepArgs};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::reports::check_places;
