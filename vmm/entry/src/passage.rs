@@ -32,8 +32,10 @@ pub struct EventAt {
     pub rip: u64,
     /// See `rip`.
     pub rsp: u64,
-    /// How often it is executed with this RSP before, after `outer` if there is one.
+    /// How often it is executed with this RSP before, after `first` and `outer` if there are such.
     pub skip: usize,
+    /// An instruction that is executed before all that, and RSP then.
+    pub first: Option<(u64, u64)>,
     /// An NMI that comes before.
     pub outer: Option<OuterNmi>,
     /// Where what is written down instruction by instruction is.

@@ -6,16 +6,14 @@
 //! first says whether the event was taken. What the CPU pushed on the handler's stack is the witness of
 //! where.
 
+mod blocked;
 mod inspect;
 mod outer;
 
 use std::collections::HashMap;
 
 use ipirig_entry::Step;
-use ipirig_entry::passage::{
-    Arrival, Blocked, Crossed, Event, EventAt, Frame, Passage, PassageEnd,
-};
-use kvm_bindings::kvm_vcpu_events;
+use ipirig_entry::passage::{Arrival, Crossed, Event, EventAt, Frame, Passage, PassageEnd};
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
 
@@ -26,6 +24,9 @@ use super::{Break, Vcpu};
 use crate::assist;
 use crate::sys;
 
+use blocked::blocked;
+use outer::after_first;
+
 /// Vectors of exceptions that nobody expects in entry code: #PF, #GP, #DF. There are four debug registers,
 /// and one is for the instruction after the next.
 const UNEXPECTED: [u8; 3] = [14, 13, 8];
@@ -33,8 +34,6 @@ const UNEXPECTED: [u8; 3] = [14, 13, 8];
 const NMI: u8 = 2;
 /// Bytes of the error code that comes with each of them.
 const ERROR_CODE: u64 = 8;
-/// RFLAGS.IF (SDM vol. 3, 2.3).
-const INTERRUPTS: u64 = 1 << 9;
 
 /// How an event that was asked for is coming along, for whoever waits for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +78,9 @@ pub(super) struct Placing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The vCPU has not come to the instruction at which another NMI is to come before.
+    /// The vCPU has not come to the instruction that comes before all others.
+    First,
+    /// It has not come to the one at which another NMI is to come before.
     Before,
     /// It has not come to the instruction.
     Waiting,
@@ -112,11 +113,11 @@ impl Vcpu {
             .filter_map(|nr| Some((*handlers.get(&nr)?, nr)))
             .collect();
         self.forget_stops()?;
-        let (stage, first) = match at.outer {
-            Some(outer) => (Stage::Before, outer.rip),
-            None => (Stage::Waiting, at.rip),
+        let (stage, address) = match at.first {
+            Some((rip, _)) => (Stage::First, rip),
+            None => after_first(&at),
         };
-        self.stops.entry = vec![first];
+        self.stops.entry = vec![address];
         self.placing = Some(Placing {
             at,
             stage,
@@ -209,6 +210,7 @@ impl Vcpu {
             return Ok(None);
         };
         match placing.stage {
+            Stage::First => self.reached_first(rip, rsp),
             Stage::Before => self.reached_before(rip, rsp),
             Stage::Waiting if rip == placing.at.rip => {
                 if rsp != placing.at.rsp {
@@ -464,47 +466,6 @@ impl Vcpu {
     fn announce(&self, placed: Placed) {
         if let Some(slot) = self.vcpu_set.slots.get(self.cpu) {
             slot.announce_placed(placed as u8);
-        }
-    }
-}
-
-/// What keeps a vCPU with these `events` and `rflags` from taking `event`, if anything.
-fn blocked(event: Event, events: &kvm_vcpu_events, rflags: u64) -> Option<Blocked> {
-    match event {
-        Event::Stand => None,
-        Event::Nmi | Event::NestedNmi if events.nmi.masked != 0 => Some(Blocked::NmiMasked),
-        Event::Interrupt(_) if rflags & INTERRUPTS == 0 => Some(Blocked::InterruptsOff),
-        _ if events.interrupt.shadow != 0 => Some(Blocked::Shadow),
-        Event::Nmi | Event::NestedNmi | Event::Interrupt(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_blocked_by_what_the_cpu_says_and_by_nothing_else() {
-        let none = kvm_vcpu_events::default();
-        let with = |set: fn(&mut kvm_vcpu_events)| {
-            let mut events = none;
-            set(&mut events);
-            events
-        };
-        let shadow = with(|events| events.interrupt.shadow = 1);
-        let masked = with(|events| events.nmi.masked = 1);
-        let interrupt = Event::Interrupt(0xec);
-        for (event, events, rflags, expected) in [
-            (Event::Nmi, none, 2, None),
-            (Event::Nmi, masked, 0x202, Some(Blocked::NmiMasked)),
-            (Event::Nmi, shadow, 2, Some(Blocked::Shadow)),
-            (interrupt, none, 0x202, None),
-            (interrupt, masked, 0x202, None),
-            (interrupt, none, 2, Some(Blocked::InterruptsOff)),
-            (interrupt, shadow, 0x202, Some(Blocked::Shadow)),
-            (Event::Stand, shadow, 2, None),
-        ] {
-            assert_eq!(blocked(event, &events, rflags), expected, "{event:?}");
         }
     }
 }

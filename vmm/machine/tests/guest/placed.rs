@@ -38,6 +38,10 @@ pub(crate) fn list(suite: &mut Suite) {
         an_instruction_that_is_executed_twice_is_told_by_its_number,
     );
     suite.stepping(
+        "executions_are_counted_from_the_first_instruction_on_if_there_is_one",
+        executions_are_counted_from_the_first_instruction_on_if_there_is_one,
+    );
+    suite.stepping(
         "what_is_raised_with_a_rewind_comes_before_anything_is_executed",
         what_is_raised_with_a_rewind_comes_before_anything_is_executed,
     );
@@ -149,6 +153,7 @@ fn at(event: Event, record: &Record, number: usize) -> EventAt {
             .filter(|&before| place(before) == (rip, rsp))
             .count(),
         resume: resume.filter(|_| !assembly.contains(&rip)),
+        first: None,
         outer: None,
         assembly: std::iter::once(assembly).collect(),
         flag: None,
@@ -350,6 +355,30 @@ fn an_event_comes_in_the_handler_of_an_nmi_that_came_before() {
         }
     }
     assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+fn executions_are_counted_from_the_first_instruction_on_if_there_is_one() {
+    let (mut guest, record) = recorded();
+    let checkpoint = guest.machine.checkpoint().unwrap();
+    let dec = place_of(&PLACE_ENTRY) + 11;
+    let place = |number: usize| {
+        let registers = &record.steps[number].registers;
+        (registers.rip, registers.general[4])
+    };
+    let number = (0..).find(|&number| place(number).0 == dec).unwrap();
+    // RDX at the event: from the entry on, from the loop's first instruction on, and from the one after it on.
+    let left = [0, number, number + 1].map(|first| {
+        let event = EventAt {
+            first: Some(place(first)),
+            ..at(Event::Nmi, &record, number)
+        };
+        guest.machine.place(0, event).unwrap();
+        guest.order(1, 1);
+        let passage = passage(&mut guest);
+        guest.machine.rewind(&checkpoint).unwrap();
+        passage.steps[0].step.registers.general[2]
+    });
+    assert_eq!(left, [2, 2, 1]);
 }
 
 fn an_instruction_that_is_executed_twice_is_told_by_its_number() {

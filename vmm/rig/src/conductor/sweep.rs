@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Mailbox, StormKind};
 use ipirig_entry::passage::{Event, EventAt, OuterNmi, Passage, PassageEnd};
-use ipirig_entry::{KernelLayout, Paging};
+use ipirig_entry::{Began, KernelLayout, Paging};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise, Still};
@@ -36,6 +36,8 @@ const PASSAGE_MAX: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a sender may take that neither sends nor ends.
 const SENDER: Duration = Duration::from_secs(10);
+/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
+const RSP: usize = 4;
 /// Pages of the one allocation that an operation frees.
 const PAGES: u64 = 1;
 
@@ -247,6 +249,7 @@ impl Sweep<'_, '_> {
             }
         };
         let at = EventAt {
+            first: first_of(way.entry, &way.whole),
             outer: way.outer,
             ..self.event_at(what, point)
         };
@@ -273,6 +276,7 @@ impl Sweep<'_, '_> {
             rip: point.rip,
             rsp: point.rsp,
             skip: point.skip,
+            first: None,
             outer: None,
             assembly: vec![self.layout.entry_text()],
             resume: point.resume,
@@ -424,6 +428,16 @@ impl Sweep<'_, '_> {
     ) -> Result<T, Ended> {
         self.conductor.real(job)
     }
+}
+
+/// The instruction from which on executions are counted, of the way `whole` by `entry`: its first, if that comes after
+/// another way, on which the same instructions may have been executed.
+fn first_of(entry: EntryKind, whole: &Passage) -> Option<(u64, u64)> {
+    let Began::FaultingReturn(_) = entry.began() else {
+        return None;
+    };
+    let registers = &whole.steps.first()?.step.registers;
+    Some((registers.rip, registers.general[RSP]))
 }
 
 /// The command that carries out one operation.

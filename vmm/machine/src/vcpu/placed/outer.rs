@@ -1,6 +1,6 @@
-//! An NMI that comes before an event, which then comes in its handler.
+//! What comes before an event: an instruction from which on all is counted, and an NMI in whose handler the event comes.
 
-use ipirig_entry::passage::{Event, Frame};
+use ipirig_entry::passage::{Event, EventAt, Frame};
 
 use super::super::{Break, Vcpu};
 use super::{NMI, Placing, Stage};
@@ -16,7 +16,33 @@ impl Placing {
     }
 }
 
+/// What is waited for when all that comes first has been, and where that is.
+pub(super) fn after_first(at: &EventAt) -> (Stage, u64) {
+    match at.outer {
+        Some(outer) => (Stage::Before, outer.rip),
+        None => (Stage::Waiting, at.rip),
+    }
+}
+
 impl Vcpu {
+    /// At a breakpoint, while nothing has come that is waited for. See [`Vcpu::reached_for_event`].
+    pub(super) fn reached_first(&mut self, rip: u64, rsp: u64) -> Result<Option<bool>, Break> {
+        let Some(placing) = &mut self.placing else {
+            return Ok(None);
+        };
+        match placing.at.first {
+            Some((first, _)) if first != rip => return Ok(None),
+            Some(first) if first != (rip, rsp) => return Ok(Some(false)),
+            _ => {}
+        }
+        let (stage, address) = after_first(&placing.at);
+        placing.stage = stage;
+        self.stops.entry = vec![address];
+        // It may be the same instruction.
+        let same = self.reached_for_event(rip, rsp)?;
+        Ok(Some(same == Some(true)))
+    }
+
     /// At a breakpoint, while the NMI that comes before has not come. See [`Vcpu::reached_for_event`].
     pub(super) fn reached_before(&mut self, rip: u64, rsp: u64) -> Result<Option<bool>, Break> {
         let Some(outer) = self.placing.as_mut().and_then(|it| it.at.outer.as_mut()) else {

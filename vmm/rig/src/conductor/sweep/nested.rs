@@ -10,7 +10,7 @@ use ipirig_sweep::{
 
 use super::super::Ended;
 use super::super::release::RECORD_MAX;
-use super::{RequestedPath, Sweep, SweepRequest, Way};
+use super::{RequestedPath, Sweep, SweepRequest, Way, first_of};
 
 impl Sweep<'_, '_> {
     /// The request's paths, and with each those of the NMIs that are to come on it.
@@ -78,11 +78,12 @@ impl Sweep<'_, '_> {
             let count = outer.points.len();
             return Ok(Err(format!("{} has {count} instructions", outer.name)));
         };
-        let one = match self.trace_nmi(entry, point)? {
+        let first = first_of(entry, &whole);
+        let one = match self.trace_nmi(entry, point, first)? {
             Ok(passage) => NestedWay::new(&whole, point, &passage),
             Err(why) => return Ok(Err(why)),
         };
-        let other = match self.trace_nmi(entry, point)? {
+        let other = match self.trace_nmi(entry, point, first)? {
             Ok(passage) => NestedWay::new(&whole, point, &passage),
             Err(why) => return Ok(Err(why)),
         };
@@ -106,8 +107,10 @@ impl Sweep<'_, '_> {
         &mut self,
         entry: EntryKind,
         point: &PlannedPoint,
+        first: Option<(u64, u64)>,
     ) -> Result<Result<Passage, String>, Ended> {
         let at = EventAt {
+            first,
             assembly: vec![self.layout.entry_text(), self.layout.noinstr_text()],
             limit: RECORD_MAX,
             ..self.event_at(Event::Nmi, point)

@@ -150,6 +150,7 @@ impl Sweep<'_, '_> {
             rip: first.registers.rip,
             rsp: first.registers.general[4],
             skip: 0,
+            first: None,
             outer: None,
             assembly: vec![self.layout.entry_text(), self.layout.noinstr_text()],
             resume: None,
