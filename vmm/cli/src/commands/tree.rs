@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
+use ipirig_args::RunOptions;
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
 use ipirig_guest::stock::{self, StockRequest};
 
-use crate::args::RunOptions;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Progress;
