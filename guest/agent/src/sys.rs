@@ -62,6 +62,12 @@ pub(crate) fn map_shared(file: &File, len: usize, offset: u64) -> Result<NonNull
     NonNull::new(address.cast()).ok_or(Errno(libc::EFAULT))
 }
 
+/// ioperm(2): lets this task, and those that it starts, read and write an I/O port.
+pub(crate) fn permit_port(port: u16) -> Result<(), Errno> {
+    // SAFETY: the call takes no pointers; what the port does is the rig's doing.
+    check(unsafe { libc::ioperm(port.into(), 1, 1) }.into())
+}
+
 /// finit_module(2) without parameters.
 pub(crate) fn load_module(module: &File) -> Result<(), Errno> {
     // SAFETY: the descriptor is open and the parameter string ends in NUL.
