@@ -146,6 +146,19 @@ codes! {
         /// Text: the kernel's deferral counters as they were just before the first isolated task was
         /// started, empty if it has none.
         ReadBootCounters = 19,
+        /// Text: the next part of a [`KernelText`] `args[0]`; empty at its end. `args[1]`: 0 for its first
+        /// part, 1 for the one after the part that was read last.
+        ReadKernelText = 20,
+    }
+}
+
+codes! {
+    /// What a kernel says of itself, for [`Command::ReadKernelText`].
+    KernelText {
+        /// `/proc/kallsyms`, with addresses.
+        Symbols = 1,
+        /// `/sys/kernel/notes`: ELF notes, the build id among them. Nothing in a kernel without.
+        Notes = 2,
     }
 }
 

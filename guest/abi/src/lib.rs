@@ -20,7 +20,8 @@ pub mod module;
 pub mod observe;
 
 pub use command::{
-    AgentState, Command, Ending, Order, Role, Status, StormKind, TaskState, TraceStep, UnknownCode,
+    AgentState, Command, Ending, KernelText, Order, Role, Status, StormKind, TaskState, TraceStep,
+    UnknownCode,
 };
 
 /// On the guest's command line, before a list of entry kinds with commas between them: those that the host's KVM gets

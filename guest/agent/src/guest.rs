@@ -7,13 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
-use ipirig_abi::{Mailbox, TEXT_LEN};
+use ipirig_abi::{KernelText, Mailbox, TEXT_LEN};
 
 use crate::device::Device;
 use crate::errno::Errno;
 use crate::execute::{self, Executed};
 use crate::failure::{During, Failure};
 use crate::interfaces::{Interfaces, Symbols, Triggers};
+use crate::kernel_text::KernelTexts;
 use crate::mounts;
 use crate::obey::Guest;
 use crate::online;
@@ -42,6 +43,8 @@ pub(crate) struct ThisGuest {
     pub(crate) symbols: Cell<Symbols>,
     /// The kernel's own record of IPIs.
     pub(crate) recording: Recording,
+    /// What is being read of what the kernel says of itself.
+    pub(crate) texts: KernelTexts,
     /// Where the rig hands things over.
     pub(crate) mailbox: &'static Mailbox,
 }
@@ -80,6 +83,10 @@ impl Guest for ThisGuest {
 
     fn version(&self) -> Result<Vec<u8>, Failure> {
         sys::version().map(String::into_bytes).during(|| "uname")
+    }
+
+    fn kernel_text(&self, text: KernelText, next: bool) -> Result<Vec<u8>, Failure> {
+        self.texts.read(self.interfaces().root, text, next)
     }
 
     fn signal(&self, cpu: u64) -> Result<(), Failure> {

@@ -20,6 +20,7 @@ mod execute;
 mod failure;
 mod guest;
 mod interfaces;
+mod kernel_text;
 mod load;
 mod mailbox;
 mod mounts;
@@ -54,6 +55,7 @@ use ipirig_abi::{AgentState, Mailbox};
 use device::Device;
 use failure::{During, Failure};
 use guest::ThisGuest;
+use kernel_text::KernelTexts;
 use mailbox::Doorbell;
 use obey::{NextAction, Request};
 use tasks::Tasks;
@@ -143,6 +145,7 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         housekeeping: roles.housekeeping,
         symbols: Cell::default(),
         recording: Recording::default(),
+        texts: KernelTexts::default(),
         mailbox,
     };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12

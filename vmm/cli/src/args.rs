@@ -303,12 +303,14 @@ pub(crate) struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 24] = [
+const NOT_WITH_FROM: [&str; 26] = [
     "vcpus",
     "apic",
     "deferral",
     "flavour",
     "kernel",
+    "vmlinux",
+    "symbols",
     "tree",
     "stock",
     "without",

@@ -136,6 +136,18 @@ impl Image {
         Ok(Some(bytes))
     }
 
+    /// The bytes from `address` on to the end of its section, but no more than `most`; none if no section of the
+    /// file holds it.
+    ///
+    /// # Errors
+    /// As of [`Image::bytes`].
+    pub fn bytes_from(&self, address: u64, most: u64) -> Result<Option<Vec<u8>>, ImageError> {
+        let Some(section) = self.section(&(address..address)) else {
+            return Ok(None);
+        };
+        self.bytes(address..section.address.end.min(address.saturating_add(most)))
+    }
+
     /// Whether all of `range` is in a section with code.
     #[must_use]
     pub fn is_code(&self, range: &Range<u64>) -> bool {

@@ -21,15 +21,7 @@ fn observe_and_keep(
         ledger,
         files,
     } = fake::observe(request, script);
-    let kernel = KernelInfo::new(
-        &KernelFiles {
-            kernel: "k".into(),
-            initramfs: "i".into(),
-            package: None,
-            series: None,
-        },
-        "",
-    );
+    let kernel = KernelInfo::new(&KernelFiles::new("k", "i"), "");
     let report = Report::new(&plan, outcome, kernel, &ledger);
     (report, files)
 }

@@ -312,10 +312,9 @@ mod tests {
             close.heartbeat = open.heartbeat + 5000;
         }
         let files = KernelFiles {
-            kernel: "/boot/vmlinux".into(),
-            initramfs: "/boot/initramfs".into(),
             package: own.then(|| "6.12.1-1".to_owned()),
             series: own.then(|| "1a2b".to_owned()),
+            ..KernelFiles::new("/boot/vmlinux", "/boot/initramfs")
         };
         let mut result = RunResult::new(&plan, checks::judge(&plan, &evidence).0);
         result.kernel = Some(KernelInfo::new(&files, "quiet"));

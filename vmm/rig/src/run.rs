@@ -9,9 +9,10 @@ use ipirig_abi::Role;
 use ipirig_entry::KernelLayout;
 use ipirig_evidence::ledger::{DETAILS, Ledger};
 use ipirig_evidence::stacks::Code;
+pub use ipirig_evidence::stacks::SymbolSource;
 use ipirig_evidence::timeline::{Diary, Timeline};
 use ipirig_evidence::{Evidence, Phase, chain};
-use ipirig_image::Image;
+use ipirig_image::{Build, BuildMismatch, Image, Symbols, SymbolsError};
 use ipirig_machine::{
     ApicMode, BootError, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
 };
@@ -41,12 +42,41 @@ pub struct Setup<P = Plan> {
 pub struct KernelFiles {
     /// vmlinux or bzImage.
     pub kernel: PathBuf,
+    /// Where the names of its addresses come from.
+    pub symbols: SymbolSource,
     /// The initramfs with the agent.
     pub initramfs: PathBuf,
     /// The Debian version of the source, if we built it.
     pub package: Option<String>,
     /// A hash of the patches, if we built it.
     pub series: Option<String>,
+}
+
+impl KernelFiles {
+    /// Files of which nothing else is known.
+    #[must_use]
+    pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            symbols: SymbolSource::Kernel,
+            initramfs: initramfs.into(),
+            package: None,
+            series: None,
+        }
+    }
+
+    /// The file that has the kernel's code and symbols, or should.
+    fn image(&self) -> Result<Image, String> {
+        let path = match &self.symbols {
+            SymbolSource::Kernel => &self.kernel,
+            SymbolSource::Vmlinux(vmlinux) => vmlinux,
+            SymbolSource::Text(path) => {
+                let path = path.display();
+                return Err(format!("{path} has names and no code; give --vmlinux"));
+            }
+        };
+        Image::open(path).map_err(|error| chain(&error))
+    }
 }
 
 /// What a run came to. `ipirig-verdict` says what that means.
@@ -118,6 +148,26 @@ pub fn check_kernel(path: &Path) -> Result<(), BootError> {
     ipirig_machine::check_kernel(path).map(|_format| ())
 }
 
+/// Checks that a vmlinux is of the same build as the kernel that it stands in for, as far as the files say; gives
+/// the build id that the kernel must have, if there is one.
+///
+/// # Errors
+///
+/// What is wrong with the file, or what differs.
+pub fn check_vmlinux(vmlinux: &Path, kernel: &Path) -> Result<Option<String>, BuildMismatch> {
+    let build = Build::matching(vmlinux, kernel)?;
+    Ok(build.id.map(|id| id.to_string()))
+}
+
+/// Checks a System.map, or a copy of `/proc/kallsyms`, before anything is started.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub fn check_symbols(path: &Path) -> Result<(), SymbolsError> {
+    Symbols::from_system_map(path).map(|_symbols| ())
+}
+
 /// Checks an initramfs file before anything is started.
 ///
 /// # Errors
@@ -172,6 +222,10 @@ pub(crate) fn on_machine<E, P: Planned>(
         roles: plan.roles.clone(),
         memory_mib: plan.memory_mib,
         kernel: setup.kernel.kernel.clone(),
+        symbols: match &setup.kernel.symbols {
+            SymbolSource::Vmlinux(path) | SymbolSource::Text(path) => Some(path.clone()),
+            SymbolSource::Kernel => None,
+        },
         initramfs: setup.kernel.initramfs.clone(),
         cmdline: command_line(plan),
         apic: setup.apic,
@@ -358,15 +412,12 @@ fn start_and<E, P: Planned>(
     })?;
     // While the guest boots, on a core that it may not need.
     let files = &setup.kernel;
-    let image = Image::open(&files.kernel);
+    let image = files.image();
     if setup.plan.guest().stacks {
-        ledger
-            .stacks()
-            .of(Code::read(&files.kernel, &files.initramfs));
+        let code = Code::read(&files.kernel, &files.symbols, &files.initramfs);
+        ledger.stacks().of(code);
     }
-    let layout = Box::new(move |lstar| {
-        let image = image.map_err(|error| chain(&error))?;
-        KernelLayout::new(image, lstar).map_err(|error| chain(&error))
-    });
+    let layout =
+        Box::new(move |lstar| KernelLayout::new(image?, lstar).map_err(|error| chain(&error)));
     conduct(machine, layout, ledger)
 }

@@ -36,6 +36,9 @@ pub struct Options {
     pub kernel: Option<Kernel>,
     /// The kernel is the user's own, not the reference kernel.
     pub own_kernel: bool,
+    /// The build id that the kernel must have, in hexadecimal digits: that of the vmlinux that stands in for its
+    /// file.
+    pub build_id: Option<String>,
     /// More kernel command line.
     pub append: Option<String>,
     /// Words of the rig's own that the command line is to go without, whole or up to their `=`.
@@ -111,6 +114,8 @@ pub struct GuestPlan {
     pub memory_mib: u64,
     /// More kernel command line, from the user.
     pub append: Option<String>,
+    /// The build id that the kernel must have, in hexadecimal digits, if it has one.
+    pub build_id: Option<String>,
     /// Words of the rig's own that the command line goes without, up to their `=`.
     pub without: Vec<String>,
     /// Deadlines.
@@ -291,6 +296,7 @@ impl GuestPlan {
             pin: options.pin,
             memory_mib,
             append: options.append,
+            build_id: options.build_id,
             without,
             timeouts,
             stacks: !options.no_stacks,

@@ -128,6 +128,14 @@ impl Guest for FakeGuest {
         Ok(b"Linux 6.12 #1 x86_64".into())
     }
 
+    fn kernel_text(&self, text: KernelText, next: bool) -> Result<Vec<u8>, Failure> {
+        match (text, next) {
+            (KernelText::Symbols, false) => Ok(b"ffffffff81000000 T _text\n".into()),
+            (KernelText::Symbols, true) => Ok(Vec::new()),
+            _ => Err(Failure::of("read notes", Errno(libc::EIO))),
+        }
+    }
+
     fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, StormError> {
         match self.module {
             Some(_) if cpu == 1 => Ok(count),
@@ -465,6 +473,21 @@ fn without_a_module_triggers_are_refused_and_texts_still_read() {
     );
     let (answer, _) = obey(&guest, Command::ReadBootCounters, [0; 4]);
     assert_eq!(answer, Answer::text(b"cpu deferred_text\n".into()));
+}
+
+#[test]
+fn what_the_kernel_says_of_itself_comes_in_parts_and_what_is_not_known_is_refused() {
+    let read = |args| obey(&FakeGuest::default(), Command::ReadKernelText, args).0;
+    let symbols = u64::from(u32::from(KernelText::Symbols));
+    assert_eq!(
+        read([symbols, 0, 0, 0]),
+        Answer::text(b"ffffffff81000000 T _text\n".into())
+    );
+    assert_eq!(read([symbols, 1, 0, 0]), Answer::text(Vec::new()));
+    let failed = Failure::of("read notes", Errno(libc::EIO));
+    assert_eq!(read([2, 0, 0, 0]), Answer::failed([0; 4], &failed));
+    let unknown = "this agent knows no kernel text 99".to_owned();
+    assert_eq!(read([99, 0, 0, 0]), Answer::lacking([0; 4], unknown));
 }
 
 #[test]

@@ -46,6 +46,17 @@ pub(crate) struct RunOptions {
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// The vmlinux of --kernel, with code and symbols, where that is a bzImage or stripped
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) vmlinux: Option<PathBuf>,
+    /// The System.map of --kernel, or a copy of its /proc/kallsyms: for names in call chains
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "kernel",
+        conflicts_with = "vmlinux"
+    )]
+    pub(crate) symbols: Option<PathBuf>,
     /// A built kernel tree to run the kernel of, with ipirig.ko built against it: the source, or what `make
     /// O=` named
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "initramfs"])]
@@ -96,6 +107,9 @@ pub(crate) struct RunOptions {
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// The build id of --vmlinux.
+    #[arg(skip)]
+    pub(crate) build_id: Option<String>,
     /// Where the kernel of --stock comes from.
     #[arg(skip)]
     pub(crate) package: Option<String>,

@@ -12,7 +12,9 @@ use ipirig_machine::{ApicMode, ConsoleSinks};
 use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
-use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
+use ipirig_rig::run::{
+    KernelFiles, Setup, SymbolSource, check_initramfs, check_kernel, run as run_on,
+};
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
@@ -161,6 +163,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         memory_mib: args.memory,
         kernel: args.flavour.map(Into::into),
         own_kernel: args.kernel.is_some(),
+        build_id: args.build_id.clone(),
         append: args.append.clone(),
         without: args.without.clone(),
         timeout_s: args.timeout,
@@ -247,10 +250,13 @@ pub(super) fn kernel_files(
         None => ipirig_guest::initramfs_without_module(progress)?.path,
     };
     Ok(KernelFiles {
-        kernel: kernel.to_owned(),
-        initramfs,
+        symbols: match (&args.vmlinux, &args.symbols) {
+            (Some(vmlinux), _) => SymbolSource::Vmlinux(vmlinux.clone()),
+            (None, Some(text)) => SymbolSource::Text(text.clone()),
+            (None, None) => SymbolSource::Kernel,
+        },
         package: args.package.clone(),
-        series: None,
+        ..KernelFiles::new(kernel, initramfs)
     })
 }
 
@@ -267,10 +273,9 @@ pub(super) fn flavour(kernel: Kernel) -> Flavour {
 pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFiles, Failure> {
     let guest = ipirig_guest::build(request, progress)?;
     Ok(KernelFiles {
-        kernel: guest.vmlinux,
-        initramfs: guest.initramfs,
         package: Some(guest.package),
         series: Some(guest.series),
+        ..KernelFiles::new(guest.vmlinux, guest.initramfs)
     })
 }
 

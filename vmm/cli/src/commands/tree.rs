@@ -1,15 +1,28 @@
 //! `--tree` and `--stock`: the kernel of the user's tree, or one as Debian ships it, in the place of `--kernel` and
-//! `--initramfs`.
+//! `--initramfs`. `--vmlinux` and `--symbols`: what says more of the user's kernel than its file.
 
 use std::path::Path;
 
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
 use ipirig_guest::stock::{self, StockRequest};
+use ipirig_rig::run::{check_kernel, check_symbols, check_vmlinux};
 
 use crate::args::RunOptions;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Progress;
+
+/// Checks what stands in for the kernel's file, as far as names and code go.
+fn check_symbols_of(options: &mut RunOptions) -> Result<(), Failure> {
+    if let Some(path) = &options.symbols {
+        check_symbols(path).map_err(Failure::usage)?;
+    }
+    if let (Some(kernel), Some(vmlinux)) = (&options.kernel, &options.vmlinux) {
+        check_kernel(kernel).map_err(Failure::usage)?;
+        options.build_id = check_vmlinux(vmlinux, kernel).map_err(Failure::usage)?;
+    }
+    Ok(())
+}
 
 /// Puts the files of `--tree` or `--stock` where those of `--kernel` would be.
 pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
@@ -28,7 +41,7 @@ pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
         return Ok(());
     }
     let Some(dir) = &options.tree else {
-        return Ok(());
+        return check_symbols_of(options);
     };
     let kernel = find(dir, options.build)?;
     options.kernel = Some(kernel.vmlinux);

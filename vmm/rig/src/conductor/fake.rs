@@ -43,6 +43,8 @@ pub struct Fake<'a> {
     key: u64,
     alias: u64,
     calls: BTreeMap<usize, u32>,
+    /// Which part of the kernel's text was read last.
+    parts_read: usize,
     probes_after: u64,
     settled: bool,
     /// It has stopped.
@@ -88,6 +90,7 @@ impl<'a> Fake<'a> {
             key: 0,
             alias: 0x1111,
             calls: BTreeMap::new(),
+            parts_read: 0,
             probes_after: 0,
             settled: false,
             gone: Cell::new(false),
@@ -315,6 +318,12 @@ impl<'a> Fake<'a> {
                         self.mailbox.text.set(text.as_bytes());
                     }
                 }
+            }
+            Command::ReadKernelText => {
+                let next = self.mailbox.control.args[1].load(SeqCst) != 0;
+                self.parts_read = if next { self.parts_read + 1 } else { 0 };
+                let part = self.script.kernel_text.get(self.parts_read);
+                self.mailbox.text.set(part.copied().unwrap_or_default());
             }
             Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
             Command::PowerOff

@@ -13,6 +13,7 @@ pub mod fake_kernel;
 mod fake_trace;
 mod guest;
 mod handlers;
+mod identify;
 mod mailbox;
 mod observe;
 mod prepare;
@@ -34,6 +35,7 @@ use ipirig_evidence::{
     Edge, EntryReport, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase,
     Recorded, Sequence, StormReport, Tracing, USER, WindowRecord,
 };
+use ipirig_image::BuildId;
 use ipirig_machine::{StopReason, Wakeup};
 
 pub use guest::{Failure, Guest, VcpuSample};
@@ -123,6 +125,16 @@ pub enum Ended {
         phase: Phase,
         /// What it did.
         what: String,
+    },
+    /// The kernel that runs is another build than the vmlinux that was given for it.
+    #[error(
+        "the guest's kernel has build id {running} and --vmlinux {given}: they are not of one build"
+    )]
+    OtherBuild {
+        /// That of the kernel, as it says.
+        running: BuildId,
+        /// That of the vmlinux, in hexadecimal digits.
+        given: String,
     },
     /// The isolated vCPUs were never left alone for long enough to open a window.
     #[error("no quiet moment of {} ms within {} s: {disturbed}", quiet.as_millis(), waited.as_secs())]
@@ -324,6 +336,7 @@ impl<'a> Conductor<'a> {
         }
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
+        self.identify()?;
         if self.ledger.stacks().wanted() {
             let cpu = self.isolated.first().copied().unwrap_or_default();
             let lstar = self.machine(|guest| guest.lstar(cpu))?;
