@@ -76,7 +76,8 @@ impl Image {
         let flag = |section: &elf::SectionHeader64<LE>, flag| section.sh_flags(LE).contains(flag);
         let sections = headers
             .iter()
-            .filter(|section| section.sh_type(LE) == elf::SHT_PROGBITS)
+            // Notes are loaded as well: the build id is one.
+            .filter(|section| matches!(section.sh_type(LE), elf::SHT_PROGBITS | elf::SHT_NOTE))
             .filter(|section| flag(section, elf::SHF_ALLOC))
             .filter_map(|section| {
                 let start = section.sh_addr(LE);

@@ -35,7 +35,11 @@ fn kernel(release: &str, version: &str, id: Option<&[u8]>) -> Vec<u8> {
     data.extend(format!("Linux version {release} {BY} (gcc #2) {version}\n\0").bytes());
     let bounds = [("__start_notes", DATA), ("__stop_notes", stop)];
     let symbols = [&bounds[..], &[("linux_banner", stop)]].concat();
-    vmlinux(b"code", &data, &symbols)
+    let mut file = vmlinux(b"code", &data, &symbols);
+    // As the linker has notes: SHT_NOTE, in the third of six section headers.
+    let kind = file.len() - 4 * 64 + 4;
+    file[kind] = 7;
+    file
 }
 
 fn bzimage(release: &str, version: &str) -> Vec<u8> {
