@@ -159,6 +159,12 @@ codes! {
         Symbols = 1,
         /// `/sys/kernel/notes`: ELF notes, the build id among them. Nothing in a kernel without.
         Notes = 2,
+        /// How the kernel is set up, as it was when the agent was ready: lines of words with tabs between them.
+        /// `nohz_full`, `isolated`, `online`, `possible`: a file of `/sys/devices/system/cpu` and what is in it.
+        /// `log`: a line of the kernel's log that is about isolation. `set`: a file of the kernel's that the agent
+        /// wrote to so that isolated CPUs are left alone, what it wrote, and what would come without.
+        /// `refused`: the same, and the error.
+        Setup = 3,
     }
 }
 

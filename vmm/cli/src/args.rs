@@ -201,6 +201,10 @@ pub(crate) struct ObserveArgs {
     /// Take an exit code other than 0, or a signal, for an end of the command like any other
     #[arg(long)]
     pub(crate) ignore_exit_code: bool,
+    /// Leave on what the rig else switches off in the guest: the kernel's periodic work that interrupts
+    /// isolated CPUs
+    #[arg(long)]
+    pub(crate) as_is: bool,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
     pub(crate) max_ipis: Option<u64>,

@@ -12,7 +12,6 @@ use ipirig_evidence::stacks::Code;
 pub use ipirig_evidence::stacks::SymbolSource;
 use ipirig_evidence::timeline::{Diary, Timeline};
 use ipirig_evidence::{Evidence, Phase, chain};
-use ipirig_image::{Build, BuildMismatch, Image, Symbols, SymbolsError};
 use ipirig_machine::{
     ApicMode, BootError, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
 };
@@ -63,19 +62,6 @@ impl KernelFiles {
             package: None,
             series: None,
         }
-    }
-
-    /// The file that has the kernel's code and symbols, or should.
-    fn image(&self) -> Result<Image, String> {
-        let path = match &self.symbols {
-            SymbolSource::Kernel => &self.kernel,
-            SymbolSource::Vmlinux(vmlinux) => vmlinux,
-            SymbolSource::Text(path) => {
-                let path = path.display();
-                return Err(format!("{path} has names and no code; give --vmlinux"));
-            }
-        };
-        Image::open(path).map_err(|error| chain(&error))
     }
 }
 
@@ -148,26 +134,6 @@ pub fn check_kernel(path: &Path) -> Result<(), BootError> {
     ipirig_machine::check_kernel(path).map(|_format| ())
 }
 
-/// Checks that a vmlinux is of the same build as the kernel that it stands in for, as far as the files say; gives
-/// the build id that the kernel must have, if there is one.
-///
-/// # Errors
-///
-/// What is wrong with the file, or what differs.
-pub fn check_vmlinux(vmlinux: &Path, kernel: &Path) -> Result<Option<String>, BuildMismatch> {
-    let build = Build::matching(vmlinux, kernel)?;
-    Ok(build.id.map(|id| id.to_string()))
-}
-
-/// Checks a System.map, or a copy of `/proc/kallsyms`, before anything is started.
-///
-/// # Errors
-///
-/// What is wrong with the file.
-pub fn check_symbols(path: &Path) -> Result<(), SymbolsError> {
-    Symbols::from_system_map(path).map(|_symbols| ())
-}
-
 /// Checks an initramfs file before anything is started.
 ///
 /// # Errors
@@ -222,10 +188,7 @@ pub(crate) fn on_machine<E, P: Planned>(
         roles: plan.roles.clone(),
         memory_mib: plan.memory_mib,
         kernel: setup.kernel.kernel.clone(),
-        symbols: match &setup.kernel.symbols {
-            SymbolSource::Vmlinux(path) | SymbolSource::Text(path) => Some(path.clone()),
-            SymbolSource::Kernel => None,
-        },
+        symbols: setup.kernel.symbols.file().map(Path::to_owned),
         initramfs: setup.kernel.initramfs.clone(),
         cmdline: command_line(plan),
         apic: setup.apic,
@@ -412,7 +375,7 @@ fn start_and<E, P: Planned>(
     })?;
     // While the guest boots, on a core that it may not need.
     let files = &setup.kernel;
-    let image = files.image();
+    let image = files.symbols.image(&files.kernel);
     if setup.plan.guest().stacks {
         let code = Code::read(&files.kernel, &files.symbols, &files.initramfs);
         ledger.stacks().of(code);

@@ -43,6 +43,8 @@ pub struct Options {
     pub append: Option<String>,
     /// Words of the rig's own that the command line is to go without, whole or up to their `=`.
     pub without: Vec<String>,
+    /// The kernel's periodic work is left on.
+    pub as_is: bool,
     /// Deadline of each phase in seconds.
     pub timeout_s: Option<u64>,
     /// Do not take the stacks of who sends IPIs.
@@ -118,6 +120,8 @@ pub struct GuestPlan {
     pub build_id: Option<String>,
     /// Words of the rig's own that the command line goes without, up to their `=`.
     pub without: Vec<String>,
+    /// The kernel's periodic work, which would interrupt isolated vCPUs, is left on.
+    pub as_is: bool,
     /// Deadlines.
     pub timeouts: Timeouts,
     /// Whether the stack of each sender of an IPI is taken.
@@ -298,6 +302,7 @@ impl GuestPlan {
             append: options.append,
             build_id: options.build_id,
             without,
+            as_is: options.as_is,
             timeouts,
             stacks: !options.no_stacks,
             cross_check: options.cross_check,

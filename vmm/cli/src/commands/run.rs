@@ -12,9 +12,7 @@ use ipirig_machine::{ApicMode, ConsoleSinks};
 use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
-use ipirig_rig::run::{
-    KernelFiles, Setup, SymbolSource, check_initramfs, check_kernel, run as run_on,
-};
+use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
@@ -166,6 +164,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         build_id: args.build_id.clone(),
         append: args.append.clone(),
         without: args.without.clone(),
+        as_is: false,
         timeout_s: args.timeout,
         no_stacks: args.no_stacks,
         cross_check: args.cross_check,
@@ -250,11 +249,7 @@ pub(super) fn kernel_files(
         None => ipirig_guest::initramfs_without_module(progress)?.path,
     };
     Ok(KernelFiles {
-        symbols: match (&args.vmlinux, &args.symbols) {
-            (Some(vmlinux), _) => SymbolSource::Vmlinux(vmlinux.clone()),
-            (None, Some(text)) => SymbolSource::Text(text.clone()),
-            (None, None) => SymbolSource::Kernel,
-        },
+        symbols: super::tree::symbols(args),
         package: args.package.clone(),
         ..KernelFiles::new(kernel, initramfs)
     })

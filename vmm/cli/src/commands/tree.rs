@@ -5,21 +5,28 @@ use std::path::Path;
 
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
 use ipirig_guest::stock::{self, StockRequest};
-use ipirig_rig::run::{check_kernel, check_symbols, check_vmlinux};
+use ipirig_rig::run::{SymbolSource, check_kernel};
 
 use crate::args::RunOptions;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Progress;
 
-/// Checks what stands in for the kernel's file, as far as names and code go.
-fn check_symbols_of(options: &mut RunOptions) -> Result<(), Failure> {
-    if let Some(path) = &options.symbols {
-        check_symbols(path).map_err(Failure::usage)?;
+/// Where names come from.
+pub(super) fn symbols(options: &RunOptions) -> SymbolSource {
+    match (&options.vmlinux, &options.symbols) {
+        (Some(vmlinux), _) => SymbolSource::Vmlinux(vmlinux.clone()),
+        (None, Some(text)) => SymbolSource::Text(text.clone()),
+        (None, None) => SymbolSource::Kernel,
     }
-    if let (Some(kernel), Some(vmlinux)) = (&options.kernel, &options.vmlinux) {
+}
+
+/// Checks what stands in for the kernel's file, as far as names and code go.
+fn check_symbols(options: &mut RunOptions) -> Result<(), Failure> {
+    let source = symbols(options);
+    if let (Some(kernel), Some(_)) = (&options.kernel, source.file()) {
         check_kernel(kernel).map_err(Failure::usage)?;
-        options.build_id = check_vmlinux(vmlinux, kernel).map_err(Failure::usage)?;
+        options.build_id = source.check(kernel).map_err(Failure::usage)?;
     }
     Ok(())
 }
@@ -41,7 +48,7 @@ pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
         return Ok(());
     }
     let Some(dir) = &options.tree else {
-        return check_symbols_of(options);
+        return check_symbols(options);
     };
     let kernel = find(dir, options.build)?;
     options.kernel = Some(kernel.vmlinux);

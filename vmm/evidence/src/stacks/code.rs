@@ -12,6 +12,7 @@ use ipirig_entry::slide;
 use ipirig_image::{Image, ModuleFile, OrcTable, Symbols};
 
 use super::modules;
+use super::source::SymbolSource;
 
 /// Most bytes of an initramfs that are searched for modules.
 const INITRAMFS: u64 = 256 << 20;
@@ -23,18 +24,6 @@ const MODULES: usize = 256;
 const TABLE: u64 = 16 << 20;
 /// A function of every kernel that has ORC tables (arch/x86/kernel/unwind_orc.c), and of no other.
 const OF_ORC: &str = "unwind_init";
-
-/// Where the names of a kernel's addresses come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum SymbolSource {
-    /// The file that is booted; where that has none, the guest's own `/proc/kallsyms`.
-    #[default]
-    Kernel,
-    /// The vmlinux of the same build.
-    Vmlinux(PathBuf),
-    /// A System.map, or a copy of `/proc/kallsyms`.
-    Text(PathBuf),
-}
 
 /// The code that a guest boots.
 #[derive(Debug)]

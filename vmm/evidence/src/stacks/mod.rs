@@ -7,6 +7,7 @@
 mod account;
 mod code;
 mod modules;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,8 @@ use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, Unwi
 use ipirig_image::{Inlined, Symbols};
 use ipirig_machine::{Sender, SenderRegisters};
 
-pub use code::{Code, SymbolSource};
+pub use code::Code;
+pub use source::{SourceError, SymbolSource};
 
 use crate::blame::Attribution;
 use crate::details::{Detail, Details};

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use ipirig_abi::{
-    AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, Status,
-    TEXT_LEN, TaskSlot, TaskState, Text,
+    AgentState, Command, Control, CpuSlot, Header, KernelText, MAX_CPUS, Mailbox, Order, Reply,
+    Role, Status, TEXT_LEN, TaskSlot, TaskState, Text,
 };
 use ipirig_entry::Began;
 use ipirig_evidence::ledger::{Delivery, Ledger, Write};
@@ -322,8 +322,12 @@ impl<'a> Fake<'a> {
             Command::ReadKernelText => {
                 let next = self.mailbox.control.args[1].load(SeqCst) != 0;
                 self.parts_read = if next { self.parts_read + 1 } else { 0 };
-                let part = self.script.kernel_text.get(self.parts_read);
-                self.mailbox.text.set(part.copied().unwrap_or_default());
+                let parts = match KernelText::try_from(arg as u32) {
+                    Ok(KernelText::Setup) => &[self.script.setup.as_bytes()],
+                    _ => self.script.kernel_text,
+                };
+                let part = parts.get(self.parts_read).copied();
+                self.mailbox.text.set(part.unwrap_or_default());
             }
             Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
             Command::PowerOff

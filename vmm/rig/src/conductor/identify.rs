@@ -2,7 +2,10 @@
 //! functions are called.
 
 use ipirig_abi::{Command, KernelText};
+use ipirig_evidence::{Isolation, KernelSetup, SwitchedOff};
 use ipirig_image::build_id;
+use ipirig_scenario::Mode;
+use ipirig_scenario::cmdline::quieting;
 
 use super::{Conductor, Ended, Phase};
 
@@ -20,10 +23,6 @@ impl Conductor<'_> {
     /// [`Ended::OtherBuild`], and what ends a run anyway. A guest that cannot say is no error.
     pub(super) fn identify(&mut self) -> Result<(), Ended> {
         let nameless = self.ledger.stacks().is_nameless();
-        if self.plan.build_id.is_none() && !nameless {
-            return Ok(());
-        }
-        self.enter(Phase::Identify);
         if let Some(given) = self.plan.build_id.clone() {
             let notes = self.kernel_text(KernelText::Notes)?.unwrap_or_default();
             if let Some(running) = build_id(&notes).filter(|id| id.to_string() != given) {
@@ -39,6 +38,31 @@ impl Conductor<'_> {
                 .name(text.as_deref().map_err(Clone::clone));
         }
         Ok(())
+    }
+
+    /// How the kernel is set up, if the guest says so: for a scenario as planned, or the run ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended::NotIsolated`], [`Ended::Lacking`], and what ends a run anyway.
+    pub(super) fn setup(&mut self) -> Result<Option<KernelSetup>, Ended> {
+        self.enter(Phase::Identify);
+        let text = self.kernel_text(KernelText::Setup)?.unwrap_or_default();
+        let Some(mut setup) = KernelSetup::parse(&String::from_utf8_lossy(&text)) else {
+            return Ok(None);
+        };
+        let balanced = self.plan.isolated_in != Mode::Replugged;
+        match (setup.compare(&self.isolated, balanced), self.scenario) {
+            (Isolation::Ticks(what), Some(_)) => return Err(Ended::NotIsolated { what }),
+            (Isolation::NoSuchThing(what), Some(_)) => return Err(Ended::Lacking { what }),
+            (Isolation::Ticks(what) | Isolation::NoSuchThing(what), None)
+            | (Isolation::Balanced(what), _) => setup.differences.push(what),
+            (Isolation::AsPlanned, _) => {}
+        }
+        let words = quieting(self.plan).into_iter();
+        let words = words.map(|(word, would)| SwitchedOff::by_word(word, would));
+        setup.switched_off.splice(0..0, words);
+        Ok(Some(setup))
     }
 
     /// A text of the kernel's, as the guest hands it over; the inner error is why it cannot.
@@ -71,23 +95,60 @@ mod tests {
     use ipirig_evidence::ledger::{DETAILS, Ledger};
 
     use super::super::fake::{Fake, Script, plan};
+    use ipirig_evidence::Evidence;
+
     use super::super::{Start, conduct, fake_kernel};
     use super::*;
 
     const NOTES: &[u8] = b"\x04\0\0\0\x02\0\0\0\x03\0\0\0GNU\0\xab\xcd\0\0";
 
-    fn ending(build_id: Option<&str>, parts: &'static [&'static [u8]]) -> Option<String> {
+    fn run(build_id: Option<&str>, script: Script) -> Result<Evidence, Ended> {
         let mut plan = plan("static-key-flip", None);
         plan.build_id = build_id.map(str::to_owned);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let mut guest = Fake::new(&plan, &ledger, script);
+        let layout = Box::new(fake_kernel::layout);
+        conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {})
+    }
+
+    fn ending(build_id: Option<&str>, parts: &'static [&'static [u8]]) -> Option<String> {
         let script = Script {
             kernel_text: parts,
             ..Script::default()
         };
-        let ledger = Ledger::new(plan.roles.len(), DETAILS);
-        let mut guest = Fake::new(&plan, &ledger, script);
-        let layout = Box::new(fake_kernel::layout);
-        let ended = conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
-        ended.err().map(|ended| ended.to_string())
+        Some(run(build_id, script).err()?.to_string())
+    }
+
+    #[test]
+    fn a_kernel_that_did_not_isolate_as_planned_ends_a_scenario_s_run() {
+        let ending = |setup| {
+            let script = Script {
+                setup,
+                ..Script::default()
+            };
+            match run(None, script) {
+                Ok(evidence) => evidence.setup.unwrap_or_default().differences.join("; "),
+                Err(ended @ Ended::NotIsolated { .. }) => format!("error: {ended}"),
+                Err(ended @ Ended::Lacking { .. }) => format!("lacking: {ended}"),
+                Err(ended) => panic!("{ended}"),
+            }
+        };
+        let shown = |setup| ending(setup).split(" vCPUs").next().map(str::to_owned);
+        for (setup, expected) in [
+            ("nohz_full\t2\nisolated\t1-2\n", ""),
+            (
+                "nohz_full\t1\n",
+                "error: the kernel keeps its tick on isolated",
+            ),
+            (
+                "online\t0-2\n",
+                "lacking: the kernel keeps its tick on isolated",
+            ),
+            ("nohz_full\t2\n", "the kernel balances load onto isolated"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(setup).as_deref(), Some(expected), "{setup:?}");
+        }
     }
 
     #[test]
@@ -104,25 +165,11 @@ mod tests {
         assert_eq!(ending(None, &[NOTES]), None);
     }
 
-    /// What comes of a text in these parts.
-    fn text(parts: &'static [&'static [u8]]) -> Result<Vec<u8>, String> {
-        let plan = plan("static-key-flip", None);
-        let ledger = Ledger::new(plan.roles.len(), DETAILS);
-        let script = Script {
-            kernel_text: parts,
-            ..Script::default()
-        };
-        let mut guest = Fake::new(&plan, &ledger, script);
-        let mut conductor = Conductor::new(&mut guest, &plan, &ledger, &|_| {});
-        conductor.enter(Phase::Identify);
-        conductor.kernel_text(KernelText::Symbols).unwrap()
-    }
-
     #[test]
     fn a_text_is_put_together_and_one_without_an_end_is_left() {
-        assert_eq!(text(&[b"a T", b" _text"]), Ok(b"a T _text".to_vec()));
-        assert_eq!(text(&[]), Ok(Vec::new()));
+        static PARTS: [&[u8]; 2] = [NOTES.split_at(9).0, NOTES.split_at(9).1];
+        assert!(ending(Some("abce"), &PARTS).is_some());
         static ENDLESS: [&[u8]; PARTS_MAX + 1] = [b"x"; PARTS_MAX + 1];
-        assert_eq!(text(&ENDLESS), Err("it has no end".to_owned()));
+        assert_eq!(ending(Some("abce"), &ENDLESS), None);
     }
 }

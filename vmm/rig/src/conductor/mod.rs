@@ -32,8 +32,8 @@ use std::time::{Duration, Instant};
 use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::{
-    Edge, EntryReport, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase,
-    Recorded, Sequence, StormReport, Tracing, USER, WindowRecord,
+    Edge, EntryReport, Evidence, Handled, KernelSetup, KernelView, Mark, NOT_PRODUCED, NoRecord,
+    Phase, Recorded, Sequence, StormReport, Tracing, USER, WindowRecord,
 };
 use ipirig_image::BuildId;
 use ipirig_machine::{StopReason, Wakeup};
@@ -135,6 +135,12 @@ pub enum Ended {
         running: BuildId,
         /// That of the vmlinux, in hexadecimal digits.
         given: String,
+    },
+    /// The kernel did not set the isolation up that the scenario needs.
+    #[error("{what}")]
+    NotIsolated {
+        /// What is missing, with what the kernel says of it.
+        what: String,
     },
     /// The isolated vCPUs were never left alone for long enough to open a window.
     #[error("no quiet moment of {} ms within {} s: {disturbed}", quiet.as_millis(), waited.as_secs())]
@@ -244,6 +250,7 @@ struct Conductor<'a> {
 /// What is known of a guest that has booted, before any window.
 struct Booted {
     module: bool,
+    setup: Option<KernelSetup>,
     version: String,
     at_boot: Result<Option<Counters>, String>,
     before: KernelView,
@@ -336,6 +343,7 @@ impl<'a> Conductor<'a> {
         }
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
+        let setup = self.setup()?;
         self.identify()?;
         if self.ledger.stacks().wanted() {
             let cpu = self.isolated.first().copied().unwrap_or_default();
@@ -357,6 +365,7 @@ impl<'a> Conductor<'a> {
         let before = self.kernel_view()?;
         Ok(Booted {
             module,
+            setup,
             version,
             at_boot,
             before,
@@ -388,6 +397,7 @@ impl<'a> Conductor<'a> {
         Ok(Evidence {
             module: booted.module,
             version: booted.version,
+            setup: booted.setup,
             window,
             at_boot: booted.at_boot,
             before: booted.before,

@@ -48,6 +48,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
         phases.into_inner(),
         [
             Phase::Boot,
+            Phase::Identify,
             Phase::Prepare,
             Phase::Before,
             Phase::Baseline,
@@ -125,7 +126,7 @@ fn silence_ends_at_the_deadline_of_its_phase() {
                 deaf: true,
                 ..Script::default()
             },
-            "reading counters before the window",
+            "asking the kernel what it is",
         ),
     ] {
         let ended = conduct(script).unwrap_err();
@@ -234,8 +235,7 @@ fn a_command_status_that_is_no_code_is_a_broken_protocol() {
             status: Some(77),
             ..Script::default()
         }),
-        "the guest broke the mailbox protocol during: reading counters before the window: \
-         ReadVersion ended as 77"
+        "the guest broke the mailbox protocol during: asking the kernel what it is: ReadKernelText ended as 77"
     );
     assert!(
         ending(Script {
@@ -408,7 +408,7 @@ fn first_phases(start: Start<'_>) -> Vec<Phase> {
     let phases = seen.into_inner();
     phases
         .into_iter()
-        .take_while(|phase| *phase != Phase::Before)
+        .take_while(|phase| *phase != Phase::Identify)
         .collect()
 }
 
@@ -418,12 +418,9 @@ fn a_guest_is_written_down_once_it_is_ready_and_before_anything_is_asked_of_it()
     let save = |guest: &dyn super::Guest| guest.save("key", &mut written).unwrap();
     assert_eq!(
         first_phases(Start::BootAndSave(Box::new(save))),
-        [Phase::Boot, Phase::Save, Phase::Prepare]
+        [Phase::Boot, Phase::Save]
     );
     assert_eq!(written.metadata().unwrap().len(), 3);
-    assert_eq!(first_phases(Start::Boot), [Phase::Boot, Phase::Prepare]);
-    assert_eq!(
-        first_phases(Start::Restored),
-        [Phase::Restore, Phase::Prepare]
-    );
+    assert_eq!(first_phases(Start::Boot), [Phase::Boot]);
+    assert_eq!(first_phases(Start::Restored), [Phase::Restore]);
 }
