@@ -124,7 +124,8 @@ codes! {
         Trace = 12,
         /// Run the command of [`COMMAND_FILE`](crate::observe::COMMAND_FILE) on the CPUs that are not
         /// isolated, until it ends, but no longer than `args[0]` milliseconds of the guest: then it and
-        /// all that it started are killed. `results[0]`: an [`Ending`]. `results[1]`: its exit code or
+        /// all that it started are killed. The same when the rig puts 1 into `args[1]` meanwhile.
+        /// `results[0]`: an [`Ending`]. `results[1]`: its exit code or
         /// the signal's number. `results[2]`: bytes that it printed.
         Execute = 13,
         /// Text: what the last [`Command::Execute`] printed, from byte `args[0]` on.
@@ -199,6 +200,8 @@ codes! {
         Signalled = 2,
         /// Killed by the agent, because its time was over.
         TimeUp = 3,
+        /// Killed by the agent, because the rig asked it to.
+        Stopped = 4,
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
@@ -122,7 +123,8 @@ impl Guest for ThisGuest {
     }
 
     fn execute(&self, limit: Duration) -> Result<Executed, Failure> {
-        execute::execute(&self.interfaces(), limit)
+        let stop = || self.mailbox.control.args[1].load(Ordering::Relaxed) != 0;
+        execute::execute(&self.interfaces(), limit, &stop)
     }
 
     fn output(&self, from: u64) -> Result<Vec<u8>, Failure> {

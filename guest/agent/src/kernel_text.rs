@@ -19,10 +19,12 @@ const CPUS: [&str; 4] = ["nohz_full", "isolated", "online", "possible"];
 /// What a line of the kernel's log has in it that is about isolation (kernel/sched/isolation.c), and what one has that
 /// says nothing.
 const ABOUT_ISOLATION: [&str; 4] = ["ousekeeping:", "isolcpus", "nohz_full", "irqaffinity"];
-const SAYS_NOTHING: [&str; 3] = [
+const SAYS_NOTHING: [&str; 4] = [
     "ommand line:",
     "will be passed to user space",
     "Full dynticks CPUs",
+    // What init gets of the command line, a line each (init/main.c).
+    "]     ",
 ];
 /// Most lines of the log that are told.
 const LINES: usize = 16;
@@ -106,6 +108,7 @@ mod tests {
         fs::write(dir.join("online"), "0-2\n").unwrap();
         let log = b"<5>[    0.0] Kernel command line: nohz_full=2 isolcpus=1\n\
                     <4>[    0.0] Housekeeping: nohz_full= must match isolcpus=\n\
+                    <7>[    0.1]     nohz_full=1\n\
                     <6>[    0.1] NO_HZ: Full dynticks CPUs: 2.\n\
                     <6>[    0.1] tsc: Detected\n";
         let texts = KernelTexts {

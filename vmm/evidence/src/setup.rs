@@ -140,13 +140,18 @@ impl KernelSetup {
         Isolation::AsPlanned
     }
 
-    /// What the kernel said, to be put after a sentence; nothing if it said nothing.
+    /// What the kernel says about isolation, a sentence each.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let said = self.log.iter();
+        said.map(|line| format!("the kernel says: {line}"))
+            .collect()
+    }
+
+    /// The same, to be put after a sentence; nothing if it said nothing.
     fn quoted(&self) -> String {
-        let quotes = self
-            .log
-            .iter()
-            .map(|line| format!("; the kernel says: {line}"));
-        quotes.collect()
+        let said = self.complaints().into_iter();
+        said.map(|words| format!("; {words}")).collect()
     }
 }
 

@@ -21,7 +21,7 @@ const LINES_MAX: usize = 6000;
 const LARGE: [(&str, usize); 3] = [
     ("vmm/machine", 19_000),
     ("guest/build", 7_200),
-    ("guest/agent", 7_700),
+    ("guest/agent", 7_800),
 ];
 
 /// The directories of the crates in the picture, the command line first. Those of one floor, which is

@@ -233,6 +233,22 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
 }
 
 #[test]
+fn ctrl_c_ends_the_command_and_what_was_observed_is_told() {
+    let script = Script {
+        interrupted_in: Some(Moment::Command(ipirig_abi::Command::Execute)),
+        command_results: Some([4, 9, 6, 0]),
+        ..busy()
+    };
+    let report = observe(&observation_plan(), script);
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let observation = report.observation.unwrap();
+    assert_eq!(
+        (observation.command.ending, observation.origins.len()),
+        ("stopped", 1)
+    );
+}
+
+#[test]
 fn loads_that_the_kernel_does_not_offer_are_skipped() {
     let script = || Script {
         command_results: Some([1, 77, 6, 0]),

@@ -13,7 +13,7 @@ pub use ipirig_evidence::stacks::SymbolSource;
 use ipirig_evidence::timeline::{Diary, Timeline};
 use ipirig_evidence::{Evidence, Phase, chain};
 use ipirig_machine::{
-    ApicMode, BootError, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
+    ApicMode, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
 };
 use ipirig_scenario::cmdline::command_line;
 use ipirig_scenario::plan::{Plan, Planned};
@@ -123,24 +123,6 @@ impl RunError {
             _ => None,
         }
     }
-}
-
-/// Checks the kernel file before anything is started.
-///
-/// # Errors
-///
-/// What is wrong with the file.
-pub fn check_kernel(path: &Path) -> Result<(), BootError> {
-    ipirig_machine::check_kernel(path).map(|_format| ())
-}
-
-/// Checks an initramfs file before anything is started.
-///
-/// # Errors
-///
-/// What is wrong with the file.
-pub fn check_initramfs(path: &Path) -> Result<(), BootError> {
-    ipirig_machine::check_initramfs(path)
 }
 
 /// Runs `setup` on `host`. `phase` hears of each phase as it begins. The machine is gone when this

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
 use ipirig_guest::stock::{self, StockRequest};
-use ipirig_rig::run::{SymbolSource, check_kernel};
+use ipirig_machine::check_kernel;
+use ipirig_rig::run::SymbolSource;
 
 use crate::args::RunOptions;
 use crate::failure::Failure;

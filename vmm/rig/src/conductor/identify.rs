@@ -19,7 +19,6 @@ impl Conductor<'_> {
     /// kernel's symbols where nothing else has them.
     ///
     /// # Errors
-    ///
     /// [`Ended::OtherBuild`], and what ends a run anyway. A guest that cannot say is no error.
     pub(super) fn identify(&mut self) -> Result<(), Ended> {
         let nameless = self.ledger.stacks().is_nameless();
@@ -43,7 +42,6 @@ impl Conductor<'_> {
     /// How the kernel is set up, if the guest says so: for a scenario as planned, or the run ends.
     ///
     /// # Errors
-    ///
     /// [`Ended::NotIsolated`], [`Ended::Lacking`], and what ends a run anyway.
     pub(super) fn setup(&mut self) -> Result<Option<KernelSetup>, Ended> {
         self.enter(Phase::Identify);
@@ -57,7 +55,7 @@ impl Conductor<'_> {
             (Isolation::NoSuchThing(what), Some(_)) => return Err(Ended::Lacking { what }),
             (Isolation::Ticks(what) | Isolation::NoSuchThing(what), None)
             | (Isolation::Balanced(what), _) => setup.differences.push(what),
-            (Isolation::AsPlanned, _) => {}
+            (Isolation::AsPlanned, _) => setup.differences.extend(setup.complaints()),
         }
         let words = quieting(self.plan).into_iter();
         let words = words.map(|(word, would)| SwitchedOff::by_word(word, would));

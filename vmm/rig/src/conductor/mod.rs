@@ -243,6 +243,8 @@ struct Conductor<'a> {
     edges: Vec<(Edge, Edge)>,
     /// How long a command is observed.
     limit: Duration,
+    /// Somebody asked for the end, and what is left is done in order.
+    ending: bool,
     /// What isolated vCPUs executed for the IPIs of the window.
     handled: Vec<Handled>,
 }
@@ -298,6 +300,7 @@ impl<'a> Conductor<'a> {
             handlers: Vec::new(),
             edges: Vec::new(),
             limit: Duration::ZERO,
+            ending: false,
             handled: Vec::new(),
         }
     }
