@@ -16,9 +16,16 @@ const RESTRICT: &str = "proc/sys/kernel/kptr_restrict";
 
 /// Files that say which CPUs are isolated, in one way or another.
 const CPUS: [&str; 4] = ["nohz_full", "isolated", "online", "possible"];
-/// What a line of the kernel's log has in it that is about isolation (kernel/sched/isolation.c), and what one has that
+/// What a line of the kernel's log has in it that is about isolation (kernel/sched/isolation.c,
+/// kernel/time/tick-sched.c), and what one has that
 /// says nothing.
-const ABOUT_ISOLATION: [&str; 4] = ["ousekeeping:", "isolcpus", "nohz_full", "irqaffinity"];
+const ABOUT_ISOLATION: [&str; 5] = [
+    "ousekeeping:",
+    "isolcpus",
+    "nohz_full=",
+    "irqaffinity",
+    "NO_HZ: Can",
+];
 const SAYS_NOTHING: [&str; 4] = [
     "ommand line:",
     "will be passed to user space",
@@ -110,7 +117,7 @@ mod tests {
                     <4>[    0.0] Housekeeping: nohz_full= must match isolcpus=\n\
                     <7>[    0.1]     nohz_full=1\n\
                     <6>[    0.1] NO_HZ: Full dynticks CPUs: 2.\n\
-                    <6>[    0.1] tsc: Detected\n";
+                    <6>[    0.2] watchdog: Disabling watchdog on nohz_full cores by default\n";
         let texts = KernelTexts {
             setup: setup(root.path(), log, &[]),
             ..KernelTexts::default()
