@@ -63,10 +63,17 @@ pub fn build_id(notes: &[u8]) -> Option<BuildId> {
 pub struct Build {
     /// The linker's hash, if the file has it: it is in a vmlinux, and inside of a bzImage's compressed part.
     pub id: Option<BuildId>,
+    /// Its version, if the file says.
+    pub version: Option<Version>,
+}
+
+/// The version of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
     /// `uname -r`.
     pub release: String,
     /// `uname -v`: a number, and when or from what package it was built.
-    pub version: String,
+    pub built: String,
 }
 
 /// Why it cannot be said that a vmlinux is that of a kernel.
@@ -118,42 +125,21 @@ const FROM: &str = "a tree that was built has it at its top, Debian in the packa
                     (/usr/lib/debug/boot), Fedora in kernel-debuginfo (/usr/lib/debug/lib/modules)";
 
 impl Build {
-    /// That of a vmlinux.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or does not say.
-    pub fn of_vmlinux(path: &Path) -> Result<Self, BuildMismatch> {
-        let image = Image::open(path)?;
-        let unknown = |what| BuildMismatch::Unknown {
-            path: path.to_path_buf(),
-            what,
-        };
-        let symbols = image.symbols();
-        if symbols.is_empty() {
-            return Err(unknown("it has no symbols"));
+    /// That of an image with `linux_banner` at this link address.
+    fn of_image(image: &Image, banner: Option<u64>) -> Result<Self, ImageError> {
+        let mut id = None;
+        for range in image.notes() {
+            let notes = image.bytes_from(range.start, NOTES)?;
+            id = id.or_else(|| build_id(&notes?));
         }
-        let notes = ["__start_notes", "__stop_notes"].map(|name| symbols.address(name));
-        let notes = match notes {
-            [Some(start), Some(stop)] if stop.saturating_sub(start) <= NOTES => {
-                image.bytes(start..stop)?.unwrap_or_default()
-            }
-            _ => Vec::new(),
-        };
-        let banner = symbols.address("linux_banner");
         let banner = match banner {
             Some(at) => image.bytes_from(at, BANNER)?.unwrap_or_default(),
             None => Vec::new(),
         };
         let banner = banner.split(|&byte| byte == 0 || byte == b'\n').next();
         let banner = String::from_utf8_lossy(banner.unwrap_or_default()).into_owned();
-        let stated = banner.strip_prefix("Linux version ").and_then(stated);
-        let (release, version) =
-            stated.ok_or_else(|| unknown("it has no bytes of linux_banner"))?;
-        Ok(Self {
-            id: build_id(&notes),
-            release,
-            version,
-        })
+        let version = banner.strip_prefix("Linux version ").and_then(stated);
+        Ok(Self { id, version })
     }
 
     /// That of a bzImage: its header has a version (arch/x86/boot/version.c).
@@ -169,11 +155,10 @@ impl Build {
         let mut setup = Vec::new();
         let read: std::io::Result<_> = File::take(file, SETUP).read_to_end(&mut setup);
         read.map_err(|_| unknown())?;
-        let (release, version) = version_of(&setup).and_then(stated).ok_or_else(unknown)?;
+        let version = version_of(&setup).and_then(stated).ok_or_else(unknown)?;
         Ok(Self {
             id: None,
-            release,
-            version,
+            version: Some(version),
         })
     }
 
@@ -183,12 +168,49 @@ impl Build {
     /// # Errors
     /// See [`BuildMismatch`].
     pub fn matching(vmlinux: &Path, kernel: &Path) -> Result<Self, BuildMismatch> {
-        let build = Self::of_vmlinux(vmlinux)?;
+        let unknown = |path: &Path, what| BuildMismatch::Unknown {
+            path: path.to_path_buf(),
+            what,
+        };
+        let image = Image::open(vmlinux)?;
+        if image.symbols().is_empty() {
+            return Err(unknown(vmlinux, "it has no symbols"));
+        }
+        let banner = image.symbols().address("linux_banner");
+        let build = Self::of_image(&image, banner)?;
         let of_kernel = match Self::of_bzimage(kernel) {
-            Err(BuildMismatch::Unknown { .. }) => Self::of_vmlinux(kernel)?,
+            // A vmlinux that is stripped has everything of the same build where it was.
+            Err(BuildMismatch::Unknown { .. }) => Self::of_image(&Image::open(kernel)?, banner)?,
             other => other?,
         };
-        match build.differs(&of_kernel) {
+        let differing = match (&build, &of_kernel) {
+            (
+                Self { id: Some(id), .. },
+                Self {
+                    id: Some(other), ..
+                },
+            ) => (id != other).then(|| Differing::Id(id.clone(), other.clone())),
+            (
+                Self {
+                    version: Some(version),
+                    ..
+                },
+                Self {
+                    version: Some(other),
+                    ..
+                },
+            ) => version.differs(other),
+            (Self { version: None, .. }, _) => {
+                return Err(unknown(vmlinux, "it has no bytes of linux_banner"));
+            }
+            _ => {
+                return Err(unknown(
+                    kernel,
+                    "it has neither a build id nor linux_banner",
+                ));
+            }
+        };
+        match differing {
             None => Ok(build),
             Some(differing) => Err(BuildMismatch::Differs {
                 vmlinux: vmlinux.to_path_buf(),
@@ -197,17 +219,16 @@ impl Build {
             }),
         }
     }
+}
 
+impl Version {
     fn differs(&self, kernel: &Self) -> Option<Differing> {
-        if let (Some(id), Some(of_kernel)) = (&self.id, &kernel.id) {
-            let differing = Differing::Id(id.clone(), of_kernel.clone());
-            return (id != of_kernel).then_some(differing);
-        }
-        let (release, version) = (self.release.clone(), self.version.clone());
-        if release != kernel.release {
-            return Some(Differing::Release(release, kernel.release.clone()));
-        }
-        (version != kernel.version).then(|| Differing::Version(version, kernel.version.clone()))
+        let differing = if self.release == kernel.release {
+            Differing::Version(self.built.clone(), kernel.built.clone())
+        } else {
+            Differing::Release(self.release.clone(), kernel.release.clone())
+        };
+        (self != kernel).then_some(differing)
     }
 }
 
@@ -221,12 +242,15 @@ fn version_of(setup: &[u8]) -> Option<&str> {
     str::from_utf8(text.split(|&byte| byte == 0).next()?).ok()
 }
 
-/// Release and version of `RELEASE (WHO) ... #VERSION`.
-fn stated(text: &str) -> Option<(String, String)> {
+/// The version in `RELEASE (WHO) ... #BUILT`.
+fn stated(text: &str) -> Option<Version> {
     let (release, rest) = text.split_once(' ')?;
     let at = rest.rfind(" #")?;
-    let version = rest.get(at + 1..)?.trim_end();
-    (!release.is_empty()).then(|| (release.to_owned(), version.to_owned()))
+    let built = rest.get(at + 1..)?.trim_end();
+    (!release.is_empty()).then(|| Version {
+        release: release.to_owned(),
+        built: built.to_owned(),
+    })
 }
 
 #[cfg(test)]

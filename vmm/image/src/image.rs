@@ -61,6 +61,7 @@ struct Section {
     /// In the file.
     offset: u64,
     executable: bool,
+    notes: bool,
 }
 
 impl Image {
@@ -86,6 +87,7 @@ impl Image {
                     address: start..end,
                     offset: section.sh_offset(LE),
                     executable: flag(section, elf::SHF_EXECINSTR),
+                    notes: section.sh_type(LE) == elf::SHT_NOTE,
                 })
             })
             .collect();
@@ -147,6 +149,12 @@ impl Image {
             return Ok(None);
         };
         self.bytes(address..section.address.end.min(address.saturating_add(most)))
+    }
+
+    /// Where ELF notes are, section by section.
+    pub fn notes(&self) -> impl Iterator<Item = Range<u64>> {
+        let notes = self.sections.iter().filter(|section| section.notes);
+        notes.map(|section| section.address.clone())
     }
 
     /// Whether all of `range` is in a section with code.

@@ -20,7 +20,7 @@ mod orc;
 mod sites;
 mod symbols;
 
-pub use build::{Build, BuildId, BuildMismatch, Differing, build_id};
+pub use build::{Build, BuildId, BuildMismatch, Differing, Version, build_id};
 pub use image::{Image, ImageError};
 pub use inlined::Inlined;
 pub use module::{

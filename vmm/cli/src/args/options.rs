@@ -93,7 +93,8 @@ pub(crate) struct RunOptions {
     /// Words of the rig's own to leave off the kernel command line, such as pti,nowatchdog
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     pub(crate) without: Vec<String>,
-    /// More kernel command line; comes last, so it wins
+    /// More kernel command line; comes last, so it wins. Of nohz_full= and isolcpus= the kernel keeps the
+    /// first: --without takes the rig's off
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,
     /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons

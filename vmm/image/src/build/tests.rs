@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::testing::{DATA, vmlinux};
+use crate::testing::{TEXT, vmlinux};
 
 const ID: [u8; 20] = [0xab; 20];
 const BY: &str = "(me@here)";
@@ -30,12 +30,13 @@ fn notes(id: &[u8]) -> Vec<u8> {
 }
 
 fn kernel(release: &str, version: &str, id: Option<&[u8]>) -> Vec<u8> {
-    let mut data = id.map(notes).unwrap_or_default();
-    let stop = DATA + data.len() as u64;
-    data.extend(format!("Linux version {release} {BY} (gcc #2) {version}\n\0").bytes());
-    let bounds = [("__start_notes", DATA), ("__stop_notes", stop)];
-    let symbols = [&bounds[..], &[("linux_banner", stop)]].concat();
-    let mut file = vmlinux(b"code", &data, &symbols);
+    let banner = format!("Linux version {release} {BY} (gcc #2) {version}\n\0");
+    with_notes(&banner, id, &[("linux_banner", TEXT)])
+}
+
+fn with_notes(text: &str, id: Option<&[u8]>, symbols: &[(&str, u64)]) -> Vec<u8> {
+    let notes = id.map(notes).unwrap_or_default();
+    let mut file = vmlinux(text.as_bytes(), &notes, symbols);
     // As the linker has notes: SHT_NOTE, in the third of six section headers.
     let kind = file.len() - 4 * 64 + 4;
     file[kind] = 7;
@@ -66,17 +67,25 @@ fn matching(vmlinux: &[u8], kernel: &[u8]) -> Result<Build, String> {
 fn a_vmlinux_matches_the_bzimage_of_its_build() {
     let build = Build {
         id: Some(BuildId(ID.into())),
-        release: "6.12.1".into(),
-        version: "#7 SMP Mon".into(),
+        version: Some(Version {
+            release: "6.12.1".into(),
+            built: "#7 SMP Mon".into(),
+        }),
     };
     let vmlinux = kernel("6.12.1", "#7 SMP Mon", Some(&ID));
     assert_eq!(
         matching(&vmlinux, &bzimage("6.12.1", "#7 SMP Mon")),
         Ok(build.clone())
     );
-    // A stripped copy of it says the same by its notes alone; here the banner is another one's.
+    // A stripped copy of it says so by its notes alone.
     assert_eq!(
-        matching(&vmlinux, &kernel("6.12.2", "#8", Some(&ID))),
+        matching(&vmlinux, &with_notes("code", Some(&ID), &[])),
+        Ok(build.clone())
+    );
+    // Without notes by the banner, which is where it was.
+    let banner = format!("Linux version 6.12.1 {BY} (gcc) #7 SMP Mon\n");
+    assert_eq!(
+        matching(&vmlinux, &with_notes(&banner, None, &[])),
         Ok(build)
     );
 }
@@ -97,6 +106,11 @@ fn a_vmlinux_of_another_build_is_told_with_what_differs() {
             kernel("6.12.1", "#7 SMP Mon", Some(&[1, 2])),
             "v is not the vmlinux of k: its build id is \
              abababababababababababababababababababab, the kernel's 0102",
+        ),
+        (
+            with_notes("code", None, &[]),
+            "k does not say which build of a kernel it is: it has neither a build id nor \
+             linux_banner",
         ),
         (
             b"MZ".to_vec(),
