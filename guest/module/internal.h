@@ -4,6 +4,7 @@
 #define _IPIRIG_INTERNAL_H
 
 #include <linux/compiler_attributes.h>
+#include <linux/jump_label.h>
 
 #include "ipirig.h"
 
@@ -24,6 +25,8 @@ struct ipirig_kind {
 	u32 max_size;
 };
 
+extern const struct ipirig_kind ipirig_static_key_flip;
+extern const struct ipirig_kind ipirig_vunmap;
 extern const struct ipirig_kind ipirig_static_key_many;
 extern const struct ipirig_kind ipirig_static_call;
 extern const struct ipirig_kind ipirig_set_memory;
@@ -32,14 +35,22 @@ extern const struct ipirig_kind ipirig_vmalloc_huge;
 extern const struct ipirig_kind ipirig_noinstr_key;
 extern const struct ipirig_kind ipirig_entry_text_poke;
 
+/* Inline, so that a stack names the kind that flips. */
+static __always_inline void ipirig_toggle(struct static_key_false *key)
+{
+	if (static_key_enabled(key))
+		static_branch_disable(key);
+	else
+		static_branch_enable(key);
+}
+
+int ipirig_begin_key(const struct ipirig_trigger *req);
 int ipirig_trigger(struct ipirig_trigger *req);
 int ipirig_purge(void);
 int ipirig_stay(const struct ipirig_stay *req);
 u32 ipirig_let_go(void);
 int ipirig_begin_probes(void);
 void ipirig_end_probes(void);
-int ipirig_flip(struct ipirig_flip *req);
-int ipirig_storm(struct ipirig_storm *req);
 int ipirig_move(struct ipirig_move *req);
 int ipirig_probe(struct ipirig_probe *req);
 u64 ipirig_alias_now(void);

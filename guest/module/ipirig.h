@@ -14,9 +14,9 @@
 /* Free in Documentation/userspace-api/ioctl/ioctl-number.rst up to 6.12. */
 #define IPIRIG_IOC_MAGIC	0xe9
 
-/* Most flips or rounds one call may ask for. */
+/* Most operations one call may ask for. */
 #define IPIRIG_MAX_REPEAT	1000000
-/* Most pages one round of the storm may ask for. */
+/* Most pages one round of vmalloc and vfree may ask for. */
 #define IPIRIG_MAX_PAGES	4096
 /* Most pages whose attributes one operation may change. */
 #define IPIRIG_MAX_CPA_PAGES	512
@@ -24,36 +24,6 @@
 #define IPIRIG_MAX_HUGE_PAGES	8
 /* Longest stay in the kernel. */
 #define IPIRIG_MAX_STAY_MS	600000
-
-/**
- * struct ipirig_flip - flip the private static key
- * @count: flips wanted, 1 to IPIRIG_MAX_REPEAT
- * @done: flips done, also when the call fails half way
- * @enabled: the key afterwards, 0 or 1
- * @reserved: 0
- *
- * Each flip is one static_branch_enable() or static_branch_disable().
- */
-struct ipirig_flip {
-	__u64 count;
-	__u64 done;
-	__u32 enabled;
-	__u32 reserved;
-};
-
-/**
- * struct ipirig_storm - map and unmap, with a purge each round
- * @rounds: rounds wanted, 1 to IPIRIG_MAX_REPEAT
- * @done: rounds done, also when the call fails half way
- * @pages: pages of each round, 1 to IPIRIG_MAX_PAGES
- * @reserved: 0
- */
-struct ipirig_storm {
-	__u64 rounds;
-	__u64 done;
-	__u32 pages;
-	__u32 reserved;
-};
 
 /**
  * struct ipirig_move - put another page behind the alias
@@ -105,6 +75,13 @@ struct ipirig_probe {
  * Value: allocations that were of small pages, and were made again.
  */
 #define IPIRIG_VMALLOC_HUGE	15
+/*
+ * Flip a key with one site, which the probe looks at. Value: the key afterwards,
+ * 0 or 1.
+ */
+#define IPIRIG_STATIC_KEY_FLIP	16
+/* vmalloc size pages, touch and vfree them, and purge. Value: 0. */
+#define IPIRIG_VUNMAP		17
 
 /**
  * struct ipirig_trigger - provoke one kind of operation
@@ -113,7 +90,8 @@ struct ipirig_probe {
  * @value: says more about some kinds, see there
  * @kind: IPIRIG_STATIC_KEY_MANY or another of these; ENOTTY for a stranger
  * @size: 1 to IPIRIG_MAX_CPA_PAGES for IPIRIG_SET_MEMORY, 1 to
- *	IPIRIG_MAX_HUGE_PAGES for IPIRIG_VMALLOC_HUGE; 0 for the rest
+ *	IPIRIG_MAX_HUGE_PAGES for IPIRIG_VMALLOC_HUGE, 1 to IPIRIG_MAX_PAGES
+ *	for IPIRIG_VUNMAP; 0 for the rest
  * @target: the NOP's address; the rest ignore it
  * @text_poke: the address of text_poke_bp(), for IPIRIG_ENTRY_TEXT_POKE
  * @text_mutex: the address of text_mutex, for the same
@@ -135,10 +113,17 @@ struct ipirig_trigger {
  * struct ipirig_stay - stay in the kernel until let go
  * @limit_ms: leave with ETIMEDOUT after so long, 0 to IPIRIG_MAX_STAY_MS
  * @asleep: 0: awake, 1: asleep, so that the CPU may idle
+ * @word: user address of a 32-bit word; if awake, leave when it is no longer
+ *	  @seen. 0: none
+ * @seen: see @word
+ * @reserved: 0
  */
 struct ipirig_stay {
 	__u32 limit_ms;
 	__u32 asleep;
+	__u64 word;
+	__u32 seen;
+	__u32 reserved;
 };
 
 /**
@@ -161,8 +146,6 @@ struct ipirig_members {
 	__u32 count;
 };
 
-#define IPIRIG_FLIP	_IOWR(IPIRIG_IOC_MAGIC, 1, struct ipirig_flip)
-#define IPIRIG_STORM	_IOWR(IPIRIG_IOC_MAGIC, 2, struct ipirig_storm)
 #define IPIRIG_MOVE	_IOWR(IPIRIG_IOC_MAGIC, 3, struct ipirig_move)
 #define IPIRIG_PROBE	_IOR(IPIRIG_IOC_MAGIC, 4, struct ipirig_probe)
 #define IPIRIG_TRIGGER	_IOWR(IPIRIG_IOC_MAGIC, 5, struct ipirig_trigger)

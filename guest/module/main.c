@@ -23,8 +23,6 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	void __user *user = (void __user *)arg;
 	union {
-		struct ipirig_flip flip;
-		struct ipirig_storm storm;
 		struct ipirig_move move;
 		struct ipirig_probe probe;
 		struct ipirig_trigger trigger;
@@ -65,8 +63,6 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return 0;
 	case IPIRIG_PURGE:
 		return ipirig_purge();
-	case IPIRIG_FLIP:
-	case IPIRIG_STORM:
 	case IPIRIG_MOVE:
 	case IPIRIG_TRIGGER:
 		break;
@@ -78,20 +74,10 @@ static long ipirig_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return -EFAULT;
 	if (mutex_lock_killable(&trigger_lock))
 		return -EINTR;
-	switch (cmd) {
-	case IPIRIG_FLIP:
-		err = ipirig_flip(&req.flip);
-		break;
-	case IPIRIG_STORM:
-		err = ipirig_storm(&req.storm);
-		break;
-	case IPIRIG_TRIGGER:
+	if (cmd == IPIRIG_TRIGGER)
 		err = ipirig_trigger(&req.trigger);
-		break;
-	default:
+	else
 		err = ipirig_move(&req.move);
-		break;
-	}
 	mutex_unlock(&trigger_lock);
 
 	/* A failed call says how far it came. */

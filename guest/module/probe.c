@@ -67,39 +67,32 @@ static noinline bool ipirig_branch(void)
 	return static_branch_unlikely(&ipirig_key);
 }
 
-int ipirig_flip(struct ipirig_flip *req)
+static int ipirig_flip(const struct ipirig_trigger *req)
 {
-	int err = 0;
-
-	if (!IS_ENABLED(CONFIG_JUMP_LABEL))
-		return -EOPNOTSUPP;
-	if (!req->count || req->count > IPIRIG_MAX_REPEAT || req->reserved)
-		return -EINVAL;
-
-	for (req->done = 0; req->done < req->count; req->done++) {
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
-		if (static_key_enabled(&ipirig_key))
-			static_branch_disable(&ipirig_key);
-		else
-			static_branch_enable(&ipirig_key);
-		cond_resched();
-	}
-	req->enabled = static_key_enabled(&ipirig_key);
-	return err;
+	ipirig_toggle(&ipirig_key);
+	return 0;
 }
 
-static int ipirig_storm_round(u32 pages)
+static void ipirig_end_flips(struct ipirig_trigger *req)
 {
-	u8 *area = vmalloc(array_size(pages, PAGE_SIZE));
+	req->value = static_key_enabled(&ipirig_key);
+}
+
+const struct ipirig_kind ipirig_static_key_flip = {
+	.begin = ipirig_begin_key,
+	.operate = ipirig_flip,
+	.end = ipirig_end_flips,
+};
+
+static int ipirig_map_and_unmap(const struct ipirig_trigger *req)
+{
+	u8 *area = vmalloc(array_size(req->size, PAGE_SIZE));
 	u32 i;
 
 	if (!area)
 		return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
 
-	for (i = 0; i < pages; i++) {
+	for (i = 0; i < req->size; i++) {
 		WRITE_ONCE(area[i * PAGE_SIZE], 1);
 		if (i % 512 == 511)
 			cond_resched();
@@ -110,25 +103,10 @@ static int ipirig_storm_round(u32 pages)
 	return 0;
 }
 
-int ipirig_storm(struct ipirig_storm *req)
-{
-	int err;
-
-	if (!req->rounds || req->rounds > IPIRIG_MAX_REPEAT || req->reserved)
-		return -EINVAL;
-	if (!req->pages || req->pages > IPIRIG_MAX_PAGES)
-		return -EINVAL;
-
-	for (req->done = 0; req->done < req->rounds; req->done++) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		err = ipirig_storm_round(req->pages);
-		if (err)
-			return err;
-		cond_resched();
-	}
-	return 0;
-}
+const struct ipirig_kind ipirig_vunmap = {
+	.operate = ipirig_map_and_unmap,
+	.max_size = IPIRIG_MAX_PAGES,
+};
 
 static u64 ipirig_alias_word(u32 moves)
 {

@@ -4,9 +4,11 @@
 #include <linux/errno.h>
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
+#include <linux/minmax.h>
 #include <linux/processor.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/uaccess.h>
 #include <linux/wait.h>
 
 #include "internal.h"
@@ -33,6 +35,18 @@ static int ipirig_sleep(int before, u32 limit_ms)
 	return left ? 0 : -ETIMEDOUT;
 }
 
+/* Whether the word that @req names is no longer what it was; or -EFAULT. */
+static int ipirig_word_changed(const struct ipirig_stay *req)
+{
+	u32 now;
+
+	if (!req->word)
+		return 0;
+	if (get_user(now, (u32 __user *)(unsigned long)req->word))
+		return -EFAULT;
+	return now != req->seen;
+}
+
 /*
  * No lock is taken: another CPU may hold the trigger lock for as long as its
  * trigger waits for this CPU. cond_resched() lets RCU see a quiescent state, or
@@ -45,7 +59,8 @@ int ipirig_stay(const struct ipirig_stay *req)
 	int err = 0;
 	u32 turn;
 
-	if (req->asleep > 1 || req->limit_ms > IPIRIG_MAX_STAY_MS)
+	if (req->asleep > 1 || req->limit_ms > IPIRIG_MAX_STAY_MS ||
+	    req->reserved)
 		return -EINVAL;
 
 	limit = ktime_add_ms(ktime_get(), req->limit_ms);
@@ -63,6 +78,11 @@ int ipirig_stay(const struct ipirig_stay *req)
 			}
 			if (fatal_signal_pending(current)) {
 				err = -EINTR;
+				break;
+			}
+			err = ipirig_word_changed(req);
+			if (err) {
+				err = min(err, 0);
 				break;
 			}
 			cond_resched();

@@ -12,15 +12,7 @@
 
 #include "internal.h"
 
-static void ipirig_toggle(struct static_key_false *key)
-{
-	if (static_key_enabled(key))
-		static_branch_disable(key);
-	else
-		static_branch_enable(key);
-}
-
-static int ipirig_begin_key(const struct ipirig_trigger *req)
+int ipirig_begin_key(const struct ipirig_trigger *req)
 {
 	return IS_ENABLED(CONFIG_JUMP_LABEL) ? 0 : -EOPNOTSUPP;
 }

@@ -15,6 +15,8 @@ static const struct ipirig_kind *const kinds[] = {
 	[IPIRIG_NOINSTR_KEY] = &ipirig_noinstr_key,
 	[IPIRIG_ENTRY_TEXT_POKE] = &ipirig_entry_text_poke,
 	[IPIRIG_VMALLOC_HUGE] = &ipirig_vmalloc_huge,
+	[IPIRIG_STATIC_KEY_FLIP] = &ipirig_static_key_flip,
+	[IPIRIG_VUNMAP] = &ipirig_vunmap,
 };
 
 int ipirig_trigger(struct ipirig_trigger *req)

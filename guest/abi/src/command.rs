@@ -1,39 +1,5 @@
 //! The codes that travel in the mailbox's words.
 
-/// A word that is none of the codes expected in its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownCode(pub u32);
-
-macro_rules! codes {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u32)]
-        pub enum $name { $($(#[$vmeta])* $variant = $value,)* }
-
-        impl $name {
-            /// Each of them once, by rising code.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-        }
-
-        impl TryFrom<u32> for $name {
-            type Error = UnknownCode;
-            fn try_from(code: u32) -> Result<Self, UnknownCode> {
-                match code {
-                    $($value => Ok(Self::$variant),)*
-                    other => Err(UnknownCode(other)),
-                }
-            }
-        }
-
-        impl From<$name> for u32 {
-            fn from(code: $name) -> u32 {
-                code as u32
-            }
-        }
-    };
-}
-
 codes! {
     /// What a vCPU is for.
     Role {
@@ -79,77 +45,70 @@ codes! {
 codes! {
     /// What the rig can ask of the control task.
     Command {
-        /// Flip the module's private static key `args[0]` times (at least once).
-        /// `results[0]`: flips done. `results[1]`: the key's value afterwards, 0 or 1.
-        Flip = 1,
-        /// `args[0]` times: vmalloc `args[1]` pages (1 to 4096), touch them, vfree, and purge the
-        /// lazily freed areas. Then move the probe alias (a vmap of one page) to another page at
-        /// the same address. `results[0]`: rounds done. `results[1]`: the word that a read
-        /// through the alias must now give.
-        Vunmap = 2,
         /// Text: the contents of the kernel's deferral counters, empty if it has none.
-        ReadCounters = 3,
+        ReadCounters = 1,
         /// Text: `/proc/interrupts`.
-        ReadInterrupts = 4,
+        ReadInterrupts = 2,
         /// Text: `uname -srvm`.
-        ReadVersion = 5,
+        ReadVersion = 3,
         /// Stop the guest.
-        PowerOff = 6,
+        PowerOff = 4,
         /// Send [`KICK_SIGNAL`](crate::KICK_SIGNAL) to the isolated task of CPU `args[0]`. The task
         /// runs on another CPU, so the kernel kicks it with a reschedule IPI (`signal_wake_up_state`
         /// of kernel/signal.c); its handler counts the signal in
         /// [`TaskSlot::signals`](crate::TaskSlot::signals), which may be after the answer.
         /// `results[0]`: 1 when sent.
-        Signal = 7,
-        /// Run the storm of [`StormKind`] `args[0]`: `args[1]` operations (1 to
-        /// [`MAX_REPEAT`](crate::module::MAX_REPEAT)) of size `args[2]`, which the kind explains and
-        /// which is 0 where it does not, as is `args[3]`. `results[0]`: operations done, also when not
-        /// all were. `results[1]`: the value that the kind explains, else 0.
-        Storm = 8,
+        Signal = 5,
+        /// Run the storm of [`StormKind`](crate::StormKind) `args[0]`: `args[1]` operations (1 to
+        /// [`MAX_REPEAT`](crate::module::MAX_REPEAT)) of size `args[2]`, on the
+        /// [`Target`](crate::Target) `args[3]`; the kind's row says which there are. `results[0]`:
+        /// operations done, also when not all were. `results[1]`: the value that the kind explains,
+        /// else 0.
+        Storm = 6,
         /// Tell the agent where the kernel has what it does not export, for the storms from now on;
         /// 0 is unknown. `args[0]`: `text_poke_bp` (`smp_text_poke_single` from 6.16 on, which takes
         /// the same). `args[1]`: `text_mutex`.
-        Symbols = 9,
+        Symbols = 7,
         /// Let the isolated tasks that obey [`Order::Stay`] leave the kernel. `results[0]`: how many
         /// stayed. Each acknowledges its order by itself, which may be after the answer.
-        LetGo = 10,
+        LetGo = 8,
         /// Make ready for the storm that the same arguments ask [`Command::Storm`] for: mount, set
         /// buffers and filters up, and do one whole operation, so that what the kernel does only the
         /// first time is done. To be sent before anything is watched or counted; most kinds need
         /// nothing. `results[0]`: operations done.
-        Prepare = 11,
+        Prepare = 9,
         /// Take a [`TraceStep`] `args[0]`, with `args[1]` and `args[2]` as the step explains. What the
         /// kernel traces is its own record of the IPIs that it sends, in a trace instance of its own
         /// that no storm touches.
-        Trace = 12,
+        Trace = 10,
         /// Run the command of [`COMMAND_FILE`](crate::observe::COMMAND_FILE) on the CPUs that are not
         /// isolated, until it ends, but no longer than `args[0]` milliseconds of the guest: then it and
         /// all that it started are killed. The same when the rig puts 1 into `args[1]` meanwhile.
         /// `results[0]`: an [`Ending`]. `results[1]`: its exit code or
         /// the signal's number. `results[2]`: bytes that it printed.
-        Execute = 13,
+        Execute = 11,
         /// Text: what the last [`Command::Execute`] printed, from byte `args[0]` on.
-        ReadOutput = 14,
+        ReadOutput = 12,
         /// Write a part of a file. [`Mailbox::handed`](crate::Mailbox::handed): the file's path below
         /// the root, `args[0]` bytes of it, and then the part. `args[1]`: where in the file the part
         /// begins; at 0 the file is made, with the directories that it lacks, or emptied, and gets the
         /// permissions `args[2]`. `results[0]`: the file's length in bytes afterwards.
-        Put = 15,
+        Put = 13,
         /// Start `args[1]` processes on isolated CPU `args[0]` that sleep in the module and take part in
         /// each [`Order::Relay`] of that CPU: so many address spaces besides the isolated task's.
         /// `results[0]`: how many take part.
-        AddressSpaces = 16,
+        AddressSpaces = 14,
         /// Start a process on CPU `args[0]`, which is not isolated, that stays in a user-space loop from
         /// then on. [`TaskSlot::heartbeat`](crate::TaskSlot::heartbeat) of its slot grows each turn.
-        Occupy = 17,
+        Occupy = 15,
         /// Take CPU `args[0]` offline and bring it back. No task may be bound to it.
-        Replug = 18,
+        Replug = 16,
         /// Text: the kernel's deferral counters as they were just before the first isolated task was
         /// started, empty if it has none.
-        ReadBootCounters = 19,
+        ReadBootCounters = 17,
         /// Text: the next part of a [`KernelText`] `args[0]`; empty at its end. `args[1]`: 0 for its first
         /// part, 1 for the one after the part that was read last.
-        ReadKernelText = 20,
+        ReadKernelText = 18,
     }
 }
 
@@ -206,66 +165,6 @@ codes! {
 }
 
 codes! {
-    /// What a [`Command::Storm`] consists of. Kinds with a number of `guest/module/ipirig.h` need
-    /// `ipirig.ko`; so does [`VmapStack`](StormKind::VmapStack).
-    StormKind {
-        /// Flip a key of the module that has 64 sites: each flip patches them as one batch. Value:
-        /// the sites that are enabled afterwards, 0 or 64.
-        StaticKeyMany = 1,
-        /// Update a static call of the module that has 16 sites: each site is poked by itself.
-        /// Value: the sites that call the new target afterwards, 0 or 16.
-        StaticCall = 2,
-        /// Make `size` pages (1 to 512) of the direct map uncached and cached again: two changes of
-        /// page attributes, whose flushes must never be deferred.
-        SetMemory = 3,
-        /// Have a page table freed by a huge mapping that takes its place: a flush that must never
-        /// be deferred. Two more flushes, of the mappings' translations, may be. Value: attempts
-        /// that freed no table and were made again.
-        PageTableFree = 4,
-        /// Flip a key of the module whose one site is in noinstr text: the syncs must never be
-        /// deferred. Value: the key afterwards, 0 or 1.
-        NoinstrKey = 5,
-        /// Poke the NOP (66 90, or 0f 1f 44 00 00) of the kernel's text at `args[3]` with itself.
-        /// Needs [`Command::Symbols`]. While a poke lasts the NOP begins with INT3: no CPU may
-        /// execute it where the kernel cannot take a #BP. Value: the NOP's length if it is whole
-        /// afterwards, else 0.
-        EntryTextPoke = 6,
-        /// Create `size` processes (3 to 64), whose kernel stacks lie in the vmalloc area, kill them,
-        /// and have the stacks that the kernel does not keep for the next ones unmapped and purged:
-        /// one flush, which may be deferred.
-        VmapStack = 7,
-        /// Load and unload the module `/ipirig_dummy.ko`.
-        ModuleLoad = 8,
-        /// A load like hackbench's on all CPUs that are not isolated: on each a process that sends
-        /// as many messages through a pipe as there are operations, to one on the next. Meanwhile,
-        /// for every 8 messages begun, 4 processes come and go on the control CPU, and if there is
-        /// a module it does one round of [`Command::Vunmap`] and flips the static key of
-        /// [`Command::Flip`] once. Value: pairs of processes.
-        HousekeepingLoad = 9,
-        /// Enable and disable the trace event `sched:sched_waking`.
-        Tracepoint = 10,
-        /// Add, enable, disable and remove a kprobe `args[3]` bytes into
-        /// [`TRACED_FUNCTION`](crate::TRACED_FUNCTION), where an instruction must begin. At the call
-        /// of ftrace, which may be the first, a kprobe is ftrace's; elsewhere it is an INT3.
-        Kprobe = 11,
-        /// Trace one function, which does not run meanwhile: the tracer `function`, then `nop`.
-        /// `args[3]`: the number of [`TRACED_FUNCTION`](crate::TRACED_FUNCTION) among the functions
-        /// that can be traced, counted from 1 by rising address; 0 is unknown. A number spares the
-        /// kernel looking at all names.
-        Ftrace = 12,
-        /// Attach a classic BPF program, which the kernel compiles, to a socket; the one before it
-        /// is freed.
-        BpfJit = 13,
-        /// Turn the static key `sched_schedstats` of the kernel image on and off.
-        ImageKey = 14,
-        /// Allocate `size` huge pages (1 to 8, of 2 MiB) of vmalloc memory, touch and free them, and purge
-        /// the lazily freed areas: one flush, which may be deferred. Value: allocations that were not of
-        /// huge pages and were made again.
-        VmallocHuge = 15,
-    }
-}
-
-codes! {
     /// How a command ended.
     Status {
         /// Done.
@@ -308,7 +207,7 @@ codes! {
         SingleStep = 6,
         /// INT3: #BP, then SIGTRAP.
         Breakpoint = 7,
-        /// Stay in the kernel, awake and open to interrupts, until [`Command::LetGo`], but no longer
+        /// Stay in the kernel, awake and open to interrupts, until [`Command::LetGo`] or the next order, but no longer
         /// than [`STAY_LIMIT_MS`](crate::STAY_LIMIT_MS): then the errno is ETIMEDOUT. ENODEV without
         /// a module. The task cannot say that it is inside; the rig sees its privilege level.
         Stay = 8,
@@ -338,6 +237,8 @@ codes! {
         Espfix = 16,
         /// Both: the IRET raises a double fault, of which the kernel makes a #GP. Then SIGSEGV.
         DoubleFault = 17,
+        /// Nothing: the task does not enter the kernel, or leaves it if it obeys [`Stay`](Order::Stay).
+        Leave = 18,
     }
 }
 
@@ -354,6 +255,7 @@ impl Order {
             | Self::Sleep
             | Self::Sysenter
             | Self::CompatSyscall
+            | Self::Leave
             | Self::Espfix => None,
             Self::DoubleFault => Some(8),
             Self::BadIret => Some(13),
@@ -380,6 +282,7 @@ impl Order {
             | Self::Int80
             | Self::Sysenter
             | Self::CompatSyscall
+            | Self::Leave
             | Self::Espfix => None,
             Self::AlignmentCheck => Some(7),
             Self::GeneralProtection | Self::BadIret | Self::DoubleFault => Some(11),
@@ -392,6 +295,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::UnknownCode;
 
     /// Each code of `all` comes back from its number, and the numbers are `first` and on.
     fn check<T>(all: &[T], first: u32)
@@ -415,7 +319,6 @@ mod tests {
         check(TraceStep::ALL, 1);
         check(Ending::ALL, 1);
         check(Command::ALL, 1);
-        check(StormKind::ALL, 1);
         check(Order::ALL, 1);
         assert_eq!(Command::try_from(0), Err(UnknownCode(0)));
         assert_eq!(Order::try_from(0), Err(UnknownCode(0)));
@@ -440,7 +343,8 @@ mod tests {
             Some(17),
             Some(13),
             None,
-            Some(8)
+            Some(8),
+            None
         ]));
         assert!(Order::ALL.iter().map(|order| order.signal()).eq([
             None,
@@ -459,7 +363,8 @@ mod tests {
             Some(7),
             Some(11),
             None,
-            Some(11)
+            Some(11),
+            None
         ]));
     }
 }

@@ -15,14 +15,18 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+#[macro_use]
+mod codes;
 mod command;
 pub mod module;
 pub mod observe;
+mod storm;
 
+pub use codes::UnknownCode;
 pub use command::{
-    AgentState, Command, Ending, KernelText, Order, Role, Status, StormKind, TaskState, TraceStep,
-    UnknownCode,
+    AgentState, Command, Ending, KernelText, Order, Role, Status, TaskState, TraceStep,
 };
+pub use storm::{Changes, Completion, Needs, StormKind, StormProperties, Target};
 
 /// On the guest's command line, before a list of entry kinds with commas between them: those that the host's KVM gets
 /// wrong, so that the agent does not try them. The kernel passes over words with a dot in them (init/main.c,
@@ -39,7 +43,7 @@ pub const DOORBELL_PORT: u16 = 0x510;
 /// First word of a mailbox, written by the rig before the guest starts.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipirig\0\0");
 /// Layout version; changes with any change to this file. The agent refuses another.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Most vCPUs a guest may have: one bit each in a `u64`.
 pub const MAX_CPUS: usize = 64;
 /// The signal of [`Command::Signal`]: SIGUSR1 (signal(7), x86).

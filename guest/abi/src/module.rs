@@ -5,9 +5,9 @@ use core::mem::size_of;
 
 /// The device that `ipirig.ko` creates.
 pub const DEVICE: &core::ffi::CStr = c"/dev/ipirig";
-/// Most flips or rounds one call may ask for.
+/// Most operations one call may ask for.
 pub const MAX_REPEAT: u64 = 1_000_000;
-/// Most pages one round of the storm may ask for.
+/// Most pages one round of vmalloc and vfree may ask for.
 pub const MAX_PAGES: u32 = 4096;
 
 /// Most pages whose attributes one operation may change.
@@ -17,10 +17,6 @@ pub const MAX_HUGE_PAGES: u32 = 8;
 /// Longest stay in the kernel.
 pub const MAX_STAY_MS: u32 = 600_000;
 
-/// `IPIRIG_FLIP`: flip the private static key.
-pub const FLIP: u32 = read_write(1, size_of::<Flip>());
-/// `IPIRIG_STORM`: map, touch, unmap and purge.
-pub const STORM: u32 = read_write(2, size_of::<Storm>());
 /// `IPIRIG_MOVE`: put another page behind the alias.
 pub const MOVE: u32 = read_write(3, size_of::<Move>());
 /// `IPIRIG_PROBE`: what the calling CPU sees.
@@ -39,34 +35,6 @@ pub const JOIN: u32 = request(0, 9, 0);
 pub const RELAY: u32 = request(READ, 10, size_of::<Probe>());
 /// `IPIRIG_MEMBERS`: how many take part.
 pub const MEMBERS: u32 = read_write(11, size_of::<Members>());
-
-/// `struct ipirig_flip`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flip {
-    /// Flips wanted, 1 to [`MAX_REPEAT`].
-    pub count: u64,
-    /// Flips done, also when the call fails half way.
-    pub done: u64,
-    /// The key afterwards, 0 or 1.
-    pub enabled: u32,
-    /// 0.
-    pub reserved: u32,
-}
-
-/// `struct ipirig_storm`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Storm {
-    /// Rounds wanted, 1 to [`MAX_REPEAT`].
-    pub rounds: u64,
-    /// Rounds done, also when the call fails half way.
-    pub done: u64,
-    /// Pages of each round, 1 to [`MAX_PAGES`].
-    pub pages: u32,
-    /// 0.
-    pub reserved: u32,
-}
 
 /// `struct ipirig_move`.
 #[repr(C)]
@@ -126,6 +94,12 @@ pub struct Stay {
     pub limit_ms: u32,
     /// 0: stay awake; 1: asleep, so that the CPU may idle.
     pub asleep: u32,
+    /// Address of a word of the caller's memory. Who is awake leaves when it is no longer `seen`; 0: not for that.
+    pub word: u64,
+    /// See `word`.
+    pub seen: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// `struct ipirig_let_go`.

@@ -19,8 +19,8 @@ use std::sync::atomic::Ordering;
 
 use ipirig_abi::Order;
 
-use crate::errno::Errno;
 use crate::signals::EXPECTED;
+use ipirig_system::Errno;
 
 /// The number of `getppid` among 32-bit system calls (arch/x86/entry/syscalls/syscall_32.tbl).
 const GETPPID: u32 = 64;
@@ -247,7 +247,7 @@ fn map_at(
 mod tests {
     use super::*;
     use crate::signals;
-    use crate::sys::{self, Fork};
+    use ipirig_system::sys::{self, Fork};
 
     #[test]
     fn the_vdso_is_found_with_its_length() {

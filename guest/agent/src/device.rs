@@ -4,12 +4,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipirig_abi::module::{self, Flip, LetGo, Members, Move, Probe, Stay, Storm, Trigger};
+use ipirig_abi::module::{self, LetGo, Members, Move, Probe, Stay, Trigger};
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::sys;
+use ipirig_system::{During, Errno, Failure, sys};
 
 const MODULE: &str = "/ipirig.ko";
 
@@ -36,16 +35,6 @@ impl Device {
             .open(&*path)
             .during(|| format!("open {path}"))?;
         Ok(Some(Self(device)))
-    }
-
-    /// Flips the private static key.
-    pub(crate) fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
-        self.call(module::FLIP, request)
-    }
-
-    /// Maps, touches, unmaps and purges.
-    pub(crate) fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
-        self.call(module::STORM, request)
     }
 
     /// Puts another page behind the alias.
@@ -80,11 +69,14 @@ impl Device {
         self.call(module::TRIGGER, request)
     }
 
-    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds; `asleep` or awake.
-    pub(crate) fn stay(&self, limit_ms: u32, asleep: bool) -> Result<(), Errno> {
+    /// Stays in the kernel until let go, for at most `limit_ms` milliseconds; `asleep`, or awake and until `word` changes.
+    pub(crate) fn stay(&self, limit_ms: u32, asleep: bool, word: &AtomicU32) -> Result<(), Errno> {
         let mut request = Stay {
             limit_ms,
             asleep: asleep.into(),
+            word: word.as_ptr() as u64,
+            seen: word.load(Ordering::Relaxed),
+            reserved: 0,
         };
         self.call(module::STAY, &mut request)
     }

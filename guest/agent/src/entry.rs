@@ -6,7 +6,9 @@
 
 use std::panic;
 
-use crate::{console, end, run, sys, tasks};
+use ipirig_system::sys;
+
+use crate::{console, end, run, tasks};
 
 // SAFETY: the one `main` of this program, with C's signature; the arguments are not used.
 #[unsafe(no_mangle)]

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 
 use ipirig_abi::Order;
 
-use crate::errno::Errno;
 use crate::signals::{ALIGNMENT_CHECK, EXPECTED, Stretch, TRAP_FLAG};
+use ipirig_system::Errno;
 
 /// Runs the instructions between labels 2 and 3 as the expected stretch.
 macro_rules! run {
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::signals::{self, Signals};
-    use crate::sys::{self, Fork};
+    use ipirig_system::sys::{self, Fork};
 
     /// The handlers' statics are the process's.
     static ALONE: Mutex<()> = Mutex::new(());

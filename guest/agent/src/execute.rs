@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use ipirig_abi::observe::{COMMAND_FILE, LOAD, OUTPUT_FILE, SEARCH, words};
 use ipirig_abi::{Ending, TEXT_LEN};
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::interfaces::Interfaces;
-use crate::load;
-use crate::process;
-use crate::sys::{self, Fork};
+use ipirig_storms::Interfaces;
+use ipirig_storms::load;
+use ipirig_system::{
+    During, Errno, Failure, process,
+    sys::{self, Fork},
+};
 
 /// What became of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +204,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
-    use crate::interfaces::Symbols;
+    use ipirig_storms::Symbols;
 
     /// A root with this command, and with a program `/bin/job` that is this shell script.
     fn root(command: &[u8], script: &str) -> tempfile::TempDir {

@@ -7,24 +7,22 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ipirig_abi::module::{Flip, LetGo, Move, Storm, Trigger};
+use ipirig_abi::module::{LetGo, Move, Trigger};
 use ipirig_abi::{KernelText, Mailbox, TEXT_LEN};
 
 use crate::device::Device;
-use crate::errno::Errno;
 use crate::execute::{self, Executed};
-use crate::failure::{During, Failure};
-use crate::interfaces::{Interfaces, Symbols, Triggers};
 use crate::kernel_text::KernelTexts;
 use crate::mounts;
 use crate::obey::Guest;
 use crate::online;
 use crate::put::Part;
 use crate::relay;
-use crate::request::StormError;
-use crate::sys;
 use crate::tasks::{self, Tasks};
 use crate::tracing::{Recording, Step};
+use ipirig_storms::StormError;
+use ipirig_storms::{Interfaces, Symbols, Triggers};
+use ipirig_system::{During, Errno, Failure, sys};
 
 const COUNTERS: &str = "/sys/kernel/debug/ipi_deferral";
 const INTERRUPTS: &str = "/proc/interrupts";
@@ -133,14 +131,6 @@ impl Guest for ThisGuest {
 }
 
 impl Triggers for Device {
-    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
-        self.flip(request)
-    }
-
-    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
-        self.storm(request)
-    }
-
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
         self.move_alias(request)
     }

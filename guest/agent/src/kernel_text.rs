@@ -6,10 +6,9 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use ipirig_abi::{KernelText, TEXT_LEN};
+use ipirig_system::{During, Failure, setting};
 
-use crate::failure::{During, Failure};
 use crate::quiet::Written;
-use crate::setting;
 
 /// With anything but 0 in it, `/proc/kallsyms` may have zeroes for addresses (kernel/kallsyms.c, kallsyms_show_value).
 const RESTRICT: &str = "proc/sys/kernel/kptr_restrict";

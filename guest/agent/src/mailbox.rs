@@ -15,9 +15,7 @@ use ipirig_abi::{
     AgentState, DOORBELL_PORT, MAGIC, MAILBOX_GPA, MAILBOX_SIZE, MAX_CPUS, Mailbox, Role, VERSION,
 };
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::sys;
+use ipirig_system::{During, Errno, Failure, sys};
 
 /// Which CPU does what.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! without what std's runtime does before `main`.
 //!
 //! What this crate does not do: judge, count or time anything. The rig (`ipirig-rig`) does that from
-//! outside, through the mailbox (`ipirig-abi`). The kernel side of a storm is `guest/module`.
+//! outside, through the mailbox (`ipirig-abi`). Storms are `ipirig-storms`, and their kernel side `guest/module`.
 //!
 //! Each failure goes by name to the mailbox, the doorbell and the console. PID 1 never just exits.
 #![cfg_attr(not(test), no_main)]
@@ -14,31 +14,22 @@
 mod compat;
 mod console;
 mod device;
-mod errno;
 mod exception;
 mod execute;
-mod failure;
 mod guest;
-mod interfaces;
 mod kernel_text;
-mod load;
 mod mailbox;
 mod mounts;
 mod not_produced;
 mod obey;
 mod online;
 mod page;
-mod process;
 mod put;
 mod quiet;
 mod relay;
-mod request;
-mod setting;
 mod signals;
 mod sigreturn;
 mod spinner;
-mod storms;
-mod sys;
 mod tasks;
 mod tracing;
 
@@ -52,9 +43,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use ipirig_abi::{AgentState, Mailbox};
+use ipirig_system::{During, Failure, sys};
 
 use device::Device;
-use failure::{During, Failure};
 use guest::ThisGuest;
 use kernel_text::KernelTexts;
 use mailbox::Doorbell;

@@ -5,9 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::sys;
+use ipirig_system::{During, Errno, Failure, sys};
 
 /// Mounts devtmpfs: before anything else, as the mailbox and the doorbell are devices.
 pub(crate) fn devices() -> Result<(), Failure> {

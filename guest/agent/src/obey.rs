@@ -3,16 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ipirig_abi::module::{Flip, LetGo, Move, Storm};
+use ipirig_abi::module::LetGo;
 use ipirig_abi::{Command, Control, KernelText, Mailbox, Status, StormKind};
 
-use crate::errno::Errno;
 use crate::execute::Executed;
-use crate::failure::{During, Failure};
-use crate::interfaces::{Interfaces, NO_JUMP_LABEL, Symbols, Triggers};
-use crate::request::{Progress, StormError, StormRequest};
-use crate::storms;
 use crate::tracing::Step;
+use ipirig_storms as storms;
+use ipirig_storms::{Interfaces, Progress, StormError, StormRequest, Symbols, Triggers};
+use ipirig_system::{During, Failure};
 
 /// What commands act on: the real guest, or a test's.
 pub(crate) trait Guest {
@@ -99,8 +97,6 @@ impl Request {
             Err(failure) => Answer::failed([0; 4], &failure),
         };
         let answer = match Command::try_from(self.code) {
-            Ok(Command::Flip) => self.with_triggers(guest, Self::flip),
-            Ok(Command::Vunmap) => self.with_triggers(guest, Self::vunmap),
             Ok(Command::ReadCounters) => text(guest.counters()),
             Ok(Command::ReadBootCounters) => Answer::text(guest.boot_counters()),
             Ok(Command::ReadInterrupts) => text(guest.interrupts()),
@@ -233,47 +229,10 @@ impl Request {
         Answer::new([request.staying.into(), 0, 0, 0], outcome)
     }
 
-    fn flip(&self, triggers: &dyn Triggers) -> Answer {
-        let [count, ..] = self.args;
-        let mut flip = Flip {
-            count,
-            ..Flip::default()
-        };
-        let outcome = triggers.flip(&mut flip);
-        let results = [flip.done, flip.enabled.into(), 0, 0];
-        if outcome == Err(Errno(libc::EOPNOTSUPP)) {
-            return Answer::lacking(results, NO_JUMP_LABEL.to_owned());
-        }
-        let outcome = outcome.during(|| format!("flip the static key {count} times"));
-        Answer::new(results, outcome)
-    }
-
     fn signal(&self, guest: &impl Guest) -> Answer {
         let [cpu, ..] = self.args;
         let outcome = guest.signal(cpu);
         Answer::new([outcome.is_ok().into(), 0, 0, 0], outcome)
-    }
-
-    fn vunmap(&self, triggers: &dyn Triggers) -> Answer {
-        let [rounds, pages, ..] = self.args;
-        // Too many for the field are too many for the module, which says so.
-        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
-        let mut storm = Storm {
-            rounds,
-            pages,
-            ..Storm::default()
-        };
-        let outcome = triggers
-            .storm(&mut storm)
-            .during(|| format!("{rounds} rounds of vmalloc and vfree of {pages} pages"));
-        let mut moved = Move::default();
-        let outcome = outcome.and_then(|()| {
-            triggers
-                .move_alias(&mut moved)
-                .during(|| "move the vmalloc alias")
-        });
-        let word = if outcome.is_ok() { moved.word } else { 0 };
-        Answer::new([storm.done, word, 0, 0], outcome)
     }
 }
 

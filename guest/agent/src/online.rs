@@ -6,9 +6,7 @@
 
 use std::path::Path;
 
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::setting;
+use ipirig_system::{During, Errno, Failure, setting};
 
 /// Brings up what is not up of CPUs 1 to `cpus` - 1. A CPU whose kernel knows no such thing is passed over.
 pub(crate) fn all(cpus: usize) -> Result<(), Failure> {

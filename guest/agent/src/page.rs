@@ -3,7 +3,7 @@
 
 use std::ptr::{self, NonNull};
 
-use crate::errno::Errno;
+use ipirig_system::Errno;
 
 /// Bytes of a page.
 const SIZE: usize = 4096;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
-use crate::failure::{During, Failure};
+use ipirig_system::{During, Failure};
 
 /// A part of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

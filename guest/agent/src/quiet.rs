@@ -5,8 +5,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::errno::Errno;
-use crate::setting;
+use ipirig_system::{Errno, setting};
 
 /// One file below the root, what to write to it, and what that keeps away.
 struct Setting {

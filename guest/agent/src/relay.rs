@@ -4,9 +4,10 @@
 use ipirig_abi::MAX_CPUS;
 
 use crate::device::Device;
-use crate::errno::Errno;
-use crate::failure::{During, Failure};
-use crate::sys::{self, Fork};
+use ipirig_system::{
+    During, Errno, Failure,
+    sys::{self, Fork},
+};
 
 /// Most processes for one CPU.
 const MAX: u64 = 64;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use ipirig_abi::KICK_SIGNAL;
 
-use crate::errno::Errno;
+use ipirig_system::Errno;
 
 /// What the handlers counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

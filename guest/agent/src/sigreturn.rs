@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 
 use ipirig_abi::Order;
 
-use crate::errno::Errno;
 use crate::exception::once;
 use crate::signals::{EXPECTED, SS_STRICT};
+use ipirig_system::Errno;
 
 /// Selectors of user code and data of 64 bits (`__USER_CS`, `__USER_DS` of arch/x86/include/asm/segment.h).
 const CODE: u16 = 0x33;
@@ -166,7 +166,7 @@ impl Returns {
 mod tests {
     use super::*;
     use crate::signals;
-    use crate::sys::{self, Fork};
+    use ipirig_system::sys::{self, Fork};
 
     /// What becomes of an order, carried out twice, in a process of its own: its exit code.
     fn alone(order: Order) -> i32 {

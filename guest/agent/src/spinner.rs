@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use ipirig_abi::module::Probe;
 use ipirig_abi::{CpuSlot, Order, TaskSlot, TaskState};
 
-use crate::errno::Errno;
 use crate::signals::Signals;
+use ipirig_system::Errno;
 
 /// The ways into the kernel that the rig can order: the real ones, or a test's.
 pub(crate) trait EntryPaths {
@@ -278,6 +278,7 @@ mod tests {
             (5, 7),
             (6, 11),
             (6, 11),
+            (7, 11),
             (7, 11),
         ];
         for ((seq, &given), (signals, signal)) in (1..).zip(Order::ALL).zip(signals) {

@@ -4,22 +4,23 @@
 //! and unmaps never concerns an isolated CPU.
 
 use std::os::unix::process::parent_id;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipirig_abi::module::Probe;
 use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, STAY_LIMIT_MS, TaskState};
 
 use crate::compat::{self, Compat};
 use crate::device::Device;
-use crate::errno::Errno;
 use crate::exception;
-use crate::failure::{During, Failure};
 use crate::not_produced::NotProduced;
 use crate::page::AbsentPage;
 use crate::signals::{self, Signals};
 use crate::sigreturn::Returns;
 use crate::spinner::{self, EntryPaths};
-use crate::sys::{self, Fork};
+use ipirig_system::{
+    During, Errno, Failure,
+    sys::{self, Fork},
+};
 
 /// The isolated tasks that run.
 #[derive(Debug)]
@@ -144,6 +145,7 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
         not_produced: NotProduced::read(),
         parent: parent_id(),
         stay_limit_ms: 0,
+        orders: &slot.order_seq,
     };
     spinner::spin(slot, &mut entry)
 }
@@ -190,6 +192,8 @@ struct KernelEntry<'a> {
     parent: u32,
     /// 0 until the rehearsal is over: nobody would let go of the task.
     stay_limit_ms: u32,
+    /// Grows with each order.
+    orders: &'a AtomicU32,
 }
 
 impl EntryPaths for KernelEntry<'_> {
@@ -212,10 +216,12 @@ impl EntryPaths for KernelEntry<'_> {
             Order::InvalidOpcode => exception::invalid_opcode()?,
             Order::SingleStep => exception::single_step()?,
             Order::Breakpoint => exception::breakpoint()?,
-            Order::Stay | Order::Sleep => self
-                .device
-                .ok_or(Errno(libc::ENODEV))?
-                .stay(self.stay_limit_ms, order == Order::Sleep)?,
+            Order::Stay | Order::Sleep => self.device.ok_or(Errno(libc::ENODEV))?.stay(
+                self.stay_limit_ms,
+                order == Order::Sleep,
+                self.orders,
+            )?,
+            Order::Leave => {}
             Order::Int80 => compat::int80(self.parent)?,
             Order::Sysenter | Order::CompatSyscall => match &self.compat {
                 Ok(compat) => compat.call(order)?,

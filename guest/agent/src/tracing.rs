@@ -13,10 +13,10 @@ use std::io::Read;
 
 use ipirig_abi::{TEXT_LEN, TraceStep};
 
-use crate::failure::{During, Failure};
-use crate::interfaces::Interfaces;
-use crate::request::StormError;
-use crate::storms::tracefs::Tracefs;
+use ipirig_storms::Interfaces;
+use ipirig_storms::StormError;
+use ipirig_storms::Tracefs;
+use ipirig_system::{During, Failure};
 use latency::Latency;
 
 /// The instance: a storm that traces has the top level to itself.
@@ -191,8 +191,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::errno::Errno;
-    use crate::interfaces::Symbols;
+    use ipirig_storms::Symbols;
+    use ipirig_system::Errno;
 
     /// Files of tracefs that only what is tested needs to exist.
     fn tracing(events: bool) -> TempDir {

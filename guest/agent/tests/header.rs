@@ -5,12 +5,11 @@ use std::mem::{offset_of, size_of};
 use std::path::Path;
 use std::process::Command;
 
-use ipirig_abi::StormKind;
 use ipirig_abi::module::{
-    FLIP, Flip, JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_PAGES, MAX_REPEAT,
-    MAX_STAY_MS, MEMBERS, MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, STORM, Stay,
-    Storm, TRIGGER, Trigger,
+    JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_PAGES, MAX_REPEAT, MAX_STAY_MS,
+    MEMBERS, MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, Stay, TRIGGER, Trigger,
 };
+use ipirig_abi::{Needs, StormKind};
 
 /// One `name value` a line, as the C compiler sees the header.
 fn from_header(expressions: &[String]) -> Result<Vec<String>, Box<dyn Error>> {
@@ -58,8 +57,6 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
     let mut mirror = vec![
         ("IPIRIG_MAX_REPEAT".to_owned(), MAX_REPEAT),
         ("IPIRIG_MAX_PAGES".to_owned(), MAX_PAGES.into()),
-        ("IPIRIG_FLIP".to_owned(), FLIP.into()),
-        ("IPIRIG_STORM".to_owned(), STORM.into()),
         ("IPIRIG_MOVE".to_owned(), MOVE.into()),
         ("IPIRIG_PROBE".to_owned(), PROBE.into()),
         ("IPIRIG_MAX_CPA_PAGES".to_owned(), MAX_CPA_PAGES.into()),
@@ -73,16 +70,12 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         ("IPIRIG_RELAY".to_owned(), RELAY.into()),
         ("IPIRIG_MEMBERS".to_owned(), MEMBERS.into()),
     ];
-    for (name, kind) in [
-        ("STATIC_KEY_MANY", StormKind::StaticKeyMany),
-        ("STATIC_CALL", StormKind::StaticCall),
-        ("SET_MEMORY", StormKind::SetMemory),
-        ("PAGE_TABLE_FREE", StormKind::PageTableFree),
-        ("NOINSTR_KEY", StormKind::NoinstrKey),
-        ("ENTRY_TEXT_POKE", StormKind::EntryTextPoke),
-        ("VMALLOC_HUGE", StormKind::VmallocHuge),
-    ] {
-        mirror.push((format!("IPIRIG_{name}"), u32::from(kind).into()));
+    for &kind in StormKind::ALL {
+        let row = kind.properties();
+        if let Needs::Trigger { .. } = row.needs {
+            let name = row.name.to_uppercase().replace('-', "_");
+            mirror.push((format!("IPIRIG_{name}"), u32::from(kind).into()));
+        }
     }
     layout!(
         mirror,
@@ -101,26 +94,6 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
     layout!(mirror, "ipirig_stay", Stay { limit_ms, asleep });
     layout!(mirror, "ipirig_members", Members { cpu, count });
     layout!(mirror, "ipirig_let_go", LetGo { staying, reserved });
-    layout!(
-        mirror,
-        "ipirig_flip",
-        Flip {
-            count,
-            done,
-            enabled,
-            reserved
-        }
-    );
-    layout!(
-        mirror,
-        "ipirig_storm",
-        Storm {
-            rounds,
-            done,
-            pages,
-            reserved
-        }
-    );
     layout!(
         mirror,
         "ipirig_move",

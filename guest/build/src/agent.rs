@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use object::elf::{EM_X86_64, FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use crate::key::Ingredients;
-use crate::run::Program;
-use crate::store::Store;
 use crate::{Built, GuestError, Places, Progress};
+use ipirig_store::{Ingredients, Program, Store, StoreError};
 
 /// Goes up whenever the steps below would build something else from the same inputs.
 const RECIPE: u32 = 2;
@@ -31,7 +29,7 @@ const SMALL: [(&str, &str); 6] = [
 const NAME: &str = "ipirig-agent";
 
 /// The workspace's members that the agent consists of, under the guest directory.
-const CRATES: [&str; 2] = ["agent", "abi"];
+const CRATES: [&str; 4] = ["agent", "abi", "storms", "system"];
 
 /// Finds the agent in the cache or builds it.
 pub(crate) fn build(
@@ -91,11 +89,12 @@ pub(crate) fn build(
         let program = fs::read(&made).map_err(GuestError::io("read", &made))?;
         if let Err(reason) = check_static(&program) {
             let reason = reason.to_owned();
-            return Err(GuestError::Product {
+            return Err(StoreError::Product {
                 path: made,
                 reason,
                 log: work.log.clone(),
-            });
+            }
+            .into());
         }
         let kept = work.out.join(NAME);
         fs::write(&kept, program).map_err(GuestError::io("create", kept))

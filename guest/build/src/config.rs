@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::LostOption;
-use crate::key::Ingredients;
 use crate::{Flavour, GuestError};
+use ipirig_store::Ingredients;
 
 /// What the fragments ask for that not all flavours have.
 fn own_text(dir: &Path, flavour: Flavour) -> Result<String, GuestError> {

@@ -3,48 +3,16 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+
+use ipirig_store::{ErrorClass, StoreError};
 
 /// Why there is no guest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
-    /// The directory with patches, configuration, module and agent is not there.
-    #[error(
-        "no guest sources at {}: set IPIRIG_GUEST_DIR to the `guest` directory of an ipirig checkout",
-        path.display()
-    )]
-    NoGuestDir {
-        /// Where they were looked for.
-        path: PathBuf,
-    },
-
-    /// Neither a cache directory nor a home is known.
-    #[error("no cache directory: set IPIRIG_CACHE_DIR, XDG_CACHE_HOME or HOME")]
-    NoCacheDir,
-
-    /// The cache directory's name holds something that Kbuild cannot cope with.
-    #[error(
-        "cannot build a kernel under {}: make does not take spaces, colons, quotes, `#`, `$`, `%` \
-         or `\\` in a path; set IPIRIG_CACHE_DIR to another directory",
-        path.display()
-    )]
-    AwkwardCacheDir {
-        /// The cache directory.
-        path: PathBuf,
-    },
-
-    /// A file or directory could not be read or written.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried, as a verb: `read`, `create`.
-        action: &'static str,
-        /// What it was tried on.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    /// A stage was not found, or a program did not do its part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 
     /// Programs or headers that the build needs are not installed.
     #[error("building the guest needs {}: run `{command}`", tools.join(", "))]
@@ -118,59 +86,6 @@ pub enum GuestError {
         lacks: Vec<crate::requirements::Lack>,
     },
 
-    /// Something is to be built in an emulated host.
-    #[error(
-        "the {stage} is not in the cache, and nothing is built in an emulated host ({host}): run \
-         `ipirig guest build` (with --flavour tracing, or `ipirig guest path --patch FILE`) outside first"
-    )]
-    InLab {
-        /// What is missing: kernel, module, agent.
-        stage: String,
-        /// What the host has, `svm` or `vmx`.
-        host: String,
-    },
-
-    /// A program could not be started.
-    #[error("cannot start `{program}`")]
-    Spawn {
-        /// The program's name.
-        program: String,
-        /// Why it did not start.
-        #[source]
-        source: io::Error,
-    },
-
-    /// A program was ended by a signal that a user sends, such as Ctrl-C.
-    #[error("interrupted while {what}")]
-    Interrupted {
-        /// The stage that was under way.
-        what: String,
-    },
-
-    /// A program ran and failed.
-    #[error("{what} failed ({status}); the full log is {}\n{excerpt}", log.display())]
-    Failed {
-        /// The stage that failed.
-        what: String,
-        /// How the program ended.
-        status: ExitStatus,
-        /// Everything it printed.
-        log: PathBuf,
-        /// The last lines that are not mere progress.
-        excerpt: String,
-    },
-
-    /// A program ended well, and what it should have made is not as it must be.
-    #[error("{}: {reason}; the full log is {}", path.display(), log.display())]
-    Product {
-        /// The file that is wrong or missing.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-        /// What the program printed.
-        log: PathBuf,
-    },
-
     /// The list of patches does not make sense.
     #[error("{}:{line}: {reason}", path.display())]
     BadSeries {
@@ -195,24 +110,6 @@ pub enum GuestError {
         pid: u32,
     },
 
-    /// There are no mutants where they should be.
-    #[error("no mutants: there is no *.patch in {}", dir.display())]
-    NoMutants {
-        /// Where they were looked for.
-        dir: PathBuf,
-    },
-
-    /// The header of a mutant's patch does not say what it must.
-    #[error("{}:{line}: {reason}", path.display())]
-    BadMutant {
-        /// The patch.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it, and what to write.
-        reason: String,
-    },
-
     /// Kconfig did not accept what the fragments ask for.
     #[error(
         "linux {package} does not take {} of the options in {}: {}",
@@ -228,59 +125,33 @@ pub enum GuestError {
     },
 }
 
-/// Whose move it is after a [`GuestError`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// What the user gave is wrong: patches, configuration, directories.
-    Input,
-    /// The host lacks something that can be installed or freed.
-    Host,
-    /// The build itself failed.
-    Build,
-    /// The user stopped it.
-    Interrupt,
-}
-
 impl GuestError {
     /// Sorts the error for an exit code.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoGuestDir { .. }
-            | Self::NoCacheDir
-            | Self::AwkwardCacheDir { .. }
-            | Self::BadSeries { .. }
+            Self::Store(error) => error.class(),
+            Self::BadSeries { .. }
             | Self::BadPool { .. }
             | Self::BadSource { .. }
-            | Self::NoMutants { .. }
-            | Self::BadMutant { .. }
             | Self::Patch(_)
             | Self::NoTree { .. }
             | Self::Tree { .. }
             | Self::TreeConfig { .. }
             | Self::Config { .. } => ErrorClass::Input,
-            Self::MissingTools { .. }
-            | Self::NoSource { .. }
-            | Self::Spawn { .. }
-            | Self::TreeInUse { .. }
-            | Self::InLab { .. }
-            | Self::Io { .. } => ErrorClass::Host,
-            Self::Failed { .. } | Self::Product { .. } => ErrorClass::Build,
-            Self::Interrupted { .. } => ErrorClass::Interrupt,
+            Self::MissingTools { .. } | Self::NoSource { .. } | Self::TreeInUse { .. } => {
+                ErrorClass::Host
+            }
         }
     }
 
-    /// For `map_err`: an [`Io`](Self::Io) error of `action` on `path`.
+    /// For `map_err`: an [`Io`](StoreError::Io) error of `action` on `path`.
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        let error = StoreError::io(action, path);
+        move |source| error(source).into()
     }
 }
 

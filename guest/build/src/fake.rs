@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use crate::kernel::{self, Kernel};
 use crate::source::Source;
-use crate::store::Store;
 use crate::{GuestError, Places, Progress, Request};
+use ipirig_store::Store;
 
 const MAKEFILE: &str = r#"
 ifdef M

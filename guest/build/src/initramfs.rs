@@ -5,10 +5,9 @@ use std::io;
 use std::path::Path;
 
 use crate::cpio::Archive;
-use crate::key::Ingredients;
 use crate::module::DUMMY;
-use crate::store::Store;
 use crate::{Built, GuestError};
+use ipirig_store::{Ingredients, Store};
 
 /// Goes up whenever the archive would look different for the same inputs.
 const RECIPE: u32 = 3;
@@ -34,7 +33,7 @@ pub(crate) fn build(
     ingredients.add("module", module.map_or("none", |module| &module.key));
     let slot = store.slot("initramfs", ingredients.key(), &[NAME], &(), |work| {
         let modules = module.map(|module| {
-            Ok(Modules {
+            Ok::<_, GuestError>(Modules {
                 main: read(&module.path)?,
                 dummy: read(&module.path.with_file_name(DUMMY))?,
             })

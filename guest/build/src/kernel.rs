@@ -11,9 +11,9 @@ use crate::module::Headers;
 use crate::patches::Patches;
 use crate::recipe::{self, Recipe, TARGETS};
 use crate::source::Source;
-use crate::store::{self, Store, Work};
 use crate::tree;
 use crate::{Flavour, GuestError, Places, Progress, Request, tools};
+use ipirig_store::{Store, Work, write_json};
 
 /// The directory under `patches/`: the stable series of the source package.
 const LINE: &str = "6.12";
@@ -225,5 +225,5 @@ pub(crate) fn keep_kernel(
     let manifest = manifest(release.trim().to_owned(), compiler);
     let log = work.out.join("build.log");
     fs::copy(&work.log, &log).map_err(GuestError::io("create", &log))?;
-    store::write_json(&work.out.join("manifest.json"), &manifest)
+    Ok(write_json(&work.out.join("manifest.json"), &manifest)?)
 }

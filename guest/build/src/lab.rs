@@ -9,8 +9,8 @@ use crate::config::Fragments;
 use crate::kernel::{self, Keep, Manifest, earlier_steps, keep_kernel, read_manifest};
 use crate::patches::Patches;
 use crate::recipe::Recipe;
-use crate::store::Store;
 use crate::{Flavour, GuestError, Places, Progress, Request, source, tools};
+use ipirig_store::Store;
 
 /// Where `make` leaves the image that a boot loader takes.
 const BZIMAGE: &str = "arch/x86/boot/bzImage";

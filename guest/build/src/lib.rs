@@ -6,8 +6,7 @@
 //! built in a work directory and renamed into place when it is whole, so an interrupted build
 //! leaves nothing that looks finished; a file lock keeps two runs from building the same thing.
 //! For kernels with patches on top of the series ([`Request::extra_patches`]) one built source tree
-//! is kept, so that only what such patches touch is compiled. [`mutants`] lists the patches with
-//! known bugs that the checks are tried on.
+//! is kept, so that only what such patches touch is compiled.
 //!
 //! This crate does not boot anything (`ipirig-machine` does), does not know what the kernel
 //! options, patches, module and agent are for (the other directories under `guest/` do), and does
@@ -20,20 +19,14 @@ mod error;
 mod flavour;
 mod initramfs;
 mod kernel;
-mod key;
 pub mod lab;
 pub mod linux_tree;
 mod module;
-pub mod mutants;
 mod patches;
-mod places;
-mod progress;
 mod recipe;
 pub mod requirements;
-mod run;
 mod source;
 pub mod stock;
-mod store;
 mod tools;
 mod touched;
 mod tree;
@@ -48,13 +41,11 @@ mod tree_tests;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-pub use error::{ErrorClass, GuestError, LostOption, PatchFailure, Rejection};
+pub use error::{GuestError, LostOption, PatchFailure, Rejection};
 pub use flavour::Flavour;
-pub use mutants::{Fate, Mutant, Need, Notice};
-pub use places::Places;
-pub use progress::Progress;
+pub use ipirig_store::{ErrorClass, Places, Progress, StoreError};
 
-use store::Store;
+use ipirig_store::{Slot, Store};
 
 /// What to build.
 #[derive(Debug, Clone, Default)]
@@ -183,7 +174,7 @@ struct Built {
 
 impl Built {
     /// The file `name` of a finished stage.
-    fn in_slot(slot: &store::Slot, name: &str) -> Self {
+    fn in_slot(slot: &Slot, name: &str) -> Self {
         let dir: &Path = &slot.dir;
         Self {
             path: dir.join(name),

@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use object::Object;
 
 use crate::config::{self, Fragments};
-use crate::key::Ingredients;
 use crate::module::Headers;
 use crate::requirements::{self, Lack};
-use crate::store::{self, Store};
 use crate::{
     Built, Flavour, GuestError, Places, Progress, agent, initramfs, module, recipe, tools,
 };
+use ipirig_store::{Ingredients, Store, make_dir, remove_file};
 
 /// Goes up whenever the module would come out differently for the same tree.
 const RECIPE: u32 = 1;
@@ -206,9 +205,9 @@ fn make(
     let out = store.stage_dir("linux").join(place.short());
     let _lock = store.lock(&name, "kernel", progress)?;
     let log = store.log(&name);
-    store::remove_file(&log)?;
+    remove_file(&log)?;
     tools::ensure(&log, progress)?;
-    store::make_dir(&out)?;
+    make_dir(&out)?;
 
     let fragments = Fragments::read(&places.guest.join("kernel/config"), Flavour::Fast)?;
     let wanted = format!("{}{SERIES}", fragments.text());

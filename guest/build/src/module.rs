@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::key::Ingredients;
-use crate::store::Store;
 use crate::{Built, GuestError, Places, Progress, recipe, tools};
+use ipirig_store::{Ingredients, Store, StoreError};
 
 /// Goes up whenever the steps below would build something else from the same inputs.
 const RECIPE: u32 = 2;
@@ -63,11 +62,11 @@ pub(crate) fn build(
                 let made = work.scratch.join(name);
                 if !made.exists() {
                     let reason = "was not made".to_owned();
-                    return Err(GuestError::Product {
+                    return Err(GuestError::Store(StoreError::Product {
                         path: made,
                         reason,
                         log: work.log.clone(),
-                    });
+                    }));
                 }
                 let kept = work.out.join(name);
                 fs::rename(&made, &kept).map_err(GuestError::io("keep", made))?;

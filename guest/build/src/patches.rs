@@ -4,10 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{PatchFailure, Rejection};
-use crate::key::{Ingredients, Key};
-use crate::run::Program;
-use crate::store::Work;
 use crate::{GuestError, Progress};
+use ipirig_store::{Ingredients, Key, Program, StoreError, Work};
 
 /// How much of the rejected hunks an error shows, in lines.
 const REJECTED_LINES: usize = 60;
@@ -123,11 +121,11 @@ impl Patches {
                 });
             match result {
                 Ok(()) => {}
-                Err(GuestError::Failed { .. }) => {
+                Err(StoreError::Failed { .. }) => {
                     let failure = explain(patch, package, tree, &said);
                     return Err(GuestError::Patch(Box::new(failure)));
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         progress.step(total, Some(total));

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::thread;
 
 use crate::config::Fragments;
-use crate::key::{Ingredients, Key};
 use crate::patches::Patches;
-use crate::run::{self, Program};
 use crate::source::Source;
-use crate::store::{self, Store, Work};
 use crate::tree::{self, Tree};
 use crate::{Flavour, GuestError, Progress};
+use ipirig_store::{
+    Ingredients, Key, Program, Store, StoreError, Work, is_step, make_dir, remove_dir, remove_file,
+};
 
 /// Goes up whenever the steps below would build something else from the same inputs. The host's
 /// compiler is not among the inputs: a cached kernel stays good when gcc is updated, or gone.
@@ -113,7 +113,7 @@ impl Recipe<'_> {
                 .flatten()
                 .map(|entry| entry.path())
                 .find(|path| path.to_string_lossy().ends_with(".tar.xz"));
-            tarball.ok_or_else(|| GuestError::Product {
+            tarball.ok_or_else(|| StoreError::Product {
                 path: dir,
                 reason: format!("linux-source {} has no .tar.xz in it", self.source.package),
                 log: work.log.clone(),
@@ -121,7 +121,7 @@ impl Recipe<'_> {
         } else {
             file
         };
-        store::make_dir(linux)?;
+        make_dir(linux)?;
         // Debian compresses in blocks, which xz can unpack side by side.
         let mut tar = Program::new("tar");
         if tarball
@@ -135,7 +135,7 @@ impl Recipe<'_> {
             .arg("--directory")
             .arg(linux)
             .run(what, &work.log, |_| {})?;
-        store::remove_dir(&package)
+        Ok(remove_dir(&package)?)
     }
 
     pub(crate) fn patch(
@@ -195,7 +195,7 @@ impl Recipe<'_> {
         self.stage("building", with);
         // scripts/build-version counts the builds in a tree here, for the `#1` of `uname -v`. With
         // KBUILD_BUILD_VERSION instead, init/version.o would not be what it is in a fresh tree.
-        store::remove_file(&linux.join(".version"))?;
+        remove_file(&linux.join(".version"))?;
         compile(
             make(linux),
             targets,
@@ -224,7 +224,7 @@ pub(crate) fn compile(
     make.arg(format!("-j{jobs}"))
         .args(targets)
         .run("building the kernel", log, |line| {
-            if run::is_step(line) {
+            if is_step(line) {
                 steps += 1;
                 progress.step(steps, estimate.map(|all| all.max(steps)));
             }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::Program;
-use crate::store::{self, Store};
 use crate::{GuestError, Progress, tools};
+use ipirig_store::{Program, Store, StoreError, make_dir, remove_dir, write_json};
 
 /// The package. Its last part is the stable series that `guest/kernel/patches` is for.
 const PACKAGE: &str = "linux-source-6.12";
@@ -106,7 +105,7 @@ pub(crate) fn find(
     };
     let source = match fetch(update) {
         // Perhaps the package lists are out of date, which root can do something about.
-        Err(GuestError::NoSource { .. } | GuestError::Failed { .. })
+        Err(GuestError::NoSource { .. } | GuestError::Store(StoreError::Failed { .. }))
             if !update && tools::is_root() && tools::is_debian() =>
         {
             fetch(true)?
@@ -140,7 +139,9 @@ pub(crate) fn newest(
         });
     match (asked, uris) {
         (Ok(()), Some(source)) => Ok(source),
-        (Err(error @ (GuestError::Interrupted { .. } | GuestError::Spawn { .. })), _) => Err(error),
+        (Err(error @ (StoreError::Interrupted { .. } | StoreError::Spawn { .. })), _) => {
+            Err(error.into())
+        }
         _ if tools::have_lists(Path::new("/var/lib/apt/lists")) => Err(no_source(
             name,
             "apt does not know it; run `apt-get update` as root, and see that \
@@ -180,8 +181,8 @@ fn site(line: &str) -> Option<String> {
 /// Where to download to. Needs the lock `source`.
 fn empty_partial(store: &Store) -> Result<PathBuf, GuestError> {
     let dir = store.source().join("partial");
-    store::remove_dir(&dir)?;
-    store::make_dir(&dir)?;
+    remove_dir(&dir)?;
+    make_dir(&dir)?;
     Ok(dir)
 }
 
@@ -233,7 +234,7 @@ impl Source {
 
     /// Records it at `path`.
     pub(crate) fn write(&self, path: &Path) -> Result<(), GuestError> {
-        store::write_json(path, &Record::from(self))
+        Ok(write_json(path, &Record::from(self))?)
     }
 
     /// The package itself, downloaded again if it was removed.
@@ -302,11 +303,12 @@ impl Source {
         got?;
         let have = fs::metadata(&part).map_or(0, |meta| meta.len());
         if have != self.size {
-            return Err(GuestError::Product {
+            return Err(StoreError::Product {
                 path: part,
                 reason: format!("has {have} bytes instead of {}", self.size),
                 log: log.to_owned(),
-            });
+            }
+            .into());
         }
         fs::rename(&part, &deb).map_err(GuestError::io("create", &deb))?;
         Ok(deb)

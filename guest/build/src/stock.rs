@@ -17,8 +17,8 @@ use crate::module::{self, Headers};
 use crate::patches::Patches;
 use crate::recipe::Recipe;
 use crate::source::{self, Source};
-use crate::store::{Slot, Store};
 use crate::{Flavour, GuestError, Initramfs, Places, Progress, agent, initramfs, tools};
+use ipirig_store::{Slot, Store, StoreError};
 
 /// What makes a stock kernel's slot whole.
 const FILES: [&str; 5] = [
@@ -240,7 +240,7 @@ fn find(
     };
     match source.download(store, &log, progress) {
         Ok(_) => {}
-        Err(GuestError::Failed { .. }) if source.pool.is_some() => {
+        Err(GuestError::Store(StoreError::Failed { .. })) if source.pool.is_some() => {
             let advice = format!(
                 "version {} is no longer in Debian's pool, or it cannot be reached ({}); give another \
                  package or tarball with --source FILE, or put the version that is there now into {}",

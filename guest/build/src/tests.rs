@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fake::{Fake, RecordedProgress, patch};
-use crate::key::Ingredients;
 use crate::patches::Patches;
-use crate::{ErrorClass, Flavour, GuestError, Rejection, module, store::Store};
+use crate::{ErrorClass, Flavour, GuestError, Rejection, module};
+use ipirig_store::{Ingredients, StoreError};
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("readable")
@@ -333,7 +333,7 @@ fn failed_build_leaves_its_log_and_nothing_else() {
     fake.request.extra_patches = vec![fake.write_extra("x.patch", &script)];
     let error = fake.build().expect_err("fails");
     assert_eq!(error.class(), ErrorClass::Build);
-    let GuestError::Failed { log, excerpt, .. } = &error else {
+    let GuestError::Store(StoreError::Failed { log, excerpt, .. }) = &error else {
         panic!("{error:?}")
     };
     assert!(excerpt.contains("main.c:1: error: no"), "{excerpt}");
@@ -440,30 +440,4 @@ fn module_is_built_against_the_kernel_and_again_when_either_changes() {
             .count(),
         3
     );
-}
-
-#[test]
-fn slot_without_its_files_is_not_accepted() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Store::open(dir.path()).expect("opened");
-    let key = crate::key::Ingredients::of("x", 1).key();
-    let error = store
-        .slot("x", key, &["a"], &(), |_| Ok(()))
-        .expect_err("nothing was made");
-    assert!(error.to_string().contains("out/a: was not made"), "{error}");
-    assert!(!dir.path().join("x").exists());
-}
-
-#[test]
-fn cache_directory_that_make_cannot_use_is_refused_at_once() {
-    let dir = tempfile::tempdir().expect("a directory");
-    for name in ["a b", "a:b", "a'b", "a#b", "a$b"] {
-        let error = Store::open(&dir.path().join(name)).expect_err("refused");
-        assert!(
-            matches!(error, GuestError::AwkwardCacheDir { .. }),
-            "{error:?}"
-        );
-        assert_eq!(error.class(), ErrorClass::Input);
-    }
-    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
 }

@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::run::Program;
 use crate::{GuestError, Progress};
+use ipirig_store::Program;
 
 /// Something to look for, and the Debian package that has it.
 struct Need {
@@ -121,7 +121,8 @@ pub(crate) fn refresh_lists(
     progress.note("running apt-get update");
     Program::new("apt-get")
         .arg("update")
-        .run("renewing the package lists", log, |_| {})
+        .run("renewing the package lists", log, |_| {})?;
+    Ok(())
 }
 
 /// Whether apt knows of any package.

@@ -21,10 +21,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::key::Key;
 use crate::patches::Patches;
-use crate::store::{self, Bench, Store, Work};
 use crate::{GuestError, Progress, touched};
+use ipirig_store::{Bench, Key, Store, Work, make_dir, remove_dir, remove_file, write_json};
 
 /// Longer than the steps in which file systems count time, which is one tick of the kernel: 10 ms
 /// at most. What `make` has just written must not look as old as what is written next.
@@ -112,7 +111,7 @@ impl Tree {
         thread::sleep(TICK);
         match change(&self.linux()) {
             // What has been made is good. A tree that cannot be put back is made anew.
-            Ok(()) => self.undo().or_else(|_| self.bench.spoil()),
+            Ok(()) => self.undo().or_else(|_| Ok(self.bench.spoil()?)),
             Err(error) => {
                 // Should this fail too, the next to open the tree tries again.
                 let _ = self.undo_after_others(progress);
@@ -124,8 +123,8 @@ impl Tree {
     /// Writes down how to undo changes to `files`, before there are any.
     fn save(&self, files: &BTreeSet<PathBuf>) -> Result<(), GuestError> {
         let (linux, saved) = (self.linux(), self.saved());
-        store::remove_dir(&saved)?;
-        store::make_dir(&saved)?;
+        remove_dir(&saved)?;
+        make_dir(&saved)?;
         let mut journal = Journal::default();
         for file in files {
             let path = linux.join(file);
@@ -144,7 +143,7 @@ impl Tree {
                 Err(error) => return Err(GuestError::io("read", path)(error)),
             }
         }
-        store::write_json(&self.journal(), &journal)
+        Ok(write_json(&self.journal(), &journal)?)
     }
 
     /// Like [`undo`](Self::undo), after a build that may not have ended as a whole.
@@ -169,24 +168,24 @@ impl Tree {
         for absent in &journal.absent {
             let absent = linux.join(absent);
             if absent.is_dir() {
-                store::remove_dir(&absent)?;
+                remove_dir(&absent)?;
             } else {
-                store::remove_file(&absent)?;
+                remove_file(&absent)?;
             }
-            store::remove_file(&rejects(&absent))?;
+            remove_file(&rejects(&absent))?;
         }
         for (number, file) in journal.saved.iter().enumerate() {
             let copy = self.saved().join(number.to_string());
             let file = linux.join(file);
             if let Some(dir) = file.parent() {
                 // `patch` removes a directory when it has removed the last file in it.
-                store::make_dir(dir)?;
+                make_dir(dir)?;
             }
-            store::remove_file(&rejects(&file))?;
+            remove_file(&rejects(&file))?;
             fs::copy(&copy, &file).map_err(GuestError::io("create", &file))?;
         }
-        store::remove_file(&path)?;
-        store::remove_dir(&self.saved())
+        remove_file(&path)?;
+        Ok(remove_dir(&self.saved())?)
     }
 }
 
@@ -253,8 +252,9 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use ipirig_store::{Ingredients, StoreError};
+
     use super::*;
-    use crate::key::Ingredients;
 
     fn open(root: &Path) -> Tree {
         let store = Store::open(root).expect("opened");
@@ -338,10 +338,13 @@ mod tests {
             .with_changes(&files(&CHANGED), &(), |linux| {
                 change(linux);
                 let what = "changing".to_owned();
-                Err(GuestError::Interrupted { what })
+                Err(StoreError::Interrupted { what }.into())
             })
             .expect_err("told");
-        assert!(matches!(error, GuestError::Interrupted { .. }), "{error:?}");
+        assert!(
+            matches!(error, GuestError::Store(StoreError::Interrupted { .. })),
+            "{error:?}"
+        );
         assert_eq!(listing(&tree), before);
     }
 

@@ -340,11 +340,14 @@ const NOT_WITH_FROM: [&str; 26] = [
 #[command(after_help = AFTER_GATE)]
 pub(crate) struct GateArgs {
     /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
-    #[arg(required_unless_present_any = ["group", "from"])]
+    #[arg(required_unless_present_any = ["group", "from", "sweep"])]
     pub(crate) scenarios: Vec<String>,
     /// All scenarios of a group; may be given several times
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Vec<String>,
+    /// Run nothing; take the result of a sweep in a file that `sweep --json` or `merge --json` wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenarios", "group", "from"])]
+    pub(crate) sweep: Option<PathBuf>,
     /// Run nothing; take the results in files that `run --json` wrote. Without scenarios: all there
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = NOT_WITH_FROM)]
     pub(crate) from: Vec<PathBuf>,

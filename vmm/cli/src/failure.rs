@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use ipirig_guest::{ErrorClass, GuestError};
+use ipirig_gate::patches::PatchError;
+use ipirig_guest::{ErrorClass, GuestError, StoreError};
 use ipirig_rig::run::RunError;
 use ipirig_verdict::exit::Code;
 
@@ -74,6 +75,25 @@ impl From<RunError> for Failure {
         Self {
             code: Code::from(&error),
             error: error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        GuestError::from(error).into()
+    }
+}
+
+impl From<PatchError> for Failure {
+    fn from(error: PatchError) -> Self {
+        let code = match error {
+            PatchError::Io { .. } => Code::Skipped,
+            _ => Code::Usage,
+        };
+        Self {
+            code,
+            error: anyhow::Error::from(error).context("cannot build the guest"),
         }
     }
 }

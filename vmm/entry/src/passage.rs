@@ -14,6 +14,9 @@ use crate::whole::NotWhole;
 pub enum Event {
     /// An NMI.
     Nmi,
+    /// An NMI while the handler of another one runs that has executed an IRET, as the handler of an exception within it
+    /// does: that unmasks NMIs (SDM vol. 3, 6.7.1). The CPU is made to have done so.
+    NestedNmi,
     /// An interrupt with this vector.
     Interrupt(u8),
     /// Nothing to the CPU itself, which stands there until it is told to go on.
@@ -29,8 +32,12 @@ pub struct EventAt {
     pub rip: u64,
     /// See `rip`.
     pub rsp: u64,
-    /// How often it is executed with this RSP before.
+    /// How often it is executed with this RSP before, after `first` and `outer` if there are such.
     pub skip: usize,
+    /// An instruction that is executed before all that, and RSP then.
+    pub first: Option<(u64, u64)>,
+    /// An NMI that comes before.
+    pub outer: Option<OuterNmi>,
     /// Where what is written down instruction by instruction is.
     pub assembly: Vec<Range<u64>>,
     /// If the instruction is not in `assembly`: the first one there that comes after it, and RSP then.
@@ -39,6 +46,17 @@ pub struct EventAt {
     pub flag: Option<u64>,
     /// Most instructions.
     pub limit: usize,
+}
+
+/// An NMI in whose handler an event is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterNmi {
+    /// The instruction before which it comes, and RSP then.
+    pub rip: u64,
+    /// See `rip`.
+    pub rsp: u64,
+    /// How often that is executed with this RSP before.
+    pub skip: usize,
 }
 
 /// What became of the event.
@@ -97,6 +115,8 @@ impl From<[u64; 5]> for Frame {
 pub struct Passage {
     /// What became of the event.
     pub arrival: Arrival,
+    /// What the CPU pushed for [`EventAt::outer`].
+    pub outer: Option<Frame>,
     /// What was executed: from the handler's first instruction, or from where the CPU stood.
     pub steps: Vec<Crossed>,
     /// Why nothing more was written down.

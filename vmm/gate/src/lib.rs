@@ -1,12 +1,12 @@
 //! The gate: whether runs are as they were, and if not, what changed; and whether checks notice the
-//! kernels that they must ([`mutants`], one after the other: [`trials`]).
+//! kernels that they must ([`mutants`], one after the other: [`trials`]; [`patches`] are what they are made with).
 //!
 //! A [`Baseline`] has of a run what is compared, and how exactly: relations, verdicts and counts, which are
 //! the kernel's, and no instruction numbers, which are the host's. Results are read back
 //! ([`Recorded`]) from the JSON that a run writes, so that those of another machine or of yesterday
 //! will do.
 //!
-//! What this crate does not do: run a scenario (`ipirig-rig` does), build a mutant (`ipirig-guest`), write files (`ipirig`), or show what it
+//! What this crate does not do: run a scenario (`ipirig-rig` does), build a kernel (`ipirig-guest`), write files (`ipirig`), or show what it
 //! found (`ipirig-report`).
 
 #![forbid(unsafe_code)]
@@ -15,9 +15,12 @@ mod baseline;
 mod compare;
 mod entries;
 pub mod mutants;
+pub mod patches;
 mod read;
+pub mod sweeps;
 #[cfg(test)]
 mod tests;
+pub mod trial_result;
 pub mod trials;
 
 use ipirig_verdict::check::Verdict;

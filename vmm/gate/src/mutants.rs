@@ -1,21 +1,22 @@
 //! Mutants: kernels with one bug each, which some scenario must notice. From the results of their
 //! runs to a table and a verdict on the rig's own checks.
 //!
-//! What a mutant is and how it is built is `ipirig-guest`'s business.
+//! What a mutant is [`patches`](crate::patches) has; its kernel is built by `ipirig-guest`.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use ipirig_verdict::check::{CHECKS, SPECIAL, Verdict};
-use ipirig_verdict::result::RunResult;
+use ipirig_verdict::check::Verdict;
 
-/// A check of a scenario that must say `violated`.
+use crate::trial_result::TrialResult;
+
+/// A check of a scenario, or an invariant of a part of the sweep, that must say `violated`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Expected {
-    /// The scenario.
+    /// The scenario, or EVENT@PATH.
     pub scenario: String,
-    /// The check.
+    /// The check, or the invariant.
     pub check: String,
 }
 
@@ -83,23 +84,19 @@ pub struct Missed {
     pub evidence: String,
 }
 
-/// Results of runs of one kernel, by scenario.
-pub type Results = BTreeMap<String, RunResult>;
-
-/// Whether there is a check of this name.
-#[must_use]
-pub fn is_check(name: &str) -> bool {
-    CHECKS.contains(&name) || SPECIAL.contains(&name)
-}
+/// What one kernel came to, by scenario or EVENT@PATH.
+pub type Results = BTreeMap<String, TrialResult>;
 
 /// The result of `run`; of a second one if the first is an `error`, which may be a slow host's doing: a
 /// boot that took too long says nothing of the kernel.
 ///
 /// # Errors
 /// `run`'s.
-pub fn with_second_try<E>(mut run: impl FnMut() -> Result<RunResult, E>) -> Result<RunResult, E> {
+pub fn with_second_try<E>(
+    mut run: impl FnMut() -> Result<TrialResult, E>,
+) -> Result<TrialResult, E> {
     let first = run()?;
-    if first.verdict == Verdict::Error {
+    if first.verdict() == Verdict::Error {
         return run();
     }
     Ok(first)
@@ -117,15 +114,7 @@ pub fn judge(expected: &[Expected], results: &Results) -> Fate {
                 why: format!("{} was not run", expected.scenario),
             };
         };
-        let check = result.checks.iter().find(|c| c.name == expected.check);
-        let (status, evidence) = match check {
-            Some(check) => (check.status, check.evidence.clone()),
-            // It ended before there was evidence.
-            None => match result.checks.first() {
-                Some(only) => (only.status, only.evidence.clone()),
-                None => (Verdict::Error, "no checks were made".to_owned()),
-            },
-        };
+        let (status, evidence) = result.check(&expected.check);
         let Expected { scenario, check } = expected;
         match status {
             Verdict::Violated => {}
@@ -152,7 +141,7 @@ pub fn judge(expected: &[Expected], results: &Results) -> Fate {
 #[must_use]
 pub fn pcids(results: &Results) -> Option<bool> {
     let seen = results.values().filter_map(|result| {
-        let paging = result.kernel.as_ref()?.paging?;
+        let paging = result.run()?.kernel.as_ref()?.paging?;
         Some(paging.pcids)
     });
     seen.reduce(|all, one| all && one)
@@ -163,13 +152,9 @@ pub fn pcids(results: &Results) -> Option<bool> {
 pub fn judge_survivor(why: &str, results: &Results) -> Fate {
     let mut by = Vec::new();
     for (scenario, result) in results {
-        let violated = result
-            .checks
-            .iter()
-            .filter(|c| c.status == Verdict::Violated);
-        by.extend(violated.map(|check| Expected {
+        by.extend(result.violated().into_iter().map(|check| Expected {
             scenario: scenario.clone(),
-            check: check.name.to_owned(),
+            check,
         }));
     }
     if !by.is_empty() {
@@ -177,7 +162,7 @@ pub fn judge_survivor(why: &str, results: &Results) -> Fate {
     }
     let error = results
         .iter()
-        .find(|(_, result)| result.verdict == Verdict::Error);
+        .find(|(_, result)| result.verdict() == Verdict::Error);
     match error {
         Some((scenario, result)) => Fate::Error {
             why: worst(scenario, result),
@@ -189,11 +174,21 @@ pub fn judge_survivor(why: &str, results: &Results) -> Fate {
 }
 
 /// What is said of a run that did not hold.
-fn worst(scenario: &str, result: &RunResult) -> String {
-    let worst = result.checks.iter().find(|c| c.status == result.verdict);
-    let words = worst.map(|check| format!("{}: {}", check.name, check.evidence));
+fn worst(scenario: &str, result: &TrialResult) -> String {
+    let verdict = result.verdict();
+    let words = match result {
+        TrialResult::Run(result) => {
+            let worst = result.checks.iter().find(|c| c.status == verdict);
+            worst.map(|check| format!("{}: {}", check.name, check.evidence))
+        }
+        TrialResult::Sweep(_) => {
+            let mut names = result.violated().into_iter();
+            let name = names.next().unwrap_or_default();
+            Some(format!("{name}: {}", result.check(&name).1))
+        }
+    };
     let words = words.unwrap_or_default();
-    format!("{scenario} is {}, not held: {words}", result.verdict)
+    format!("{scenario} is {verdict}, not held: {words}")
 }
 
 /// The reference kernel, which must hold wherever a mutant must not.
@@ -201,7 +196,7 @@ fn worst(scenario: &str, result: &RunResult) -> String {
 pub fn judge_reference(results: &Results) -> Fate {
     let bad = results
         .iter()
-        .find(|(_, result)| result.verdict != Verdict::Held);
+        .find(|(_, result)| result.verdict() != Verdict::Held);
     match bad {
         None => Fate::Held {
             scenarios: results.keys().cloned().collect(),
@@ -231,7 +226,7 @@ mod tests {
     use ipirig_rig::conductor::fake::plan;
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::check::Check;
-    use ipirig_verdict::result::KernelInfo;
+    use ipirig_verdict::result::{KernelInfo, RunResult};
 
     use super::*;
 
@@ -249,7 +244,8 @@ mod tests {
     }
 
     fn results(checks: &[(&'static str, Verdict)]) -> Results {
-        BTreeMap::from([("static-key-flip".to_owned(), result(checks))])
+        let run = TrialResult::Run(Box::new(result(checks)));
+        BTreeMap::from([("static-key-flip".to_owned(), run)])
     }
 
     fn expected(check: &str) -> Expected {
@@ -330,9 +326,10 @@ mod tests {
             let mut left = ends.iter();
             let run = with_second_try(|| {
                 let verdict = left.next().ok_or("a third try")?;
-                Ok::<_, &str>(result(&[("run", *verdict)]))
+                let result = result(&[("run", *verdict)]);
+                Ok::<_, &str>(TrialResult::Run(Box::new(result)))
             });
-            let verdict = run.map(|run| run.verdict);
+            let verdict = run.map(|run| run.verdict());
             assert_eq!((verdict, 2 - left.len()), (Ok(last), tries), "{ends:?}");
         }
     }
@@ -348,7 +345,7 @@ mod tests {
                 ..Paging::default()
             });
             result.kernel = Some(kernel);
-            result
+            TrialResult::Run(Box::new(result))
         };
         let runs = |all: &[Option<bool>]| -> Results {
             let named = all.iter().enumerate();

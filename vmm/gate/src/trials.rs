@@ -4,14 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ipirig_guest::{Fate as Wanted, Mutant, Need};
-use ipirig_scenario::Scenario;
-use ipirig_verdict::result::RunResult;
-
 use crate::mutants::{
-    Expected, Fate, Results, Row, is_check, judge, judge_reference, judge_survivor, pcids,
-    with_second_try,
+    Expected, Fate, Results, Row, judge, judge_reference, judge_survivor, pcids, with_second_try,
 };
+use crate::patches::{Mutant, Need, Wanted};
+use crate::trial_result::{TrialKind, TrialResult};
 
 /// What a mutant's patch says must notice it, and cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +27,7 @@ pub struct Run<'a> {
     pub kernel: &'a str,
     /// The patch on top of the series; `None`: the reference kernel.
     pub patch: Option<&'a Path>,
-    /// The scenario.
+    /// The scenario, or EVENT@PATH of the sweep: [`TrialKind::find`] has it.
     pub scenario: &'a str,
     /// Whether the first try ended as `error`.
     pub again: bool,
@@ -53,7 +50,7 @@ struct Trial<'a> {
 pub fn rows<E: From<NoSuchNotice>>(
     mutants: &[Mutant],
     survivors: &BTreeSet<String>,
-    mut once: impl FnMut(Run<'_>) -> Result<RunResult, E>,
+    mut once: impl FnMut(Run<'_>) -> Result<TrialResult, E>,
 ) -> Result<Vec<Row>, E> {
     let trials = mutants.iter().map(|mutant| trial(mutant, survivors));
     let trials: Vec<Trial<'_>> = trials.collect::<Result<_, _>>()?;
@@ -122,8 +119,8 @@ fn trial<'a>(mutant: &'a Mutant, survivors: &BTreeSet<String>) -> Result<Trial<'
             patch: mutant.path.clone(),
             what,
         };
-        Scenario::find(&notice.scenario).map_err(|error| wrong(error.to_string()))?;
-        if !is_check(&notice.check) {
+        let kind = TrialKind::find(&notice.scenario).map_err(wrong)?;
+        if !kind.has_check(&notice.check) {
             return Err(wrong(format!("no check `{}`", notice.check)));
         }
         expected.push(Expected {
@@ -144,11 +141,12 @@ fn trial<'a>(mutant: &'a Mutant, survivors: &BTreeSet<String>) -> Result<Trial<'
 
 #[cfg(test)]
 mod tests {
-    use ipirig_guest::Notice;
     use ipirig_rig::conductor::fake::plan;
     use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict};
+    use ipirig_verdict::result::RunResult;
 
     use super::*;
+    use crate::patches::Notice;
 
     fn mutant(name: &str, fate: Wanted) -> Mutant {
         Mutant {
@@ -203,7 +201,7 @@ mod tests {
             let check = Check::new(ISOLATED_IPIS, verdict, "because");
             let mut result = RunResult::new(&plan(run.scenario, None), vec![check]);
             result.verdict = verdict;
-            Ok::<_, Ended>(result)
+            Ok::<_, Ended>(TrialResult::Run(Box::new(result)))
         })
         .unwrap();
         let scenario = "static-key-flip".to_owned();

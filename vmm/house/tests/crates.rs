@@ -13,16 +13,22 @@ use std::path::PathBuf;
 use ipirig_house::{ROOT, files, metadata};
 use serde_json::Value;
 
-/// They stand on the ground, beside each other: the guest's side, the emulated hosts, and this.
-const GROUND: [&str; 4] = ["guest/abi", "guest/build", "vmm/house", "vmm/lab"];
+/// They stand below the picture, each floor on the one before it: the guest's side, the emulated hosts, and this.
+const BELOW: [&[&str]; 3] = [
+    &[
+        "guest/abi",
+        "guest/store",
+        "guest/system",
+        "vmm/house",
+        "vmm/lab",
+    ],
+    &["guest/build", "guest/storms"],
+    &["guest/agent"],
+];
 /// Lines of Rust that a crate may have, tests and benches with them.
 const LINES_MAX: usize = 6000;
 /// Those that are larger, for which `vmm/README.md` says why, and how large they may be.
-const LARGE: [(&str, usize); 3] = [
-    ("vmm/machine", 19_000),
-    ("guest/build", 7_200),
-    ("guest/agent", 7_800),
-];
+const LARGE: [(&str, usize); 1] = [("vmm/machine", 17_000)];
 
 /// The directories of the crates in the picture, the command line first. Those of one floor, which is
 /// between two lines that have nothing but a stroke, are together.
@@ -79,8 +85,7 @@ fn crates() -> Vec<Crate> {
 #[test]
 fn each_crate_has_one_place_in_the_picture() {
     let mut drawn: Vec<String> = floors().concat();
-    drawn.extend(GROUND.map(str::to_owned));
-    drawn.push("guest/agent".to_owned());
+    drawn.extend(BELOW.concat().into_iter().map(str::to_owned));
     drawn.sort();
     let mut there: Vec<String> = crates().into_iter().map(|one| one.dir).collect();
     there.sort();
@@ -91,13 +96,14 @@ fn each_crate_has_one_place_in_the_picture() {
 fn crates_use_those_below_them_only() {
     let floors = floors();
     let height = |dir: &str| {
-        let above = floors
-            .iter()
-            .position(|floor| floor.iter().any(|other| other == dir));
-        match above {
-            Some(above) => 1 + floors.len() - above,
-            None => usize::from(dir == "guest/agent"),
-        }
+        let below = BELOW.iter().position(|floor| floor.contains(&dir));
+        let in_picture = || {
+            let above = floors
+                .iter()
+                .position(|floor| floor.iter().any(|other| other == dir));
+            BELOW.len() + floors.len() - above.unwrap()
+        };
+        below.unwrap_or_else(in_picture)
     };
     let mut wrong = Vec::new();
     for Crate { dir, uses } in crates() {

@@ -17,7 +17,6 @@
 
 mod affinity;
 mod assist;
-mod boot;
 pub mod clock;
 mod config;
 mod console;
@@ -46,14 +45,14 @@ mod vcpu_set;
 mod vm;
 mod wakeups;
 
-pub use boot::{
-    BootError, FirstBytes, InitramfsFault, KernelFault, KernelFormat, check_initramfs, check_kernel,
-};
 pub use config::{ApicMode, Config};
 pub use console::ConsoleSinks;
 pub use cpuid::CpuidError;
 pub use host::{GuestDebug, Host, HostError, HostFacts, Levels, ProbeResult, Virtualization};
 pub use ipirig_apic::Line;
+pub use ipirig_boot::{
+    BootError, FirstBytes, InitramfsFault, KernelFault, KernelFormat, check_initramfs, check_kernel,
+};
 pub use kvm_events::KvmEventsError;
 pub use machine::{Beginning, Checkpoint, Follow, Machine, MachineError, Raise, Still, Wakeup};
 pub use memory::MemoryError;

@@ -7,7 +7,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::EntryKind;
 use crate::scenario::{Kernel, Mode};
-use crate::storm::KINDS;
+use crate::storm::Kind;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
 pub(crate) const OPERATIONS: RangeInclusive<u64> = 1..=1_000_000;
@@ -64,7 +64,7 @@ pub(crate) fn housekeeping_modes(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(crate) fn storms(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    let names: Vec<&str> = Kind::all().map(|kind| kind.name).collect();
     json_schema!({ "enum": names })
 }
 

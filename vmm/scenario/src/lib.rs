@@ -37,5 +37,5 @@ pub use find::ScenarioError;
 pub use role::role_name;
 pub use scenario::{Expectations, IsolatedIpis, Kernel, Mode, Scenario, Vcpus};
 pub use selection::{ALL, SelectionError, base_name, select};
-pub use storm::{Changes, Completion, Kind, Part, Storm};
+pub use storm::{Kind, Part, Storm};
 pub use validate::is_name;

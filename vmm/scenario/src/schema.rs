@@ -39,7 +39,7 @@ mod tests {
     use jsonschema::Validator;
 
     use super::*;
-    use crate::storm::KINDS;
+    use crate::storm::{Kind, Storm};
     use crate::{EntryKind, builtin};
 
     fn parsed() -> Value {
@@ -100,11 +100,38 @@ mod tests {
             .iter()
             .filter(|key| !text.contains(&format!("| `{key}` |")));
         assert_eq!(absent.collect::<Vec<_>>(), [""; 0], "scenarios/README.md");
-        let kinds = KINDS.iter().map(|kind| kind.name);
-        let entries = EntryKind::ALL.map(EntryKind::name);
-        let named = kinds
-            .chain(entries)
-            .filter(|name| !text.contains(&format!("`{name}`")));
+        let entries = EntryKind::ALL.map(EntryKind::name).into_iter();
+        let named = entries.filter(|name| !text.contains(&format!("`{name}`")));
         assert_eq!(named.collect::<Vec<_>>(), [""; 0], "scenarios/README.md");
+    }
+
+    #[test]
+    fn each_kind_of_storm_has_its_row_in_the_readme_with_its_sizes_and_what_it_needs() {
+        let text = include_str!("../../../scenarios/README.md");
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let row = |kind: &Kind| {
+            let name = format!("`{}`", kind.name);
+            let of = |row: &&Vec<&str>| row.len() == 4 && row[0].split(", ").any(|it| it == name);
+            let row = rows.iter().find(of)?;
+            let sizes: Vec<&str> = row[2].split(' ').take(3).collect();
+            Some((kind.name, sizes.join(" "), row[3]))
+        };
+        let expected = |kind: Kind| {
+            let sizes = kind.sizes();
+            let sizes = sizes.map(|sizes| format!("{} to {}", sizes.start(), sizes.end()));
+            let storm = Storm {
+                kind,
+                operations: 1,
+                size: 1,
+            };
+            let module = if storm.needs_module() { "yes" } else { "no" };
+            Some((kind.name, sizes.unwrap_or_default(), module))
+        };
+        for kind in Kind::all() {
+            assert_eq!(row(&kind), expected(kind), "scenarios/README.md");
+        }
     }
 }

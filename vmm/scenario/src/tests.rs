@@ -358,20 +358,17 @@ fn a_file_may_stand_anywhere() {
 }
 
 #[test]
-fn a_storm_becomes_the_agents_commands() {
-    use ipirig_abi::Command;
+fn a_storm_becomes_rows_of_the_table() {
+    use ipirig_abi::StormKind;
     let both = storm("text-and-tlb", 7, 8);
-    let commands: Vec<_> = both
+    let parts: Vec<_> = both
         .parts()
         .iter()
-        .map(|part| (part.command, part.args, part.operations))
+        .map(|part| (part.kind, part.operations, part.size))
         .collect();
     assert_eq!(
-        commands,
-        [
-            (Command::Flip, [7, 8, 0, 0], 7),
-            (Command::Vunmap, [7, 8, 0, 0], 7)
-        ]
+        parts,
+        [(StormKind::StaticKeyFlip, 7, 0), (StormKind::Vunmap, 7, 8)]
     );
     assert_eq!(both.operations(), 14);
     assert_eq!(
@@ -380,8 +377,8 @@ fn a_storm_becomes_the_agents_commands() {
     );
     let one = storm("static-call", 5, 0).parts();
     assert_eq!(
-        (one[0].command, one[0].args),
-        (Command::Storm, [2, 5, 0, 0])
+        (one[0].kind, one[0].operations, one[0].size),
+        (StormKind::StaticCall, 5, 0)
     );
 }
 

@@ -8,7 +8,6 @@ use ipirig_blame::Causes;
 use toml::Spanned;
 
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
-use super::storm::KINDS;
 use super::{
     Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Scenario, Storm, Vcpus,
 };
@@ -173,20 +172,20 @@ impl SourceText<'_> {
         let storm = raw.get_ref();
         let name = &storm.kind;
         let Some(kind) = Kind::find(name.get_ref()) else {
-            let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+            let names: Vec<&str> = Kind::all().map(|kind| kind.name).collect();
             return Err(self.choice("kind of storm", name, &names));
         };
         let operations = self.number("operations", &storm.operations, OPERATIONS)?;
-        if kind.odd && operations % 2 == 0 {
+        if kind.odd() && operations % 2 == 0 {
             let message = format!("operations = {operations} is even");
             return Err(self.at(storm.operations.span(), message).help(
                 "an odd number of flips: after an even one the branch is where it was, and whether \
                  an isolated vCPU caught up could not be seen",
             ));
         }
-        let size = match (&kind.sizes, &storm.size) {
+        let size = match (kind.sizes(), &storm.size) {
             (None, None) => 0,
-            (Some(range), Some(size)) => self.number("size", size, range.clone())?,
+            (Some(range), Some(size)) => self.number("size", size, range)?,
             (None, Some(size)) => {
                 let message = format!("`size` means nothing to kind `{}`", kind.name);
                 return Err(self.at(size.span(), message).help("remove the line"));

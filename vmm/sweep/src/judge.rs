@@ -9,7 +9,7 @@ use ipirig_entry::control::pcid;
 use ipirig_entry::decode::Decoder;
 use ipirig_entry::layout::CodeRegion;
 use ipirig_entry::paging::USER_TABLE_BIT;
-use ipirig_entry::passage::{Arrival, Blocked, Crossed, Passage, PassageEnd};
+use ipirig_entry::passage::{Arrival, Blocked, Crossed, OuterNmi, Passage, PassageEnd};
 use ipirig_entry::shadow::Shadow;
 use ipirig_entry::{KernelLayout, Paging, Pending};
 use ipirig_image::{KERNEL_HALF, Table};
@@ -47,6 +47,25 @@ pub enum Invariant {
 }
 
 impl Invariant {
+    /// Each once, in order.
+    pub const ALL: [Self; 4] = [
+        Self::CaughtUp,
+        Self::FlagSet,
+        Self::SentOrDeferred,
+        Self::BackInUser,
+    ];
+
+    /// Its name in JSON and in patches of mutants.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CaughtUp => "caught-up",
+            Self::FlagSet => "flag-set",
+            Self::SentOrDeferred => "sent-or-deferred",
+            Self::BackInUser => "back-in-user",
+        }
+    }
+
     /// Its number, as people call it.
     #[must_use]
     pub fn number(self) -> u8 {
@@ -98,6 +117,8 @@ pub struct JudgeContext<'a> {
     pub paging: Paging,
     /// The same way without an event, all of it instruction by instruction.
     pub whole: &'a Passage,
+    /// The NMI that comes on that way.
+    pub outer: Option<OuterNmi>,
 }
 
 /// Judges what `passage` says of `event` at `point`. `sent`: of an operation of the control vCPU.
@@ -136,6 +157,11 @@ pub fn judge(
     }
     if let Err(why) = passage.check() {
         return Outcome::Error(why.to_string());
+    }
+    let outer = passage.outer.map(|frame| (frame.rip, frame.rsp));
+    if outer != context.outer.map(|outer| (outer.rip, outer.rsp)) {
+        let why = format!("the NMI before came at {outer:x?} by the frame on its stack");
+        return Outcome::Error(why);
     }
     if let Some(why) = came_otherwise(context, point, passage) {
         return Outcome::Error(why);

@@ -14,16 +14,18 @@
 pub mod judge;
 pub mod merge;
 pub mod name;
+pub mod nested;
 pub mod plan;
 pub mod result;
 pub mod sender;
 
 pub use judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 pub use merge::{MergeError, merge};
-pub use name::{EventName, PathName, PointName, Side};
+pub use name::{EventName, NameError, PathName, PointName, Side};
+pub use nested::{NestedWay, happens_on, turning_points};
 pub use plan::{PlannedPath, PlannedPoint, Shard};
 pub use result::{PathResult, PointResult, Status, SweepResult};
-pub use sender::{Sender, SenderPath, judge_sender};
+pub use sender::{Sender, SenderPath, judge_exit, judge_sender};
 
 #[cfg(test)]
 mod testing;

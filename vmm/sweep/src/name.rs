@@ -1,4 +1,5 @@
-//! Names of paths, events and points, as people type them: `nmi@syscall+5`, `flip@timer-exit+0`.
+//! Names of paths, events and points, as people type them: `nmi@syscall+5`, `flip@timer-exit+0`, and
+//! `flip@syscall+5/nmi+12` in the handler of an NMI that came at `syscall+5`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +10,8 @@ use thiserror::Error;
 
 /// What a path's name ends in that leads out of the kernel.
 const EXIT: &str = "-exit";
+/// The entry kind of an NMI.
+pub(crate) const NMI: &str = "nmi";
 
 /// A name that is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -17,7 +20,9 @@ pub enum NameError {
     #[error("no event is called `{0}`; there are {all}", all = EventName::all())]
     Event(String),
     /// No path.
-    #[error("`{0}` is no path: an entry kind, or an entry kind and `-exit`")]
+    #[error(
+        "`{0}` is no path: an entry kind, or an entry kind and `-exit`, or PATH+NUMBER/nmi, as in syscall+5/nmi-exit"
+    )]
     Path(String),
     /// No point.
     #[error("`{0}` is no point: EVENT@PATH+NUMBER, as in nmi@syscall+5")]
@@ -40,15 +45,67 @@ pub struct PathName {
     pub entry: String,
     /// The half.
     pub side: Side,
+    /// Where on another path the NMI comes whose way this is; `None` for one that comes from user space.
+    pub within: Option<Within>,
+}
+
+/// An instruction of a path that begins in user space, at which an NMI comes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Within {
+    /// The entry kind of the path.
+    pub entry: String,
+    /// The half.
+    pub side: Side,
+    /// The instruction's number in the path, from 0.
+    pub number: usize,
+}
+
+impl PathName {
+    /// Of an entry from user space.
+    #[must_use]
+    pub fn new(entry: &str, side: Side) -> Self {
+        Self {
+            entry: entry.to_owned(),
+            side,
+            within: None,
+        }
+    }
+
+    /// Of the NMI that comes at instruction `number` of this path.
+    #[must_use]
+    pub fn nmi_at(&self, number: usize, side: Side) -> Self {
+        Self {
+            entry: NMI.to_owned(),
+            side,
+            within: Some(Within {
+                entry: self.entry.clone(),
+                side: self.side,
+                number,
+            }),
+        }
+    }
+}
+
+impl Side {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::In => "",
+            Self::Out => EXIT,
+        }
+    }
 }
 
 impl fmt::Display for PathName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exit = match self.side {
-            Side::In => "",
-            Side::Out => EXIT,
-        };
-        f.pad(&format!("{}{exit}", self.entry))
+        let name = format!("{}{}", self.entry, self.side.suffix());
+        match &self.within {
+            None => f.pad(&name),
+            Some(Within {
+                entry,
+                side,
+                number,
+            }) => f.pad(&format!("{entry}{}+{number}/{name}", side.suffix())),
+        }
     }
 }
 
@@ -56,19 +113,34 @@ impl FromStr for PathName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let (entry, side) = match text.strip_suffix(EXIT) {
-            Some(entry) => (entry, Side::Out),
-            None => (text, Side::In),
+        let none = || NameError::Path(text.to_owned());
+        let Some((outer, name)) = text.split_once('/') else {
+            let (entry, side) = half(text).ok_or_else(none)?;
+            return Ok(Self::new(entry, side));
         };
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if entry.is_empty() || !entry.chars().all(plain) {
-            return Err(NameError::Path(text.to_owned()));
-        }
-        Ok(Self {
-            entry: entry.to_owned(),
-            side,
-        })
+        let (outer, number) = outer.rsplit_once('+').ok_or_else(none)?;
+        let (Some((NMI, side)), Some((entry, outer_side))) = (half(name), half(outer)) else {
+            return Err(none());
+        };
+        let number = instruction(number).ok_or_else(none)?;
+        Ok(Self::new(entry, outer_side).nmi_at(number, side))
     }
+}
+
+/// The entry kind and the half that `text` names.
+fn half(text: &str) -> Option<(&str, Side)> {
+    let (entry, side) = match text.strip_suffix(EXIT) {
+        Some(entry) => (entry, Side::Out),
+        None => (text, Side::In),
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (!entry.is_empty() && entry.chars().all(plain)).then_some((entry, side))
+}
+
+/// The number of an instruction.
+fn instruction(text: &str) -> Option<usize> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
 }
 
 /// What happens at an instruction.
@@ -79,6 +151,8 @@ impl FromStr for PathName {
 pub enum EventName {
     /// An NMI comes.
     Nmi,
+    /// An NMI comes after the handler of the one before has executed an IRET, which unmasks NMIs.
+    NestedNmi,
     /// The APIC timer's interrupt comes.
     Timer,
     /// A reschedule IPI comes.
@@ -89,17 +163,21 @@ pub enum EventName {
     Vunmap,
     /// The target makes one whole entry while the *sender* stands at the instruction.
     Entry,
+    /// The target, which was in the kernel, makes one whole exit while the sender stands there.
+    Exit,
 }
 
 impl EventName {
     /// Each once.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Nmi,
+        Self::NestedNmi,
         Self::Timer,
         Self::Reschedule,
         Self::Flip,
         Self::Vunmap,
         Self::Entry,
+        Self::Exit,
     ];
 
     /// Its name on the command line and in JSON.
@@ -107,11 +185,13 @@ impl EventName {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nmi => "nmi",
+            Self::NestedNmi => "nested-nmi",
             Self::Timer => "timer",
             Self::Reschedule => "reschedule",
             Self::Flip => "flip",
             Self::Vunmap => "vunmap",
             Self::Entry => "entry",
+            Self::Exit => "exit",
         }
     }
 
@@ -119,12 +199,6 @@ impl EventName {
     #[must_use]
     pub fn is_operation(self) -> bool {
         matches!(self, Self::Flip | Self::Vunmap)
-    }
-
-    /// Whether it happens while a sender stands at the instruction, not the target.
-    #[must_use]
-    pub fn is_of_sender(self) -> bool {
-        self == Self::Entry
     }
 
     /// Whether RFLAGS.IF decides if the target takes it.
@@ -177,13 +251,11 @@ impl FromStr for PointName {
         let none = || NameError::Point(text.to_owned());
         let (event, rest) = text.split_once('@').ok_or_else(none)?;
         let (path, number) = rest.rsplit_once('+').ok_or_else(none)?;
-        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(none());
-        }
+        let number = instruction(number).ok_or_else(none)?;
         Ok(Self {
             path: path.parse()?,
             event: event.parse()?,
-            number: number.parse().map_err(|_| none())?,
+            number,
         })
     }
 }
@@ -210,10 +282,19 @@ mod tests {
         assert!(told("nmi@syscall+99999999999999999999999").contains("EVENT@PATH+NUMBER"));
         assert_eq!(
             told("smi@syscall+1"),
-            "no event is called `smi`; there are nmi, timer, reschedule, flip, vunmap, entry"
+            "no event is called `smi`; there are nmi, nested-nmi, timer, reschedule, flip, vunmap, entry, exit"
         );
         assert!(told("nmi@-exit+1").contains("entry kind"));
         assert!(told("nmi@Sys call+1").contains("entry kind"));
+        // An NMI alone comes in another's way.
+        for text in [
+            "flip@syscall+1/timer+1",
+            "flip@syscall/nmi+1",
+            "flip@/nmi+1",
+            "flip@syscall+1/nmi+2/nmi+1",
+        ] {
+            assert!(told(text).contains("PATH+NUMBER/nmi"), "{text}");
+        }
     }
 
     proptest! {
@@ -221,13 +302,18 @@ mod tests {
         fn a_name_is_read_as_it_was_written(
             entry in "[a-z][a-z0-9-]{0,20}[a-z0-9]",
             exit: bool,
+            outer in proptest::option::of((any::<bool>(), any::<usize>())),
             event in 0..EventName::ALL.len(),
             number: usize,
         ) {
             prop_assume!(!entry.ends_with(EXIT));
-            let side = if exit { Side::Out } else { Side::In };
+            let side = |exit| if exit { Side::Out } else { Side::In };
+            let path = match outer {
+                None => PathName::new(&entry, side(exit)),
+                Some((outer, at)) => PathName::new(&entry, side(outer)).nmi_at(at, side(exit)),
+            };
             let name = PointName {
-                path: PathName { entry, side },
+                path,
                 event: EventName::ALL[event],
                 number,
             };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use ipirig_entry::passage::Crossed;
@@ -49,19 +50,34 @@ impl PlannedPath {
     /// The half `name.side` of the way that `trace` is of.
     #[must_use]
     pub fn new(name: PathName, trace: &[Crossed], layout: &KernelLayout) -> Self {
+        Self::within(name, trace, 0..trace.len(), layout)
+    }
+
+    /// The same of the part `handler` of `trace`.
+    #[must_use]
+    pub fn within(
+        name: PathName,
+        trace: &[Crossed],
+        handler: Range<usize>,
+        layout: &KernelLayout,
+    ) -> Self {
         let instrumentable =
             |crossed: &Crossed| layout.place(crossed.step.registers.rip).is_instrumentable();
+        let part = trace.get(handler.clone()).unwrap_or_default();
         let range = match name.side {
-            Side::In => 0..trace.iter().position(instrumentable).unwrap_or(trace.len()),
+            Side::In => {
+                let first = part.iter().position(instrumentable);
+                handler.start..first.map_or(handler.end, |first| handler.start + first)
+            }
             // A way that has no such code has no second half.
-            Side::Out => match trace.iter().rposition(instrumentable) {
-                Some(last) => last + 1..trace.len(),
+            Side::Out => match part.iter().rposition(instrumentable) {
+                Some(last) => handler.start + last + 1..handler.end,
                 None => 0..0,
             },
         };
         let mut before: HashMap<(u64, u64), usize> = HashMap::new();
         let mut points = Vec::new();
-        for (step, crossed) in trace.iter().enumerate() {
+        for (step, crossed) in trace.iter().enumerate().skip(handler.start) {
             let (rip, rsp) = place(crossed);
             let seen = before.entry((rip, rsp)).or_default();
             if range.contains(&step) {
@@ -85,11 +101,22 @@ impl PlannedPath {
 }
 
 impl PlannedPoint {
+    /// The first instruction of the way that `trace` is of.
+    #[must_use]
+    pub fn first(trace: &[Crossed], layout: &KernelLayout) -> Option<Self> {
+        Self::at(trace, 0, layout)
+    }
+
     /// The first instrumentable code of the way that `trace` is of: where its way in ends.
     #[must_use]
     pub fn first_instrumentable(trace: &[Crossed], layout: &KernelLayout) -> Option<Self> {
         let mut steps = trace.iter();
         let step = steps.position(|it| layout.place(it.step.registers.rip).is_instrumentable())?;
+        Self::at(trace, step, layout)
+    }
+
+    /// The instruction `step`, as if it had not been executed before.
+    fn at(trace: &[Crossed], step: usize, layout: &KernelLayout) -> Option<Self> {
         let crossed = trace.get(step)?;
         let (rip, rsp) = place(crossed);
         Some(Self {
@@ -107,7 +134,7 @@ impl PlannedPoint {
     }
 }
 
-fn place(crossed: &Crossed) -> (u64, u64) {
+pub(crate) fn place(crossed: &Crossed) -> (u64, u64) {
     let registers = &crossed.step.registers;
     (registers.rip, registers.general[RSP])
 }

@@ -49,23 +49,22 @@ impl Sender {
     /// Each once.
     pub const ALL: [Self; 2] = [Self::Flip, Self::Vunmap];
 
-    /// The name of its path.
+    /// The name of its path while the target is in user space and comes in, or is in the kernel and leaves it.
     #[must_use]
-    pub fn path(self) -> PathName {
+    pub fn path(self, target: Side) -> PathName {
         let entry = match self {
             Self::Flip => "sender-flip",
             Self::Vunmap => "sender-vunmap",
         };
-        PathName {
-            entry: entry.to_owned(),
-            side: Side::In,
-        }
+        PathName::new(entry, target)
     }
 
-    /// The sender whose path is called `name`.
+    /// The sender whose path is called `name`, and what the target does meanwhile.
     #[must_use]
-    pub fn find(name: &PathName) -> Option<Self> {
-        Self::ALL.into_iter().find(|sender| sender.path() == *name)
+    pub fn find(name: &PathName) -> Option<(Self, Side)> {
+        let mut all = Self::ALL.into_iter();
+        let found = all.find(|sender| sender.path(name.side) == *name);
+        found.map(|sender| (sender, name.side))
     }
 
     /// The functions with which its decision begins: the first one that the kernel has.
@@ -91,9 +90,10 @@ pub struct SenderPath {
 }
 
 impl SenderPath {
-    /// The path of `sender` of which `trace` is, from the first instruction of its decision to its return.
+    /// The path of `sender` of which `trace` is, from the first instruction of its decision to its return, while the target
+    /// comes in or leaves.
     #[must_use]
-    pub fn new(sender: Sender, trace: &[Step], layout: &KernelLayout) -> Self {
+    pub fn new((sender, target): (Sender, Side), trace: &[Step], layout: &KernelLayout) -> Self {
         let places: Vec<(&str, u64)> = trace
             .iter()
             .map(|step| function(layout, step.registers.rip))
@@ -138,7 +138,7 @@ impl SenderPath {
         }
         Self {
             path: PlannedPath {
-                name: sender.path(),
+                name: sender.path(target),
                 points,
             },
             changes,
@@ -194,6 +194,33 @@ pub fn judge_sender(
         violations.extend(more);
     }
     Outcome::Violated(violations)
+}
+
+/// Judges what became of a sender that stood at `at` while the target, which had been in the kernel, went back to user
+/// space. `passage`: what the target executed on its first entry after the sender was done, from its first instruction,
+/// `first`. The sender may have interrupted it, or left it alone; but it must come to its end, and if it left it alone the
+/// target catches up.
+#[must_use]
+pub fn judge_exit(
+    context: &JudgeContext<'_>,
+    at: &PlannedPoint,
+    first: &PlannedPoint,
+    passage: Option<&Passage>,
+    sent: Sent,
+) -> Outcome {
+    if !sent.done {
+        let words =
+            "the sender waits for this CPU for good, which it has not interrupted after this";
+        return Outcome::Violated(vec![Violation {
+            invariant: Invariant::SentOrDeferred,
+            at: at.address.clone(),
+            words: words.to_owned(),
+        }]);
+    }
+    match passage {
+        Some(passage) => judge(context, first, EventName::Flip, passage, Some(sent)),
+        None => Outcome::Error("the target did not come back from its next entry".to_owned()),
+    }
 }
 
 #[cfg(test)]

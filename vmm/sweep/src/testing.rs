@@ -110,6 +110,22 @@ impl Cpu {
         }
     }
 
+    /// One that has come to `step` of a system call.
+    pub(crate) fn at(step: usize) -> Self {
+        let mut cpu = Self::new();
+        cpu.syscall(0, true);
+        let crossed = cpu.steps[step];
+        let mut now = Self::new();
+        now.registers = crossed.step.registers;
+        now.flag = crossed.flag.unwrap();
+        now.other_gs = if now.registers.gs_base == GS {
+            USER_GS
+        } else {
+            GS
+        };
+        now
+    }
+
     /// Executes one instruction: one of those above.
     pub(crate) fn execute(&mut self, code: &[u8]) -> &mut Self {
         self.note(code, false);
@@ -216,6 +232,7 @@ impl Cpu {
     pub(crate) fn passage(&self, arrival: Arrival) -> Passage {
         Passage {
             arrival,
+            outer: None,
             steps: self.steps.clone(),
             ended: PassageEnd::User,
             frame: None,

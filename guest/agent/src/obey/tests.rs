@@ -2,53 +2,21 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 use ipirig_abi::TraceStep;
-use ipirig_abi::module::MAX_PAGES;
-
-use ipirig_abi::module::Trigger;
+use ipirig_abi::module::{Move, Trigger};
 
 use super::*;
 use crate::mailbox;
+use ipirig_system::Errno;
 
 /// A module in ordinary memory that keeps the real one's bounds.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct FakeModule {
-    key: Cell<bool>,
     calls: RefCell<Vec<String>>,
-    flip_fails: Option<Errno>,
     move_fails: Option<Errno>,
     trigger_fails: Option<Errno>,
 }
 
 impl Triggers for FakeModule {
-    fn flip(&self, request: &mut Flip) -> Result<(), Errno> {
-        self.calls
-            .borrow_mut()
-            .push(format!("flip {}", request.count));
-        if request.count == 0 {
-            return Err(Errno(libc::EINVAL));
-        }
-        if let Some(errno) = self.flip_fails {
-            return Err(errno);
-        }
-        for _ in 0..request.count {
-            self.key.set(!self.key.get());
-            request.done += 1;
-        }
-        request.enabled = self.key.get().into();
-        Ok(())
-    }
-
-    fn storm(&self, request: &mut Storm) -> Result<(), Errno> {
-        self.calls
-            .borrow_mut()
-            .push(format!("storm {}x{}", request.rounds, request.pages));
-        if request.pages == 0 || request.pages > MAX_PAGES {
-            return Err(Errno(libc::EINVAL));
-        }
-        request.done = request.rounds;
-        Ok(())
-    }
-
     fn move_alias(&self, request: &mut Move) -> Result<(), Errno> {
         self.calls.borrow_mut().push("move".to_owned());
         request.word = 0x77;
@@ -87,7 +55,7 @@ impl Triggers for FakeModule {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct FakeGuest {
     module: Option<FakeModule>,
     symbols: Cell<Symbols>,
@@ -215,6 +183,10 @@ fn obey(guest: &FakeGuest, command: impl Into<u32>, args: [u64; 4]) -> (Answer, 
     .obey(guest)
 }
 
+fn storm(guest: &FakeGuest, kind: StormKind, operations: u64, size: u64) -> (Answer, NextAction) {
+    obey(guest, Command::Storm, kind.args(operations, size, 0))
+}
+
 fn ok(results: [u64; 4]) -> Answer {
     Answer {
         status: Status::Ok,
@@ -239,7 +211,7 @@ fn a_command_is_read_once_and_answered_under_its_number() {
         request,
         Request {
             seq: 7,
-            code: 5,
+            code: 3,
             args: [0, 0, 5, 0]
         }
     );
@@ -252,19 +224,6 @@ fn a_command_is_read_once_and_answered_under_its_number() {
     assert_eq!(reply.ack.load(Ordering::Relaxed), 7);
     assert_eq!(reply.status.load(Ordering::Relaxed), u32::from(Status::Ok));
     assert!(mailbox.text.iter().eq(*b"Linux 6.12 #1 x86_64"));
-}
-
-#[test]
-fn an_odd_number_of_flips_leaves_the_key_enabled() {
-    let guest = with_module(FakeModule::default());
-    assert_eq!(
-        obey(&guest, Command::Flip, [101, 0, 0, 0]),
-        (ok([101, 1, 0, 0]), NextAction::Wait)
-    );
-    assert_eq!(
-        obey(&guest, Command::Flip, [1, 0, 0, 0]),
-        (ok([1, 0, 0, 0]), NextAction::Wait)
-    );
 }
 
 #[test]
@@ -308,36 +267,33 @@ fn a_cpu_is_occupied_or_replugged_or_the_reason_why_not_comes_back() {
 #[test]
 fn a_kernel_whose_flips_patch_nothing_is_lacking() {
     let guest = with_module(FakeModule {
-        flip_fails: Some(Errno(libc::EOPNOTSUPP)),
+        trigger_fails: Some(Errno(libc::EOPNOTSUPP)),
         ..FakeModule::default()
     });
+    let (answer, _) = storm(&guest, StormKind::StaticKeyFlip, 101, 0);
     let text = "no CONFIG_JUMP_LABEL: a static key is a variable, and a flip patches nothing";
-    let lacking = Answer::lacking([0; 4], text.to_owned());
-    assert_eq!(
-        obey(&guest, Command::Flip, [101, 0, 0, 0]),
-        (lacking, NextAction::Wait)
-    );
+    assert_eq!(answer, Answer::lacking([100, 2, 0, 0], text.to_owned()));
 }
 
 #[test]
-fn a_storm_ends_with_the_alias_on_another_page() {
+fn rounds_of_vmalloc_and_vfree_end_with_the_alias_on_another_page() {
     let guest = with_module(FakeModule::default());
     assert_eq!(
-        obey(&guest, Command::Vunmap, [100, 4, 0, 0]),
+        storm(&guest, StormKind::Vunmap, 100, 4),
         (ok([100, 0x77, 0, 0]), NextAction::Wait)
     );
     assert_eq!(
         *guest.module.unwrap().calls.borrow(),
-        ["storm 100x4", "move"]
+        ["trigger 17 100x4 at 0x0, 0x0 0x0", "move"]
     );
 }
 
 #[test]
-fn a_refused_storm_moves_nothing_and_says_what_was_asked() {
+fn a_storm_of_a_size_that_its_row_does_not_have_calls_nothing_and_says_what_was_asked() {
     let guest = with_module(FakeModule::default());
     // 2^32 + 1 must not turn into 1.
-    let (answer, _) = obey(&guest, Command::Vunmap, [3, (1 << 32) + 1, 0, 0]);
-    let text = "3 rounds of vmalloc and vfree of 4294967295 pages: EINVAL (Invalid argument)";
+    let (answer, _) = storm(&guest, StormKind::Vunmap, 3, (1 << 32) + 1);
+    let text = "3 operations of Vunmap, size 4294967297: EINVAL (Invalid argument)";
     assert_eq!(
         answer,
         Answer {
@@ -347,10 +303,7 @@ fn a_refused_storm_moves_nothing_and_says_what_was_asked() {
             text: text.into()
         }
     );
-    assert_eq!(
-        *guest.module.unwrap().calls.borrow(),
-        ["storm 3x4294967295"]
-    );
+    assert_eq!(*guest.module.unwrap().calls.borrow(), [""; 0]);
 }
 
 #[test]
@@ -359,7 +312,7 @@ fn a_failed_move_reports_the_rounds_done_and_no_word() {
         move_fails: Some(Errno(libc::EADDRNOTAVAIL)),
         ..FakeModule::default()
     });
-    let (answer, _) = obey(&guest, Command::Vunmap, [2, 1, 0, 0]);
+    let (answer, _) = storm(&guest, StormKind::Vunmap, 2, 1);
     let text = "move the vmalloc alias: EADDRNOTAVAIL (Cannot assign requested address)";
     assert_eq!(
         answer,
@@ -379,9 +332,9 @@ fn a_storm_of_the_module_gets_what_was_asked_and_the_symbols_told_before() {
         obey(&guest, Command::Symbols, [0x10, 0x20, 0, 0]),
         (ok([0; 4]), NextAction::Wait)
     );
-    let kind = u32::from(StormKind::EntryTextPoke).into();
+    let args = StormKind::EntryTextPoke.args(7, 0, 0x30);
     assert_eq!(
-        obey(&guest, Command::Storm, [kind, 7, 0, 0x30]),
+        obey(&guest, Command::Storm, args),
         (ok([7, 2, 0, 0]), NextAction::Wait)
     );
     assert_eq!(
@@ -392,7 +345,6 @@ fn a_storm_of_the_module_gets_what_was_asked_and_the_symbols_told_before() {
 
 #[test]
 fn a_storm_that_stops_says_how_far_it_came_and_whether_something_is_missing() {
-    let kind = u32::from(StormKind::SetMemory).into();
     for (errno, status, code, text) in [
         (
             libc::ENOMEM,
@@ -418,7 +370,7 @@ fn a_storm_that_stops_says_how_far_it_came_and_whether_something_is_missing() {
             ..FakeModule::default()
         });
         assert_eq!(
-            obey(&guest, Command::Storm, [kind, 5, 4, 0]).0,
+            storm(&guest, StormKind::SetMemory, 5, 4).0,
             Answer {
                 status,
                 errno: code,
@@ -458,13 +410,8 @@ fn letting_go_says_how_many_stayed() {
 #[test]
 fn without_a_module_triggers_are_refused_and_texts_still_read() {
     let guest = FakeGuest::default();
-    for command in [
-        Command::Flip,
-        Command::Vunmap,
-        Command::Storm,
-        Command::LetGo,
-    ] {
-        let (answer, then) = obey(&guest, command, [1, 1, 0, 0]);
+    for command in [Command::Storm, Command::LetGo] {
+        let (answer, then) = obey(&guest, command, StormKind::StaticCall.args(1, 0, 0));
         assert_eq!((answer.status, then), (Status::NoModule, NextAction::Wait));
     }
     assert_eq!(

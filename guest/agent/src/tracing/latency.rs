@@ -5,9 +5,9 @@
 use std::fs;
 
 use super::{INSTANCE, part};
-use crate::failure::During;
-use crate::request::StormError;
-use crate::storms::tracefs::Tracefs;
+use ipirig_storms::StormError;
+use ipirig_storms::Tracefs;
+use ipirig_system::During;
 
 const EVENTS: &str = "synthetic_events";
 const SYNTHETIC: &str = "csd_latency unsigned int dst_cpu; unsigned long csd; u64 time";

@@ -23,6 +23,16 @@ pub(crate) struct SweepArgs {
         conflicts_with = "point"
     )]
     pub(crate) event: Vec<String>,
+    /// At up to NUMBER points of each path, where CR3, GS base or the flag changes, an NMI comes, and its handler's own paths
+    /// (PATH+NUMBER/nmi, PATH+NUMBER/nmi-exit) are swept as well
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "point"
+    )]
+    pub(crate) pairs: usize,
     /// Only this point, as EVENT@PATH+NUMBER
     #[arg(long, value_name = "POINT", conflicts_with = "shard")]
     pub(crate) point: Option<String>,

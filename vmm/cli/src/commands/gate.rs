@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use ipirig_gate::sweeps::{SweepBaseline, says_nothing};
 use ipirig_gate::{Baseline, Compared, Outcome, Recorded, code, no_telling};
 use ipirig_guest::Places;
 use ipirig_report::gate::render;
@@ -12,6 +13,7 @@ use ipirig_scenario::base_name;
 use ipirig_verdict::exit::Code;
 
 use super::run::{chosen, perform_all, publish_suite};
+use super::sweep::read as read_sweep;
 use crate::args::{GateArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
@@ -20,6 +22,9 @@ use crate::reports::{Reports, annotate_on_github, is_stdout};
 pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.
     let dir = directory(args.baseline.as_ref())?;
+    if let Some(file) = &args.sweep {
+        return sweep(&dir, file, args.accept);
+    }
     args.pictures.check()?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let taken = reports.takes_stdout() || args.options.json.as_deref().is_some_and(is_stdout);
@@ -40,6 +45,11 @@ pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     } else {
         print(&render(&compared, stdout_paint()))?;
     }
+    Ok(conclude(&compared, "ipirig gate --accept"))
+}
+
+/// The exit code, with what changed told to GitHub, and how to `accept` it.
+fn conclude(compared: &[Compared], accept: &str) -> Code {
     let changed: Vec<&Compared> = compared
         .iter()
         .filter(|one| matches!(one.outcome, Outcome::Changed(_)))
@@ -49,9 +59,41 @@ pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
         annotate_on_github(&format!("{}: gate", one.scenario), &message);
     }
     if !changed.is_empty() {
-        say("hint: if that is as it should be, `ipirig gate --accept` makes it the baseline\n");
+        say(&format!(
+            "hint: if that is as it should be, `{accept}` makes it the baseline\n"
+        ));
     }
-    Ok(code(&compared))
+    code(compared)
+}
+
+/// Compares the result of a sweep with its baseline, or makes it that.
+fn sweep(dir: &Path, file: &Path, accept: bool) -> Result<Code, Failure> {
+    let result = read_sweep(file)?;
+    let path = SweepBaseline::path(dir);
+    let again = format!("ipirig gate --sweep {} --accept", file.display());
+    if accept {
+        if let Some(outcome) = says_nothing(&result) {
+            let compared = [Compared {
+                scenario: "sweep".to_owned(),
+                deferral: true,
+                outcome,
+            }];
+            say(&render(&compared, stderr_paint()));
+            say("ipirig: no baseline was written: that sweep says nothing\n");
+            return Ok(code(&compared));
+        }
+        let text = SweepBaseline::of(&result).to_json();
+        let text = text.context("cannot put a baseline into JSON")?;
+        return write(dir, vec![(path, text)]);
+    }
+    let baseline = SweepBaseline::read(dir).map_err(Failure::usage)?;
+    let baseline = baseline.ok_or_else(|| {
+        let missing = anyhow!("no baseline {}: make it with {again}", path.display());
+        Failure::usage(missing)
+    })?;
+    let compared = baseline.compare(&result);
+    print(&render(&compared, stdout_paint()))?;
+    Ok(conclude(&compared, &again))
 }
 
 fn directory(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
@@ -156,6 +198,10 @@ fn accept(dir: &Path, runs: &[Recorded]) -> Result<Code, Failure> {
         let text = new.to_json().context("cannot put a baseline into JSON")?;
         files.push((Baseline::path(dir, name, scenario.deferral), text));
     }
+    write(dir, files)
+}
+
+fn write(dir: &Path, files: Vec<(PathBuf, String)>) -> Result<Code, Failure> {
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot create {}", dir.display()))
         .map_err(Failure::usage)?;

@@ -5,21 +5,25 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use ipirig_gate::mutants::{Row, verdict};
+use ipirig_gate::patches::{self, Mutant};
+use ipirig_gate::trial_result::{TrialKind, TrialResult};
 use ipirig_gate::trials::{NoSuchNotice, Run, rows};
-use ipirig_guest::{Mutant, Places, Request};
+use ipirig_guest::{Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::mutants::render;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
+use ipirig_rig::sweep::{SweepRequest, sweep as sweep_on};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::suggest::closest;
+use ipirig_sweep::Shard;
 use ipirig_verdict::conclude;
 use ipirig_verdict::exit::{Code, host_verdict};
-use ipirig_verdict::result::RunResult;
 
 use super::check_interrupt;
 use super::host::host;
 use super::run::{built, file, flavour, print_both, snapshots};
+use super::sweep::SCENARIO;
 use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
@@ -63,7 +67,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
 
 /// The mutants of these names, or all.
 fn chosen(names: &[String]) -> Result<Vec<Mutant>, Failure> {
-    let all = ipirig_guest::mutants::all(&Places::find()?)?;
+    let all = patches::all(&Places::find()?.guest)?;
     if names.is_empty() {
         return Ok(all);
     }
@@ -95,10 +99,20 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn once(&self, run: Run<'_>) -> Result<RunResult, Failure> {
+    fn once(&self, run: Run<'_>) -> Result<TrialResult, Failure> {
         check_interrupt()?;
-        let scenario = Scenario::find(run.scenario).map_err(Failure::usage)?;
-        let plan = Plan::new(scenario, self.options.clone()).map_err(Failure::usage)?;
+        let kind = TrialKind::find(run.scenario).map_err(|why| Failure::usage(anyhow!(why)))?;
+        let options = self.options.clone();
+        let (scenario, options, sweep) = match kind {
+            TrialKind::Scenario(name) => (name, options, None),
+            TrialKind::Sweep { event, path } => {
+                let sweep = SweepRequest::of(&[path], &[event], Shard::WHOLE);
+                let sweep = sweep.map_err(Failure::usage)?;
+                (SCENARIO.to_owned(), sweep.options(options), Some(sweep))
+            }
+        };
+        let scenario = Scenario::find(&scenario).map_err(Failure::usage)?;
+        let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
         let request = Request {
             flavour: flavour(plan.scenario.kernel),
             extra_patches: run.patch.map(Path::to_owned).into_iter().collect(),
@@ -110,8 +124,16 @@ impl Bench<'_> {
         let again = if run.again { ", once more" } else { "" };
         let stage = format!("{}: {}{again}", run.kernel, run.scenario);
         self.progress.stage(&stage);
-        let outcome = run_on(self.host, &setup, &|_| {})?;
-        Ok(conclude(&setup, outcome))
+        Ok(match sweep {
+            None => {
+                let outcome = run_on(self.host, &setup, &|_| {})?;
+                TrialResult::Run(Box::new(conclude(&setup, outcome)))
+            }
+            Some(sweep) => {
+                let result = sweep_on(self.host, &setup, &sweep, &|_| {}, &|_| {})?;
+                TrialResult::Sweep(Box::new(result))
+            }
+        })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::reports::check_places;
 
 /// The scenario whose guest is swept.
-const SCENARIO: &str = "entry-matrix";
+pub(super) const SCENARIO: &str = "entry-matrix";
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
         args.html.as_deref(),
     )?;
     let args = args.options;
-    let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
+    let plan = Plan::new(scenario, request.options(options(&args))).map_err(Failure::usage)?;
     check_files(&args)?;
     let host = match host() {
         Ok(host) => host,
@@ -109,7 +109,7 @@ fn show(result: &SweepResult, wanted: Vec<(PathBuf, Format)>) -> Result<Code, Fa
 }
 
 /// The result of a sweep that was written as JSON.
-fn read(path: &Path) -> Result<SweepResult, Failure> {
+pub(super) fn read(path: &Path) -> Result<SweepResult, Failure> {
     let what = || format!("cannot read the result of a sweep from {}", path.display());
     let bytes = fs::read(path).with_context(what).map_err(Failure::usage)?;
     serde_json::from_slice(&bytes)
@@ -139,6 +139,7 @@ fn request(args: &SweepArgs) -> Result<SweepRequest, Failure> {
     let request = SweepRequest::of(&parsed(&args.paths)?, &parsed(&args.event)?, shard)
         .map_err(Failure::usage)?;
     Ok(SweepRequest {
+        pairs: args.pairs,
         earlier: earlier.map(Box::new),
         ..request
     })

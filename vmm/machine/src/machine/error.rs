@@ -7,12 +7,12 @@ use ipirig_abi::MAX_CPUS;
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::boot::BootError;
 use crate::cpuid::CpuidError;
 use crate::kvm_events::KvmEventsError;
 use crate::memory::MemoryError;
 use crate::placement::PlacementError;
 use crate::snapshot::SnapshotError;
+use ipirig_boot::BootError;
 
 /// Why a machine could not be made or started.
 #[derive(Debug, Error)]

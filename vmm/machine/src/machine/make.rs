@@ -12,7 +12,6 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::Machine;
 use super::error::{MachineError, failed, host};
 use crate::assist::Assist;
-use crate::boot::{self, BootPlan};
 use crate::clock;
 use crate::config::{ApicMode, Config};
 use crate::console::Console;
@@ -27,6 +26,7 @@ use crate::vcpu::{Timers, Vcpu};
 use crate::vcpu_set::VcpuSet;
 use crate::vm::{self, Apics, BlockedVcpu};
 use crate::wakeups::Wakeups;
+use ipirig_boot::{self as boot, BootPlan};
 
 /// What a configuration comes to on a host.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use vmm_sys_util::errno;
 
 use super::cause::{self, Cause};
 use super::follower::Follower;
+use super::pushed_flags::PushedFlags;
 use super::recorder::{self, Recorder};
 use super::stops::Stepping;
 use super::{Break, Vcpu};
@@ -31,6 +32,7 @@ const INT1: u8 = 0xf1;
 impl Vcpu {
     /// Deals with a debug exit.
     pub(super) fn debug(&mut self, exit: &kvm_debug_exit_arch) -> Result<(), Break> {
+        self.mend_pushed_flags(exit.pc)?;
         let trap = matches!(self.stops.stepping, Stepping::Over { trap: true });
         let mut dr6 = exit.dr6;
         if self.steps_to_nmi(dr6)? {
@@ -160,9 +162,16 @@ impl Vcpu {
                 what: format!("debug exit at {rip:#x}"),
             }));
         }
-        self.stops.stepping = Stepping::Over {
-            trap: regs.rflags & TRAP_FLAG != 0,
+        let trap = regs.rflags & TRAP_FLAG != 0;
+        let mut code = [0; 2];
+        let code = if self.access().read_virtual(rip, &mut code) {
+            &code[..]
+        } else {
+            &[]
         };
+        self.stops.own_trap = trap;
+        self.stops.pushed_flags = PushedFlags::of(code, rip, regs.rsp);
+        self.stops.stepping = Stepping::Over { trap };
         self.stop_where_wanted()
     }
 
@@ -199,11 +208,14 @@ impl Vcpu {
     fn begin(&mut self, began: Began) -> Result<(), Break> {
         let cpu = self.access();
         let handlers = assist::handlers(&cpu).map_err(|e| self.host("KVM_GET_SREGS", e))?;
-        let rip = self.regs()?.rip;
+        let regs = self.regs()?;
+        let rip = regs.rip;
         let nested = NESTED
             .into_iter()
-            .filter_map(|nr| handlers.get(&nr).copied());
+            .filter_map(|nr| Some((*handlers.get(&nr)?, nr)));
         self.stops.nested = nested.collect();
+        self.stops.own_trap = regs.rflags & TRAP_FLAG != 0;
+        self.stops.pushed_flags = None;
         self.stops.entry.clear();
         self.stops.stepping = Stepping::Recording { rip };
         let handlers = handlers.into_values().collect();
@@ -230,6 +242,7 @@ impl Vcpu {
         let successor = recorder::successor(&cpu, &step);
         let goes_on = self.recorder.step(step, returns);
         self.stops.successor = successor;
+        self.stops.pushed_flags = PushedFlags::of_step(&step);
         self.stops.stepping = if goes_on {
             let rip = step.registers.rip;
             Stepping::Recording { rip }

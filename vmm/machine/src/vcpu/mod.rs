@@ -6,6 +6,7 @@ mod exits;
 mod follower;
 mod inject;
 mod placed;
+mod pushed_flags;
 mod recorder;
 mod saved;
 mod sender;
@@ -25,7 +26,6 @@ use kvm_ioctls::{SyncReg, VcpuFd};
 use vmm_sys_util::errno;
 
 use crate::assist::{Assist, Cpu};
-use crate::boot;
 use crate::clock::{self, Moment};
 use crate::msr;
 use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
@@ -36,6 +36,7 @@ use crate::threads::Arrival;
 use crate::timer::KickTimer;
 use crate::vcpu_set::{Sample, Slot, VcpuSet};
 use crate::vm::Apics;
+use ipirig_boot as boot;
 
 use follower::Follower;
 pub use placed::Placed;

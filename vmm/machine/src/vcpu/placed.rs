@@ -6,23 +6,26 @@
 //! first says whether the event was taken. What the CPU pushed on the handler's stack is the witness of
 //! where.
 
+mod blocked;
 mod inspect;
+mod outer;
 
 use std::collections::HashMap;
 
 use ipirig_entry::Step;
-use ipirig_entry::passage::{
-    Arrival, Blocked, Crossed, Event, EventAt, Frame, Passage, PassageEnd,
-};
-use kvm_bindings::kvm_vcpu_events;
+use ipirig_entry::passage::{Arrival, Crossed, Event, EventAt, Frame, Passage, PassageEnd};
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
 
-use super::recorder;
+use super::pushed_flags::PushedFlags;
+use super::recorder::{self, RSP};
 use super::stops::Stepping;
 use super::{Break, Vcpu};
 use crate::assist;
 use crate::sys;
+
+use blocked::blocked;
+use outer::after_first;
 
 /// Vectors of exceptions that nobody expects in entry code: #PF, #GP, #DF. There are four debug registers,
 /// and one is for the instruction after the next.
@@ -31,10 +34,6 @@ const UNEXPECTED: [u8; 3] = [14, 13, 8];
 const NMI: u8 = 2;
 /// Bytes of the error code that comes with each of them.
 const ERROR_CODE: u64 = 8;
-/// RFLAGS.IF (SDM vol. 3, 2.3).
-const INTERRUPTS: u64 = 1 << 9;
-/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
-const RSP: usize = 4;
 
 /// How an event that was asked for is coming along, for whoever waits for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,13 +78,17 @@ pub(super) struct Placing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The vCPU has not come to the instruction.
+    /// The vCPU has not come to the instruction that comes before all others.
+    First,
+    /// It has not come to the one at which another NMI is to come before.
+    Before,
+    /// It has not come to the instruction.
     Waiting,
     /// It stands there until it is told to go on; or for good, where it was stopped for what nobody
     /// expects.
     Standing,
-    /// The event is on its way, to the handler that begins here.
-    Delivering { handler: u64 },
+    /// The event, or the NMI that comes before, is on its way to the handler that begins here.
+    Delivering { handler: u64, before: bool },
     /// It executes one instruction after the other.
     Tracing,
     /// It runs freely until it comes here, with this RSP.
@@ -110,12 +113,17 @@ impl Vcpu {
             .filter_map(|nr| Some((*handlers.get(&nr)?, nr)))
             .collect();
         self.forget_stops()?;
-        self.stops.entry = vec![at.rip];
+        let (stage, address) = match at.first {
+            Some((rip, _)) => (Stage::First, rip),
+            None => after_first(&at),
+        };
+        self.stops.entry = vec![address];
         self.placing = Some(Placing {
             at,
-            stage: Stage::Waiting,
+            stage,
             passage: Passage {
                 arrival: Arrival::NotTaken,
+                outer: None,
                 steps: vec![],
                 ended: PassageEnd::NoEvent,
                 frame: None,
@@ -202,6 +210,8 @@ impl Vcpu {
             return Ok(None);
         };
         match placing.stage {
+            Stage::First => self.reached_first(rip, rsp),
+            Stage::Before => self.reached_before(rip, rsp),
             Stage::Waiting if rip == placing.at.rip => {
                 if rsp != placing.at.rsp {
                     return Ok(Some(false));
@@ -215,12 +225,15 @@ impl Vcpu {
                 self.arrive()?;
                 Ok(Some(true))
             }
-            Stage::Delivering { handler } if rip == handler => {
+            Stage::Delivering { handler, before } if rip == handler => {
                 let frame = self.frame(rsp).unwrap_or_default();
+                if before {
+                    return self.in_outer(rip, rsp, frame);
+                }
                 self.taken(rip, frame)?;
                 Ok(Some(true))
             }
-            Stage::Delivering { .. } if rip == placing.at.rip => {
+            Stage::Delivering { before, .. } if Some(rip) == placing.instruction(before) => {
                 self.end_passage(PassageEnd::NoEvent, Stage::Over)?;
                 Ok(Some(true))
             }
@@ -253,8 +266,16 @@ impl Vcpu {
         }
         let vector = match event {
             Event::Interrupt(vector) => vector,
-            Event::Nmi | Event::Stand => NMI,
+            Event::Nmi | Event::NestedNmi | Event::Stand => NMI,
         };
+        if event == Event::NestedNmi {
+            self.unmask_nmis()?;
+        }
+        self.inject_event(event, vector, false)
+    }
+
+    /// Injects `event` at the instruction before which the vCPU stands: the one that comes `before`, or not.
+    fn inject_event(&mut self, event: Event, vector: u8, before: bool) -> Result<(), Break> {
         let events = self
             .fd
             .get_vcpu_events()
@@ -271,14 +292,14 @@ impl Vcpu {
         let Some(handler) = handler else {
             return self.end_passage(PassageEnd::NoEvent, Stage::Over);
         };
-        self.set_stage(Stage::Delivering { handler });
+        self.set_stage(Stage::Delivering { handler, before });
         self.stops.entry = vec![handler, regs.rip];
         self.stop_where_wanted()?;
         match event {
             Event::Interrupt(vector) => {
                 sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
             }
-            Event::Nmi | Event::Stand => {
+            Event::Nmi | Event::NestedNmi | Event::Stand => {
                 self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;
                 self.counters.nmis += 1;
             }
@@ -301,10 +322,11 @@ impl Vcpu {
     fn trace_from(&mut self, rip: u64) -> Result<(), errno::Error> {
         self.stops.entry.clear();
         if let Some(placing) = &self.placing {
-            let handlers = placing.unexpected.iter().map(|(address, _)| *address);
-            self.stops.nested = handlers.collect();
+            self.stops.nested.clone_from(&placing.unexpected);
         }
         self.stops.successor = None;
+        self.stops.own_trap = false;
+        self.stops.pushed_flags = None;
         self.stops.stepping = Stepping::Recording { rip };
         if self.synced {
             self.fd.set_sync_valid_reg(SyncReg::SystemRegister);
@@ -370,6 +392,7 @@ impl Vcpu {
             return self.end_passage(PassageEnd::User, Stage::Over);
         }
         self.stops.successor = successor;
+        self.stops.pushed_flags = PushedFlags::of_step(&step);
         self.stops.stepping = Stepping::Recording { rip };
         self.stop_where_wanted()?;
         if let Some(placing) = self.placing.as_mut().filter(|_| self.synced) {
@@ -443,46 +466,6 @@ impl Vcpu {
     fn announce(&self, placed: Placed) {
         if let Some(slot) = self.vcpu_set.slots.get(self.cpu) {
             slot.announce_placed(placed as u8);
-        }
-    }
-}
-
-/// What keeps a vCPU with these `events` and `rflags` from taking `event`, if anything.
-fn blocked(event: Event, events: &kvm_vcpu_events, rflags: u64) -> Option<Blocked> {
-    match event {
-        Event::Nmi if events.nmi.masked != 0 => Some(Blocked::NmiMasked),
-        Event::Interrupt(_) if rflags & INTERRUPTS == 0 => Some(Blocked::InterruptsOff),
-        Event::Nmi | Event::Interrupt(_) if events.interrupt.shadow != 0 => Some(Blocked::Shadow),
-        Event::Nmi | Event::Interrupt(_) | Event::Stand => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_blocked_by_what_the_cpu_says_and_by_nothing_else() {
-        let none = kvm_vcpu_events::default();
-        let with = |set: fn(&mut kvm_vcpu_events)| {
-            let mut events = none;
-            set(&mut events);
-            events
-        };
-        let shadow = with(|events| events.interrupt.shadow = 1);
-        let masked = with(|events| events.nmi.masked = 1);
-        let interrupt = Event::Interrupt(0xec);
-        for (event, events, rflags, expected) in [
-            (Event::Nmi, none, 2, None),
-            (Event::Nmi, masked, 0x202, Some(Blocked::NmiMasked)),
-            (Event::Nmi, shadow, 2, Some(Blocked::Shadow)),
-            (interrupt, none, 0x202, None),
-            (interrupt, masked, 0x202, None),
-            (interrupt, none, 2, Some(Blocked::InterruptsOff)),
-            (interrupt, shadow, 0x202, Some(Blocked::Shadow)),
-            (Event::Stand, shadow, 2, None),
-        ] {
-            assert_eq!(blocked(event, &events, rflags), expected, "{event:?}");
         }
     }
 }

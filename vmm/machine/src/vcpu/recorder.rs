@@ -180,7 +180,7 @@ impl Recorder {
 }
 
 /// Place of RSP in [`StepRegisters::general`].
-const RSP: usize = 4;
+pub(super) const RSP: usize = 4;
 
 /// The vCPU's state, and the bytes that it will execute.
 pub(super) fn look(cpu: &Cpu<'_>) -> Result<Step, errno::Error> {
@@ -271,14 +271,19 @@ pub(super) fn from_return(cpu: &Cpu<'_>, vector: u8) -> Result<bool, errno::Erro
     Ok(read && cs & 3 == 0 && code == IRETQ && wanted[0] & 3 == 3)
 }
 
-/// RIP, CS, RFLAGS and RSP as the CPU pushed them for `vector`; `None` if they cannot be read.
-fn pushed(cpu: &Cpu<'_>, vector: u8) -> Result<Option<[u64; 4]>, errno::Error> {
-    let rsp = cpu.fd.get_regs()?.rsp;
-    let error_code = if WITH_ERROR_CODE.contains(&vector) {
+/// Bytes of the error code that the CPU pushes for `vector`.
+pub(super) fn error_code(vector: u8) -> u64 {
+    if WITH_ERROR_CODE.contains(&vector) {
         8
     } else {
         0
-    };
+    }
+}
+
+/// RIP, CS, RFLAGS and RSP as the CPU pushed them for `vector`; `None` if they cannot be read.
+fn pushed(cpu: &Cpu<'_>, vector: u8) -> Result<Option<[u64; 4]>, errno::Error> {
+    let rsp = cpu.fd.get_regs()?.rsp;
+    let error_code = error_code(vector);
     let mut frame = [[0; 8]; 4];
     let read = cpu.read_virtual(rsp.wrapping_add(error_code), frame.as_flattened_mut());
     Ok(read.then(|| frame.map(u64::from_le_bytes)))

@@ -15,6 +15,8 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
+use super::pushed_flags::PushedFlags;
+
 /// Debug registers that hold an address (SDM vol. 3, 18.2.1).
 const POINTS: usize = 4;
 
@@ -28,13 +30,17 @@ pub(super) struct Stops {
     /// Addresses that the machine's user wants to hear of.
     pub(super) watch: Vec<u64>,
     pub(super) stepping: Stepping,
-    /// First instructions of the handlers of exceptions that a kernel may raise itself. Delivering
+    /// First instructions of the handlers of exceptions that a kernel may raise itself, with their vectors. Delivering
     /// one clears RFLAGS.TF and so would end the steps without a word; while the recorder records,
     /// the vCPU stops there instead.
-    pub(super) nested: Vec<u64>,
+    pub(super) nested: Vec<(u64, u8)>,
     /// The instruction after the next one that is recorded, if it is known: after some (IRET, SWAPGS)
     /// a KVM may execute one more before it stops.
     pub(super) successor: Option<u64>,
+    /// Whether RFLAGS.TF was the guest's own before it was stepped.
+    pub(super) own_trap: bool,
+    /// What the next instruction stores of RFLAGS, if it is a step and a PUSHF.
+    pub(super) pushed_flags: Option<PushedFlags>,
     /// What KVM was told last.
     told: DebugState,
 }
@@ -81,6 +87,8 @@ impl Stops {
         self.entry.clear();
         self.nested.clear();
         self.successor = None;
+        self.own_trap = false;
+        self.pushed_flags = None;
         self.stepping = Stepping::No;
     }
 
@@ -115,7 +123,8 @@ impl Stops {
             Stepping::Over { .. } => DebugState::Step(vec![]),
             // A breakpoint where the vCPU stands would stop it there for ever.
             Stepping::Recording { rip } => {
-                let points = self.successor.iter().chain(&self.nested).copied();
+                let nested = self.nested.iter().map(|(address, _)| *address);
+                let points = self.successor.into_iter().chain(nested);
                 DebugState::Step(points.filter(|&point| point != rip).take(POINTS).collect())
             }
             Stepping::No => match self.points() {
@@ -179,7 +188,7 @@ mod tests {
     #[test]
     fn a_record_stops_at_nested_handlers_but_not_where_it_stands() {
         let stops = Stops {
-            nested: vec![1, 2, 3, 4],
+            nested: vec![(1, 14), (2, 13), (3, 6), (4, 3)],
             successor: Some(9),
             entry: vec![7],
             stepping: Stepping::Recording { rip: 2 },

@@ -15,6 +15,7 @@
 mod checkpoints;
 mod debugging;
 mod ending;
+mod flags;
 mod harness;
 mod hostile;
 mod image;
@@ -145,6 +146,7 @@ fn main() -> ExitCode {
     };
     checkpoints::list(&mut suite);
     debugging::list(&mut suite);
+    flags::list(&mut suite);
     ending::list(&mut suite);
     hostile::list(&mut suite);
     injection::list(&mut suite);

@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "the guests' assembler text")]
 
 use ipirig_entry::Record;
-use ipirig_entry::passage::{Arrival, Blocked, Event, EventAt, Frame, Passage, PassageEnd};
+use ipirig_entry::passage::{
+    Arrival, Blocked, Event, EventAt, Frame, OuterNmi, Passage, PassageEnd,
+};
 use ipirig_machine::{Beginning, Follow, Line, Placed, Raise};
 
 use crate::Suite;
@@ -28,8 +30,16 @@ pub(crate) fn list(suite: &mut Suite) {
         an_interrupt_is_blocked_where_interrupts_are_off,
     );
     suite.stepping(
+        "an_event_comes_in_the_handler_of_an_nmi_that_came_before",
+        an_event_comes_in_the_handler_of_an_nmi_that_came_before,
+    );
+    suite.stepping(
         "an_instruction_that_is_executed_twice_is_told_by_its_number",
         an_instruction_that_is_executed_twice_is_told_by_its_number,
+    );
+    suite.stepping(
+        "executions_are_counted_from_the_first_instruction_on_if_there_is_one",
+        executions_are_counted_from_the_first_instruction_on_if_there_is_one,
     );
     suite.stepping(
         "what_is_raised_with_a_rewind_comes_before_anything_is_executed",
@@ -143,6 +153,8 @@ fn at(event: Event, record: &Record, number: usize) -> EventAt {
             .filter(|&before| place(before) == (rip, rsp))
             .count(),
         resume: resume.filter(|_| !assembly.contains(&rip)),
+        first: None,
+        outer: None,
         assembly: std::iter::once(assembly).collect(),
         flag: None,
         limit: 100,
@@ -282,6 +294,91 @@ fn an_interrupt_is_blocked_where_interrupts_are_off() {
     );
     moves_on(&mut guest);
     assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+/// What comes of `event` at the instruction `offset` of the handler of an NMI that comes at step `number`, where
+/// RSP is `below` that at the handler's first instruction.
+fn in_handler(
+    guest: &mut Running,
+    record: &Record,
+    number: usize,
+    event: Event,
+    offset: u64,
+) -> Passage {
+    let inner = at(event, record, number);
+    let outer = OuterNmi {
+        rip: inner.rip,
+        rsp: inner.rsp,
+        skip: inner.skip,
+    };
+    // In 64-bit mode RSP is aligned to 16 bytes before the frame of 40 is pushed (SDM vol. 3, 6.14.2).
+    let rsp = (inner.rsp & !0xf) - 40;
+    let event = EventAt {
+        rip: place_of(&PLACE_NMI) + offset,
+        rsp,
+        skip: 0,
+        outer: Some(outer),
+        resume: None,
+        ..inner
+    };
+    guest.machine.place(0, event).unwrap();
+    guest.order(1, 1);
+    passage(guest)
+}
+
+fn an_event_comes_in_the_handler_of_an_nmi_that_came_before() {
+    let (mut guest, record) = recorded();
+    let checkpoint = guest.machine.checkpoint().unwrap();
+    let calls = guest.word(3);
+    // Its first instruction, and the one that its function returns to.
+    for offset in [0, 6] {
+        for number in 0..record.steps.len() {
+            let seen = in_handler(&mut guest, &record, number, Event::NestedNmi, offset);
+            let registers = &record.steps[number].registers;
+            let outer = seen.outer.unwrap();
+            assert_eq!(
+                (outer.rip, outer.rsp),
+                (registers.rip, registers.general[4])
+            );
+            let Arrival::Taken(frame) = seen.arrival else {
+                panic!("{number}: {:?}", seen.arrival);
+            };
+            assert_eq!(frame.rip, place_of(&PLACE_NMI) + offset, "{number}");
+            assert_eq!(seen.ended, PassageEnd::User);
+            moves_on(&mut guest);
+            assert_eq!(guest.word(3), calls + 3);
+            guest.machine.rewind(&checkpoint).unwrap();
+            // Nothing has unmasked NMIs.
+            let seen = in_handler(&mut guest, &record, number, Event::Nmi, offset);
+            assert_eq!(seen.arrival, Arrival::Blocked(Blocked::NmiMasked));
+            guest.machine.rewind(&checkpoint).unwrap();
+        }
+    }
+    assert_eq!(guest.stop().words[63], 0, "an exception");
+}
+
+fn executions_are_counted_from_the_first_instruction_on_if_there_is_one() {
+    let (mut guest, record) = recorded();
+    let checkpoint = guest.machine.checkpoint().unwrap();
+    let dec = place_of(&PLACE_ENTRY) + 11;
+    let place = |number: usize| {
+        let registers = &record.steps[number].registers;
+        (registers.rip, registers.general[4])
+    };
+    let number = (0..).find(|&number| place(number).0 == dec).unwrap();
+    // RDX at the event: from the entry on, from the loop's first instruction on, and from the one after it on.
+    let left = [0, number, number + 1].map(|first| {
+        let event = EventAt {
+            first: Some(place(first)),
+            ..at(Event::Nmi, &record, number)
+        };
+        guest.machine.place(0, event).unwrap();
+        guest.order(1, 1);
+        let passage = passage(&mut guest);
+        guest.machine.rewind(&checkpoint).unwrap();
+        passage.steps[0].step.registers.general[2]
+    });
+    assert_eq!(left, [2, 2, 1]);
 }
 
 fn an_instruction_that_is_executed_twice_is_told_by_its_number() {

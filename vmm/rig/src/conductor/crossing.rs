@@ -49,7 +49,7 @@ impl Conductor<'_> {
             let doing = Doing::Storm { part: number };
             self.ledger.journal().begin(doing, clock::now());
             let args = self.args(&part);
-            self.begin_command(part.command, args);
+            self.begin_command(Command::Storm, args);
             while !entered && !self.acknowledged() {
                 if self.ledger.hold().holding() {
                     self.all_stay()?;
@@ -61,7 +61,7 @@ impl Conductor<'_> {
                     self.pause()?;
                 }
             }
-            let [done, value, ..] = self.end_command(part.command)?;
+            let [done, value, ..] = self.end_command(Command::Storm)?;
             self.ledger.journal().end(doing, clock::now());
             reports.push(StormReport { done, value });
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipirig_abi::{
     AgentState, Command, Control, CpuSlot, Header, KernelText, MAX_CPUS, Mailbox, Order, Reply,
-    Role, Status, TEXT_LEN, TaskSlot, TaskState, Text,
+    Role, Status, StormKind, TEXT_LEN, TaskSlot, TaskState, Text,
 };
 use ipirig_entry::Began;
 use ipirig_evidence::ledger::{Delivery, Ledger, Write};
@@ -233,30 +233,42 @@ impl<'a> Fake<'a> {
         }
     }
 
+    /// The storm that the command asks for; its results.
+    fn run_storm(&mut self) -> [u64; 4] {
+        let [kind, operations] = [0, 1].map(|at: usize| self.mailbox.control.args[at].load(SeqCst));
+        let kind = StormKind::try_from(u32::try_from(kind).unwrap()).unwrap();
+        let done = operations - self.script.pretended;
+        self.storm(done);
+        let poke = [0, fake_kernel::POKED, 0, 5, 0, 0];
+        let (start, end) = (fake_kernel::UNMAPPED, fake_kernel::UNMAPPED + 0x8000);
+        let value = match kind {
+            StormKind::StaticKeyFlip => {
+                for _ in 0..3 * done {
+                    self.change(fake_kernel::TEXT_POKE, poke);
+                }
+                self.key ^= operations & 1;
+                self.key
+            }
+            StormKind::Vunmap => {
+                for _ in 0..done {
+                    self.change(fake_kernel::FLUSH, [start, end, 0, 0, 0, 0]);
+                }
+                self.alias += 0x1111;
+                self.alias
+            }
+            _ => {
+                self.change(fake_kernel::TEXT_POKE, poke);
+                0
+            }
+        };
+        [operations - self.script.lazy, value, 0, 0]
+    }
+
     fn obey(&mut self, command: Command) {
         let arg = self.mailbox.control.args[0].load(SeqCst);
         let mut results = [0; 4];
         let mut status = Status::Ok;
         match command {
-            Command::Flip => {
-                let flips = arg - self.script.pretended;
-                self.storm(flips);
-                for _ in 0..3 * flips {
-                    self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
-                }
-                self.key ^= arg & 1;
-                results = [arg - self.script.lazy, self.key, 0, 0];
-            }
-            Command::Vunmap => {
-                let rounds = arg - self.script.pretended;
-                self.storm(rounds);
-                let (start, end) = (fake_kernel::UNMAPPED, fake_kernel::UNMAPPED + 0x8000);
-                for _ in 0..rounds {
-                    self.change(fake_kernel::FLUSH, [start, end, 0, 0, 0, 0]);
-                }
-                self.alias += 0x1111;
-                results = [arg - self.script.lazy, self.alias, 0, 0];
-            }
             Command::ReadCounters => self
                 .mailbox
                 .text
@@ -270,12 +282,7 @@ impl<'a> Fake<'a> {
             Command::Signal => {
                 self.enters(arg as usize, EntryKind::Reschedule.began());
             }
-            Command::Storm => {
-                let operations = self.mailbox.control.args[1].load(SeqCst);
-                self.storm(operations);
-                self.change(fake_kernel::TEXT_POKE, [0, fake_kernel::POKED, 0, 5, 0, 0]);
-                results = [operations - self.script.lazy, 0, 0, 0];
-            }
+            Command::Storm => results = self.run_storm(),
             Command::LetGo => {
                 self.staying.borrow_mut().clear();
                 self.let_go.set(true);
@@ -340,8 +347,7 @@ impl<'a> Fake<'a> {
             status = Status::Lacking;
             self.mailbox.text.set(what.as_bytes());
         }
-        let storm = matches!(command, Command::Flip | Command::Vunmap);
-        if storm && self.script.storm_errno != 0 {
+        if command == Command::Storm && self.script.storm_errno != 0 {
             status = Status::Failed;
             self.mailbox.text.set(b"ioctl:\x1b[31m no memory\n");
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ipirig_abi::{Command, Role, StormKind, TRACED_FUNCTION};
+use ipirig_abi::{Command, Role, TRACED_FUNCTION, Target};
 use ipirig_entry::KernelLayout;
 use ipirig_image::{Site, SiteKind};
 use ipirig_scenario::{Mode, Part, Vcpus};
@@ -21,15 +21,15 @@ const BEFORE_FENTRY: u64 = 4;
 impl Conductor<'_> {
     /// Finds what the storm's kind must be told of this kernel, and has the guest make ready.
     pub(super) fn prepare(&mut self, layout: &Layout) -> Result<(), Ended> {
-        let storm = self.scenario.map(|scenario| scenario.storm);
-        let consists_of = |kind| storm.is_some_and(|storm| storm.consists_of(kind));
         let traced = || layout.as_ref().ok().and_then(|it| traced_function(it));
-        if consists_of(StormKind::EntryTextPoke) {
-            self.target = self.entry_text_poke(layout)?;
-        } else if consists_of(StormKind::Ftrace) {
-            self.target = traced().map_or(0, |function| function.number);
-        } else if consists_of(StormKind::Kprobe) {
-            self.target = traced().map_or(0, |function| function.after_call);
+        for part in self.parts() {
+            let target = match part.kind.properties().target {
+                None => continue,
+                Some(Target::EntryNop) => self.entry_text_poke(layout)?,
+                Some(Target::TracedInstruction) => traced().map_or(0, |traced| traced.after_call),
+                Some(Target::TracedNumber) => traced().map_or(0, |traced| traced.number),
+            };
+            self.target = target;
         }
         let vcpus = self.scenario.map(|scenario| scenario.vcpus);
         if let Some(Vcpus {
@@ -52,20 +52,15 @@ impl Conductor<'_> {
             }
         }
         for part in self.parts() {
-            if part.command == Command::Storm {
-                self.command(Command::Prepare, self.args(&part))?;
-            }
+            self.command(Command::Prepare, self.args(&part))?;
         }
         Ok(())
     }
 
     /// The arguments of the command that a part consists of.
     pub(super) fn args(&self, part: &Part) -> [u64; 4] {
-        let mut args = part.args;
-        if part.command == Command::Storm {
-            args[3] = self.target;
-        }
-        args
+        let target = part.kind.properties().target.map_or(0, |_| self.target);
+        part.kind.args(part.operations, part.size, target)
     }
 
     /// Finds a place in entry text that may be poked while nobody executes it, and tells the guest

@@ -66,8 +66,8 @@ impl Conductor<'_> {
                 }
             }
             let record = match (recorded, produced) {
-                (false, _) => Err(NoRecord::CannotStep),
-                (true, false) => Err(NoRecord::NotProduced),
+                (_, false) => Err(NoRecord::NotProduced),
+                (false, true) => Err(NoRecord::CannotStep),
                 (true, true) => self.fetch(cpu, over)?.ok_or(NoRecord::NotSeen),
             };
             self.ledger.journal().end(doing, clock::now());

@@ -1,6 +1,8 @@
 //! The sweep: one guest, put back to the same moment for each point, in which one event comes at one
 //! instruction. It does not judge; `ipirig-sweep` does.
 
+mod exit;
+mod nested;
 mod request;
 mod sender;
 mod waits;
@@ -9,9 +11,9 @@ mod ways;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use ipirig_abi::{Command, Mailbox};
-use ipirig_entry::passage::{Event, EventAt, Passage, PassageEnd};
-use ipirig_entry::{KernelLayout, Paging};
+use ipirig_abi::{Command, Mailbox, StormKind};
+use ipirig_entry::passage::{Event, EventAt, OuterNmi, Passage, PassageEnd};
+use ipirig_entry::{Began, KernelLayout, Paging};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::{Beginning, Checkpoint, Follow, Machine, Placed, Raise, Still};
@@ -20,10 +22,10 @@ use ipirig_scenario::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 use ipirig_sweep::judge::missed;
 use ipirig_sweep::{
     EventName, JudgeContext, Outcome, PathResult, PlannedPath, PlannedPoint, PointName,
-    PointResult, Sender, Sent, Status, judge,
+    PointResult, Sender, Sent, Side, Status, happens_on, judge,
 };
 
-pub use request::{SweepRequest, SweepRequestError};
+pub use request::{RequestedPath, SweepRequest, SweepRequestError};
 
 use super::mailbox::post_order;
 use super::{Conductor, Ended, LayoutOf, Start};
@@ -34,6 +36,8 @@ const PASSAGE_MAX: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a sender may take that neither sends nor ends.
 const SENDER: Duration = Duration::from_secs(10);
+/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
+const RSP: usize = 4;
 /// Pages of the one allocation that an operation frees.
 const PAGES: u64 = 1;
 
@@ -78,8 +82,10 @@ pub fn sweep(
     };
     swept.version = Some(booted.version);
     // What the kernel does the first time only.
-    conductor.command(Command::Flip, [1, 0, 0, 0])?;
-    conductor.command(Command::Vunmap, [1, PAGES, 0, 0])?;
+    for sender in Sender::ALL {
+        let (command, args) = operation(sender);
+        conductor.command(command, args)?;
+    }
     conductor.enter(Phase::Quiet);
     conductor.quiet()?;
     conductor.enter(Phase::Sweep);
@@ -120,6 +126,8 @@ struct Way {
     entry: EntryKind,
     path: PlannedPath,
     whole: std::rc::Rc<Passage>,
+    /// The NMI that comes on it.
+    outer: Option<OuterNmi>,
 }
 
 /// On whose path a point is.
@@ -149,12 +157,9 @@ impl Sweep<'_, '_> {
         let senders = self.senders(request, swept)?;
         let mut planned = Vec::new();
         for &event in &request.events {
-            let of_target = ways.iter().filter(|_| !event.is_of_sender());
-            let of_sender = senders.iter().filter(|_| event.is_of_sender());
-            let scenes = of_target
-                .map(Scene::Target)
-                .chain(of_sender.map(Scene::Sender));
-            for scene in scenes {
+            let of_target = ways.iter().map(Scene::Target);
+            let scenes = of_target.chain(senders.iter().map(Scene::Sender));
+            for scene in scenes.filter(|scene| happens_on(event, &scene.path().name)) {
                 let points = scene.path().points.iter();
                 planned.extend(points.map(|point| (scene, event, point)));
             }
@@ -211,6 +216,9 @@ impl Sweep<'_, '_> {
                     swept.run += 1;
                     match scene {
                         Scene::Target(way) => self.point(way, point, name.event)?,
+                        Scene::Sender(way) if way.target == Side::Out => {
+                            self.exit_point(way, point)?
+                        }
                         Scene::Sender(way) => self.sender_point(way, point)?,
                     }
                 }
@@ -233,11 +241,18 @@ impl Sweep<'_, '_> {
     ) -> Result<(Outcome, Option<Sent>), Ended> {
         let what = match event {
             EventName::Nmi => Event::Nmi,
+            EventName::NestedNmi => Event::NestedNmi,
             EventName::Timer => Event::Interrupt(LOCAL_TIMER),
             EventName::Reschedule => Event::Interrupt(RESCHEDULE),
-            EventName::Flip | EventName::Vunmap | EventName::Entry => Event::Stand,
+            EventName::Flip | EventName::Vunmap | EventName::Entry | EventName::Exit => {
+                Event::Stand
+            }
         };
-        let at = self.event_at(what, point);
+        let at = EventAt {
+            first: first_of(way.entry, &way.whole),
+            outer: way.outer,
+            ..self.event_at(what, point)
+        };
         let operation = match event {
             EventName::Flip => Some(operation(Sender::Flip)),
             EventName::Vunmap => Some(operation(Sender::Vunmap)),
@@ -247,7 +262,10 @@ impl Sweep<'_, '_> {
             let why = "the CPU did not come there, or not back, in time".to_owned();
             return Ok((Outcome::Error(why), None));
         };
-        let context = self.context(&way.whole);
+        let context = JudgeContext {
+            outer: way.outer,
+            ..self.context(&way.whole)
+        };
         Ok((judge(&context, point, event, &passage, sent), sent))
     }
 
@@ -258,6 +276,8 @@ impl Sweep<'_, '_> {
             rip: point.rip,
             rsp: point.rsp,
             skip: point.skip,
+            first: None,
+            outer: None,
             assembly: vec![self.layout.entry_text()],
             resume: point.resume,
             flag: self.flag,
@@ -271,6 +291,7 @@ impl Sweep<'_, '_> {
             layout: self.layout,
             paging: self.paging,
             whole,
+            outer: None,
         }
     }
 
@@ -409,12 +430,23 @@ impl Sweep<'_, '_> {
     }
 }
 
+/// The instruction from which on executions are counted, of the way `whole` by `entry`: its first, if that comes after
+/// another way, on which the same instructions may have been executed.
+fn first_of(entry: EntryKind, whole: &Passage) -> Option<(u64, u64)> {
+    let Began::FaultingReturn(_) = entry.began() else {
+        return None;
+    };
+    let registers = &whole.steps.first()?.step.registers;
+    Some((registers.rip, registers.general[RSP]))
+}
+
 /// The command that carries out one operation.
 fn operation(sender: Sender) -> (Command, [u64; 4]) {
-    match sender {
-        Sender::Flip => (Command::Flip, [1, 0, 0, 0]),
-        Sender::Vunmap => (Command::Vunmap, [1, PAGES, 0, 0]),
-    }
+    let args = match sender {
+        Sender::Flip => StormKind::StaticKeyFlip.args(1, 0, 0),
+        Sender::Vunmap => StormKind::Vunmap.args(1, PAGES, 0),
+    };
+    (Command::Storm, args)
 }
 
 const NOT_REAL: &str = "only a real machine can be swept";

@@ -151,7 +151,7 @@ fn a_guest_that_stops_is_reported_with_the_phase() {
             "reading counters before the window",
         ),
         (Moment::Order, "baseline entry"),
-        (Moment::Command(Command::Flip), "storm"),
+        (Moment::Command(Command::Storm), "storm"),
     ] {
         let ended = conduct(Script {
             stops_in: Some(moment),
@@ -182,7 +182,7 @@ fn a_signal_ends_any_phase() {
     for (moment, phase) in [
         (Moment::Boot, "boot"),
         (Moment::Order, "baseline entry"),
-        (Moment::Command(Command::Flip), "storm"),
+        (Moment::Command(Command::Storm), "storm"),
     ] {
         let text = ending(Script {
             interrupted_in: Some(moment),
@@ -211,7 +211,7 @@ fn a_command_that_fails_is_named_with_its_errno() {
             storm_errno: 12,
             ..Script::default()
         }),
-        "the guest could not carry out Flip (errno 12): ioctl:[31m no memory"
+        "the guest could not carry out Storm (errno 12): ioctl:[31m no memory"
     );
 }
 

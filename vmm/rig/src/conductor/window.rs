@@ -206,7 +206,7 @@ impl Conductor<'_> {
         for (number, part) in self.parts().into_iter().enumerate() {
             let doing = Doing::Storm { part: number };
             self.ledger.journal().begin(doing, clock::now());
-            let [done, value, ..] = self.command(part.command, self.args(&part))?;
+            let [done, value, ..] = self.command(Command::Storm, self.args(&part))?;
             self.ledger.journal().end(doing, clock::now());
             self.take_handled(number)?;
             reports.push(StormReport { done, value });

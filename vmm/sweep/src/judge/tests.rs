@@ -14,27 +14,8 @@ fn whole() -> Passage {
 }
 
 fn points(layout: &KernelLayout, whole: &Passage) -> Vec<PlannedPoint> {
-    let path = |side| {
-        let entry = "syscall".to_owned();
-        PlannedPath::new(PathName { entry, side }, &whole.steps, layout).points
-    };
+    let path = |side| PlannedPath::new(PathName::new("syscall", side), &whole.steps, layout).points;
     [path(Side::In), path(Side::Out)].concat()
-}
-
-/// A CPU that has come to `step` of a system call.
-fn at(step: usize) -> Cpu {
-    let mut cpu = Cpu::new();
-    cpu.syscall(0, true);
-    let crossed = cpu.steps[step];
-    let mut now = Cpu::new();
-    now.registers = crossed.step.registers;
-    now.flag = crossed.flag.unwrap();
-    now.other_gs = if now.registers.gs_base == GS {
-        USER_GS
-    } else {
-        GS
-    };
-    now
 }
 
 fn judged(layout: &KernelLayout, step: usize, passage: &Passage, sent: Option<Sent>) -> Outcome {
@@ -43,6 +24,7 @@ fn judged(layout: &KernelLayout, step: usize, passage: &Passage, sent: Option<Se
         layout,
         paging: paging(),
         whole: &whole,
+        outer: None,
     };
     let points = points(layout, &whole);
     let point = points.iter().find(|point| point.step == step).unwrap();
@@ -56,7 +38,7 @@ fn judged(layout: &KernelLayout, step: usize, passage: &Passage, sent: Option<Se
 
 /// An NMI at `step` that goes wrong so.
 fn nmi(step: usize, wrong: Wrong) -> Passage {
-    let mut cpu = at(step);
+    let mut cpu = Cpu::at(step);
     let frame = cpu.frame();
     cpu.nmi(wrong).syscall(step, true);
     cpu.passage(Arrival::Taken(frame))
@@ -64,7 +46,7 @@ fn nmi(step: usize, wrong: Wrong) -> Passage {
 
 /// An operation while the CPU stands at `step`.
 fn operation(step: usize) -> Passage {
-    let mut cpu = at(step);
+    let mut cpu = Cpu::at(step);
     cpu.syscall(step, true);
     cpu.passage(Arrival::Stood)
 }
@@ -195,7 +177,7 @@ fn a_static_key_and_vmalloc_memory_are_found_before_the_catch_up_only() {
         (1, 0xffff_8880_0000_0000, false),
         (4, STACK - 0x10_0000, false),
     ] {
-        let mut cpu = at(step);
+        let mut cpu = Cpu::at(step);
         let frame = cpu.frame();
         cpu.registers.general[7] = touched;
         let before = cpu.registers;
@@ -264,7 +246,7 @@ fn an_event_that_came_elsewhere_or_not_at_all_is_no_hit() {
         change(&mut passage);
         judged(&layout, 3, &passage, None)
     };
-    let frame = at(3).frame();
+    let frame = Cpu::at(3).frame();
     let elsewhere = [
         Frame {
             rip: frame.rip + 1,
@@ -346,6 +328,7 @@ fn a_kernel_without_a_flag_defers_nothing_and_is_judged_by_the_rest() {
         layout: &layout,
         paging: paging(),
         whole: &whole,
+        outer: None,
     };
     let outcome = judge(&context, &points[1], EventName::Nmi, &passage, None);
     assert_eq!(outcome, Outcome::Held);
@@ -355,12 +338,42 @@ fn a_kernel_without_a_flag_defers_nothing_and_is_judged_by_the_rest() {
 }
 
 #[test]
+fn an_nmi_before_that_came_elsewhere_is_an_error() {
+    let (layout, whole) = (layout(&[]), whole());
+    let points = points(&layout, &whole);
+    let context = JudgeContext {
+        layout: &layout,
+        paging: paging(),
+        whole: &whole,
+        outer: Some(points[0].outer()),
+    };
+    let mut passage = nmi(1, Wrong::Nothing);
+    let outcome = |passage: &Passage| judge(&context, &points[1], EventName::Nmi, passage, None);
+    assert!(matches!(outcome(&passage), Outcome::Error(_)), "none came");
+    passage.outer = Some(Frame {
+        rip: points[0].rip,
+        rsp: points[0].rsp,
+        ..Frame::default()
+    });
+    assert_eq!(outcome(&passage), Outcome::Held);
+    passage.outer = Some(Frame {
+        rip: points[1].rip,
+        rsp: points[0].rsp,
+        ..Frame::default()
+    });
+    assert!(matches!(outcome(&passage), Outcome::Error(_)), "elsewhere");
+}
+
+#[test]
 fn interrupts_are_missed_where_the_flag_is_clear_and_nmis_are_not() {
     let (layout, whole) = (layout(&[]), whole());
     let mut point = points(&layout, &whole)[0].clone();
     let rules = |point: &PlannedPoint| EventName::ALL.map(|event| missed(point, event));
     let off = Some(Blocked::InterruptsOff);
-    assert_eq!(rules(&point), [None, off, off, None, None, None]);
+    assert_eq!(
+        rules(&point),
+        [None, None, off, off, None, None, None, None]
+    );
     point.rflags |= INTERRUPTS;
-    assert_eq!(rules(&point), [None; 6]);
+    assert_eq!(rules(&point), [None; 8]);
 }

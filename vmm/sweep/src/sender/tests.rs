@@ -2,7 +2,7 @@ use ipirig_entry::passage::Arrival;
 use ipirig_entry::record::{Code, StepRegisters};
 
 use super::*;
-use crate::testing::{C, Cpu, STACK, layout, paging};
+use crate::testing::*;
 
 /// Functions of a sender, in C code.
 const BATCH: u64 = C + 0x1000;
@@ -45,7 +45,7 @@ fn trace() -> Vec<Step> {
 
 #[test]
 fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
-    let path = SenderPath::new(Sender::Flip, &trace(), &layout(&[]));
+    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout(&[]));
     let places: Vec<(u64, usize, usize)> = path
         .path
         .points
@@ -71,7 +71,7 @@ fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
 
 #[test]
 fn a_change_after_the_point_is_seen_and_one_before_it_is_not() {
-    let path = SenderPath::new(Sender::Flip, &trace(), &layout(&[]));
+    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout(&[]));
     let after: Vec<bool> = path
         .path
         .points
@@ -87,9 +87,11 @@ fn a_change_after_the_point_is_seen_and_one_before_it_is_not() {
 #[test]
 fn a_senders_path_is_found_by_its_name_and_an_entrys_is_none() {
     for sender in Sender::ALL {
-        assert_eq!(Sender::find(&sender.path()), Some(sender));
+        for target in [Side::In, Side::Out] {
+            assert_eq!(Sender::find(&sender.path(target)), Some((sender, target)));
+        }
     }
-    for name in ["syscall", "sender-flip-exit", "flip"] {
+    for name in ["syscall", "sender-nothing", "flip"] {
         assert_eq!(Sender::find(&name.parse().unwrap()), None, "{name}");
     }
 }
@@ -105,8 +107,12 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
         layout: &layout,
         paging: paging(),
         whole: &whole,
+        outer: None,
     };
-    let at = SenderPath::new(Sender::Flip, &trace(), &layout).path.points[0].clone();
+    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout)
+        .path
+        .points[0]
+        .clone();
     let judged = |ipis, changes, done| {
         let sent = Sent {
             ipis,
@@ -141,4 +147,49 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
         "the sender still waits for this CPU, which is back in user space",
     );
     assert_eq!(judged(1, true, false), Outcome::Violated(vec![waits]));
+}
+
+#[test]
+fn a_sender_that_waits_for_a_cpu_that_left_the_kernel_is_found_and_so_is_an_entry_that_does_not_catch_up()
+ {
+    let layout = layout(&[]);
+    let whole = Cpu::new().syscall(0, false).passage(Arrival::Stood);
+    let first = PlannedPoint::first(&whole.steps, &layout).unwrap();
+    assert_eq!((first.step, first.rip), (0, ENTRY));
+    let context = JudgeContext {
+        layout: &layout,
+        paging: paging(),
+        whole: &whole,
+        outer: None,
+    };
+    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout)
+        .path
+        .points[0]
+        .clone();
+    let judged = |passage: Option<&Passage>, done| {
+        let sent = Sent {
+            ipis: 0,
+            done_meanwhile: done,
+            done,
+        };
+        judge_exit(&context, &at, &first, passage, sent)
+    };
+    assert_eq!(judged(Some(&whole), true), Outcome::Held);
+    assert!(matches!(judged(None, true), Outcome::Error(_)));
+    let Outcome::Violated(waits) = judged(None, false) else {
+        panic!("it waits");
+    };
+    assert_eq!(waits[0].invariant, Invariant::SentOrDeferred);
+    assert_eq!(waits[0].at, at.address);
+    // The page table is loaded before the flag is set.
+    let mut early = Cpu::new();
+    for code in [SWAPGS, KERNEL_TABLE, SET, TASK_STACK] {
+        early.execute(code);
+    }
+    let early = early.call(true).syscall(6, true).passage(Arrival::Stood);
+    let judged = judged(Some(&early), true);
+    let Outcome::Violated(stale) = judged else {
+        panic!("{judged:?}");
+    };
+    assert_eq!(stale[0].invariant, Invariant::CaughtUp);
 }

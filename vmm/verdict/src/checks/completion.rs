@@ -1,9 +1,9 @@
 //! Did the first entry after the window do what was deferred, and show what the storm had done?
 
-use ipirig_abi::{Order, Role};
+use ipirig_abi::{Completion, Order, Role};
 use ipirig_evidence::{EntryReport, Evidence, NOT_PRODUCED, StormReport, WindowRecord};
+use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
-use ipirig_scenario::{Completion, Part};
 
 use super::entry::{self, Judged};
 use crate::check::{COMPLETED, Check, Verdict, joined};

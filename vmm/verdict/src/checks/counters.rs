@@ -1,9 +1,8 @@
 //! Does the kernel itself say that it deferred work, where it may and nowhere else, and did it later?
 
-use ipirig_abi::Role;
-use ipirig_evidence::Evidence;
+use ipirig_abi::{Changes, Role};
 use ipirig_evidence::guest_text::{Counters, CpuCounters};
-use ipirig_scenario::Changes;
+use ipirig_evidence::{Evidence, NoRecord};
 use ipirig_scenario::plan::Plan;
 
 use super::{ipis, isolation};
@@ -49,7 +48,8 @@ pub(super) fn kernel_counters(plan: &Plan, evidence: &Evidence) -> Check {
                 let record = evidence.ledger.cpus.get(cpu);
                 let sent = record.map_or(0, |record| record.window.ipis_targeted());
                 let (ipis, _) = ipis::of_cpu(plan, evidence, cpu);
-                match (one(plan.deferral, &growth, sent, ipis), &off) {
+                let entries = Entries::of(evidence, cpu);
+                match (one(plan.deferral, &growth, entries, sent, ipis), &off) {
                     ((Verdict::Violated, words), Some(why)) if growth.deferred == 0 => {
                         (Verdict::Skipped, format!("{words}; {why}"))
                     }
@@ -104,8 +104,39 @@ fn misplaced(
     Ok(findings.collect())
 }
 
+/// Whether a CPU made the entries that end the windows, as it should where something was deferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entries {
+    /// One after each window, or at least after the last.
+    AfterLast,
+    /// None after the last window, as this host or guest cannot produce that one.
+    NotAfterLast,
+    /// None at all.
+    Never,
+}
+
+impl Entries {
+    fn of(evidence: &Evidence, cpu: usize) -> Self {
+        let mut produced = evidence
+            .windows
+            .iter()
+            .map(|window| window.records.get(&cpu) != Some(&Err(NoRecord::NotProduced)));
+        match (produced.next_back(), produced.any(|produced| produced)) {
+            (Some(false), false) => Self::Never,
+            (Some(false), true) => Self::NotAfterLast,
+            (Some(true) | None, _) => Self::AfterLast,
+        }
+    }
+}
+
 /// Judges one CPU, to which `sent` IPIs were sent in the window, of which `ipis` is the judgement.
-fn one(deferral: bool, growth: &Growth, sent: u64, ipis: Verdict) -> (Verdict, String) {
+fn one(
+    deferral: bool,
+    growth: &Growth,
+    entries: Entries,
+    sent: u64,
+    ipis: Verdict,
+) -> (Verdict, String) {
     let Growth {
         deferred,
         caught_up,
@@ -132,9 +163,19 @@ fn one(deferral: bool, growth: &Growth, sent: u64, ipis: Verdict) -> (Verdict, S
             let words = "nothing deferred and nothing sent: the storm did not reach it";
             (Verdict::Error, words.to_owned())
         }
+        (true, n, c) if entries == Entries::Never && c.saturating_add(pending) < n => (
+            Verdict::Skipped,
+            format!("{n} deferred, {c} caught up with; no entry could be produced"),
+        ),
         (true, n, 0) => (
             Verdict::Violated,
             format!("{n} deferred, no entry caught up"),
+        ),
+        (true, n, c) if entries == Entries::NotAfterLast && c.saturating_add(pending) < n => (
+            Verdict::Skipped,
+            format!(
+                "{n} deferred, {c} caught up with; no entry could be produced after the last window"
+            ),
         ),
         (true, n, c) if c.saturating_add(pending) < n => (
             Verdict::Violated,

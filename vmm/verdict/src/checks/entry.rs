@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use ipirig_abi::Role;
+use ipirig_abi::{Changes, Role};
 use ipirig_entry::{Audit, Ended, Finding, Flag, Pending, PendingInput, Switch, What, audit};
 use ipirig_evidence::ledger::changes::Changed;
 use ipirig_evidence::{Evidence, NoRecord, WindowRecord};
 use ipirig_scenario::plan::Plan;
-use ipirig_scenario::{Changes, EntryKind, IsolatedIpis};
+use ipirig_scenario::{EntryKind, IsolatedIpis};
 
 use crate::check::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
 use crate::entry::RecordedEntry;

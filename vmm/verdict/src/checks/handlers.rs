@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use ipirig_abi::Role;
+use ipirig_abi::{Changes, Role};
 use ipirig_entry::decode::{Decoder, Effect};
 use ipirig_entry::{Ended, Record};
 use ipirig_evidence::{Evidence, WindowRecord};
+use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
-use ipirig_scenario::{Changes, Part};
 
 use crate::check::{Check, HANDLER_WORK, Verdict, worst};
 
@@ -163,9 +163,9 @@ mod tests {
             work.add(effect, cr4);
         }
         let part = Part {
-            command: ipirig_abi::Command::Flip,
-            args: [0; 4],
+            kind: ipirig_abi::StormKind::StaticKeyFlip,
             operations: 1,
+            size,
             changes,
             calls_each: 1,
             completion: None,

@@ -4,13 +4,13 @@
 //! A flush has to clear its pages there, or everything. A poke has to be followed by an instruction that
 //! serialises; that is within `__text_poke`, whose return to the address space that it found loads CR3.
 
-use ipirig_abi::Role;
+use ipirig_abi::{Changes, Role};
 use ipirig_entry::decode::Decoder;
 use ipirig_entry::{Began, Ended, KernelLayout, Record};
 use ipirig_evidence::ledger::changes::{self, Change};
 use ipirig_evidence::{Evidence, WindowRecord};
+use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
-use ipirig_scenario::{Changes, Part};
 
 use super::handlers::Work;
 use crate::check::{Check, SENDER_WORK, Verdict, worst};

@@ -1,9 +1,9 @@
 //! Can the other checks be believed? The storm happened, nothing was lost, nothing went past us.
 
+use ipirig_abi::Changes;
 use ipirig_abi::Role;
 use ipirig_evidence::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
 use ipirig_evidence::{Evidence, WindowRecord};
-use ipirig_scenario::Changes;
 use ipirig_scenario::plan::Plan;
 
 use crate::check::{Check, NO_WAY_ROUND, NOTHING_LOST, STORM_RAN, Verdict, worst};

@@ -14,6 +14,7 @@ mod kinds;
 mod misplaced;
 mod overall;
 mod paging;
+mod unproduced;
 mod unwatched;
 
 fn statuses(script: Script) -> Vec<(&'static str, Verdict)> {

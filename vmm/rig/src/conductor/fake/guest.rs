@@ -26,9 +26,7 @@ impl Guest for Fake<'_> {
         let moment = self.moment();
         let storm = matches!(
             moment,
-            Some(Moment::Command(
-                Command::Flip | Command::Vunmap | Command::Execute
-            ))
+            Some(Moment::Command(Command::Storm | Command::Execute))
         );
         if !(storm && self.script.heart_stops) {
             self.beat();

@@ -9,7 +9,7 @@ use ipirig_entry::{Ended as RecordEnded, Step};
 use ipirig_machine::Placed;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{
-    EventName, Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, judge_sender,
+    Outcome, PathResult, PlannedPoint, Sender, SenderPath, Sent, Side, happens_on, judge_sender,
 };
 
 use super::super::Ended;
@@ -18,17 +18,23 @@ use super::super::release::RECORD_MAX;
 use super::{Sweep, SweepRequest, Swept, operation};
 
 /// The way by which the target enters.
-const ENTRY: EntryKind = EntryKind::Syscall;
+pub(super) const ENTRY: EntryKind = EntryKind::Syscall;
 
 /// What a sender executes, and the way by which the target comes in meanwhile.
 pub(super) struct SenderWay {
-    of: Sender,
+    pub(super) of: Sender,
+    /// What the target does meanwhile.
+    pub(super) target: Side,
     pub(super) sender: SenderPath,
     /// The vCPU that sends.
-    cpu: usize,
-    /// Where the target's way in ends.
-    stand: PlannedPoint,
-    whole: Rc<Passage>,
+    pub(super) cpu: usize,
+    /// Where the target's way in begins.
+    pub(super) first: PlannedPoint,
+    /// Where it ends.
+    pub(super) stand: PlannedPoint,
+    pub(super) whole: Rc<Passage>,
+    /// The same after the target was in the kernel and left it.
+    pub(super) again: Rc<Passage>,
 }
 
 impl Sweep<'_, '_> {
@@ -38,27 +44,50 @@ impl Sweep<'_, '_> {
         request: &SweepRequest,
         swept: &mut Swept,
     ) -> Result<Vec<SenderWay>, Ended> {
-        if request.senders.is_empty() || !request.events.contains(&EventName::Entry) {
+        let wanted = |&(of, target): &(Sender, Side)| {
+            let path = of.path(target);
+            request.events.iter().any(|event| happens_on(*event, &path))
+        };
+        let senders: Vec<_> = request.senders.iter().copied().filter(wanted).collect();
+        if senders.is_empty() {
             return Ok(vec![]);
         }
         let target = self.whole(ENTRY)?.and_then(|whole| {
             let stand = PlannedPoint::first_instrumentable(&whole.steps, self.layout);
             let stand = stand.ok_or("the target's entry comes to no instrumentable code")?;
-            Ok((Rc::new(whole), stand))
+            let first = PlannedPoint::first(&whole.steps, self.layout);
+            let first = first.ok_or("the target's entry has no instructions")?;
+            Ok((Rc::new(whole), [first, stand]))
         });
+        let target = match target {
+            Ok((whole, [first, stand])) => {
+                let again = match senders.iter().any(|(_, target)| *target == Side::Out) {
+                    true => self.whole_again(&first, &stand)?.map(Rc::new),
+                    false => Ok(Rc::clone(&whole)),
+                };
+                again.map(|again| (whole, again, [first, stand]))
+            }
+            Err(why) => Err(why.to_owned()),
+        };
         let mut ways = Vec::new();
-        for &of in &request.senders {
+        for (of, side) in senders {
             let traced = match &target {
-                Ok((whole, stand)) => self.sender(of)?.map(|(cpu, sender)| SenderWay {
-                    of,
-                    sender,
-                    cpu,
-                    stand: stand.clone(),
-                    whole: Rc::clone(whole),
-                }),
+                Ok((whole, again, [first, stand])) => {
+                    self.sender((of, side), stand)?
+                        .map(|(cpu, sender)| SenderWay {
+                            of,
+                            target: side,
+                            sender,
+                            cpu,
+                            first: first.clone(),
+                            stand: stand.clone(),
+                            whole: Rc::clone(whole),
+                            again: Rc::clone(again),
+                        })
+                }
                 Err(why) => Err(why.clone()),
             };
-            let name = of.path().to_string();
+            let name = of.path(side).to_string();
             let known = swept.paths.iter().any(|path| path.path == name);
             match traced {
                 Ok(way) => {
@@ -78,9 +107,13 @@ impl Sweep<'_, '_> {
         Ok(ways)
     }
 
-    /// What the control vCPU executes for one operation of this kind, traced while the target is in user
-    /// space. `Ok(Err)`: it cannot be traced.
-    fn sender(&mut self, of: Sender) -> Result<Result<(usize, SenderPath), String>, Ended> {
+    /// What the control vCPU executes for one operation of this kind, traced while the target is in user space, or in the
+    /// kernel, where its way in ends at `stand`. `Ok(Err)`: it cannot be traced.
+    fn sender(
+        &mut self,
+        (of, target): (Sender, Side),
+        stand: &PlannedPoint,
+    ) -> Result<Result<(usize, SenderPath), String>, Ended> {
         let control = self.conductor.plan.cpus(Role::Control);
         let Some(cpu) = control.first().copied() else {
             return Ok(Err("there is no control vCPU".to_owned()));
@@ -91,7 +124,14 @@ impl Sweep<'_, '_> {
             let names = of.begins().join(" and no ");
             return Ok(Err(format!("the kernel has no {names}")));
         };
-        self.rewind_quietly()?;
+        match target {
+            Side::In => self.rewind_quietly()?,
+            Side::Out => {
+                if !self.stay_in_kernel(stand)? {
+                    return Ok(Err("the target does not stay in the kernel".to_owned()));
+                }
+            }
+        }
         self.real(|machine| Ok(machine.follow_calls(cpu, RECORD_MAX, &[first])?))?;
         let (command, args) = operation(of);
         self.conductor.begin_command(command, args);
@@ -110,7 +150,7 @@ impl Sweep<'_, '_> {
             return Ok(Err("the trace of the sender has no end".to_owned()));
         }
         let steps: &[Step] = &record.steps;
-        let sender = SenderPath::new(of, steps, self.layout);
+        let sender = SenderPath::new((of, target), steps, self.layout);
         if of == Sender::Flip && sender.changes.is_empty() {
             return Ok(Err("the sender was not seen to change text".to_owned()));
         }
@@ -156,7 +196,7 @@ impl Sweep<'_, '_> {
     }
 
     /// Puts the guest back, with nothing on its way to anyone.
-    fn rewind_quietly(&mut self) -> Result<(), Ended> {
+    pub(super) fn rewind_quietly(&mut self) -> Result<(), Ended> {
         self.conductor.deadline = Instant::now() + self.conductor.plan.timeouts.phase;
         self.rewind()
     }

@@ -11,7 +11,7 @@ use ipirig_sweep::{PathName, PathResult, PlannedPath};
 
 use super::super::Ended;
 use super::super::release::RECORD_MAX;
-use super::{Sweep, SweepRequest, Swept, Way};
+use super::{RequestedPath, Sweep, SweepRequest, Swept, Way};
 
 impl Sweep<'_, '_> {
     /// Traces the ways that the request's paths are on.
@@ -22,22 +22,17 @@ impl Sweep<'_, '_> {
     ) -> Result<Vec<Way>, Ended> {
         let mut ways: Vec<Way> = Vec::new();
         let known = !swept.paths.is_empty();
-        for &(entry, side) in &request.paths {
-            let name = PathName {
-                entry: entry.name().to_owned(),
-                side,
-            };
-            let traced = match ways.iter().find(|way| way.entry == entry) {
-                Some(way) => Ok(Rc::clone(&way.whole)),
-                None => self.whole(entry)?.map(Rc::new),
+        for RequestedPath { name, entry } in self.with_pairs(request)? {
+            let traced = match &name.within {
+                Some(_) => self.nested_way(&name, entry)?,
+                None => self.plain_way(&name, entry, &ways)?,
             };
             match traced {
-                Ok(whole) => {
-                    let path = PlannedPath::new(name, &whole.steps, self.layout);
+                Ok(way) => {
                     if !known {
-                        swept.paths.push(PathResult::new(&path));
+                        swept.paths.push(PathResult::new(&way.path));
                     }
-                    ways.push(Way { entry, path, whole });
+                    ways.push(way);
                 }
                 Err(why) if !known => swept.paths.push(PathResult {
                     path: name.to_string(),
@@ -48,6 +43,26 @@ impl Sweep<'_, '_> {
             }
         }
         Ok(ways)
+    }
+
+    /// A way without an NMI on it. One of the same entry among `ways` need not be traced again.
+    fn plain_way(
+        &mut self,
+        name: &PathName,
+        entry: EntryKind,
+        ways: &[Way],
+    ) -> Result<Result<Way, String>, Ended> {
+        let mut plain = ways.iter().filter(|way| way.outer.is_none());
+        let traced = match plain.find(|way| way.entry == entry) {
+            Some(way) => Ok(Rc::clone(&way.whole)),
+            None => self.whole(entry)?.map(Rc::new),
+        };
+        Ok(traced.map(|whole| Way {
+            entry,
+            path: PlannedPath::new(name.clone(), &whole.steps, self.layout),
+            whole,
+            outer: None,
+        }))
     }
 
     /// The whole way through the kernel by `entry`, without an event: its assembly and all that may not be
@@ -135,6 +150,8 @@ impl Sweep<'_, '_> {
             rip: first.registers.rip,
             rsp: first.registers.general[4],
             skip: 0,
+            first: None,
+            outer: None,
             assembly: vec![self.layout.entry_text(), self.layout.noinstr_text()],
             resume: None,
             flag: self.flag,
@@ -157,7 +174,7 @@ impl Sweep<'_, '_> {
 
     /// In what two traces of one way differ where there are points: before the first instrumentable code
     /// and after the last. In between, a kernel may look at the time.
-    fn differ(&self, one: &[Crossed], other: &[Crossed]) -> Option<String> {
+    pub(super) fn differ(&self, one: &[Crossed], other: &[Crossed]) -> Option<String> {
         let ((in_one, out_one), (in_other, out_other)) = (self.ends(one), self.ends(other));
         let place = |it: &Crossed| (it.step.registers.rip, it.step.registers.general[4]);
         for (one, other) in [(in_one, in_other), (out_one, out_other)] {

@@ -1,0 +1,508 @@
+//! The cache: slots that are either whole or not there.
+//!
+//! ```text
+//! source/            downloaded packages
+//! kernel/KEY/        one finished kernel; module/, agent/, initramfs/ alike
+//! tree/KEY/          the kept kernel tree, owned by whoever holds the lock tree-KEY
+//! cargo/CHECKOUT/    Cargo's target directories for the agent
+//! work/STAGE-KEY/    a build under way, owned by whoever holds the lock of the same name
+//! work/trash-*/      what is being removed
+//! lock/STAGE-KEY     empty files that are locked, never removed
+//! log/STAGE-KEY      what a build printed, also when it failed
+//! ```
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use serde::Serialize;
+
+use crate::key::{Ingredients, Key};
+use crate::{Progress, StoreError};
+
+/// How the names of directories under `work` begin that only wait for their removal.
+const TRASH: &str = "trash-";
+
+/// The file that says that a [`Bench`] is whole.
+const WHOLE: &str = "whole";
+
+/// The variable by which `ipirig lab` says to what it runs that the host is emulated.
+const IN_LAB: &str = "IPIRIG_LAB";
+
+/// The one stage that starts no program: it only packs files.
+const PACKED: &str = "initramfs";
+
+/// The cache directory.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// What emulates this host, if something does.
+    emulated: Option<OsString>,
+}
+
+/// A finished stage.
+#[derive(Debug)]
+pub struct Slot {
+    /// The directory with its files.
+    pub dir: PathBuf,
+    /// The hash of what went into it.
+    pub key: Key,
+    /// Whether it was built by this call rather than found.
+    pub fresh: bool,
+}
+
+/// What stays where it was built, for others to work in. Ours as long as this exists.
+#[derive(Debug)]
+pub struct Bench {
+    /// The directory.
+    pub dir: PathBuf,
+    _lock: File,
+}
+
+/// What a stage is built in.
+#[derive(Debug)]
+pub struct Work {
+    /// Thrown away afterwards.
+    pub scratch: PathBuf,
+    /// Becomes the slot.
+    pub out: PathBuf,
+    /// Where to log what is run.
+    pub log: PathBuf,
+}
+
+impl Bench {
+    /// Has it made again when it is asked for next.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn spoil(&self) -> Result<(), StoreError> {
+        remove_file(&self.dir.join(WHOLE))
+    }
+}
+
+impl Store {
+    /// Opens the cache in `root`, which is created when missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::AwkwardCacheDir`], [`StoreError::Io`].
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let awkward = |c: char| c.is_whitespace() || c.is_control() || ":'\"`#$%\\".contains(c);
+        if root.to_str().is_none_or(|path| path.contains(awkward)) {
+            return Err(StoreError::AwkwardCacheDir {
+                path: root.to_owned(),
+            });
+        }
+        for dir in ["source", "work", "lock", "log"] {
+            make_dir(&root.join(dir))?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            emulated: env::var_os(IN_LAB).filter(|host| !host.is_empty()),
+        })
+    }
+
+    /// The directory of downloaded packages.
+    #[must_use]
+    pub fn source(&self) -> PathBuf {
+        self.root.join("source")
+    }
+
+    /// Cargo's target directory for `workspace`. Needs the lock `cargo`. Not one for all: Cargo
+    /// knows the crates of a workspace by their places in it, and takes another checkout's for its
+    /// own.
+    #[must_use]
+    pub fn cargo_target(&self, workspace: &Path) -> PathBuf {
+        let mut place = Ingredients::of("cargo", 1);
+        place.add("workspace", &workspace.to_string_lossy());
+        self.root.join("cargo").join(place.key().short())
+    }
+
+    /// The log of something that has no slot.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.root.join("log").join(format!("{name}.log"))
+    }
+
+    /// The directory of all slots of a stage.
+    #[must_use]
+    pub fn stage_dir(&self, stage: &str) -> PathBuf {
+        self.root.join(stage)
+    }
+
+    /// Finds the slot `stage`/`key`, or has `build` fill it. The slot counts as whole when it has
+    /// all of `files`; `build` must put them into [`Work::out`].
+    ///
+    /// # Errors
+    ///
+    /// That of `build`, [`StoreError::Product`] if a file was not made, [`StoreError::InLab`], [`StoreError::Io`].
+    pub fn slot<E: From<StoreError>>(
+        &self,
+        stage: &str,
+        key: Key,
+        files: &[&str],
+        progress: &dyn Progress,
+        build: impl FnOnce(&Work) -> Result<(), E>,
+    ) -> Result<Slot, E> {
+        let dir = self.root.join(stage).join(key.to_string());
+        if has_all(&dir, files).is_ok() {
+            return Ok(Slot {
+                dir,
+                key,
+                fresh: false,
+            });
+        }
+        if let (Some(host), true) = (&self.emulated, stage != PACKED) {
+            // Its file locks are not ours, and it would take hours.
+            return Err(StoreError::InLab {
+                stage: stage.to_owned(),
+                host: host.to_string_lossy().into_owned(),
+            }
+            .into());
+        }
+        let name = format!("{stage}-{key}");
+        let _lock = self.lock(&name, stage, progress)?;
+        // Whoever held the lock may have built it.
+        if has_all(&dir, files).is_ok() {
+            return Ok(Slot {
+                dir,
+                key,
+                fresh: false,
+            });
+        }
+        self.sweep();
+        let root = self.root.join("work").join(&name);
+        self.discard(&root)?;
+        let work = Work {
+            scratch: root.join("scratch"),
+            out: root.join("out"),
+            log: self
+                .root
+                .join("log")
+                .join(format!("{stage}-{}.log", key.short())),
+        };
+        make_dir(&work.scratch)?;
+        make_dir(&work.out)?;
+        remove_file(&work.log)?;
+
+        let done = build(&work).and_then(|()| {
+            if let Err(missing) = has_all(&work.out, files) {
+                let reason = "was not made".to_owned();
+                return Err(StoreError::Product {
+                    path: missing,
+                    reason,
+                    log: work.log.clone(),
+                }
+                .into());
+            }
+            // What is there is not whole: somebody removed parts of it.
+            self.discard(&dir)?;
+            make_dir(&self.root.join(stage))?;
+            fs::rename(&work.out, &dir).map_err(StoreError::io("create", &dir))?;
+            Ok(())
+        });
+        // After a failure too: a kernel tree is big. The log is elsewhere.
+        let cleaned = self.discard(&root);
+        done?;
+        cleaned?;
+        Ok(Slot {
+            dir,
+            key,
+            fresh: true,
+        })
+    }
+
+    /// Locks the directory `stage`/`key`, and has `build` fill it if that was not done. `build`
+    /// works in the place itself, for what cannot be moved; it is whole when it has the file
+    /// [`WHOLE`], which comes last. There is one bench a stage: others are removed when a new one is
+    /// made, unless they are in use.
+    ///
+    /// # Errors
+    ///
+    /// That of `build`, and [`StoreError::Io`].
+    pub fn bench<E: From<StoreError>>(
+        &self,
+        stage: &str,
+        what: &str,
+        key: &Key,
+        progress: &dyn Progress,
+        build: impl FnOnce(&Work) -> Result<(), E>,
+    ) -> Result<Bench, E> {
+        let name = format!("{stage}-{key}");
+        let lock = self.lock(&name, what, progress)?;
+        let dir = self.root.join(stage).join(key.to_string());
+        let whole = dir.join(WHOLE);
+        if !whole.exists() {
+            self.sweep();
+            self.discard_unlocked(&self.root.join(stage), &format!("{stage}-"));
+            self.discard(&dir)?;
+            make_dir(&dir)?;
+            let log = self.log(&format!("{stage}-{}", key.short()));
+            remove_file(&log)?;
+            let work = Work {
+                scratch: dir.clone(),
+                out: dir.clone(),
+                log,
+            };
+            let done = build(&work).and_then(|()| {
+                fs::write(&whole, "").map_err(StoreError::io("create", &whole))?;
+                Ok(())
+            });
+            if let Err(error) = done {
+                // What cannot be removed now is not whole, and removed by the next build.
+                let _ = self.discard(&dir);
+                return Err(error);
+            }
+        }
+        Ok(Bench { dir, _lock: lock })
+    }
+
+    /// Waits for the lock `name`. It is free again when the file is dropped, or the process dies.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn lock(
+        &self,
+        name: &str,
+        what: &str,
+        progress: &dyn Progress,
+    ) -> Result<File, StoreError> {
+        let (file, path) = self.lock_file(name)?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
+        }
+        progress.note(&format!(
+            "another ipirig is at work on the {what}; waiting for it"
+        ));
+        file.lock().map_err(StoreError::io("lock", path))?;
+        Ok(file)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<(File, PathBuf), StoreError> {
+        let path = self.root.join("lock").join(name);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        Ok((file.map_err(StoreError::io("open", &path))?, path))
+    }
+
+    /// Removes what interrupted builds left. Failing at that must not stop a build.
+    fn sweep(&self) {
+        // In an emulated host the locks of builds outside it are free.
+        if self.emulated.is_some() {
+            return;
+        }
+        self.discard_unlocked(&self.root.join("work"), "");
+    }
+
+    /// Discards each entry of `dir` that nobody works in. Its lock is called like it, after
+    /// `prefix`.
+    fn discard_unlocked(&self, dir: &Path, prefix: &str) {
+        let Ok(entries) = fs::read_dir(dir) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with(TRASH) {
+                remove_behind(entry.path());
+                continue;
+            }
+            // Held until the end of the iteration: nobody may start a build in it meanwhile.
+            let Ok((lock, _)) = self.lock_file(&format!("{prefix}{name}")) else {
+                continue;
+            };
+            if lock.try_lock().is_ok() {
+                // Tried again at the next build.
+                let _ = self.discard(&entry.path());
+            }
+        }
+    }
+
+    /// Gets `path` out of the way at once and removes it without waiting: a kernel tree has 85 000
+    /// files, which takes minutes where each is discarded on its own (ext4 mounted with `discard`
+    /// and without a journal).
+    fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let trash = self
+            .root
+            .join("work")
+            .join(format!("{TRASH}{}-{number}", process::id()));
+        match fs::rename(path, &trash) {
+            Ok(()) => remove_behind(trash),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("remove", path)(error)),
+        }
+        Ok(())
+    }
+}
+
+/// Removes `trash` with a program that goes on when this one ends. What it does not manage, the
+/// next build tries again.
+fn remove_behind(trash: PathBuf) {
+    let rm = Command::new("rm")
+        .args(["-rf", "--"])
+        .arg(trash)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // Ctrl-C is not meant for it.
+        .process_group(0)
+        .spawn();
+    if let Ok(mut rm) = rm {
+        // Only so that it does not stay a zombie.
+        let _ = thread::Builder::new().spawn(move || rm.wait());
+    }
+}
+
+/// `Err` has the first of `files` that is missing in `dir`.
+fn has_all(dir: &Path, files: &[&str]) -> Result<(), PathBuf> {
+    files
+        .iter()
+        .map(|name| dir.join(name))
+        .try_for_each(|path| if path.exists() { Ok(()) } else { Err(path) })
+}
+
+/// Makes a directory, with those above it, unless it is there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn make_dir(path: &Path) -> Result<(), StoreError> {
+    fs::create_dir_all(path).map_err(StoreError::io("create", path))
+}
+
+/// Removes a directory with all that is in it, if it is there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn remove_dir(path: &Path) -> Result<(), StoreError> {
+    ignore_absent(fs::remove_dir_all(path)).map_err(StoreError::io("remove", path))
+}
+
+/// Writes a JSON file that is either whole or not there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let part = path.with_extension("part");
+    let json = serde_json::to_vec_pretty(value).map_err(io::Error::from);
+    json.and_then(|json| fs::write(&part, json))
+        .map_err(StoreError::io("write", &part))?;
+    fs::rename(&part, path).map_err(StoreError::io("create", path))
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+///
+/// [`StoreError::Io`].
+pub fn remove_file(path: &Path) -> Result<(), StoreError> {
+    ignore_absent(fs::remove_file(path)).map_err(StoreError::io("remove", path))
+}
+
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorClass;
+
+    #[test]
+    fn in_an_emulated_host_nothing_is_built_but_what_is_there_is_found() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(dir.path()).expect("opened");
+        let key = || Ingredients::of("kernel", 1).key();
+        let make =
+            |work: &Work| fs::write(work.out.join("a"), "").map_err(StoreError::io("write", "a"));
+        store.emulated = Some("svm".into());
+        let error = store
+            .slot("kernel", key(), &["a"], &(), make)
+            .expect_err("not built");
+        assert!(matches!(error, StoreError::InLab { .. }), "{error:?}");
+        assert_eq!(error.class(), ErrorClass::Host);
+        store.emulated = None;
+        assert!(
+            store
+                .slot("kernel", key(), &["a"], &(), make)
+                .expect("built")
+                .fresh
+        );
+        store.emulated = Some("svm".into());
+        assert!(
+            !store
+                .slot("kernel", key(), &["a"], &(), make)
+                .expect("found")
+                .fresh
+        );
+    }
+
+    #[test]
+    fn in_an_emulated_host_what_is_being_built_outside_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(dir.path()).expect("opened");
+        let outside = dir.path().join("work/kernel-0");
+        let pack = |store: &Store, recipe| {
+            fs::create_dir_all(&outside).expect("created");
+            let make = |work: &Work| {
+                fs::write(work.out.join("a"), "").map_err(StoreError::io("write", "a"))
+            };
+            let key = Ingredients::of("initramfs", recipe).key();
+            store
+                .slot("initramfs", key, &["a"], &(), make)
+                .expect("built");
+            outside.exists()
+        };
+        // Its lock is held by nobody here, as it is there for a build outside.
+        store.emulated = Some("svm".into());
+        assert!(pack(&store, 1));
+        store.emulated = None;
+        assert!(!pack(&store, 2));
+    }
+
+    #[test]
+    fn slot_without_its_files_is_not_accepted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let key = Ingredients::of("x", 1).key();
+        let error = store
+            .slot("x", key, &["a"], &(), |_| Ok::<_, StoreError>(()))
+            .expect_err("nothing was made");
+        assert!(error.to_string().contains("out/a: was not made"), "{error}");
+        assert!(!dir.path().join("x").exists());
+    }
+
+    #[test]
+    fn cache_directory_that_make_cannot_use_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["a b", "a:b", "a'b", "a#b", "a$b"] {
+            let error = Store::open(&dir.path().join(name)).expect_err("refused");
+            assert!(
+                matches!(error, StoreError::AwkwardCacheDir { .. }),
+                "{error:?}"
+            );
+            assert_eq!(error.class(), ErrorClass::Input);
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
+}
