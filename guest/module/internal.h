@@ -32,6 +32,7 @@ extern const struct ipirig_kind ipirig_static_call;
 extern const struct ipirig_kind ipirig_set_memory;
 extern const struct ipirig_kind ipirig_page_table_free;
 extern const struct ipirig_kind ipirig_vmalloc_huge;
+extern const struct ipirig_kind ipirig_ioremap;
 extern const struct ipirig_kind ipirig_noinstr_key;
 extern const struct ipirig_kind ipirig_entry_text_poke;
 

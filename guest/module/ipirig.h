@@ -22,6 +22,8 @@
 #define IPIRIG_MAX_CPA_PAGES	512
 /* Most huge pages that one operation may allocate. */
 #define IPIRIG_MAX_HUGE_PAGES	8
+/* Most pages of device memory that one operation may map. */
+#define IPIRIG_MAX_IOREMAP_PAGES	256
 /* Longest stay in the kernel. */
 #define IPIRIG_MAX_STAY_MS	600000
 
@@ -82,6 +84,8 @@ struct ipirig_probe {
 #define IPIRIG_STATIC_KEY_FLIP	16
 /* vmalloc size pages, touch and vfree them, and purge. Value: 0. */
 #define IPIRIG_VUNMAP		17
+/* Map size pages of physical space that is no RAM, unmap them, and purge. */
+#define IPIRIG_IOREMAP		18
 
 /**
  * struct ipirig_trigger - provoke one kind of operation
@@ -91,7 +95,8 @@ struct ipirig_probe {
  * @kind: IPIRIG_STATIC_KEY_MANY or another of these; ENOTTY for a stranger
  * @size: 1 to IPIRIG_MAX_CPA_PAGES for IPIRIG_SET_MEMORY, 1 to
  *	IPIRIG_MAX_HUGE_PAGES for IPIRIG_VMALLOC_HUGE, 1 to IPIRIG_MAX_PAGES
- *	for IPIRIG_VUNMAP; 0 for the rest
+ *	for IPIRIG_VUNMAP, 1 to IPIRIG_MAX_IOREMAP_PAGES for IPIRIG_IOREMAP;
+ *	0 for the rest
  * @target: the NOP's address; the rest ignore it
  * @text_poke: the address of text_poke_bp(), for IPIRIG_ENTRY_TEXT_POKE
  * @text_mutex: the address of text_mutex, for the same

@@ -120,6 +120,23 @@ const struct ipirig_kind ipirig_page_table_free = {
 	.end = ipirig_end_huge,
 };
 
+/* Fewer pages than a huge mapping has: each operation makes small ones. */
+static int ipirig_map_hole(const struct ipirig_trigger *req)
+{
+	void __iomem *addr = ioremap(IPIRIG_HOLE, req->size * PAGE_SIZE);
+
+	if (!addr)
+		return -ENOMEM;
+	iounmap(addr);
+	vm_unmap_aliases();
+	return 0;
+}
+
+const struct ipirig_kind ipirig_ioremap = {
+	.operate = ipirig_map_hole,
+	.max_size = IPIRIG_MAX_IOREMAP_PAGES,
+};
+
 static int ipirig_begin_vmalloc_huge(const struct ipirig_trigger *req)
 {
 	huge_misses = 0;

@@ -17,6 +17,7 @@ static const struct ipirig_kind *const kinds[] = {
 	[IPIRIG_VMALLOC_HUGE] = &ipirig_vmalloc_huge,
 	[IPIRIG_STATIC_KEY_FLIP] = &ipirig_static_key_flip,
 	[IPIRIG_VUNMAP] = &ipirig_vunmap,
+	[IPIRIG_IOREMAP] = &ipirig_ioremap,
 };
 
 int ipirig_trigger(struct ipirig_trigger *req)

@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 #[macro_use]
 mod codes;
 mod command;
+mod flavour;
 pub mod module;
 pub mod observe;
 mod storm;
@@ -26,6 +27,7 @@ pub use codes::UnknownCode;
 pub use command::{
     AgentState, Command, Ending, KernelText, Order, Role, Status, TaskState, TraceStep,
 };
+pub use flavour::Flavour;
 pub use storm::{Changes, Completion, Needs, StormKind, StormProperties, Target};
 
 /// On the guest's command line, before a list of entry kinds with commas between them: those that the host's KVM gets

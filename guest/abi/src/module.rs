@@ -14,6 +14,8 @@ pub const MAX_PAGES: u32 = 4096;
 pub const MAX_CPA_PAGES: u32 = 512;
 /// Most huge pages that one operation may allocate.
 pub const MAX_HUGE_PAGES: u32 = 8;
+/// Most pages of device memory that one operation may map.
+pub const MAX_IOREMAP_PAGES: u32 = 256;
 /// Longest stay in the kernel.
 pub const MAX_STAY_MS: u32 = 600_000;
 

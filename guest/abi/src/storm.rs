@@ -5,7 +5,7 @@
 
 use core::ops::RangeInclusive;
 
-use crate::module::{MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_PAGES};
+use crate::module::{MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_IOREMAP_PAGES, MAX_PAGES};
 
 /// What rig and agent know of a storm.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,6 +227,17 @@ storms! {
                        memory of that size)",
         },
         changes: Changes::Tlb,
+        ..PLAIN
+    };
+    /// Map `size` pages of the physical address space that nothing lives at (ioremap), unmap them, and purge the lazily
+    /// freed areas, as a driver that comes and goes does: one flush, which may be deferred.
+    Ioremap = 18, StormProperties {
+        name: "ioremap",
+        words: "{n} times {size} pages of device memory mapped and unmapped",
+        sizes: Some(1..=MAX_IOREMAP_PAGES as u64),
+        needs: Needs::Trigger { or_lacks: "the kernel does not support it" },
+        changes: Changes::Tlb,
+        calls_each: 1,
         ..PLAIN
     };
     /// Create `size` processes, whose kernel stacks lie in the vmalloc area, kill them, and have the stacks that

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use ipirig_abi::module::{
-    JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_PAGES, MAX_REPEAT, MAX_STAY_MS,
-    MEMBERS, MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, Stay, TRIGGER, Trigger,
+    JOIN, LET_GO, LetGo, MAX_CPA_PAGES, MAX_HUGE_PAGES, MAX_IOREMAP_PAGES, MAX_PAGES, MAX_REPEAT,
+    MAX_STAY_MS, MEMBERS, MOVE, Members, Move, PROBE, PURGE, Probe, RELAY, STAY, Stay, TRIGGER,
+    Trigger,
 };
 use ipirig_abi::{Needs, StormKind};
 
@@ -61,6 +62,10 @@ fn the_header_and_its_mirror_agree_on_every_number_size_and_place() {
         ("IPIRIG_PROBE".to_owned(), PROBE.into()),
         ("IPIRIG_MAX_CPA_PAGES".to_owned(), MAX_CPA_PAGES.into()),
         ("IPIRIG_MAX_HUGE_PAGES".to_owned(), MAX_HUGE_PAGES.into()),
+        (
+            "IPIRIG_MAX_IOREMAP_PAGES".to_owned(),
+            MAX_IOREMAP_PAGES.into(),
+        ),
         ("IPIRIG_MAX_STAY_MS".to_owned(), MAX_STAY_MS.into()),
         ("IPIRIG_TRIGGER".to_owned(), TRIGGER.into()),
         ("IPIRIG_STAY".to_owned(), STAY.into()),

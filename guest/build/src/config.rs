@@ -5,40 +5,43 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::configuration::Configuration;
 use crate::error::LostOption;
 use crate::{Flavour, GuestError};
 use ipirig_store::Ingredients;
 
-/// What the fragments ask for that not all flavours have.
-fn own_text(dir: &Path, flavour: Flavour) -> Result<String, GuestError> {
+/// What the fragments ask for that not all configurations have.
+fn own_text(dir: &Path, of: Configuration) -> Result<String, GuestError> {
     let read = |name| {
         let path = dir.join(name);
         fs::read_to_string(&path).map_err(GuestError::io("read", path))
     };
-    flavour.own_fragments().iter().map(read).collect()
+    of.own_fragments().iter().map(read).collect()
 }
 
-/// The fragments of a flavour: those that all have, in the order of their names, then its own. A
+/// The fragments of a configuration: those that all have, in the order of their names, then its own. A
 /// later one overrides an earlier one.
 #[derive(Debug)]
 pub(crate) struct Fragments {
     pub(crate) dir: PathBuf,
-    pub(crate) flavour: Flavour,
+    pub(crate) of: Configuration,
     text: String,
     /// What the finished configuration must have.
     required: String,
 }
 
 impl Fragments {
-    /// Reads `DIR/*.config`, but for other flavours' own.
-    pub(crate) fn read(dir: &Path, flavour: Flavour) -> Result<Self, GuestError> {
+    /// Reads `DIR/*.config`, but for others' own.
+    pub(crate) fn read(dir: &Path, of: Configuration) -> Result<Self, GuestError> {
         let somebodys_own = |path: &Path| {
-            let mut own = Flavour::ALL.iter().flat_map(|f| f.own_fragments());
+            let mut own = Flavour::ALL
+                .into_iter()
+                .flat_map(|flavour| Configuration::from(flavour).own_fragments());
             path.file_name()
                 .is_some_and(|name| own.any(|own| name == *own))
         };
         let does_without = |path: &Path| {
-            let mut names = flavour.left_out().iter();
+            let mut names = of.left_out().iter();
             path.file_name()
                 .is_some_and(|file| names.any(|name| file == *name))
         };
@@ -55,31 +58,31 @@ impl Fragments {
             }
         }
         files.sort();
-        files.extend(flavour.own_fragments().iter().map(|name| dir.join(name)));
+        files.extend(of.own_fragments().iter().map(|name| dir.join(name)));
         let mut text = String::new();
         for file in files {
             text.push_str(&fs::read_to_string(&file).map_err(GuestError::io("read", &file))?);
             text.push('\n');
         }
-        let required = match flavour {
+        let required = match of {
             // Of many versions: options came and went. What its own fragment asks for, it is for.
-            Flavour::Stock => own_text(dir, flavour)?,
+            Configuration::Stock => own_text(dir, of)?,
             _ => text.clone(),
         };
         Ok(Self {
             dir: dir.to_owned(),
-            flavour,
+            of,
             text,
             required,
         })
     }
 
-    /// The flavour's own fragment alone, for a kernel that has nothing in common with the guests'.
-    pub(crate) fn alone(dir: &Path, flavour: Flavour) -> Result<Self, GuestError> {
-        let text = own_text(dir, flavour)?;
+    /// Its own fragment alone, for a kernel that has nothing in common with the guests'.
+    pub(crate) fn alone(dir: &Path, of: Configuration) -> Result<Self, GuestError> {
+        let text = own_text(dir, of)?;
         Ok(Self {
             dir: dir.to_owned(),
-            flavour,
+            of,
             required: text.clone(),
             text,
         })
@@ -175,13 +178,13 @@ mod tests {
     }
 
     fn fragments(files: &[(&str, &str)]) -> Fragments {
-        Fragments::read(directory(files).path(), Flavour::Fast).expect("read")
+        Fragments::read(directory(files).path(), Flavour::Fast.into()).expect("read")
     }
 
     /// Those of the reference kernel.
     fn reference(flavour: Flavour) -> Fragments {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/config");
-        Fragments::read(&config, flavour).expect("read")
+        Fragments::read(&config, flavour.into()).expect("read")
     }
 
     #[test]
@@ -202,8 +205,8 @@ mod tests {
             ("rt.config", "CONFIG_R=y"),
             ("a.config", "CONFIG_A=y"),
         ]);
-        let text = |flavour| {
-            let fragments = Fragments::read(dir.path(), flavour).expect("read");
+        let text = |flavour: Flavour| {
+            let fragments = Fragments::read(dir.path(), flavour.into()).expect("read");
             fragments.text().to_owned()
         };
         assert_eq!(text(Flavour::Fast), "CONFIG_A=y\nCONFIG_Z=y\n");
@@ -220,7 +223,7 @@ mod tests {
     #[test]
     fn flavour_whose_own_fragment_is_missing_is_an_error_that_names_it() {
         let dir = directory(&[("a.config", "CONFIG_A=y")]);
-        let error = Fragments::read(dir.path(), Flavour::Tracing).expect_err("not there");
+        let error = Fragments::read(dir.path(), Flavour::Tracing.into()).expect_err("not there");
         let missing = dir.path().join("tracing.config");
         assert!(
             error.to_string().contains(&missing.display().to_string()),
@@ -298,7 +301,7 @@ mod tests {
             "# CONFIG_B is not set\nCONFIG_N=y\n",
         )
         .expect("written");
-        let stock = Fragments::read(dir.path(), Flavour::Stock).expect("read");
+        let stock = Fragments::read(dir.path(), Configuration::Stock).expect("read");
         assert_eq!(
             stock.text(),
             "CONFIG_A=y\nCONFIG_B=y\n\n# CONFIG_B is not set\nCONFIG_N=y\n\n"

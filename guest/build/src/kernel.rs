@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Fragments};
+use crate::configuration::Configuration;
 use crate::module::Headers;
 use crate::patches::Patches;
 use crate::recipe::{self, Recipe, TARGETS};
 use crate::source::Source;
 use crate::tree;
-use crate::{Flavour, GuestError, Places, Progress, Request, tools};
+use crate::{GuestError, Places, Progress, Request, tools};
 use ipirig_store::{Store, Work, write_json};
 
 /// The directory under `patches/`: the stable series of the source package.
@@ -33,7 +34,7 @@ pub(crate) const FILES: [&str; 6] = [
 pub(crate) struct Manifest {
     /// Kernels from before there were flavours do not have it.
     #[serde(default)]
-    pub(crate) flavour: Flavour,
+    pub(crate) flavour: Configuration,
     /// What `uname -r` says.
     pub(crate) release: String,
     /// The Debian version of the source.
@@ -95,16 +96,16 @@ pub(crate) fn build(
         store,
         source,
         series: Patches::series(&kernel.join("patches").join(LINE))?,
-        fragments: Fragments::read(&kernel.join("config"), request.flavour)?,
+        fragments: Fragments::read(&kernel.join("config"), request.flavour.into())?,
         jobs: request.jobs,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel"), request.flavour),
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), request.flavour.into()),
         progress,
     };
     let extra = Patches::of(&request.extra_patches)?;
     let patches = recipe.series.then(&extra);
     let series = patches.key()?;
     let manifest = |release, compiler, steps| Manifest {
-        flavour: request.flavour,
+        flavour: request.flavour.into(),
         release,
         package: source.package.clone(),
         series: series.short().to_owned(),
@@ -152,12 +153,12 @@ pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest, GuestError> {
     serde_json::from_slice(&text).map_err(|error| GuestError::io("read", &path)(error.into()))
 }
 
-/// How many steps some kernel of this flavour in the cache took.
-pub(crate) fn earlier_steps(dir: &Path, flavour: Flavour) -> Option<u64> {
+/// How many steps some kernel of this configuration in the cache took.
+pub(crate) fn earlier_steps(dir: &Path, of: Configuration) -> Option<u64> {
     let slots = fs::read_dir(dir).ok()?.flatten();
     slots
         .filter_map(|slot| read_manifest(&slot.path()).ok())
-        .filter(|manifest| manifest.flavour == flavour)
+        .filter(|manifest| manifest.flavour == of)
         .map(|manifest| manifest.steps)
         .max()
 }

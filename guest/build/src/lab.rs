@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::config::Fragments;
+use crate::configuration::Configuration;
 use crate::kernel::{self, Keep, Manifest, earlier_steps, keep_kernel, read_manifest};
 use crate::patches::Patches;
 use crate::recipe::Recipe;
-use crate::{Flavour, GuestError, Places, Progress, Request, source, tools};
+use crate::{GuestError, Places, Progress, Request, source, tools};
 use ipirig_store::Store;
 
 /// Where `make` leaves the image that a boot loader takes.
@@ -54,9 +55,9 @@ pub fn build(jobs: Option<NonZeroUsize>, progress: &dyn Progress) -> Result<LabK
         store: &store,
         source: &source,
         series: Patches::of(&[])?,
-        fragments: Fragments::alone(&places.guest.join("kernel/config"), Flavour::Lab)?,
+        fragments: Fragments::alone(&places.guest.join("kernel/config"), Configuration::Lab)?,
         jobs,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel"), Flavour::Lab),
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), Configuration::Lab),
         progress,
     };
     let series = recipe.series.key()?;
@@ -67,7 +68,7 @@ pub fn build(jobs: Option<NonZeroUsize>, progress: &dyn Progress) -> Result<LabK
         let from = linux.join(BZIMAGE);
         fs::rename(&from, work.out.join("bzImage")).map_err(GuestError::io("keep", &from))?;
         keep_kernel(&linux, work, Keep::Move, &|release, compiler| Manifest {
-            flavour: Flavour::Lab,
+            flavour: Configuration::Lab,
             release,
             package: source.package.clone(),
             series: series.short().to_owned(),
@@ -113,8 +114,8 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
             .is_some_and(|extension| extension == "json")
     }));
     for slot in listed(&places.cache.join("kernel"))? {
-        let guests =
-            read_manifest(&slot).is_ok_and(|manifest| Flavour::ALL.contains(&manifest.flavour));
+        let guests = read_manifest(&slot)
+            .is_ok_and(|manifest| matches!(manifest.flavour, Configuration::Reference(_)));
         if guests {
             files.extend(kernel::FILES.map(|name| slot.join(name)));
         }

@@ -14,9 +14,9 @@
 
 mod agent;
 mod config;
+mod configuration;
 mod cpio;
 mod error;
-mod flavour;
 mod initramfs;
 mod kernel;
 pub mod lab;
@@ -42,7 +42,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 pub use error::{GuestError, LostOption, PatchFailure, Rejection};
-pub use flavour::Flavour;
+pub use ipirig_abi::Flavour;
 pub use ipirig_store::{ErrorClass, Places, Progress, StoreError};
 
 use ipirig_store::{Slot, Store};

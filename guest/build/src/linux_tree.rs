@@ -209,7 +209,7 @@ fn make(
     tools::ensure(&log, progress)?;
     make_dir(&out)?;
 
-    let fragments = Fragments::read(&places.guest.join("kernel/config"), Flavour::Fast)?;
+    let fragments = Fragments::read(&places.guest.join("kernel/config"), Flavour::Fast.into())?;
     let wanted = format!("{}{SERIES}", fragments.text());
     let merged = out.join("ipirig.config");
     progress.stage("configuring the kernel");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 
 use crate::config::Fragments;
+use crate::configuration::Configuration;
 use crate::patches::Patches;
 use crate::source::Source;
 use crate::tree::{self, Tree};
@@ -46,7 +47,7 @@ impl Recipe<'_> {
         ingredients.add("sha256", &self.source.sha256);
         ingredients.add("patches", &patches.to_string());
         self.fragments.add_to(&mut ingredients);
-        if self.fragments.flavour == Flavour::Stock {
+        if self.fragments.of == Configuration::Stock {
             // Those that were built before had nothing that a module could be built against.
             ingredients.add("kept", "headers");
         }
@@ -74,12 +75,12 @@ impl Recipe<'_> {
     ) -> Result<u64, GuestError> {
         let estimate = self
             .earlier_steps
-            .unwrap_or(self.fragments.flavour.usual_steps());
+            .unwrap_or(self.fragments.of.usual_steps());
         self.unpack(linux, work)?;
         self.patch(patches, "", linux, work)?;
         self.configure(linux, work)?;
-        let targets: &[&str] = match self.fragments.flavour {
-            Flavour::Lab => &["vmlinux", "bzImage"],
+        let targets: &[&str] = match self.fragments.of {
+            Configuration::Lab => &["vmlinux", "bzImage"],
             _ => &TARGETS,
         };
         self.compile("", targets, Some(estimate), linux, work)
@@ -88,12 +89,12 @@ impl Recipe<'_> {
     /// Announces what is being done to which kernel. `with` names what is special about it.
     fn stage(&self, doing: &str, with: &str) {
         let package = &self.source.package;
-        let flavour = match self.fragments.flavour {
-            Flavour::Fast => String::new(),
+        let of = match self.fragments.of {
+            Configuration::Reference(Flavour::Fast) => String::new(),
             other => format!(" ({other})"),
         };
         self.progress
-            .stage(&format!("{doing} linux {package}{flavour}{with}"));
+            .stage(&format!("{doing} linux {package}{of}{with}"));
     }
 
     fn unpack(&self, linux: &Path, work: &Work) -> Result<(), GuestError> {

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::config::Fragments;
+use crate::configuration::Configuration;
 use crate::kernel::{self, Keep, Manifest, earlier_steps, read_manifest};
 use crate::module::{self, Headers};
 use crate::patches::Patches;
 use crate::recipe::Recipe;
 use crate::source::{self, Source};
-use crate::{Flavour, GuestError, Initramfs, Places, Progress, agent, initramfs, tools};
+use crate::{GuestError, Initramfs, Places, Progress, agent, initramfs, tools};
 use ipirig_store::{Slot, Store, StoreError};
 
 /// What makes a stock kernel's slot whole.
@@ -155,7 +156,7 @@ fn build_at(
             kernel::keep_kernel
         };
         keep(&linux, work, Keep::Move, &|release, compiler| Manifest {
-            flavour: Flavour::Stock,
+            flavour: Configuration::Stock,
             release,
             package: source.package.clone(),
             series: series.short().to_owned(),
@@ -178,10 +179,10 @@ fn recipe<'a>(
         store,
         source,
         series: Patches::of(&[])?,
-        fragments: Fragments::read(&places.guest.join("kernel/config"), Flavour::Stock)?
+        fragments: Fragments::read(&places.guest.join("kernel/config"), Configuration::Stock)?
             .of_version(version)?,
         jobs,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel"), Flavour::Stock),
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), Configuration::Stock),
         progress,
     })
 }

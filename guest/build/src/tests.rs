@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::configuration::Configuration;
 use crate::fake::{Fake, RecordedProgress, patch};
 use crate::patches::Patches;
 use crate::{ErrorClass, Flavour, GuestError, Rejection, module};
@@ -143,7 +144,10 @@ fn flavours_are_kernels_of_their_own_with_their_own_configuration() {
     let lines = heard.lines();
     let building = "building linux 6.12.0-1 (tracing)";
     let at = lines.iter().position(|line| line == building);
-    let steps = format!("1 of Some({})", Flavour::Tracing.usual_steps());
+    let steps = format!(
+        "1 of Some({})",
+        Configuration::from(Flavour::Tracing).usual_steps()
+    );
     assert_eq!(
         at.and_then(|at| lines.get(at + 1)),
         Some(&steps),

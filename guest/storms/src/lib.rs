@@ -57,7 +57,8 @@ fn steps_of(kind: StormKind) -> Steps {
         | StormKind::SetMemory
         | StormKind::PageTableFree
         | StormKind::NoinstrKey
-        | StormKind::EntryTextPoke => plain(by_module::run),
+        | StormKind::EntryTextPoke
+        | StormKind::Ioremap => plain(by_module::run),
         StormKind::Vunmap => plain(vunmap::run),
         StormKind::VmapStack => plain(vmap_stack::run),
         StormKind::ModuleLoad => plain(module_load::run),

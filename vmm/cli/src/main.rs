@@ -2,7 +2,6 @@
 //! results, and exits as `ipirig_verdict::exit` has it. What a run is, is `ipirig-rig`; how the guest is
 //! built, `ipirig-guest`.
 
-mod args;
 mod commands;
 mod failure;
 mod output;
@@ -18,7 +17,7 @@ use ipirig_verdict::exit::Code;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let (code, bisect) = match args::Args::try_parse() {
+    let (code, bisect) = match ipirig_args::Args::try_parse() {
         Ok(args) => {
             let bisect = args.bisect();
             (dispatch(args), bisect)
@@ -31,7 +30,10 @@ fn main() -> ExitCode {
             } else {
                 Code::Ok
             };
-            (code, std::env::args_os().any(|arg| arg == args::BISECT))
+            (
+                code,
+                std::env::args_os().any(|arg| arg == ipirig_args::BISECT),
+            )
         }
     };
     if bisect {
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
 
 /// Carries the command out. A bug that panics is the rig's failure, whoever reads the code: Rust's
 /// own 101 would make a commit bad for `git bisect run`.
-fn dispatch(args: args::Args) -> Code {
+fn dispatch(args: ipirig_args::Args) -> Code {
     match catch_unwind(AssertUnwindSafe(|| commands::dispatch(args))) {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => failure.report(),

@@ -5,44 +5,42 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::PictureOptions;
 use ipirig_pictures::html::{Provenance, html};
 use ipirig_pictures::trace::chrome_trace;
 use ipirig_verdict::result::RunResult;
 
-use crate::args::PictureOptions;
 use crate::failure::Failure;
 use crate::output::{check_writable, write_file, write_file_by};
 
-impl PictureOptions {
-    /// Checks, as far as can be told beforehand, that the files can be written when the runs are over.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        for (option, path) in [("--html", &self.html), ("--trace", &self.trace)] {
-            let Some(path) = path else { continue };
-            if path == Path::new("-") {
-                let error = anyhow!("{option} -: standard output has the result; give a file");
-                return Err(Failure::usage(error));
-            }
-            check_writable(path).map_err(Failure::usage)?;
+/// Checks, as far as can be told beforehand, that the files can be written when the runs are over.
+pub(crate) fn check(options: &PictureOptions) -> Result<(), Failure> {
+    for (option, path) in [("--html", &options.html), ("--trace", &options.trace)] {
+        let Some(path) = path else { continue };
+        if path == Path::new("-") {
+            let error = anyhow!("{option} -: standard output has the result; give a file");
+            return Err(Failure::usage(error));
         }
-        Ok(())
+        check_writable(path).map_err(Failure::usage)?;
     }
+    Ok(())
+}
 
-    /// Writes what is asked for.
-    pub(crate) fn write(&self, runs: &[RunResult]) -> Result<(), Failure> {
-        if let Some(path) = &self.trace {
-            let trace = &mut |out: &mut dyn io::Write| chrome_trace(runs, out);
-            write_file_by(path, trace).map_err(Failure::usage)?;
-        }
-        if let Some(path) = &self.html {
-            let made = Provenance {
-                command: command_line(),
-                time: Some(SystemTime::now()),
-            };
-            let page = html(runs, &made).context("cannot show the results")?;
-            write_file(path, &page).map_err(Failure::usage)?;
-        }
-        Ok(())
+/// Writes what is asked for.
+pub(crate) fn write(options: &PictureOptions, runs: &[RunResult]) -> Result<(), Failure> {
+    if let Some(path) = &options.trace {
+        let trace = &mut |out: &mut dyn io::Write| chrome_trace(runs, out);
+        write_file_by(path, trace).map_err(Failure::usage)?;
     }
+    if let Some(path) = &options.html {
+        let made = Provenance {
+            command: command_line(),
+            time: Some(SystemTime::now()),
+        };
+        let page = html(runs, &made).context("cannot show the results")?;
+        write_file(path, &page).map_err(Failure::usage)?;
+    }
+    Ok(())
 }
 
 /// The command line of this process, for a shell. `None` if it is no text, or has what no shell can

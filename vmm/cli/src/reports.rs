@@ -7,13 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use ipirig_args::ReportArgs;
 use ipirig_report::github;
 use ipirig_report::junit::junit;
 use ipirig_report::ktap::ktap;
 use ipirig_scenario::{Scenario, base_name};
 use ipirig_verdict::result::RunResult;
 
-use crate::args::ReportArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
 

@@ -2,7 +2,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use ipirig_rig::conductor::fake::{Script, traced};
+use ipirig_fake::{Script, traced};
 
 use super::*;
 

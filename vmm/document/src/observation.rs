@@ -38,7 +38,7 @@ impl ObservationDocument<'_> {
 #[cfg(test)]
 mod tests {
 
-    use ipirig_rig::conductor::fake::{Observing, Script, observation_plan, observe};
+    use ipirig_fake::{Observing, Script, observation_plan, observe};
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::result::KernelInfo;
 

@@ -174,7 +174,7 @@ impl RunDocument<'_> {
 
 #[cfg(test)]
 mod tests {
-    use ipirig_rig::conductor::fake::{Script, evidence, plan};
+    use ipirig_fake::{Script, evidence, plan};
 
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::check::{self, Check};

@@ -66,7 +66,7 @@ fn plain_words(schema: &mut Schema) {
 
 #[cfg(test)]
 mod tests {
-    use ipirig_rig::conductor::fake::{Script, evidence, plan};
+    use ipirig_fake::{Script, evidence, plan};
     use ipirig_verdict::result::RunResult;
     use ipirig_verdict::suite::Suite;
     use ipirig_verdict::{check, checks};

@@ -48,7 +48,7 @@ impl SuiteDocument<'_> {
 
 #[cfg(test)]
 mod tests {
-    use ipirig_rig::conductor::fake::plan;
+    use ipirig_fake::plan;
     use ipirig_verdict::check::Check;
     use ipirig_verdict::result::RunResult;
 

@@ -223,7 +223,7 @@ pub fn verdict(rows: &[Row]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use ipirig_entry::Paging;
-    use ipirig_rig::conductor::fake::plan;
+    use ipirig_fake::plan;
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::check::Check;
     use ipirig_verdict::result::{KernelInfo, RunResult};

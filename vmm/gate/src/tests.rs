@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
-use ipirig_rig::conductor::fake::{Script, evidence};
+use ipirig_fake::{Script, evidence};
 use ipirig_verdict::checks;
 use ipirig_verdict::result::RunResult;
 

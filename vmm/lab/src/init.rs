@@ -3,7 +3,9 @@
 //!
 //! What it says goes to the kernel's log, and the reason of a failure to the outer half as well.
 
-use std::collections::BTreeSet;
+mod changes;
+mod port;
+
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -12,11 +14,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
@@ -24,19 +25,16 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
+use port::Port;
+
 use crate::job::{Job, Terminals};
-use crate::wire::{FilePart, Frame, LIMIT, PORT, PULSE};
+use crate::wire::{Frame, PULSE};
 
 /// The first argument of the program that is process 1.
 pub const INIT_COMMAND: &str = "lab-init";
 /// The variable of its environment that has the job's file.
 pub(crate) const JOB: &str = "IPIRIG_LAB_JOB";
 
-/// How often, a millisecond apart, the port is looked for: it comes a moment after the kernel has
-/// started process 1.
-const LOOKS: u32 = 10_000;
-/// Where the serial port of Bochs' host is.
-const SERIAL: &str = "/dev/ttyS1";
 /// Where changes of a root that cannot be written go.
 const CHANGES: &str = "/run/changes";
 
@@ -109,7 +107,7 @@ fn host(job: &Path) -> Result<(), InitError> {
             .map_err(|error| failed("make sense of the job")(error.into()))?;
         let code = program(&job, &port)?;
         if let Some(changes) = changes {
-            send_changes(&changes, &job, &port)?;
+            changes::send(&changes, &job, &port)?;
         }
         Ok(code)
     });
@@ -204,89 +202,6 @@ fn layer() -> Result<PathBuf, InitError> {
     rustix::process::chroot("/run/root").map_err(|e| failed("go to the new root")(e.into()))?;
     rustix::process::chdir("/").map_err(|e| failed("go to the new root")(e.into()))?;
     Ok(upper.to_owned())
-}
-
-/// The way outside.
-#[derive(Debug)]
-struct Port {
-    out: Mutex<File>,
-    into: File,
-}
-
-impl Port {
-    fn open() -> Result<Self, InitError> {
-        let path = Self::find()?;
-        let open = || File::options().read(true).write(true).open(&path);
-        let out = open().map_err(failed(format!("open {}", path.display())))?;
-        if rustix::termios::isatty(&out) {
-            let raw = tcgetattr(&out).and_then(|mut modes| {
-                modes.make_raw();
-                tcsetattr(&out, OptionalActions::Now, &modes)
-            });
-            raw.map_err(|e| failed(format!("set {} up", path.display()))(e.into()))?;
-        }
-        let into = out
-            .try_clone()
-            .map_err(failed(format!("share {}", path.display())))?;
-        // Until the outer half is heard of, reading would be told of an end.
-        for _ in 0..LOOKS {
-            let mut polled = [PollFd::new(&into, PollFlags::OUT)];
-            let soon = Timespec {
-                tv_sec: 0,
-                tv_nsec: 1_000_000,
-            };
-            let _ = poll(&mut polled, Some(&soon));
-            if polled
-                .iter()
-                .any(|fd| !fd.revents().contains(PollFlags::HUP))
-            {
-                return Ok(Self {
-                    out: Mutex::new(out),
-                    into,
-                });
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Err(InitError::NoPort)
-    }
-
-    /// The virtio port under QEMU, the second serial port under Bochs.
-    fn find() -> Result<PathBuf, InitError> {
-        for _ in 0..LOOKS {
-            let ports = fs::read_dir("/sys/class/virtio-ports");
-            for port in ports.into_iter().flatten().flatten() {
-                let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
-                if name.trim() == PORT {
-                    return Ok(Path::new("/dev").join(port.file_name()));
-                }
-            }
-            // Only the CD of Bochs' host has a layer over it.
-            if Path::new(CHANGES).exists() {
-                return Ok(SERIAL.into());
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Err(InitError::NoPort)
-    }
-
-    /// Waits until all that was said has left a serial port, whose buffers a restart would empty. Writes to a
-    /// virtio port return when the outside has them.
-    fn drain(&self) {
-        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        if rustix::termios::isatty(&*out)
-            && let Err(error) = rustix::termios::tcdrain(&*out)
-        {
-            log(&format!("the port: {error}"));
-        }
-    }
-
-    /// Says something. If nobody listens any more, the listener below has noticed.
-    fn send(&self, frame: &Frame) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = frame.write(&mut *out) {
-            log(&format!("the port: {error}"));
-        }
-    }
 }
 
 /// Runs the job's program to its end. Returns its exit code.
@@ -450,59 +365,6 @@ fn exit_code(status: ExitStatus) -> u8 {
     let signal = || status.signal().map(|number| 128 + number);
     let code = status.code().or_else(signal).unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
-}
-
-/// Sends the files that the program has written, in the order of their names.
-fn send_changes(changes: &Path, job: &Job, port: &Port) -> Result<(), InitError> {
-    let mut directories = vec![changes.to_owned()];
-    let mut files = vec![];
-    while let Some(directory) = directories.pop() {
-        let list = || failed(format!("list {}", directory.display()));
-        for entry in fs::read_dir(&directory).map_err(list())? {
-            let entry = entry.map_err(list())?;
-            let kind = entry.file_type().map_err(list())?;
-            if kind.is_dir() {
-                directories.push(entry.path());
-            } else if kind.is_file() {
-                files.push(entry.path());
-            }
-        }
-    }
-    files.sort();
-    let asked: BTreeSet<PathBuf> = job.paths().into_iter().collect();
-    for file in files {
-        let Ok(inside) = file.strip_prefix(changes) else {
-            continue;
-        };
-        let outside = Path::new("/").join(inside);
-        if PRIVATE.iter().any(|dir| inside.starts_with(dir)) && !asked.contains(&outside) {
-            continue;
-        }
-        send_file(&file, &outside, port).map_err(failed(format!("read {}", file.display())))?;
-    }
-    Ok(())
-}
-
-/// What is written here is of no use outside, unless an argument names it.
-const PRIVATE: [&str; 5] = ["proc", "sys", "dev", "run", "tmp"];
-
-fn send_file(file: &Path, outside: &Path, port: &Port) -> io::Result<()> {
-    let mut content = File::open(file)?;
-    // The path is in each frame too.
-    let mut buffer = vec![0; LIMIT / 2];
-    let mut first = true;
-    loop {
-        let length = content.read(&mut buffer)?;
-        if length == 0 && !first {
-            return Ok(());
-        }
-        port.send(&Frame::File(FilePart {
-            path: outside.to_owned(),
-            first,
-            content: buffer.get(..length).unwrap_or_default().to_vec(),
-        }));
-        first = false;
-    }
 }
 
 #[cfg(test)]

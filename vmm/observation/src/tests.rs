@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
+use ipirig_fake::{Moment, Observing, Script, observation_plan};
 use ipirig_rig::conductor::GuestFile;
-use ipirig_rig::conductor::fake::{self, Moment, Observing, Script, observation_plan};
 use ipirig_rig::run::KernelFiles;
 
 use super::*;
@@ -20,7 +20,7 @@ fn observe_and_keep(
         outcome,
         ledger,
         files,
-    } = fake::observe(request, script);
+    } = ipirig_fake::observe(request, script);
     let kernel = KernelInfo::new(&KernelFiles::new("k", "i"), "");
     let report = Report::new(&plan, outcome, kernel, &ledger);
     (report, files)

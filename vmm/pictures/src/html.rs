@@ -20,7 +20,7 @@ use view::Page;
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make the web page")]
-pub struct HtmlError(#[source] askama::Error);
+pub struct HtmlError(#[source] pub(crate) askama::Error);
 
 /// What a page says of its making.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn html(runs: &[RunResult], made: &Provenance) -> Result<String, HtmlError> 
 
 /// Characters that are no text (the HTML standard has most of them as errors), or that turn the
 /// direction of what follows (Unicode Standard Annex #9), so that it reads as what it is not.
-fn unprintable(c: char) -> bool {
+pub(crate) fn unprintable(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,

@@ -1,7 +1,7 @@
-//! A run as a picture: what happened when, on which vCPU.
+//! A run as a picture: what happened when, on which vCPU. And a sweep as one: what is so at which instruction.
 //!
 //! [`html`] makes a web page, [`trace`] a file for trace viewers. Both take whole results with their timeline,
-//! of which documents (`ipirig-document`) have nothing.
+//! of which documents (`ipirig-document`) have nothing. [`sweep`] makes a web page of a sweep.
 //!
 //! What this crate does not do: make tables and lines, for terminals or for other programs (`ipirig-report`
 //! does), judge (`ipirig-verdict`), or open files (`ipirig`).
@@ -12,4 +12,5 @@ mod cause;
 pub mod html;
 #[cfg(test)]
 mod specimen;
+pub mod sweep;
 pub mod trace;

@@ -101,7 +101,7 @@ fn times(compared: &CrossCheck) -> String {
 #[cfg(test)]
 mod tests {
     use ipirig_crosscheck::{Difference, Rule, Side, compare};
-    use ipirig_rig::conductor::fake::{Script, traced};
+    use ipirig_fake::{Script, traced};
 
     use super::*;
 

@@ -126,7 +126,7 @@ fn row(file: &str, run: &Recorded) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use ipirig_rig::conductor::fake::{Script, evidence};
+    use ipirig_fake::{Script, evidence};
     use ipirig_verdict::checks::judge;
     use ipirig_verdict::result::RunResult;
 

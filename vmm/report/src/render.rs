@@ -279,7 +279,7 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use ipirig_entry::Paging;
-    use ipirig_rig::conductor::fake::{Counting, Script, evidence, plan};
+    use ipirig_fake::{Counting, Script, evidence, plan};
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::check::Check;
     use ipirig_verdict::result::{MachineInfo, Timing};

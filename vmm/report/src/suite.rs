@@ -71,7 +71,7 @@ fn isolated_ipis(run: &RunResult) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ipirig_rig::conductor::fake::plan;
+    use ipirig_fake::plan;
     use ipirig_verdict::check::Check;
 
     use super::*;

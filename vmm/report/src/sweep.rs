@@ -9,7 +9,7 @@ use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
 
-pub use formats::{html, junit, ktap};
+pub use formats::{junit, ktap};
 
 /// Cells in a row.
 const WIDTH: usize = 100;
@@ -111,6 +111,14 @@ fn explain(text: &mut String, result: &SweepResult, paint: Paint) -> std::fmt::R
 }
 
 /// What is wrong at a point, with the instructions around it.
+#[must_use]
+pub fn explained(result: &SweepResult, point: &PointResult) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = explain_point(&mut text, result, point, Paint::PLAIN);
+    text
+}
+
 fn explain_point(
     text: &mut String,
     result: &SweepResult,

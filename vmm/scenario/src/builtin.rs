@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 31] = [
+pub(super) const FILES: [(&str, &str); 32] = [
     (
         "address-space-switch",
         include_str!("../../../scenarios/address-space-switch.toml"),
@@ -47,6 +47,7 @@ pub(super) const FILES: [(&str, &str); 31] = [
         "image-key-in-kernel",
         include_str!("../../../scenarios/image-key-in-kernel.toml"),
     ),
+    ("ioremap", include_str!("../../../scenarios/ioremap.toml")),
     (
         "kprobe-toggle",
         include_str!("../../../scenarios/kprobe-toggle.toml"),

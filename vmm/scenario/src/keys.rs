@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use ipirig_abi::Role;
+use ipirig_abi::{Flavour, Role};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::EntryKind;
-use crate::scenario::{Kernel, Mode};
+use crate::scenario::Mode;
 use crate::storm::Kind;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
@@ -23,11 +23,6 @@ pub(crate) const SUMMARY_MAX: usize = 120;
 pub(crate) const FURTHER: [(&str, Role); 2] = [
     ("housekeeping", Role::Housekeeping),
     ("isolated", Role::Isolated),
-];
-pub(crate) const KERNELS: [(&str, Kernel); 3] = [
-    ("fast", Kernel::Fast),
-    ("tracing", Kernel::Tracing),
-    ("rt", Kernel::Rt),
 ];
 pub(crate) const MODES: [(&str, Mode); 5] = [
     ("user", Mode::User),
@@ -48,7 +43,7 @@ pub(crate) fn summary(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(crate) fn kernels(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": KERNELS.map(|(name, _)| name) })
+    json_schema!({ "enum": Flavour::ALL.map(Flavour::name) })
 }
 
 pub(crate) fn roles(_: &mut SchemaGenerator) -> Schema {

@@ -5,7 +5,7 @@
 //! kernel is told).
 //!
 //! What this crate does not do: start anything (`ipirig-rig` does, by a plan), or say how a run went
-//! (`ipirig-verdict`). The storms themselves are the guest's (`ipirig-agent`), their numbers are in
+//! (`ipirig-verdict`). The storms themselves are the guest's (`ipirig-storms`), the table of them is in
 //! `ipirig-abi`.
 
 #![forbid(unsafe_code)]
@@ -35,7 +35,7 @@ pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 pub use find::ScenarioError;
 pub use role::role_name;
-pub use scenario::{Expectations, IsolatedIpis, Kernel, Mode, Scenario, Vcpus};
+pub use scenario::{Expectations, IsolatedIpis, Mode, Scenario, Vcpus};
 pub use selection::{ALL, SelectionError, base_name, select};
 pub use storm::{Kind, Part, Storm};
 pub use validate::is_name;

@@ -3,10 +3,10 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use ipirig_abi::{MAX_CPUS, Role};
+use ipirig_abi::{Flavour, MAX_CPUS, Role};
 
 use crate::parameters::{self, NotOurs};
-use crate::{EntryKind, Kernel, Mode, Scenario, Vcpus};
+use crate::{EntryKind, Mode, Scenario, Vcpus};
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
@@ -33,7 +33,7 @@ pub struct Options {
     /// Guest memory in MiB; `None`: [`MEMORY_REFERENCE_MIB`] or [`MEMORY_OWN_MIB`].
     pub memory_mib: Option<u64>,
     /// The flavour of the reference kernel; `None`: what the scenario asks for.
-    pub kernel: Option<Kernel>,
+    pub kernel: Option<Flavour>,
     /// The kernel is the user's own, not the reference kernel.
     pub own_kernel: bool,
     /// The build id that the kernel must have, in hexadecimal digits: that of the vmlinux that stands in for its
@@ -103,7 +103,7 @@ impl Planned for Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestPlan {
     /// The flavour of the reference kernel.
-    pub kernel: Kernel,
+    pub kernel: Flavour,
     /// Where the isolated vCPUs are while the window is open.
     pub isolated_in: Mode,
     /// Role of each vCPU, by number.
@@ -245,7 +245,7 @@ impl GuestPlan {
     /// See [`PlanError`].
     pub fn new(
         name: &str,
-        mut kernel: Kernel,
+        mut kernel: Flavour,
         vcpus: Vcpus,
         options: Options,
     ) -> Result<Self, PlanError> {
@@ -253,8 +253,8 @@ impl GuestPlan {
             kernel = asked;
         }
         // Every other one has what it reads.
-        if options.cross_check && kernel == Kernel::Fast {
-            kernel = Kernel::Tracing;
+        if options.cross_check && kernel == Flavour::Fast {
+            kernel = Flavour::Tracing;
         }
         let roles = roles(name, vcpus, options.vcpus)?;
         if let Some(pin) = &options.pin
@@ -267,8 +267,8 @@ impl GuestPlan {
         }
         let memory_mib = options.memory_mib.unwrap_or(match kernel {
             _ if options.own_kernel => MEMORY_OWN_MIB,
-            Kernel::Fast => MEMORY_REFERENCE_MIB,
-            Kernel::Tracing | Kernel::Rt => MEMORY_TRACING_MIB,
+            Flavour::Fast => MEMORY_REFERENCE_MIB,
+            Flavour::Tracing | Flavour::Rt => MEMORY_TRACING_MIB,
         });
         if !MEMORY_MIB.contains(&memory_mib) {
             return Err(PlanError::Memory { asked: memory_mib });

@@ -1,6 +1,6 @@
 //! Scenarios: what to provoke, on which vCPUs, and what must hold. [`Scenario::find`] reads one from TOML.
 
-use ipirig_abi::{Order, Role};
+use ipirig_abi::{Flavour, Order, Role};
 use std::collections::BTreeMap;
 
 use crate::entry::{EntryKind, Trigger};
@@ -16,7 +16,7 @@ pub struct Scenario {
     /// One line for `ipirig list`.
     pub summary: String,
     /// Which of the reference kernels has what the storm needs.
-    pub kernel: Kernel,
+    pub kernel: Flavour,
     /// The vCPUs besides the control vCPU.
     pub vcpus: Vcpus,
     /// What to provoke.
@@ -46,18 +46,6 @@ pub struct Vcpus {
     /// Address spaces besides its task's that each isolated vCPU uses before the window, and that the
     /// entry after it goes through; 0 to 16.
     pub address_spaces: u64,
-}
-
-/// A flavour of the reference kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kernel {
-    /// Little is on; it boots soon.
-    #[default]
-    Fast,
-    /// With tracepoints, kprobes, the function tracer and BPF.
-    Tracing,
-    /// The same, with PREEMPT_RT.
-    Rt,
 }
 
 /// Where a vCPU is.

@@ -134,4 +134,18 @@ mod tests {
             assert_eq!(row(&kind), expected(kind), "scenarios/README.md");
         }
     }
+
+    #[test]
+    fn each_scenario_is_named_in_its_group_s_row_of_the_readme() {
+        let text = include_str!("../../../scenarios/README.md");
+        let absent = builtin::FILES.iter().filter(|(stem, file)| {
+            let group = crate::Scenario::parse(stem, file).unwrap().group;
+            let start = format!("| `{group}`");
+            let mut rows = text.lines().filter(|line| line.starts_with(&start));
+            let names = |row: &str| row.split([' ', ',', ':']).any(|word| word == *stem);
+            !rows.any(names)
+        });
+        let absent: Vec<&str> = absent.map(|(stem, _)| *stem).collect();
+        assert_eq!(absent, [""; 0], "scenarios/README.md");
+    }
 }

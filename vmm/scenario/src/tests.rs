@@ -1,4 +1,4 @@
-use ipirig_abi::{Order, Role};
+use ipirig_abi::{Flavour, Order, Role};
 use std::collections::BTreeMap;
 
 use super::*;
@@ -74,7 +74,7 @@ fn static_key_flip_reads_as_written() {
             summary: "Flip a static key: each flip syncs every CPU's instruction stream three \
                       times"
                 .into(),
-            kernel: Kernel::Fast,
+            kernel: Flavour::Fast,
             vcpus: Vcpus {
                 housekeeping: 1,
                 isolated: 1,

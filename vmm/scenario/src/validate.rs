@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
-use ipirig_abi::{MAX_CPUS, Role};
+use ipirig_abi::{Flavour, MAX_CPUS, Role};
 use ipirig_blame::Causes;
 use toml::Spanned;
 
@@ -12,8 +12,7 @@ use super::{
     Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Scenario, Storm, Vcpus,
 };
 use crate::keys::{
-    ADDRESS_SPACES, ENTER_BEFORE, FURTHER, HOUSEKEEPING, KERNELS, MODES, NAME_MAX, OPERATIONS,
-    SUMMARY_MAX,
+    ADDRESS_SPACES, ENTER_BEFORE, FURTHER, HOUSEKEEPING, MODES, NAME_MAX, OPERATIONS, SUMMARY_MAX,
 };
 use crate::suggest;
 
@@ -31,7 +30,11 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
         group: place.name(&raw.group)?,
         summary: place.summary(&raw.summary)?,
         kernel: place
-            .one_of("kernel", raw.kernel.as_ref(), &KERNELS)?
+            .one_of(
+                "kernel",
+                raw.kernel.as_ref(),
+                &Flavour::ALL.map(|flavour| (flavour.name(), flavour)),
+            )?
             .unwrap_or_default(),
         vcpus: place.vcpus(&raw.vcpus)?,
         storm: place.storm(&raw.storm)?,

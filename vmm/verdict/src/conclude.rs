@@ -117,8 +117,8 @@ fn of_scenario(plan: &Plan, outcome: Result<Evidence, Ended>, kernel: KernelInfo
 #[cfg(test)]
 mod tests {
     use ipirig_evidence::ledger::DETAILS;
-    use ipirig_rig::conductor::fake::{Fake, Moment, Script, plan};
-    use ipirig_rig::conductor::fake_kernel::layout;
+    use ipirig_fake::kernel::layout;
+    use ipirig_fake::{Fake, Moment, Script, plan};
     use ipirig_rig::conductor::{self, Start};
     use ipirig_rig::run::{KernelFiles, RunError};
 

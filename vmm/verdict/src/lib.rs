@@ -17,6 +17,7 @@ pub mod entry;
 pub mod exit;
 pub mod overall;
 pub mod result;
+pub mod strip;
 pub mod suite;
 
 pub use conclude::{conclude, not_run};

@@ -76,7 +76,7 @@ pub fn overall(runs: &[RunResult]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use ipirig_rig::conductor::fake::plan;
+    use ipirig_fake::plan;
 
     use super::*;
     use crate::check::Check;

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::AuditArgs;
 use ipirig_verdict::exit::Code;
 
-use crate::args::AuditArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
 

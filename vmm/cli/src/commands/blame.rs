@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
+use ipirig_args::{BlameArgs, RunOptions};
 use ipirig_document::{RunDocument, SCHEMA_VERSION};
 use ipirig_report::attribution::Account;
 use ipirig_report::render::render;
@@ -14,7 +15,6 @@ use ipirig_verdict::exit::Code;
 use ipirig_verdict::result::RunResult;
 
 use super::run::perform;
-use crate::args::{BlameArgs, RunOptions};
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
 

@@ -1,10 +1,10 @@
 //! `ipirig compare`.
 
+use ipirig_args::CompareArgs;
 use ipirig_gate::{Recorded, code, side_by_side};
 use ipirig_report::gate::{render, table};
 use ipirig_verdict::exit::Code;
 
-use crate::args::CompareArgs;
 use crate::failure::Failure;
 use crate::output::{print, stdout_paint};
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::EntryArgs;
 use ipirig_document::RunDocument;
 use ipirig_report::render::render;
 use ipirig_scenario::{EntryKind, Scenario};
@@ -10,9 +11,9 @@ use ipirig_verdict::entry::{Extent, RecordedEntry};
 use ipirig_verdict::exit::Code;
 
 use super::run::{Outcome, perform};
-use crate::args::EntryArgs;
 use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint, write_file};
+use crate::pictures;
 
 pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
     let mut scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
@@ -24,7 +25,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
         let error = anyhow!("--json -: standard output has the listing; give a file");
         return Err(Failure::usage(error));
     }
-    args.pictures.check()?;
+    pictures::check(&args.pictures)?;
     let extent = if args.whole {
         Extent::Whole
     } else {
@@ -45,7 +46,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
             .context("cannot put the result into JSON")?;
         write_file(&path, &text).map_err(Failure::usage)?;
     }
-    args.pictures.write(std::slice::from_ref(result))?;
+    pictures::write(&args.pictures, std::slice::from_ref(result))?;
     outcome.advise();
     Ok(result.verdict.into())
 }

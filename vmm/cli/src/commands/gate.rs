@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use ipirig_args::{GateArgs, RunOptions, Switch};
 use ipirig_gate::sweeps::{SweepBaseline, says_nothing};
 use ipirig_gate::{Baseline, Compared, Outcome, Recorded, code, no_telling};
 use ipirig_guest::Places;
@@ -14,9 +15,9 @@ use ipirig_verdict::exit::Code;
 
 use super::run::{chosen, perform_all, publish_suite};
 use super::sweep::read as read_sweep;
-use crate::args::{GateArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
+use crate::pictures;
 use crate::reports::{Reports, annotate_on_github, is_stdout};
 
 pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
@@ -25,7 +26,7 @@ pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     if let Some(file) = &args.sweep {
         return sweep(&dir, file, args.accept);
     }
-    args.pictures.check()?;
+    pictures::check(&args.pictures)?;
     let reports = Reports::new(&args.reports, args.options.json.as_deref(), &args.scenarios)?;
     let taken = reports.takes_stdout() || args.options.json.as_deref().is_some_and(is_stdout);
     let runs = if args.from.is_empty() {
@@ -120,7 +121,7 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
     };
     let suite = perform_all(scenarios, &options, &[])?;
     publish_suite(&suite, args.options.json.as_deref(), reports)?;
-    args.pictures.write(suite.runs())?;
+    pictures::write(&args.pictures, suite.runs())?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");
     let runs: anyhow::Result<Vec<Recorded>> = suite.runs().iter().map(recorded).collect();
     Ok(runs?)

@@ -1,13 +1,12 @@
 //! `ipirig guest`.
 
 use anyhow::anyhow;
+use ipirig_args::{GuestBuildArgs, GuestPathArgs};
 use ipirig_guest::stock::StockRequest;
 use ipirig_guest::{Guest, Request};
 use ipirig_verdict::exit::Code;
 
-use super::run::flavour;
 use super::tree;
-use crate::args::{GuestBuildArgs, GuestPathArgs};
 use crate::failure::Failure;
 use crate::output::print;
 use crate::progress::Progress;
@@ -24,7 +23,7 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
         return stock(&request, &progress);
     }
     let request = Request {
-        flavour: flavour(args.flavour.into()),
+        flavour: args.flavour,
         update: args.update,
         jobs: args.jobs,
         ..Request::default()
@@ -89,7 +88,7 @@ pub(crate) fn path(args: &GuestPathArgs) -> Result<Code, Failure> {
         }
     }
     let request = Request {
-        flavour: flavour(args.flavour.into()),
+        flavour: args.flavour,
         extra_patches: args.patch.clone(),
         ..Request::default()
     };

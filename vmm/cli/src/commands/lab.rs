@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::LabArgs;
 use ipirig_lab::{Cpu, HostKernel, Job, Lab, LabError};
 use ipirig_verdict::exit::Code;
 
-use crate::args::{self, LabArgs};
 use crate::failure::Failure;
 use crate::progress::Progress;
 
@@ -22,7 +22,10 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Code, Failure> {
         ),
         None => (ipirig.clone(), args.arguments.clone()),
     };
-    let cpu = Cpu::from(args.cpu);
+    let cpu = match args.cpu {
+        ipirig_args::Cpu::Svm => Cpu::Svm,
+        ipirig_args::Cpu::Vmx => Cpu::Vmx,
+    };
     let mut job = Job::here(program, arguments).context("cannot find the current directory")?;
     job.set(ipirig_lab::INSIDE, cpu.name());
 
@@ -68,15 +71,6 @@ fn find(program: &Path) -> Result<PathBuf, Failure> {
     }
     let error = anyhow!("--program {}: no such file", program.display());
     Err(Failure::usage(error))
-}
-
-impl From<args::Cpu> for Cpu {
-    fn from(cpu: args::Cpu) -> Self {
-        match cpu {
-            args::Cpu::Svm => Self::Svm,
-            args::Cpu::Vmx => Self::Vmx,
-        }
-    }
 }
 
 impl From<LabError> for Failure {

@@ -19,9 +19,9 @@ mod sweep;
 mod tree;
 
 use anyhow::Context;
+use ipirig_args::{Args, Command, GuestCommand};
 use ipirig_verdict::exit::Code;
 
-use crate::args::{Args, Command, GuestCommand};
 use crate::failure::Failure;
 
 pub(crate) fn dispatch(mut args: Args) -> Result<Code, Failure> {

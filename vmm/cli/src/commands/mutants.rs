@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::MutantsArgs;
 use ipirig_gate::mutants::{Row, verdict};
 use ipirig_gate::patches::{self, Mutant};
 use ipirig_gate::trial_result::{TrialKind, TrialResult};
@@ -22,9 +23,8 @@ use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::check_interrupt;
 use super::host::host;
-use super::run::{built, file, flavour, print_both, snapshots};
+use super::run::{built, file, print_both, snapshots};
 use super::sweep::SCENARIO;
-use crate::args::MutantsArgs;
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
 use crate::progress::Progress;
@@ -114,7 +114,7 @@ impl Bench<'_> {
         let scenario = Scenario::find(&scenario).map_err(Failure::usage)?;
         let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
         let request = Request {
-            flavour: flavour(plan.scenario.kernel),
+            flavour: plan.scenario.kernel,
             extra_patches: run.patch.map(Path::to_owned).into_iter().collect(),
             ..Request::default()
         };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use ipirig_args::{ObserveArgs, RunOptions};
 use ipirig_document::ObservationDocument;
 use ipirig_observation::{Report, conclude, not_begun};
 use ipirig_report::observation::render;
@@ -14,7 +15,6 @@ use ipirig_verdict::exit::{Code, host_verdict};
 use super::check_interrupt;
 use super::host::host;
 use super::run::{check_files, kernel_files, options, print_both, setup};
-use crate::args::{ObserveArgs, RunOptions};
 use crate::failure::Failure;
 use crate::output::{check_writable, say, write_file};
 use crate::progress::Progress;

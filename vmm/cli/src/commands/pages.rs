@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use ipirig_args::Args;
 use ipirig_verdict::exit::Code;
 
-use crate::args::Args;
 use crate::failure::Failure;
 use crate::output::{print, write_file};
 use clap::{Command, CommandFactory};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, anyhow};
+use ipirig_args::{Apic, RunArgs, RunOptions, Switch};
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, check_initramfs, check_kernel};
@@ -14,7 +15,7 @@ use ipirig_report::render::render;
 use ipirig_report::suite;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
 use ipirig_scenario::plan::{Options, Plan};
-use ipirig_scenario::{ALL, Kernel, Scenario, base_name, select};
+use ipirig_scenario::{ALL, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
@@ -24,9 +25,9 @@ use ipirig_verdict::{conclude, not_run};
 
 use super::check_interrupt;
 use super::host::host;
-use crate::args::{Apic, RunArgs, RunOptions, Switch};
 use crate::failure::Failure;
 use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+use crate::pictures;
 use crate::progress::Progress;
 use crate::reports::{Reports, is_stdout};
 
@@ -36,14 +37,14 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let (mut options, pictures) = (args.options, args.pictures);
     options.isolation_only = args.isolation_only;
     check_names(&args.allow_skipped, &scenarios)?;
-    pictures.check()?;
+    pictures::check(&pictures)?;
     let json = options.json.clone();
     if scenarios.len() == 1
         && let Some(scenario) = scenarios.pop()
     {
         let outcome = perform(scenario, options)?;
         let code = publish(&outcome.result, json.as_deref(), &reports)?;
-        pictures.write(std::slice::from_ref(&outcome.result))?;
+        pictures::write(&pictures, std::slice::from_ref(&outcome.result))?;
         outcome.advise();
         if code == Code::Skipped && isolation_held(&outcome.result.checks) {
             say(ISOLATION_HINT);
@@ -52,7 +53,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     }
     let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
     let code = publish_suite(&suite, json.as_deref(), &reports)?;
-    pictures.write(suite.runs())?;
+    pictures::write(&pictures, suite.runs())?;
     let missing: BTreeSet<&str> = suite.missing().into_iter().map(base_name).collect();
     if code == Code::Skipped && !missing.is_empty() {
         let names = Vec::from_iter(missing).join(",");
@@ -159,7 +160,7 @@ pub(super) fn options(args: &RunOptions) -> Options {
         no_deferral: args.deferral == Switch::Off,
         pin: args.pin.clone(),
         memory_mib: args.memory,
-        kernel: args.flavour.map(Into::into),
+        kernel: args.flavour,
         own_kernel: args.kernel.is_some(),
         build_id: args.build_id.clone(),
         append: args.append.clone(),
@@ -234,12 +235,12 @@ pub(super) fn file(path: Option<&Path>) -> Option<&Path> {
 /// The files to boot; built where the user gave none.
 pub(super) fn kernel_files(
     args: &RunOptions,
-    wanted: Kernel,
+    wanted: Flavour,
     progress: &Progress,
 ) -> Result<KernelFiles, Failure> {
     let Some(kernel) = &args.kernel else {
         let request = Request {
-            flavour: flavour(wanted),
+            flavour: wanted,
             ..Request::default()
         };
         return built(&request, progress);
@@ -253,15 +254,6 @@ pub(super) fn kernel_files(
         package: args.package.clone(),
         ..KernelFiles::new(kernel, initramfs)
     })
-}
-
-/// What the scenario's kernel is called where it is built.
-pub(super) fn flavour(kernel: Kernel) -> Flavour {
-    match kernel {
-        Kernel::Fast => Flavour::Fast,
-        Kernel::Tracing => Flavour::Tracing,
-        Kernel::Rt => Flavour::Rt,
-    }
 }
 
 /// The files of a guest that we build.
@@ -335,14 +327,4 @@ pub(super) fn print_all(
         write_file(path, text).map_err(Failure::usage)?;
     }
     Ok(())
-}
-
-impl From<crate::args::Flavour> for Kernel {
-    fn from(flavour: crate::args::Flavour) -> Self {
-        match flavour {
-            crate::args::Flavour::Fast => Self::Fast,
-            crate::args::Flavour::Tracing => Self::Tracing,
-            crate::args::Flavour::Rt => Self::Rt,
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! `ipirig schema`.
 
 use anyhow::Context;
+use ipirig_args::SchemaOf;
 use ipirig_document::schema;
 use ipirig_verdict::exit::Code;
 
-use crate::args::SchemaOf;
 use crate::failure::Failure;
 use crate::output::print;
 

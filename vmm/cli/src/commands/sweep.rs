@@ -7,7 +7,9 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ipirig_report::sweep::{html, junit, ktap, view};
+use ipirig_args::{MergeArgs, ReportArgs, SweepArgs};
+use ipirig_pictures::sweep::html;
+use ipirig_report::sweep::{explained, junit, ktap, view};
 use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::Plan;
@@ -18,7 +20,6 @@ use ipirig_verdict::exit::{Code, host_verdict};
 use super::check_interrupt;
 use super::host::host;
 use super::run::{check_files, kernel_files, options, print_all, setup};
-use crate::args::{MergeArgs, ReportArgs, SweepArgs};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::reports::check_places;
@@ -89,7 +90,10 @@ fn wanted(
         |result| serde_json::to_string_pretty(result).context("cannot put the result into JSON");
     let formats: [(Option<&Path>, Format); 4] = [
         (json, to_json),
-        (page, |result| Ok(html(result))),
+        (page, |result| {
+            let page = html(result, &|point| explained(result, point));
+            page.context("cannot show the results")
+        }),
         (reports.ktap.as_deref(), |result| Ok(ktap(result))),
         (reports.junit.as_deref(), |result| Ok(junit(result)?)),
     ];

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
+use ipirig_args::RunOptions;
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
 use ipirig_guest::stock::{self, StockRequest};
 use ipirig_machine::check_kernel;
 use ipirig_rig::run::SymbolSource;
 
-use crate::args::RunOptions;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Progress;

@@ -3,7 +3,7 @@
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{ensure, ipirig, run, stderr, targeted};
+use crate::harness::{ensure, ipirig, run, stderr, targeted};
 
 /// With `--deferral off` every IPI to the isolated vCPU is put down to one cause by a chain that goes
 /// out through the function `through` and `ipirig.ko` to the entry from user space.

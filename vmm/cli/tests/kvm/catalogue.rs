@@ -5,7 +5,8 @@ use std::path::Path;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{ensure, ipirig, machines, stderr};
+use crate::harness::{ensure, ipirig, stderr};
+use crate::machines;
 
 /// Name, verdict, group, and IPIs to isolated vCPUs of each run.
 /// The results stay in Cargo's directory for tests as `file`, for the gate of .ci/run.

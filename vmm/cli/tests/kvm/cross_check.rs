@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use crate::entries::reference_initramfs;
-use crate::{REFERENCE_MEMORY, ensure, reference_kernel, run};
+use crate::harness::{REFERENCE_MEMORY, ensure, reference_kernel, run};
 
 /// Runs a scenario with `--cross-check`; the IPIs that both records have, by role of their target.
 fn compared(

@@ -6,7 +6,7 @@ use std::process::Command;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{REFERENCE_MEMORY, ensure, held, ipirig, reference_kernel, run, stderr};
+use crate::harness::{REFERENCE_MEMORY, ensure, held, ipirig, reference_kernel, run, stderr};
 
 /// The three checks that rest on what was executed.
 const EXECUTED: [&str; 3] = ["completed-on-entry", "danger-zone", "flag-order"];

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{REFERENCE_MEMORY, ensure, ipirig, stderr};
+use crate::harness::{REFERENCE_MEMORY, ensure, ipirig, stderr};
 
 /// Fits `results/schema.json`, as someone else's validator says.
 pub(crate) fn fits_the_schema(json: &Value) -> Result<(), Failed> {

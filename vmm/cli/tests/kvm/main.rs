@@ -4,7 +4,9 @@
 mod blame;
 mod catalogue;
 mod cross_check;
+mod endings;
 mod entries;
+mod harness;
 mod machines;
 mod observe;
 mod second_opinion;
@@ -13,11 +15,15 @@ mod sweep;
 mod tiny;
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::Value;
+
+use endings::{
+    bad_initramfs, doctor, interrupted, panics, skipped_by_host, skipped_without_module,
+    skipped_without_tracing, times_out,
+};
+use harness::{held, violated};
 
 fn main() {
     let mut args = Arguments::from_args();
@@ -72,9 +78,6 @@ fn no_root() -> Option<String> {
     let can = tried.is_ok_and(|status| status.success());
     (!can).then(|| "needs root and unshare(1)".to_owned())
 }
-
-/// MiB that a run has by default. With `--kernel` it has more, which takes longer to initialise.
-const REFERENCE_MEMORY: &str = "128";
 
 type Test = fn() -> Result<(), Failed>;
 
@@ -258,264 +261,3 @@ const WITHOUT_KVM: &[(&str, Test)] = &[
         )
     }),
 ];
-
-fn ipirig(args: &[&str]) -> Output {
-    // A test reports a lost guest itself; nothing here can fail to start but for a broken build.
-    Command::new(env!("CARGO_BIN_EXE_ipirig"))
-        .args(args)
-        .output()
-        .expect("ipirig starts")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), Failed> {
-    if holds { Ok(()) } else { Err(why().into()) }
-}
-
-/// Runs a scenario with `--json -`, checks the exit code and gives the result and the table.
-fn run(scenario: &str, args: &[&str], code: i32) -> Result<(Value, String), Failed> {
-    let output = ipirig(&[&["run", scenario, "--json", "-"], args].concat());
-    let table = stderr(&output);
-    ensure(output.status.code() == Some(code), || {
-        format!("{:?} instead of exit code {code}\n{table}", output.status)
-    })?;
-    let json = serde_json::from_slice(&output.stdout)?;
-    machines::fits_the_schema(&json)?;
-    Ok((json, table))
-}
-
-fn vcpu<'a>(result: &'a Value, role: &str) -> Option<&'a Value> {
-    result["vcpus"]
-        .as_array()?
-        .iter()
-        .find(|vcpu| vcpu["role"] == role)
-}
-
-fn targeted(result: &Value, role: &str) -> Option<u64> {
-    vcpu(result, role)?["window"]["ipis_targeted"].as_u64()
-}
-
-fn held(scenario: &str, args: &[&str]) -> Result<Value, Failed> {
-    let (result, table) = run(scenario, args, 0)?;
-    ensure(result["verdict"] == "held", || table.clone())?;
-    let checks = result["checks"].as_array().cloned().unwrap_or_default();
-    for check in &checks {
-        ensure(check["status"] == "held", || format!("{check}\n{table}"))?;
-    }
-    ensure(checks.len() == 9, || format!("{} checks", checks.len()))?;
-    let isolated = targeted(&result, "isolated");
-    ensure(isolated == Some(0), || {
-        format!("isolated: {isolated:?}\n{table}")
-    })?;
-    let two = args.contains(&"2");
-    let housekeeping = targeted(&result, "housekeeping");
-    ensure(
-        if two {
-            housekeeping.is_none()
-        } else {
-            housekeeping > Some(0)
-        },
-        || format!("housekeeping: {housekeeping:?}\n{table}"),
-    )?;
-    let apic = &result["machine"]["apic"];
-    ensure(!args.contains(&"xapic") || apic == "xapic", || {
-        format!("{apic}")
-    })?;
-    let deferred = vcpu(&result, "isolated").and_then(|vcpu| vcpu["deferred"].as_u64());
-    ensure(deferred >= Some(100), || {
-        format!("deferred: {deferred:?}\n{table}")
-    })?;
-    Ok(result)
-}
-
-fn violated(scenario: &str, per_operation: u64) -> Result<(), Failed> {
-    let (result, table) = run(scenario, &["--deferral", "off"], 1)?;
-    ensure(result["verdict"] == "violated", || table.clone())?;
-    let operations = result["scenario"]["operations"]
-        .as_u64()
-        .unwrap_or(u64::MAX);
-    let isolated = targeted(&result, "isolated").unwrap_or(0);
-    ensure(isolated >= per_operation * operations, || {
-        format!("{isolated} IPIs\n{table}")
-    })?;
-    let evidence = result["checks"][0]["evidence"].as_str().unwrap_or_default();
-    ensure(evidence.contains(&format!("{isolated} IPIs (")), || {
-        evidence.to_owned()
-    })?;
-    ensure(evidence.contains(" per operation"), || evidence.to_owned())?;
-    entries::nothing_deferred(&result)
-}
-
-/// The check that stands for a run without evidence, and the report.
-fn ended<'a>(result: &'a Value, status: &str) -> Result<(&'a str, &'a str), Failed> {
-    let check = &result["checks"][0];
-    ensure(check["name"] == "run" && check["status"] == status, || {
-        result.to_string()
-    })?;
-    let report = result["report"].as_str().unwrap_or_default();
-    Ok((check["evidence"].as_str().unwrap_or_default(), report))
-}
-
-fn panics() -> Result<(), Failed> {
-    // No such init: the kernel gives up.
-    let (result, table) = run(
-        "static-key-flip",
-        &["--append", "rdinit=/no/such/init root="],
-        3,
-    )?;
-    let (evidence, report) = ended(&result, "error")?;
-    ensure(
-        evidence.contains("the guest stopped during: boot: Kernel panic"),
-        || table.clone(),
-    )?;
-    ensure(report.contains("vCPU 0"), || report.to_owned())
-}
-
-fn bad_initramfs() -> Result<(), Failed> {
-    let kernel = reference_kernel();
-    let args = [
-        "run",
-        "static-key-flip",
-        "--initramfs",
-        "/no/such/initramfs",
-        "--kernel",
-    ];
-    let output = ipirig(&[&args[..], &[&kernel]].concat());
-    ensure(output.status.code() == Some(2), || stderr(&output))?;
-    ensure(stderr(&output).contains("/no/such/initramfs"), || {
-        stderr(&output)
-    })
-}
-
-fn times_out() -> Result<(), Failed> {
-    // A busy loop before the agent is not at hand; a boot with a second's patience is.
-    let (result, table) = run("static-key-flip", &["--cold", "--timeout", "1"], 3)?;
-    let (evidence, report) = ended(&result, "error")?;
-    ensure(
-        evidence.starts_with("no progress for 1 s during: boot"),
-        || table.clone(),
-    )?;
-    ensure(report.contains("vCPU 2"), || report.to_owned())?;
-    // Nor can a bisection tell.
-    let output = ipirig(&[
-        "run",
-        "static-key-flip",
-        "--cold",
-        "--timeout",
-        "1",
-        "--bisect",
-    ]);
-    ensure(output.status.code() == Some(125), || stderr(&output))
-}
-
-fn skipped_without_module() -> Result<(), Failed> {
-    let kernel = reference_kernel();
-    let args = ["--kernel", &kernel, "--memory", REFERENCE_MEMORY];
-    let (result, _) = run("static-key-flip", &args, 4)?;
-    let (evidence, _) = ended(&result, "skipped")?;
-    ensure(evidence.contains("needs the module ipirig.ko"), || {
-        evidence.to_owned()
-    })
-}
-
-fn skipped_without_tracing() -> Result<(), Failed> {
-    let kernel = reference_kernel();
-    let args = ["--kernel", &kernel, "--memory", REFERENCE_MEMORY];
-    let (result, _) = run("tracepoint-toggle", &args, 4)?;
-    let (evidence, _) = ended(&result, "skipped")?;
-    ensure(evidence.starts_with("no CONFIG_TRACING"), || {
-        evidence.to_owned()
-    })?;
-    // One that holds does not make up for it, unless somebody says so.
-    let both = ["run", "static-key-flip", "tracepoint-toggle"];
-    // With the module, for the other.
-    let initramfs = entries::reference_initramfs();
-    let args = [&args[..], &["--initramfs", &initramfs]].concat();
-    let output = ipirig(&[&both[..], &args].concat());
-    let hint = "`--allow-skipped tracepoint-toggle`";
-    ensure(
-        output.status.code() == Some(4) && stderr(&output).contains(hint),
-        || stderr(&output),
-    )?;
-    let allowed = ["--allow-skipped", "tracepoint-toggle"];
-    let output = ipirig(&[&both[..], &args, &allowed].concat());
-    ensure(output.status.code() == Some(0), || stderr(&output))
-}
-
-/// Ctrl-C as soon as `phase` is announced.
-fn interrupted(phase: &str) -> Result<(), Failed> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
-    command.args(["run", "static-key-flip"]);
-    command.args((phase == "boot").then_some("--cold"));
-    let last = interrupt(&mut command, phase)?;
-    let expected = format!("ipirig: interrupted during: {phase}");
-    ensure(last.as_deref() == Some(&expected), || format!("{last:?}"))
-}
-
-/// Ends a run by Ctrl-C as soon as `phase` is announced; its last words.
-fn interrupt(run: &mut Command, phase: &str) -> Result<Option<String>, Failed> {
-    let mut child = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
-    // Standard error is no terminal, so each stage is a line.
-    let stage = format!("ipirig: {phase}");
-    let announced = lines.any(|line| line.is_ok_and(|line| line == stage));
-    ensure(announced, || format!("{phase} was never announced"))?;
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()?;
-    ensure(kill.success(), || "kill failed".to_owned())?;
-    let status = child.wait()?;
-    ensure(status.code() == Some(130), || format!("{status:?}"))?;
-    Ok(lines.map_while(Result::ok).last())
-}
-
-/// The path of the kernel that a run boots by default.
-fn reference_kernel() -> String {
-    let guest = ipirig(&["guest", "path"]);
-    let paths = String::from_utf8_lossy(&guest.stdout);
-    let kernel = paths.lines().find_map(|line| line.strip_prefix("kernel "));
-    kernel.unwrap_or_default().trim().to_owned()
-}
-
-/// Runs a scenario and the doctor in a mount namespace of their own, after `hide`, as nobody.
-fn skipped_by_host(hide: &str, why: &str, advice: &str) -> Result<(), Failed> {
-    // Somewhere that nobody may read.
-    let dir = tempfile::tempdir_in("/tmp")?;
-    let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
-    std::fs::set_permissions(dir.path(), open(0o755))?;
-    let binary = dir.path().join("ipirig");
-    std::fs::copy(env!("CARGO_BIN_EXE_ipirig"), &binary)?;
-    let as_nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
-    let ipirig = |args: &str| {
-        let script = format!("{hide} && {as_nobody} {} {args}", binary.display());
-        // Mounts made inside do not come out: unshare(1) makes all of them private.
-        Command::new("unshare")
-            .args(["--mount", "sh", "-c", &script])
-            .output()
-    };
-
-    let output = ipirig("run static-key-flip --json -")?;
-    ensure(output.status.code() == Some(4), || stderr(&output))?;
-    let result: Value = serde_json::from_slice(&output.stdout)?;
-    let (evidence, _) = ended(&result, "skipped")?;
-    ensure(
-        result["verdict"] == "skipped" && evidence.starts_with(why),
-        || result.to_string(),
-    )?;
-    ensure(stderr(&output).contains(advice), || stderr(&output))?;
-
-    let output = ipirig("doctor")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.code() == Some(4), || text.clone())?;
-    ensure(text.contains(why) && text.contains(advice), || text.clone())
-}
-
-fn doctor() -> Result<(), Failed> {
-    let output = ipirig(&["doctor"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.code() == Some(0), || text.clone())?;
-    ensure(text.ends_with("Runs are possible here.\n"), || text.clone())
-}

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{ensure, ipirig, stderr};
+use crate::harness::{ensure, ipirig, stderr};
 
 /// Stock kernels that are observed where they have been built, which takes minutes each: a version, and
 /// the name of its test.

@@ -2,7 +2,8 @@
 
 use libtest_mimic::Failed;
 
-use crate::{Test, ensure, run, targeted};
+use crate::Test;
+use crate::harness::{ensure, run, targeted};
 
 pub(crate) const TESTS: &[(&str, Test)] =
     &[("kvms_own_apic_sends_as_many_ipis_as_ours", as_many_as_ours)];

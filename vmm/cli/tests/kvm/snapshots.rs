@@ -9,7 +9,8 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{REFERENCE_MEMORY, Test, ensure, entries, interrupt, reference_kernel, run, stderr};
+use crate::harness::{REFERENCE_MEMORY, ensure, interrupt, reference_kernel, run, stderr};
+use crate::{Test, entries};
 
 /// Tests that take too long to be run each time.
 pub(crate) const LONG: &[(&str, Test)] = &[(

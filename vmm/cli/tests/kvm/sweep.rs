@@ -3,7 +3,7 @@
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::{ensure, ipirig, stderr};
+use crate::harness::{ensure, ipirig, stderr};
 
 /// The path that is swept: the way out of a system call is the shortest.
 const PATH: &str = "syscall-exit";

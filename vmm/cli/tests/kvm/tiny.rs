@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 
-use crate::{REFERENCE_MEMORY, ended, ensure, reference_kernel, run};
+use crate::harness::{REFERENCE_MEMORY, ended, ensure, reference_kernel, run};
 
 /// Boots a "kernel" of a few bytes of code.
 pub(crate) fn tiny_kernel(code: &[u8], what: &str) -> Result<(), Failed> {

@@ -1,6 +1,6 @@
 //! What is compared of kernel entries.
 
-use ipirig_rig::conductor::fake_kernel::Path;
+use ipirig_fake::kernel::Path;
 
 use super::*;
 

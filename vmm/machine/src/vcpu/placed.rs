@@ -353,9 +353,11 @@ impl Vcpu {
         if placing.stops > placing.at.limit {
             return self.end_passage(PassageEnd::Limit, Stage::Standing);
         }
-        // The handler may be where the event came.
+        // The handler may be where the event came, or where an IRET leads: Linux makes a #GP of a #DF that a return to user
+        // space raised (`exc_double_fault` of arch/x86/kernel/traps.c).
         let resumed = (rip, rsp) == (placing.at.rip, placing.at.rsp);
-        let unexpected = (!first && !resumed)
+        let led = self.stops.successor == Some(rip);
+        let unexpected = (!first && !resumed && !led)
             .then(|| placing.unexpected.iter().find(|(at, _)| *at == rip))
             .flatten();
         if let Some(&(_, vector)) = unexpected {

@@ -167,7 +167,7 @@ fn what_an_interrupt_interrupted_is_in_folded_stacks_only() {
 
 #[test]
 fn a_results_json_is_an_account() {
-    let plan = ipirig_rig::conductor::fake::plan("static-key-flip", None);
+    let plan = ipirig_fake::plan("static-key-flip", None);
     let mut result = RunResult::new(&plan, Vec::new());
     let attribution = |blame: Blame| Attribution {
         cause: blame.cause,

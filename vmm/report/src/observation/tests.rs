@@ -1,7 +1,7 @@
 //! An observation of a guest that follows a script.
 
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
-use ipirig_rig::conductor::fake::{self, Observing, Script, observation_plan};
+use ipirig_fake::{Observing, Script, observation_plan};
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::result::{KernelInfo, MachineInfo};
 
@@ -20,7 +20,7 @@ fn observed() -> Report {
         outcome,
         ledger,
         ..
-    } = fake::observe(&observation_plan(), script);
+    } = ipirig_fake::observe(&observation_plan(), script);
     let files = KernelFiles::new("k", "i");
     let kernel = KernelInfo::new(&files, "");
     let mut report = Report::new(&plan, outcome, kernel, &ledger);

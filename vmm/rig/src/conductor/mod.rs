@@ -5,12 +5,6 @@
 //! ends the run with the phase's name. It does not judge; `ipirig-verdict` does.
 
 mod crossing;
-#[cfg(any(test, feature = "fake"))]
-pub mod fake;
-#[cfg(any(test, feature = "fake"))]
-pub mod fake_kernel;
-#[cfg(any(test, feature = "fake"))]
-mod fake_trace;
 mod guest;
 mod handlers;
 mod identify;
@@ -20,8 +14,6 @@ mod prepare;
 mod quiet;
 mod release;
 pub mod sweep;
-#[cfg(test)]
-mod tests;
 mod trace;
 mod window;
 

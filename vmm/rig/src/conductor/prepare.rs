@@ -109,16 +109,3 @@ fn traced_function(layout: &KernelLayout) -> Option<Traced> {
         after_call: call.address + u64::from(call.len) + layout.slide() - begin,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::fake_kernel;
-    use super::*;
-
-    #[test]
-    fn the_traced_function_is_found_among_those_that_can_be_traced() {
-        let layout = fake_kernel::layout(fake_kernel::lstar()).unwrap();
-        let traced = traced_function(&layout).unwrap();
-        assert_eq!((traced.number, traced.after_call), (3, 4 + 5));
-    }
-}

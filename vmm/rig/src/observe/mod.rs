@@ -10,12 +10,12 @@ pub mod load;
 
 use std::time::Duration;
 
-use ipirig_abi::Role;
+use ipirig_abi::{Flavour, Role};
 use ipirig_evidence::Phase;
 use ipirig_machine::Host;
 use ipirig_scenario::guest_files;
 use ipirig_scenario::plan::{GuestPlan, Options, PlanError, Planned};
-use ipirig_scenario::{EntryKind, Kernel, Mode, Vcpus};
+use ipirig_scenario::{EntryKind, Mode, Vcpus};
 
 use crate::conductor::{self, GuestFile, Observed, Workload};
 use crate::run::{self, Outcome, RunError, Setup};
@@ -70,7 +70,7 @@ pub fn guest(isolated: usize, options: Options) -> Result<GuestPlan, PlanError> 
         housekeeping_in_user: false,
         address_spaces: 0,
     };
-    GuestPlan::new(NAME, Kernel::Fast, vcpus, options)
+    GuestPlan::new(NAME, Flavour::Fast, vcpus, options)
 }
 
 /// Observes on `host`. `phase` hears of each phase as it begins.

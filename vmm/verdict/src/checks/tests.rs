@@ -1,5 +1,5 @@
-use ipirig_rig::conductor::fake::{Counting, Debugging, Script, evidence, plan};
-use ipirig_rig::conductor::fake_kernel::Path;
+use ipirig_fake::kernel::Path;
+use ipirig_fake::{Counting, Debugging, Script, evidence, plan};
 use ipirig_scenario::{EntryKind, IsolatedIpis};
 
 use super::*;

@@ -1,6 +1,6 @@
 use ipirig_sweep::judge::{Invariant, Violation};
 use ipirig_sweep::result::{InstructionResult, SCHEMA_VERSION, Timing};
-use ipirig_sweep::{Outcome, PathResult};
+use ipirig_sweep::{Outcome, PathResult, PointResult};
 
 use super::*;
 
@@ -73,14 +73,16 @@ fn junit_has_a_case_for_each_strip_with_what_is_wrong_in_it() {
 }
 
 #[test]
-fn a_violated_cell_leads_to_its_instructions_and_the_command_that_shows_it_again() {
-    let page = html(&result());
-    let has = |text: &str| assert!(page.contains(text), "{text} is not in\n{page}");
-    has("<i class=\"held\" title=\"entry@sender-flip+0 f: nop\"></i>");
-    has("<a class=\"violated\" href=\"#entry@sender-flip+1\"");
-    has("<pre id=\"entry@sender-flip+1\">entry@sender-flip+1\n");
-    has("&gt;    1  f+0x4");
-    has("again: ipirig sweep --point entry@sender-flip+1</pre>");
-    has("sends &lt;nothing&gt;");
-    assert!(!page.contains("<nothing>"));
+fn a_point_is_explained_by_its_instructions_and_the_command_that_shows_it_again() {
+    let result = result();
+    assert_eq!(
+        crate::sweep::explained(&result, &result.points[1]),
+        "\
+entry@sender-flip+1
+       0  f                                            nop
+  >    1  f+0x4                                        mov %al, (%rdi)
+  invariant 3: f+0x4 sends <nothing>
+  again: ipirig sweep --point entry@sender-flip+1
+"
+    );
 }

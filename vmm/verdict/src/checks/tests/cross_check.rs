@@ -1,5 +1,5 @@
 use ipirig_evidence::Tracing;
-use ipirig_rig::conductor::fake::{Script, traced};
+use ipirig_fake::{Script, traced};
 
 use super::super::cross_check::cross_check;
 use super::*;

@@ -10,7 +10,7 @@ use ipirig_evidence::ledger::{Delivery, Detail, Write};
 use ipirig_evidence::vectors::Kind;
 use ipirig_evidence::{Evidence, Handled, Sequence, WindowRecord};
 
-use ipirig_rig::conductor::fake_kernel;
+use ipirig_fake::kernel;
 
 use super::*;
 
@@ -222,8 +222,8 @@ fn sender(poke: [u8; 2], flush: [u8; 3]) -> Vec<Handled> {
         one.record.steps = vec![step(function, code), step(back, &[0xc3])];
         one
     };
-    let mut all = vec![call(0, fake_kernel::TEXT_POKE, &poke); 3];
-    all.push(call(1, fake_kernel::FLUSH, &flush));
+    let mut all = vec![call(0, kernel::TEXT_POKE, &poke); 3];
+    all.push(call(1, kernel::FLUSH, &flush));
     // A page.
     for step in &mut all[3].record.steps {
         step.registers.general[6] = 0x1000;

@@ -11,8 +11,9 @@ use ipirig_entry::{Began, Paging, Record};
 use ipirig_machine::{Line, StopReason, Wakeup, clock};
 use ipirig_scenario::{EntryKind, Trigger};
 
-use super::{Fake, Moment};
-use crate::conductor::{Failure, Guest, VcpuSample, fake_kernel, fake_trace};
+use ipirig_rig::conductor::{Failure, Guest, VcpuSample};
+
+use crate::{Fake, Moment, kernel, trace};
 
 impl Guest for Fake<'_> {
     fn mailbox(&self) -> &Mailbox {
@@ -128,7 +129,7 @@ impl Guest for Fake<'_> {
     fn moment(&self, cpu: usize) -> Result<clock::Moment, Failure> {
         let time_ns = self.clock.tick(500);
         Ok(clock::Moment {
-            tsc: fake_trace::tsc(cpu, time_ns),
+            tsc: trace::tsc(cpu, time_ns),
             time_ns,
         })
     }
@@ -143,7 +144,7 @@ impl Guest for Fake<'_> {
             self.gone.set(true);
             return Err(format!("vCPU {cpu} does not answer").into());
         }
-        Ok(fake_kernel::lstar())
+        Ok(kernel::lstar())
     }
 
     fn read(&self, _cpu: usize, _address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
@@ -160,10 +161,10 @@ impl Guest for Fake<'_> {
     fn watch(&self, cpu: usize, addresses: &[u64]) -> Result<(), Failure> {
         if self.isolated().contains(&cpu) {
             assert!(self.plan.cross_check, "left alone");
-            assert!(addresses.is_empty() || addresses == [fake_kernel::CALL_HANDLER]);
+            assert!(addresses.is_empty() || addresses == [kernel::CALL_HANDLER]);
             return Ok(());
         }
-        assert_eq!(addresses, [fake_kernel::TEXT_POKE, fake_kernel::FLUSH]);
+        assert_eq!(addresses, [kernel::TEXT_POKE, kernel::FLUSH]);
         Ok(())
     }
 
@@ -213,7 +214,7 @@ impl Guest for Fake<'_> {
         let spaces = self
             .scenario
             .map_or(0, |scenario| scenario.vcpus.address_spaces);
-        Ok(fake_kernel::record(
+        Ok(kernel::record(
             cpu,
             began,
             script.path,

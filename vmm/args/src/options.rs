@@ -2,53 +2,55 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
+use ipirig_guest::Flavour;
 
 /// Results in other people's formats.
 #[derive(Clone, Debug, ClapArgs)]
-pub(crate) struct ReportArgs {
+pub struct ReportArgs {
     /// Write the results as KTAP, for kernel CI; `-` is standard output
     #[arg(long, value_name = "FILE")]
-    pub(crate) ktap: Option<PathBuf>,
+    pub ktap: Option<PathBuf>,
     /// Write the results as JUnit XML, for what shows test reports; `-` is standard output
     #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
+    pub junit: Option<PathBuf>,
 }
 
 /// Results for people, beside what is printed.
 #[derive(Clone, Debug, ClapArgs)]
-pub(crate) struct PictureOptions {
+pub struct PictureOptions {
     /// Write a report of all runs as one web page that needs nothing else
     #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
+    pub html: Option<PathBuf>,
     /// Write a Chrome trace of all runs, for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE")]
-    pub(crate) trace: Option<PathBuf>,
+    pub trace: Option<PathBuf>,
 }
 
 /// How a scenario is run.
 #[derive(Clone, Debug, ClapArgs)]
-pub(crate) struct RunOptions {
+pub struct RunOptions {
     /// vCPUs in all: one for control, the scenario's isolated ones, the rest housekeeping
     #[arg(long, value_name = "N")]
-    pub(crate) vcpus: Option<usize>,
+    pub vcpus: Option<usize>,
     /// The APIC that the guest sees; auto: x2APIC where the host can. kernel: KVM's own, with IPIs counted
     /// by the host's trace (needs tracefs and root): a second opinion, with less evidence
     #[arg(long, value_enum, default_value_t = Apic::Auto)]
-    pub(crate) apic: Apic,
+    pub apic: Apic,
     /// Whether the kernel is told to defer IPIs
     #[arg(long, value_enum, default_value_t = Switch::On)]
-    pub(crate) deferral: Switch,
+    pub deferral: Switch,
     /// Which reference kernel; rt: with tracing and PREEMPT_RT [default: what the scenario
     /// needs]
-    #[arg(long, value_enum, conflicts_with_all = ["kernel", "tree", "stock"])]
-    pub(crate) flavour: Option<Flavour>,
+    #[arg(long, value_parser = flavours(), conflicts_with_all = ["kernel", "tree", "stock"])]
+    pub flavour: Option<Flavour>,
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
+    pub kernel: Option<PathBuf>,
     /// The vmlinux of --kernel, with code and symbols, where that is a bzImage or stripped
     #[arg(long, value_name = "FILE", requires = "kernel")]
-    pub(crate) vmlinux: Option<PathBuf>,
+    pub vmlinux: Option<PathBuf>,
     /// The System.map of --kernel, or a copy of its /proc/kallsyms: for names in call chains
     #[arg(
         long,
@@ -56,78 +58,77 @@ pub(crate) struct RunOptions {
         requires = "kernel",
         conflicts_with = "vmlinux"
     )]
-    pub(crate) symbols: Option<PathBuf>,
+    pub symbols: Option<PathBuf>,
     /// A built kernel tree to run the kernel of, with ipirig.ko built against it: the source, or what `make
     /// O=` named
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "initramfs"])]
-    pub(crate) tree: Option<PathBuf>,
+    pub tree: Option<PathBuf>,
     /// Have make bring a kernel of the source --tree up to date first, with the rig's own configuration and
     /// in a directory of the cache
     #[arg(long, requires = "tree")]
-    pub(crate) build: bool,
+    pub build: bool,
     /// A kernel as Debian ships its source, built here, with a module for it: 7.2, 6.12 and
     /// what else apt offers. It defers nothing
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["kernel", "tree", "initramfs"])]
-    pub(crate) stock: Option<String>,
+    pub stock: Option<String>,
     /// An initramfs with the agent, for --kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
-    pub(crate) initramfs: Option<PathBuf>,
+    pub initramfs: Option<PathBuf>,
     /// Host core of each vCPU, in order, such as 0,0,1
     #[arg(long, value_name = "CORES", value_delimiter = ',')]
-    pub(crate) pin: Option<Vec<usize>>,
+    pub pin: Option<Vec<usize>>,
     /// Guest memory in MiB, 64 to 3072 [default: 128; with --kernel 512]
     #[arg(long, value_name = "MIB")]
-    pub(crate) memory: Option<u64>,
+    pub memory: Option<u64>,
     /// Write the result as JSON; `-` is standard output, and the table goes to standard error
     #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
     /// Show the guest's console on standard error
     #[arg(long)]
-    pub(crate) console: bool,
+    pub console: bool,
     /// Write the guest's console to a file
     #[arg(long, value_name = "FILE")]
-    pub(crate) log: Option<PathBuf>,
+    pub log: Option<PathBuf>,
     /// Boot, whatever snapshot of a booted guest there is, and keep none
     #[arg(long)]
-    pub(crate) cold: bool,
+    pub cold: bool,
     /// Words of the rig's own to leave off the kernel command line, such as pti,nowatchdog
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
-    pub(crate) without: Vec<String>,
+    pub without: Vec<String>,
     /// More kernel command line; comes last, so it wins. Of nohz_full= and isolcpus= the kernel keeps the
     /// first: --without takes the rig's off
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
-    pub(crate) append: Option<String>,
+    pub append: Option<String>,
     /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
     #[arg(long)]
-    pub(crate) no_stacks: bool,
+    pub no_stacks: bool,
     /// Have the guest's kernel trace its IPIs as well, and compare its record with ours, IPI by IPI.
     /// Boots the kernel with tracing, unless --kernel gives one; adds the check cross-check, and
     /// how long IPIs took. Takes some 20 s more where guests are emulated
     #[arg(long)]
-    pub(crate) cross_check: bool,
+    pub cross_check: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
+    pub timeout: Option<u64>,
     /// The build id of --vmlinux.
     #[arg(skip)]
-    pub(crate) build_id: Option<String>,
+    pub build_id: Option<String>,
     /// Where the kernel of --stock comes from.
     #[arg(skip)]
-    pub(crate) package: Option<String>,
+    pub package: Option<String>,
     /// The verdict is on isolation alone; an option of the commands that give one.
     #[arg(skip)]
-    pub(crate) isolation_only: bool,
+    pub isolation_only: bool,
+}
+
+/// Reads the name of a flavour.
+pub(crate) fn flavours() -> impl TypedValueParser<Value = Flavour> {
+    let names = PossibleValuesParser::new(Flavour::ALL.map(Flavour::name));
+    names.map(|name| Flavour::find(&name).unwrap_or_default())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Flavour {
-    Fast,
-    Tracing,
-    Rt,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Apic {
+pub enum Apic {
     Auto,
     Xapic,
     X2apic,
@@ -135,7 +136,7 @@ pub(crate) enum Apic {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Switch {
+pub enum Switch {
     On,
     Off,
 }

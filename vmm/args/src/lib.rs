@@ -1,8 +1,17 @@
 //! The arguments as they are typed. What they mean together is checked by `ipirig_scenario::plan`.
+//!
+//! What this crate does not do: anything with them. The commands are `ipirig`'s.
+
+#![forbid(unsafe_code)]
+#![expect(
+    missing_docs,
+    reason = "a comment on an argument is its help, and some speak for themselves"
+)]
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use ipirig_guest::Flavour;
 use ipirig_report::attribution::To;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -12,9 +21,10 @@ mod lab;
 mod options;
 mod sweep;
 
-pub(crate) use lab::{Cpu, LabArgs};
-pub(crate) use options::{Apic, Flavour, PictureOptions, ReportArgs, RunOptions, Switch};
-pub(crate) use sweep::{MergeArgs, SweepArgs};
+pub use lab::{Cpu, LabArgs};
+use options::flavours;
+pub use options::{Apic, PictureOptions, ReportArgs, RunOptions, Switch};
+pub use sweep::{MergeArgs, SweepArgs};
 
 use examples::{
     AFTER, AFTER_AUDIT, AFTER_BLAME, AFTER_BUILD, AFTER_COMPARE, AFTER_COMPLETIONS, AFTER_CONFIG,
@@ -26,17 +36,17 @@ use examples::{
 /// operations that send IPIs, and counts every one.
 #[derive(Debug, Parser)]
 #[command(name = "ipirig", version, after_help = AFTER, max_term_width = 100)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 /// What the parsed arguments have as a field; where they cannot be parsed, its text is looked for.
-pub(crate) const BISECT: &str = "--bisect";
+pub const BISECT: &str = "--bisect";
 
 impl Args {
     /// How scenarios are run, where the command runs any.
-    pub(crate) fn run_options(&mut self) -> Option<&mut RunOptions> {
+    pub fn run_options(&mut self) -> Option<&mut RunOptions> {
         match &mut self.command {
             Command::Run(args) => Some(&mut args.options),
             Command::Entry(args) => Some(&mut args.options),
@@ -48,13 +58,13 @@ impl Args {
     }
 
     /// Whether the exit code is for `git bisect run`.
-    pub(crate) fn bisect(&self) -> bool {
+    pub fn bisect(&self) -> bool {
         matches!(&self.command, Command::Run(args) if args.bisect)
     }
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Run a scenario and print the verdict
     Run(Box<RunArgs>),
     /// Run a scenario and list what each first entry into the kernel executed
@@ -111,7 +121,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum GuestCommand {
+pub enum GuestCommand {
     /// Build kernel, module and initramfs, unless they are in the cache
     Build(GuestBuildArgs),
     /// Print the paths of kernel and initramfs, building them if need be
@@ -123,109 +133,109 @@ pub(crate) enum GuestCommand {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_BUILD)]
-pub(crate) struct GuestBuildArgs {
+pub struct GuestBuildArgs {
     /// Which kernel; tracing: slower to boot, with tracepoints, kprobes, ftrace and BPF; rt: the
     /// same with PREEMPT_RT
-    #[arg(long, value_enum, default_value_t = Flavour::Fast)]
-    pub(crate) flavour: Flavour,
+    #[arg(long, value_parser = flavours(), default_value_t = Flavour::Fast)]
+    pub flavour: Flavour,
     /// Instead of it, a kernel as Debian ships its source: 7.2, 6.12, 6.1 and what else apt offers
     #[arg(long, value_name = "VERSION", conflicts_with = "flavour")]
-    pub(crate) stock: Option<String>,
+    pub stock: Option<String>,
     /// The source of the stock kernel: a linux-source package or a tarball of a kernel
     #[arg(long, value_name = "FILE", requires = "stock")]
-    pub(crate) source: Option<PathBuf>,
+    pub source: Option<PathBuf>,
     /// Look for a newer kernel source
     #[arg(long)]
-    pub(crate) update: bool,
+    pub update: bool,
     /// Compilers to run at once [default: one a core]
     #[arg(long, value_name = "N")]
-    pub(crate) jobs: Option<NonZeroUsize>,
+    pub jobs: Option<NonZeroUsize>,
     /// As root, install the Debian packages that building needs without asking
     #[arg(long)]
-    pub(crate) install_tools: bool,
+    pub install_tools: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_PATH)]
-pub(crate) struct GuestPathArgs {
+pub struct GuestPathArgs {
     /// Instead of a kernel of ours, that of a built kernel tree
     #[arg(long, value_name = "DIR", conflicts_with_all = ["flavour", "patch"])]
-    pub(crate) tree: Option<PathBuf>,
+    pub tree: Option<PathBuf>,
     /// Have make bring a kernel of the source --tree up to date first
     #[arg(long, requires = "tree")]
-    pub(crate) build: bool,
+    pub build: bool,
     /// Which kernel
-    #[arg(long, value_enum, default_value_t = Flavour::Fast)]
-    pub(crate) flavour: Flavour,
+    #[arg(long, value_parser = flavours(), default_value_t = Flavour::Fast)]
+    pub flavour: Flavour,
     /// A patch on top of the series; may be given several times
     #[arg(long, value_name = "FILE")]
-    pub(crate) patch: Vec<PathBuf>,
+    pub patch: Vec<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_ENTRY)]
-pub(crate) struct EntryArgs {
+pub struct EntryArgs {
     /// A scenario's name (see `ipirig list`), or the path of a .toml file
-    pub(crate) scenario: String,
+    pub scenario: String,
     #[command(flatten)]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
     /// Only these entry kinds, by their names in scenario files
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    pub(crate) kind: Vec<String>,
+    pub kind: Vec<String>,
     /// Every instruction, not only the way in and the way out
     #[arg(long)]
-    pub(crate) whole: bool,
+    pub whole: bool,
     #[command(flatten)]
-    pub(crate) pictures: PictureOptions,
+    pub pictures: PictureOptions,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_OBSERVE)]
-pub(crate) struct ObserveArgs {
+pub struct ObserveArgs {
     #[command(flatten)]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
     /// Seconds after which the command is killed, if it has not ended by then
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) limit: u64,
+    pub limit: u64,
     /// Isolated vCPUs
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=63))]
-    pub(crate) isolated: u8,
+    pub isolated: u8,
     /// A file that the guest is to have [default for GUEST: /bin/NAME]
     #[arg(long, value_name = "HOST[:GUEST]")]
-    pub(crate) file: Vec<String>,
+    pub file: Vec<String>,
     /// Write what the command prints to a file, up to a MiB
     #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
+    pub output: Option<PathBuf>,
     /// Take an exit code other than 0, or a signal, for an end of the command like any other
     #[arg(long)]
-    pub(crate) ignore_exit_code: bool,
+    pub ignore_exit_code: bool,
     /// Leave on what the rig else switches off in the guest: the kernel's periodic work that interrupts
     /// isolated CPUs
     #[arg(long)]
-    pub(crate) as_is: bool,
+    pub as_is: bool,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
-    pub(crate) max_ipis: Option<u64>,
+    pub max_ipis: Option<u64>,
     /// The command, after `--`
     #[arg(last = true, value_name = "COMMAND", default_values = ["load", "idle"])]
-    pub(crate) command: Vec<String>,
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_AUDIT)]
-pub(crate) struct AuditArgs {
+pub struct AuditArgs {
     /// The kernel, with its symbols
-    pub(crate) vmlinux: PathBuf,
+    pub vmlinux: PathBuf,
     /// Write the audit as JSON; `-` is standard output, and the text goes to standard error
     #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
 }
 
 /// What a schema is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum SchemaOf {
+pub enum SchemaOf {
     /// `ipirig run`
     Run,
     /// `ipirig audit`
@@ -238,17 +248,17 @@ pub(crate) enum SchemaOf {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_BLAME)]
-pub(crate) struct BlameArgs {
+pub struct BlameArgs {
     /// A scenario's name, the path of its .toml file, or the path of a result's .json file
-    pub(crate) what: String,
+    pub what: String,
     #[command(flatten)]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
     /// The IPIs to which vCPUs: isolated, all, or the number of one
     #[arg(long, value_name = "VCPUS", default_value = "isolated", value_parser = targets)]
-    pub(crate) to: To,
+    pub to: To,
     /// Write the chains as folded stacks, which flame-graph tools read
     #[arg(long, value_name = "FILE")]
-    pub(crate) folded: Option<PathBuf>,
+    pub folded: Option<PathBuf>,
 }
 
 fn targets(word: &str) -> Result<To, &'static str> {
@@ -264,46 +274,46 @@ fn targets(word: &str) -> Result<To, &'static str> {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_MUTANTS)]
-pub(crate) struct MutantsArgs {
+pub struct MutantsArgs {
     /// Only these [default: all]
-    pub(crate) names: Vec<String>,
+    pub names: Vec<String>,
     /// Also run the mutants that nothing is expected to notice yet
     #[arg(long)]
-    pub(crate) survivors: bool,
+    pub survivors: bool,
     /// Seconds that each phase of a run may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
+    pub timeout: Option<u64>,
     /// Write the table as JSON; `-` is standard output, and the table goes to standard error
     #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_RUN)]
-pub(crate) struct RunArgs {
+pub struct RunArgs {
     /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`. One that is named twice is
     /// run twice; the second run is called NAME:2
     #[arg(required_unless_present = "group")]
-    pub(crate) scenarios: Vec<String>,
+    pub scenarios: Vec<String>,
     /// All scenarios of a group; may be given several times
     #[arg(long, value_name = "GROUP")]
-    pub(crate) group: Vec<String>,
+    pub group: Vec<String>,
     #[command(flatten)]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
     #[command(flatten)]
-    pub(crate) reports: ReportArgs,
+    pub reports: ReportArgs,
     #[command(flatten)]
-    pub(crate) pictures: PictureOptions,
+    pub pictures: PictureOptions,
     /// Scenarios that may be skipped, or `all`: several runs hold without them, if one holds [default: none]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    pub(crate) allow_skipped: Vec<String>,
+    pub allow_skipped: Vec<String>,
     /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
     #[arg(long)]
-    pub(crate) isolation_only: bool,
+    pub isolation_only: bool,
     /// Exit as `git bisect run` wants: 0 held, 1 violated, 125 cannot tell, more if it makes no sense
     /// to go on
     #[arg(long)]
-    pub(crate) bisect: bool,
+    pub bisect: bool,
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
@@ -338,43 +348,43 @@ const NOT_WITH_FROM: [&str; 26] = [
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_GATE)]
-pub(crate) struct GateArgs {
+pub struct GateArgs {
     /// Scenarios: names (see `ipirig list`), paths of .toml files, or `all`
     #[arg(required_unless_present_any = ["group", "from", "sweep"])]
-    pub(crate) scenarios: Vec<String>,
+    pub scenarios: Vec<String>,
     /// All scenarios of a group; may be given several times
     #[arg(long, value_name = "GROUP")]
-    pub(crate) group: Vec<String>,
+    pub group: Vec<String>,
     /// Run nothing; take the result of a sweep in a file that `sweep --json` or `merge --json` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["scenarios", "group", "from"])]
-    pub(crate) sweep: Option<PathBuf>,
+    pub sweep: Option<PathBuf>,
     /// Run nothing; take the results in files that `run --json` wrote. Without scenarios: all there
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = NOT_WITH_FROM)]
-    pub(crate) from: Vec<PathBuf>,
+    pub from: Vec<PathBuf>,
     /// Make what is now the baseline; tolerances in it stay
     #[arg(long)]
-    pub(crate) accept: bool,
+    pub accept: bool,
     /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
     #[arg(long)]
-    pub(crate) isolation_only: bool,
+    pub isolation_only: bool,
     /// Where baselines are [default: results/baseline of the checkout]
     #[arg(long, value_name = "DIR")]
-    pub(crate) baseline: Option<PathBuf>,
+    pub baseline: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
     #[command(flatten)]
-    pub(crate) reports: ReportArgs,
+    pub reports: ReportArgs,
     #[command(flatten)]
-    pub(crate) pictures: PictureOptions,
+    pub pictures: PictureOptions,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_COMPARE)]
-pub(crate) struct CompareArgs {
+pub struct CompareArgs {
     /// What `run --json` wrote before
-    pub(crate) first: PathBuf,
+    pub first: PathBuf,
     /// And after
-    pub(crate) second: PathBuf,
+    pub second: PathBuf,
 }
 
 #[cfg(test)]

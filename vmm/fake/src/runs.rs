@@ -8,9 +8,10 @@ use ipirig_evidence::ledger::{DETAILS, Ledger};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan, Timeouts};
 
-use super::{Fake, Script};
-use crate::conductor::{self, Ended, Observed, Start, Workload, conduct, fake_kernel};
-use crate::observe::{self, ObservationPlan};
+use ipirig_rig::conductor::{self, Ended, Observed, Start, Workload, conduct};
+use ipirig_rig::observe::{self, ObservationPlan};
+
+use crate::{Fake, Script, kernel};
 
 /// Deadlines short enough for tests.
 const TIMEOUTS: Timeouts = Timeouts {
@@ -55,7 +56,7 @@ pub fn evidence(scenario: &str, vcpus: Option<usize>, script: Script) -> (Plan, 
         &mut Fake::new(&plan, &ledger, script),
         &plan,
         Start::Boot,
-        Box::new(fake_kernel::layout),
+        Box::new(kernel::layout),
         &ledger,
         &|_| {},
     );
@@ -71,7 +72,7 @@ pub fn traced(script: Script) -> (Plan, Evidence) {
     plan.cross_check = true;
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
     let mut guest = Fake::new(&plan, &ledger, script);
-    let layout = Box::new(fake_kernel::layout);
+    let layout = Box::new(kernel::layout);
     let evidence = conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
     let evidence = evidence.unwrap();
     (plan, evidence)
@@ -116,7 +117,7 @@ pub fn observe(plan: &ObservationPlan, script: Script) -> Observing {
         files: &plan.files,
         limit: plan.limit,
     };
-    let layout = Box::new(fake_kernel::layout);
+    let layout = Box::new(kernel::layout);
     let outcome = conductor::observe(
         &mut guest,
         &plan.guest,

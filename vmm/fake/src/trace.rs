@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use ipirig_abi::TraceStep;
 
-use super::fake::script::Script;
+use crate::Script;
 
 /// Counts nanoseconds.
 #[derive(Debug, Default)]

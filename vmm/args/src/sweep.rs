@@ -11,10 +11,10 @@ const AFTER: &str = include_str!("help/sweep.txt").trim_ascii_end();
 /// What is to be swept.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER)]
-pub(crate) struct SweepArgs {
+pub struct SweepArgs {
     /// Paths: entry kinds, with `-exit` for the way back [default: all]
     #[arg(value_name = "PATH", conflicts_with = "point")]
-    pub(crate) paths: Vec<String>,
+    pub paths: Vec<String>,
     /// Events [default: all]
     #[arg(
         long,
@@ -22,7 +22,7 @@ pub(crate) struct SweepArgs {
         value_delimiter = ',',
         conflicts_with = "point"
     )]
-    pub(crate) event: Vec<String>,
+    pub event: Vec<String>,
     /// At up to NUMBER points of each path, where CR3, GS base or the flag changes, an NMI comes, and its handler's own paths
     /// (PATH+NUMBER/nmi, PATH+NUMBER/nmi-exit) are swept as well
     #[arg(
@@ -32,23 +32,23 @@ pub(crate) struct SweepArgs {
         hide_default_value = true,
         conflicts_with = "point"
     )]
-    pub(crate) pairs: usize,
+    pub pairs: usize,
     /// Only this point, as EVENT@PATH+NUMBER
     #[arg(long, value_name = "POINT", conflicts_with = "shard")]
-    pub(crate) point: Option<String>,
+    pub point: Option<String>,
     /// Only every NUMBERth point, from the INDEXth on
     #[arg(long, value_name = "INDEX/NUMBER", default_value = "1/1")]
-    pub(crate) shard: String,
+    pub shard: String,
     /// The JSON of a sweep that did not come to its end: what it has is not done again, but for errors
     #[arg(long, value_name = "FILE", conflicts_with = "point")]
-    pub(crate) resume: Option<PathBuf>,
+    pub resume: Option<PathBuf>,
     /// Write the strips as a web page that needs nothing else; `-` is standard output
     #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
+    pub html: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) reports: ReportArgs,
+    pub reports: ReportArgs,
     #[command(flatten)]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
 }
 
 const AFTER_MERGE: &str = include_str!("help/merge.txt").trim_ascii_end();
@@ -56,16 +56,16 @@ const AFTER_MERGE: &str = include_str!("help/merge.txt").trim_ascii_end();
 /// Results of the parts of a sweep.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_MERGE)]
-pub(crate) struct MergeArgs {
+pub struct MergeArgs {
     /// JSON of `ipirig sweep --shard`
     #[arg(required = true, value_name = "FILE")]
-    pub(crate) results: Vec<PathBuf>,
+    pub results: Vec<PathBuf>,
     /// Write the whole as JSON; `-` is standard output, and the strips go to standard error
     #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
     /// Write the strips as a web page that needs nothing else; `-` is standard output
     #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
+    pub html: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) reports: ReportArgs,
+    pub reports: ReportArgs,
 }

@@ -5,7 +5,7 @@ use ipirig_entry::Paging;
 use ipirig_machine::{GuestDebug, Levels};
 use ipirig_scenario::EntryKind;
 
-use crate::conductor::fake_kernel::Path;
+use crate::kernel::Path;
 
 /// What goes wrong. The default is a kernel that defers as it should.
 #[derive(Clone, Debug, Default)]

@@ -1,23 +1,28 @@
+mod identify;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Order};
-use ipirig_entry::Began;
-use ipirig_evidence::ledger::DETAILS;
+use ipirig_entry::{Began, Paging};
+use ipirig_evidence::ledger::{DETAILS, Ledger};
+use ipirig_evidence::{EntryReport, Evidence, NoRecord, Phase, StormReport};
 use ipirig_scenario::EntryKind;
 
-use super::fake::{Debugging, Fake, Moment, Script, plan};
-use super::fake_kernel::{self, Path};
-use super::*;
+use ipirig_rig::conductor::{self, Ended, Start};
+
+use crate::kernel::{self, Path};
+use crate::{Debugging, Fake, Moment, Script, plan};
 
 fn conduct(script: Script) -> Result<Evidence, Ended> {
     let plan = plan("static-key-flip", None);
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
-    super::conduct(
+    conductor::conduct(
         &mut Fake::new(&plan, &ledger, script),
         &plan,
         Start::Boot,
-        Box::new(fake_kernel::layout),
+        Box::new(kernel::layout),
         &ledger,
         &|_| {},
     )
@@ -33,11 +38,11 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
     let phases = RefCell::new(Vec::new());
     let mut guest = Fake::new(&plan, &ledger, Script::default());
-    let evidence = super::conduct(
+    let evidence = conductor::conduct(
         &mut guest,
         &plan,
         Start::Boot,
-        Box::new(fake_kernel::layout),
+        Box::new(kernel::layout),
         &ledger,
         &|phase| {
             phases.borrow_mut().push(phase);
@@ -80,7 +85,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
     let (open, close) = window.marks[&2];
     assert_eq!((open.cpl, close.cpl), (3, 3));
     assert!(close.heartbeat > open.heartbeat);
-    let record = fake_kernel::record(2, Began::Syscall, Path::Right, 0, Paging::default()).unwrap();
+    let record = kernel::record(2, Began::Syscall, Path::Right, 0, Paging::default()).unwrap();
     assert_eq!(window.records, BTreeMap::from([(2, Ok(record))]));
     assert_eq!((window.changed.pokes, window.changed.flushes), (303, 0));
     assert_eq!(window.ipis, BTreeMap::from([(2, 0)]));
@@ -262,9 +267,9 @@ fn each_way_into_the_kernel_has_a_window_and_is_recorded() {
         ..Script::default()
     };
     let mut guest = Fake::new(&plan, &ledger, script);
-    let layout = Box::new(fake_kernel::layout);
+    let layout = Box::new(kernel::layout);
     let evidence =
-        super::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {}).unwrap();
+        conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {}).unwrap();
     let seen: Vec<_> = evidence
         .windows
         .iter()
@@ -300,11 +305,11 @@ fn a_kernel_that_lacks_what_a_storm_needs_is_skipped_in_its_words() {
             ..Script::default()
         };
         let mut guest = Fake::new(&plan, &ledger, script);
-        let layout = Box::new(fake_kernel::layout);
+        let layout = Box::new(kernel::layout);
         let phases = RefCell::new(Vec::new());
         let announce = |phase| phases.borrow_mut().push(phase);
-        let ended =
-            super::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &announce).unwrap_err();
+        let ended = conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &announce)
+            .unwrap_err();
         assert!(
             matches!(&ended, Ended::Lacking { what } if what == "no CONFIG_KPROBES"),
             "{ended:?}"
@@ -380,11 +385,11 @@ fn a_record_that_grows_is_waited_for_however_long_it_takes() {
         ..Script::default()
     };
     let ledger = Ledger::new(plan.roles.len(), DETAILS);
-    let evidence = super::conduct(
+    let evidence = conductor::conduct(
         &mut Fake::new(&plan, &ledger, script),
         &plan,
         Start::Boot,
-        Box::new(fake_kernel::layout),
+        Box::new(kernel::layout),
         &ledger,
         &|_| {},
     )
@@ -403,8 +408,8 @@ fn first_phases(start: Start<'_>) -> Vec<Phase> {
     let mut guest = Fake::new(&plan, &ledger, Script::default());
     let seen = std::cell::RefCell::new(Vec::new());
     let announce = |phase| seen.borrow_mut().push(phase);
-    let layout = Box::new(fake_kernel::layout);
-    super::conduct(&mut guest, &plan, start, layout, &ledger, &announce).unwrap();
+    let layout = Box::new(kernel::layout);
+    conductor::conduct(&mut guest, &plan, start, layout, &ledger, &announce).unwrap();
     let phases = seen.into_inner();
     phases
         .into_iter()
@@ -415,7 +420,7 @@ fn first_phases(start: Start<'_>) -> Vec<Phase> {
 #[test]
 fn a_guest_is_written_down_once_it_is_ready_and_before_anything_is_asked_of_it() {
     let mut written = tempfile::tempfile().unwrap();
-    let save = |guest: &dyn super::Guest| guest.save("key", &mut written).unwrap();
+    let save = |guest: &dyn conductor::Guest| guest.save("key", &mut written).unwrap();
     assert_eq!(
         first_phases(Start::BootAndSave(Box::new(save))),
         [Phase::Boot, Phase::Save]
@@ -423,4 +428,20 @@ fn a_guest_is_written_down_once_it_is_ready_and_before_anything_is_asked_of_it()
     assert_eq!(written.metadata().unwrap().len(), 3);
     assert_eq!(first_phases(Start::Boot), [Phase::Boot]);
     assert_eq!(first_phases(Start::Restored), [Phase::Restore]);
+}
+
+#[test]
+fn storms_of_tracing_are_told_where_the_traced_function_is() {
+    for (scenario, target) in [
+        ("ftrace-toggle", 3),
+        ("kprobe-toggle", 4 + 5),
+        ("tracepoint-toggle", 0),
+    ] {
+        let plan = plan(scenario, None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let mut guest = Fake::new(&plan, &ledger, Script::default());
+        let layout = Box::new(kernel::layout);
+        conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {}).unwrap();
+        assert_eq!(guest.targets, [target], "{scenario}");
+    }
 }
