@@ -83,7 +83,8 @@ codes! {
         Trace = 10,
         /// Run the command of [`COMMAND_FILE`](crate::observe::COMMAND_FILE) on the CPUs that are not
         /// isolated, until it ends, but no longer than `args[0]` milliseconds of the guest: then it and
-        /// all that it started are killed. `results[0]`: an [`Ending`]. `results[1]`: its exit code or
+        /// all that it started are killed. The same when the rig puts 1 into `args[1]` meanwhile.
+        /// `results[0]`: an [`Ending`]. `results[1]`: its exit code or
         /// the signal's number. `results[2]`: bytes that it printed.
         Execute = 11,
         /// Text: what the last [`Command::Execute`] printed, from byte `args[0]` on.
@@ -105,6 +106,25 @@ codes! {
         /// Text: the kernel's deferral counters as they were just before the first isolated task was
         /// started, empty if it has none.
         ReadBootCounters = 17,
+        /// Text: the next part of a [`KernelText`] `args[0]`; empty at its end. `args[1]`: 0 for its first
+        /// part, 1 for the one after the part that was read last.
+        ReadKernelText = 18,
+    }
+}
+
+codes! {
+    /// What a kernel says of itself, for [`Command::ReadKernelText`].
+    KernelText {
+        /// `/proc/kallsyms`, with addresses.
+        Symbols = 1,
+        /// `/sys/kernel/notes`: ELF notes, the build id among them. Nothing in a kernel without.
+        Notes = 2,
+        /// How the kernel is set up, as it was when the agent was ready: lines of words with tabs between them.
+        /// `nohz_full`, `isolated`, `online`, `possible`: a file of `/sys/devices/system/cpu` and what is in it.
+        /// `log`: a line of the kernel's log that is about isolation. `set`: a file of the kernel's that the agent
+        /// wrote to so that isolated CPUs are left alone, what it wrote, and what would come without.
+        /// `refused`: the same, and the error.
+        Setup = 3,
     }
 }
 
@@ -139,6 +159,8 @@ codes! {
         Signalled = 2,
         /// Killed by the agent, because its time was over.
         TimeUp = 3,
+        /// Killed by the agent, because the rig asked it to.
+        Stopped = 4,
     }
 }
 

@@ -24,7 +24,9 @@ pub mod observe;
 mod storm;
 
 pub use codes::UnknownCode;
-pub use command::{AgentState, Command, Ending, Order, Role, Status, TaskState, TraceStep};
+pub use command::{
+    AgentState, Command, Ending, KernelText, Order, Role, Status, TaskState, TraceStep,
+};
 pub use flavour::Flavour;
 pub use storm::{Changes, Completion, Needs, StormKind, StormProperties, Target};
 
@@ -54,6 +56,9 @@ pub const STAY_LIMIT_MS: u32 = 120_000;
 /// A parameter of the kernel's command line, which the kernel hands on to the agent: with the value
 /// `none`, isolated CPUs get no tasks, and so have never been in user mode.
 pub const TASKS: &str = "ipirig_tasks";
+/// The same: with the value `none`, the agent writes to none of the kernel's settings that keep periodic work off
+/// isolated CPUs.
+pub const SETTINGS: &str = "ipirig_settings";
 /// The function that storms of tracing trace: every kernel has it (kernel/reboot.c), and it does not
 /// run while a storm does.
 pub const TRACED_FUNCTION: &str = "kernel_power_off";

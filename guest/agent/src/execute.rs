@@ -30,8 +30,15 @@ pub(crate) struct Executed {
     pub(crate) printed: u64,
 }
 
-/// Runs the command of [`COMMAND_FILE`] for no longer than `limit`.
-pub(crate) fn execute(interfaces: &Interfaces<'_>, limit: Duration) -> Result<Executed, Failure> {
+/// How often it is looked whether the command is to be stopped.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Runs the command of [`COMMAND_FILE`] for no longer than `limit`, and no longer than it is not to `stop`.
+pub(crate) fn execute(
+    interfaces: &Interfaces<'_>,
+    limit: Duration,
+    stop: &dyn Fn() -> bool,
+) -> Result<Executed, Failure> {
     let root = interfaces.root;
     let file = root.join(COMMAND_FILE);
     let text = fs::read(&file).during(|| format!("read {}", file.display()))?;
@@ -70,7 +77,7 @@ pub(crate) fn execute(interfaces: &Interfaces<'_>, limit: Duration) -> Result<Ex
         }
         started => started.during(|| format!("start {first}"))?,
     };
-    let (ending, code) = await_end(pid, limit).during(|| format!("wait for {first}"))?;
+    let (ending, code) = await_end(pid, limit, stop).during(|| format!("wait for {first}"))?;
     let printed = output.metadata().map_or(0, |meta| meta.len());
     Ok(Executed {
         ending,
@@ -164,7 +171,7 @@ fn become_job(interfaces: &Interfaces<'_>, job: &Job, output: &File, mut failed:
 }
 
 /// Waits for the job, and kills it when its time is over. Nothing of its group is left.
-fn await_end(pid: i32, limit: Duration) -> Result<(Ending, u64), Errno> {
+fn await_end(pid: i32, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(Ending, u64), Errno> {
     let deadline = Instant::now() + limit;
     let watched = process::watch(pid)?;
     loop {
@@ -177,12 +184,18 @@ fn await_end(pid: i32, limit: Duration) -> Result<(Ending, u64), Errno> {
             });
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let stopped = stop();
+        if left.is_zero() || stopped {
             process::kill_group(pid);
             sys::wait(pid)?;
-            return Ok((Ending::TimeUp, libc::SIGKILL as u64));
+            let ending = if stopped {
+                Ending::Stopped
+            } else {
+                Ending::TimeUp
+            };
+            return Ok((ending, libc::SIGKILL as u64));
         }
-        process::sleep_for(&watched, left);
+        process::sleep_for(&watched, left.min(LOOK));
     }
 }
 
@@ -208,6 +221,14 @@ mod tests {
     }
 
     fn run(root: &Path, limit_ms: u64) -> Result<(Executed, String), String> {
+        run_until(root, limit_ms, &|| false)
+    }
+
+    fn run_until(
+        root: &Path,
+        limit_ms: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(Executed, String), String> {
         let interfaces = Interfaces {
             triggers: None,
             housekeeping: &[0],
@@ -215,7 +236,7 @@ mod tests {
             root,
             mount_tracefs: |_| Err(Errno(libc::ENODEV)),
         };
-        let executed = execute(&interfaces, Duration::from_millis(limit_ms))
+        let executed = execute(&interfaces, Duration::from_millis(limit_ms), stop)
             .map_err(|failure| failure.to_string().replace(&root.display().to_string(), ""))?;
         let text = output(root, 0).unwrap();
         Ok((executed, String::from_utf8(text).unwrap()))
@@ -256,6 +277,15 @@ mod tests {
             assert!(Instant::now() < deadline, "{child} lives");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn a_program_that_is_to_be_stopped_is_killed_before_its_time() {
+        let root = root(b"/bin/job\0", "#!/bin/sh\nsleep 1000\n");
+        let looks = std::cell::Cell::new(0);
+        let (ended, _) =
+            run_until(root.path(), 600_000, &|| looks.replace(looks.get() + 1) > 0).unwrap();
+        assert_eq!(ended, executed(Ending::Stopped, 9, 0));
     }
 
     #[test]

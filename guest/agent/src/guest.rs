@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipirig_abi::module::{LetGo, Move, Trigger};
-use ipirig_abi::{Mailbox, TEXT_LEN};
+use ipirig_abi::{KernelText, Mailbox, TEXT_LEN};
 
 use crate::device::Device;
 use crate::execute::{self, Executed};
+use crate::kernel_text::KernelTexts;
 use crate::mounts;
 use crate::obey::Guest;
 use crate::online;
@@ -40,6 +42,8 @@ pub(crate) struct ThisGuest {
     pub(crate) symbols: Cell<Symbols>,
     /// The kernel's own record of IPIs.
     pub(crate) recording: Recording,
+    /// What is being read of what the kernel says of itself.
+    pub(crate) texts: KernelTexts,
     /// Where the rig hands things over.
     pub(crate) mailbox: &'static Mailbox,
 }
@@ -80,6 +84,10 @@ impl Guest for ThisGuest {
         sys::version().map(String::into_bytes).during(|| "uname")
     }
 
+    fn kernel_text(&self, text: KernelText, next: bool) -> Result<Vec<u8>, Failure> {
+        self.texts.read(self.interfaces().root, text, next)
+    }
+
     fn signal(&self, cpu: u64) -> Result<(), Failure> {
         self.tasks.signal(cpu)
     }
@@ -113,7 +121,8 @@ impl Guest for ThisGuest {
     }
 
     fn execute(&self, limit: Duration) -> Result<Executed, Failure> {
-        execute::execute(&self.interfaces(), limit)
+        let stop = || self.mailbox.control.args[1].load(Ordering::Relaxed) != 0;
+        execute::execute(&self.interfaces(), limit, &stop)
     }
 
     fn output(&self, from: u64) -> Result<Vec<u8>, Failure> {

@@ -1,15 +1,21 @@
 //! The agent's end of the mailbox and of the doorbell.
-#![expect(unsafe_code, reason = "turns a mapping of /dev/mem into the mailbox")]
+#![expect(
+    unsafe_code,
+    reason = "turns a mapping of /dev/mem into the mailbox, and rings by OUT"
+)]
 
+use std::arch::asm;
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use ipirig_abi::{
     AgentState, DOORBELL_PORT, MAGIC, MAILBOX_GPA, MAILBOX_SIZE, MAX_CPUS, Mailbox, Role, VERSION,
 };
 
-use ipirig_system::{During, Failure, sys};
+use ipirig_system::{During, Errno, Failure, sys};
 
 /// Which CPU does what.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,23 +114,48 @@ pub(crate) fn set_failed(mailbox: &Mailbox, reason: &str) {
 
 /// Makes the rig look at the mailbox.
 #[derive(Debug)]
-pub(crate) struct Doorbell(File);
+pub(crate) enum Doorbell {
+    /// By `/dev/port`.
+    Device(File),
+    /// By OUT, which ioperm(2) lets this task execute.
+    Out,
+}
 
 impl Doorbell {
-    /// Opens the I/O ports.
+    /// Opens the I/O port: distributions' kernels for virtual machines come without `/dev/port`.
     pub(crate) fn open() -> Result<Self, Failure> {
-        OpenOptions::new()
-            .write(true)
-            .open("/dev/port")
-            .map(Self)
-            .during(|| "open /dev/port (the kernel needs CONFIG_DEVPORT)")
+        Self::open_below(Path::new("/"), || sys::permit_port(DOORBELL_PORT))
+    }
+
+    fn open_below(root: &Path, permit: fn() -> Result<(), Errno>) -> Result<Self, Failure> {
+        match OpenOptions::new().write(true).open(root.join("dev/port")) {
+            Ok(device) => Ok(Self::Device(device)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                permit().during(|| {
+                    "ioperm, as there is no /dev/port (the kernel needs CONFIG_DEVPORT or \
+                     CONFIG_X86_IOPL_IOPERM)"
+                })?;
+                Ok(Self::Out)
+            }
+            Err(error) => Err(error).during(|| "open /dev/port"),
+        }
     }
 
     /// Rings.
     pub(crate) fn ring(&self) -> Result<(), Failure> {
-        self.0
-            .write_all_at(&[1], DOORBELL_PORT.into())
-            .during(|| format!("write port {DOORBELL_PORT:#x} of /dev/port"))
+        match self {
+            Self::Device(device) => device
+                .write_all_at(&[1], DOORBELL_PORT.into())
+                .during(|| format!("write port {DOORBELL_PORT:#x} of /dev/port")),
+            Self::Out => {
+                // SAFETY: `open` got permission for the port of this task, which is the only one that rings.
+                unsafe {
+                    asm!("out dx, al", in("dx") DOORBELL_PORT, in("al") 1_u8,
+                         options(nomem, nostack, preserves_flags));
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -221,6 +252,23 @@ mod tests {
             roles(&mailbox).unwrap_err().to_string(),
             "the mailbox tells of 65 CPUs, more than 64"
         );
+    }
+
+    #[test]
+    fn without_dev_port_the_doorbell_is_an_out_if_the_kernel_permits_it() {
+        let root = tempfile::tempdir().unwrap();
+        let opened = Doorbell::open_below(root.path(), || Ok(())).unwrap();
+        assert!(matches!(opened, Doorbell::Out));
+        let refused = Doorbell::open_below(root.path(), || Err(Errno(libc::ENOSYS)));
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "ioperm, as there is no /dev/port (the kernel needs CONFIG_DEVPORT or \
+             CONFIG_X86_IOPL_IOPERM): ENOSYS (Function not implemented)"
+        );
+        std::fs::create_dir(root.path().join("dev")).unwrap();
+        std::fs::write(root.path().join("dev/port"), "").unwrap();
+        let opened = Doorbell::open_below(root.path(), || Err(Errno(libc::ENOSYS))).unwrap();
+        assert!(matches!(opened, Doorbell::Device(_)));
     }
 
     #[test]

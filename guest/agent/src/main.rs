@@ -17,6 +17,7 @@ mod device;
 mod exception;
 mod execute;
 mod guest;
+mod kernel_text;
 mod mailbox;
 mod mounts;
 mod not_produced;
@@ -37,6 +38,7 @@ mod entry;
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
@@ -45,6 +47,7 @@ use ipirig_system::{During, Failure, sys};
 
 use device::Device;
 use guest::ThisGuest;
+use kernel_text::KernelTexts;
 use mailbox::Doorbell;
 use obey::{NextAction, Request};
 use tasks::Tasks;
@@ -121,10 +124,11 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         .module
         .store(device.is_some().into(), Ordering::Relaxed);
     let boot_counters = guest::counters()?;
-    let isolated = if wants_tasks() {
-        &roles.isolated[..]
-    } else {
+    // Whether isolated CPUs are to have tasks.
+    let isolated = if is_none(ipirig_abi::TASKS) {
         &[]
+    } else {
+        &roles.isolated[..]
     };
     let tasks = Tasks::start(mailbox, isolated, device.as_ref())?;
     let mut guest = ThisGuest {
@@ -134,13 +138,20 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
         housekeeping: roles.housekeeping,
         symbols: Cell::default(),
         recording: Recording::default(),
+        texts: KernelTexts::default(),
         mailbox,
     };
     // With the tasks at work: to stop the deadline server of a CPU without a fair task makes 6.12
     // take its bandwidth off twice, and warn (dl_server_stop).
-    for refused in quiet::apply(isolated) {
-        console::say(&refused.to_string());
-    }
+    let root = Path::new("/");
+    let written = if is_none(ipirig_abi::SETTINGS) {
+        Vec::new()
+    } else {
+        quiet::apply(root, isolated)
+    };
+    // A kernel without a log says nothing.
+    let log = sys::kernel_log().unwrap_or_default();
+    guest.texts.setup = kernel_text::setup(root, &log, &written);
 
     mailbox
         .header
@@ -160,10 +171,10 @@ fn serve(rig: &'static Rig) -> Result<Infallible, Failure> {
     }
 }
 
-/// Whether isolated CPUs are to have tasks. The kernel hands parameters that it does not know to init
-/// as environment variables.
-fn wants_tasks() -> bool {
-    std::env::var_os(ipirig_abi::TASKS).is_none_or(|value| value != "none")
+/// Whether a parameter of the kernel's command line is `none`. The kernel hands those that it does not know to init as
+/// environment variables.
+fn is_none(parameter: &str) -> bool {
+    std::env::var_os(parameter).is_some_and(|value| value == "none")
 }
 
 fn obey(rig: &Rig, guest: &ThisGuest, request: &Request) -> Result<(), Failure> {

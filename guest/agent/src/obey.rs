@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipirig_abi::module::LetGo;
-use ipirig_abi::{Command, Control, Mailbox, Status, StormKind};
+use ipirig_abi::{Command, Control, KernelText, Mailbox, Status, StormKind};
 
 use crate::execute::Executed;
 use crate::tracing::Step;
@@ -28,6 +28,8 @@ pub(crate) trait Guest {
     fn interrupts(&self) -> Result<Vec<u8>, Failure>;
     /// `uname -srvm`.
     fn version(&self) -> Result<Vec<u8>, Failure>;
+    /// The next part of what the kernel says of itself, or the first one.
+    fn kernel_text(&self, text: KernelText, next: bool) -> Result<Vec<u8>, Failure>;
     /// Signals the isolated task of `cpu`.
     fn signal(&self, cpu: u64) -> Result<(), Failure>;
     /// Starts `count` processes that take part in the relays of `cpu`; how many do then.
@@ -99,6 +101,7 @@ impl Request {
             Ok(Command::ReadBootCounters) => Answer::text(guest.boot_counters()),
             Ok(Command::ReadInterrupts) => text(guest.interrupts()),
             Ok(Command::ReadVersion) => text(guest.version()),
+            Ok(Command::ReadKernelText) => self.kernel_text(guest),
             Ok(Command::Signal) => self.signal(guest),
             Ok(Command::Storm) => self.storm(guest, storms::run),
             Ok(Command::Prepare) => self.storm(guest, storms::prepare),
@@ -166,6 +169,18 @@ impl Request {
         match guest.trace(step) {
             Ok(text) => Answer::text(text),
             Err(stopped) => Answer::stopped([0; 4], stopped),
+        }
+    }
+
+    fn kernel_text(&self, guest: &impl Guest) -> Answer {
+        let [code, next, ..] = self.args;
+        let text = u32::try_from(code).ok();
+        let Some(text) = text.and_then(|code| KernelText::try_from(code).ok()) else {
+            return Answer::lacking([0; 4], format!("this agent knows no kernel text {code}"));
+        };
+        match guest.kernel_text(text, next != 0) {
+            Ok(part) => Answer::text(part),
+            Err(failure) => Answer::failed([0; 4], &failure),
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! `nohz_full=` and `isolcpus=` do most of it; this is what they leave to user space.
 
+use std::fmt;
 use std::path::Path;
 
-use ipirig_system::{During, Failure, setting};
+use ipirig_system::{Errno, setting};
 
 /// One file below the root, what to write to it, and what that keeps away.
 struct Setting {
@@ -51,77 +52,111 @@ const CPU_SETTINGS: &[CpuSetting] = &[CpuSetting {
     reason: "the deadline server for fair tasks kicks the CPU once a second (kernel/sched/deadline.c, since 6.12)",
 }];
 
-/// Writes the settings. A file that this kernel lacks has no work to keep away; each refused write
-/// comes back.
-pub(crate) fn apply(isolated: &[usize]) -> Vec<Failure> {
-    apply_below(Path::new("/"), isolated)
+/// A file that was written to, or not.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    file: String,
+    value: &'static str,
+    reason: &'static str,
+    /// Why not.
+    refused: Option<Errno>,
 }
 
-fn apply_below(root: &Path, isolated: &[usize]) -> Vec<Failure> {
-    let each = SETTINGS
+impl fmt::Display for Written {
+    /// As [`ipirig_abi::KernelText::Setup`] has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            value,
+            reason,
+            refused,
+        } = self;
+        match refused {
+            None => write!(f, "set\t/{file}\t{value}\t{reason}"),
+            Some(errno) => write!(f, "refused\t/{file}\t{value}\t{reason}\t{errno}"),
+        }
+    }
+}
+
+/// Writes the settings below `root`. A file that this kernel lacks has no work to keep away.
+pub(crate) fn apply(root: &Path, isolated: &[usize]) -> Vec<Written> {
+    let all = SETTINGS
         .iter()
-        .map(|it| write(&root.join(it.file), it.value, it.reason));
-    let each_cpu = isolated.iter().flat_map(|cpu| {
-        CPU_SETTINGS.iter().map(move |it| {
-            let file = format!("{}{cpu}{}", it.before, it.after);
-            write(&root.join(file), it.value, it.reason)
-        })
+        .map(|it| (it.file.to_owned(), it.value, it.reason));
+    let of_cpus = isolated.iter().flat_map(|cpu| {
+        let file = move |it: &CpuSetting| format!("{}{cpu}{}", it.before, it.after);
+        CPU_SETTINGS
+            .iter()
+            .map(move |it| (file(it), it.value, it.reason))
     });
-    each.chain(each_cpu).filter_map(Result::err).collect()
-}
-
-fn write(path: &Path, value: &str, reason: &str) -> Result<(), Failure> {
-    setting::write(path, value)
-        .during(|| format!("write {value} to {} (so {reason})", path.display()))
+    let there = all
+        .chain(of_cpus)
+        .filter(|(file, ..)| root.join(file).exists());
+    let written = there.map(|(file, value, reason)| Written {
+        refused: setting::write(&root.join(&file), value)
+            .err()
+            .map(Errno::from),
+        file,
+        value,
+        reason,
+    });
+    written.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn file(root: &tempfile::TempDir, path: &str, text: &str) -> PathBuf {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn lines(root: &tempfile::TempDir, isolated: &[usize]) -> Vec<String> {
+        let written = apply(root.path(), isolated);
+        written.iter().map(ToString::to_string).collect()
+    }
 
     #[test]
-    fn what_exists_is_written_what_is_missing_is_passed_over() {
+    fn what_exists_is_written_and_told_what_is_missing_is_passed_over() {
         let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("proc/sys/vm/stat_interval");
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, "1    ").unwrap();
-        assert_eq!(apply_below(root.path(), &[1]), []);
-        assert_eq!(fs::read_to_string(file).unwrap(), "86400");
+        let interval = file(&root, "proc/sys/vm/stat_interval", "1    ");
+        assert_eq!(
+            lines(&root, &[1]),
+            ["set\t/proc/sys/vm/stat_interval\t86400\t\
+                 a deferred work on each CPU folds its VM counters once a second (mm/vmstat.c)"]
+        );
+        assert_eq!(fs::read_to_string(interval).unwrap(), "86400");
     }
 
     #[test]
     fn settings_of_a_cpu_are_written_for_isolated_cpus_only() {
         let root = tempfile::tempdir().unwrap();
-        let runtime = |cpu| {
-            root.path().join(format!(
-                "sys/kernel/debug/sched/fair_server/cpu{cpu}/runtime"
-            ))
-        };
-        for cpu in 0..4 {
-            fs::create_dir_all(runtime(cpu).parent().unwrap()).unwrap();
-            fs::write(runtime(cpu), "5").unwrap();
-        }
-        assert_eq!(apply_below(root.path(), &[1, 3]), []);
-        let values = [0, 1, 2, 3].map(|cpu| fs::read_to_string(runtime(cpu)).unwrap());
+        let runtime = [0, 1, 2, 3].map(|cpu| {
+            let path = format!("sys/kernel/debug/sched/fair_server/cpu{cpu}/runtime");
+            file(&root, &path, "5")
+        });
+        assert_eq!(lines(&root, &[1, 3]).len(), 2);
+        let values = runtime.map(|file| fs::read_to_string(file).unwrap());
         assert_eq!(values, ["5", "0", "5", "0"]);
     }
 
     #[test]
     fn a_refused_write_names_the_file_the_error_and_what_now_disturbs() {
         let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("proc/sys/kernel/watchdog");
         // Opening a directory for writing fails for root too.
-        fs::create_dir_all(&file).unwrap();
-        let said: Vec<String> = apply_below(root.path(), &[])
-            .iter()
-            .map(Failure::to_string)
-            .collect();
-        let expected = format!(
-            "write 0 to {} (so the lockup watchdog arms a timer on each watched CPU \
-             (kernel/watchdog.c)): EISDIR (Is a directory)",
-            file.display()
+        fs::create_dir_all(root.path().join("proc/sys/kernel/watchdog")).unwrap();
+        assert_eq!(
+            lines(&root, &[]),
+            [
+                "refused\t/proc/sys/kernel/watchdog\t0\tthe lockup watchdog arms a timer on each watched CPU \
+                 (kernel/watchdog.c)\tEISDIR (Is a directory)"
+            ]
         );
-        assert_eq!(said, [expected]);
     }
 }

@@ -61,8 +61,8 @@ const REQUIREMENTS: [Requirement; 22] = [
         true,
     ),
     (
-        &["CONFIG_DEVPORT"],
-        "the doorbell is rung through /dev/port",
+        &["CONFIG_DEVPORT", "CONFIG_X86_IOPL_IOPERM"],
+        "the doorbell is an I/O port",
         true,
     ),
     (
@@ -177,10 +177,10 @@ mod tests {
         };
         assert_eq!(lacks(&without("CONFIG_ACPI")), []);
         assert_eq!(
-            lacks(&without("CONFIG_DEVPORT")),
+            lacks(&without("CONFIG_DEVMEM")),
             [Lack {
-                options: vec!["CONFIG_DEVPORT"],
-                purpose: "the doorbell is rung through /dev/port",
+                options: vec!["CONFIG_DEVMEM"],
+                purpose: "the mailbox is mapped through /dev/mem",
                 fatal: true,
             }]
         );

@@ -62,6 +62,33 @@ pub fn map_shared(file: &File, len: usize, offset: u64) -> Result<NonNull<u8>, E
     NonNull::new(address.cast()).ok_or(Errno(libc::EFAULT))
 }
 
+/// The kernel's log, as syslog(2) gives it: the newest 256 KiB.
+///
+/// # Errors
+///
+/// The call's.
+pub fn kernel_log() -> Result<Vec<u8>, Errno> {
+    /// SYSLOG_ACTION_READ_ALL.
+    const READ_ALL: i32 = 3;
+    const LOG: i32 = 256 << 10;
+    let mut log = vec![0_u8; LOG as usize];
+    // SAFETY: the buffer has as many bytes as the call is told.
+    let len = unsafe { libc::klogctl(READ_ALL, log.as_mut_ptr().cast(), LOG) };
+    check(len.into())?;
+    log.truncate(usize::try_from(len).unwrap_or_default());
+    Ok(log)
+}
+
+/// ioperm(2): lets this task, and those that it starts, read and write an I/O port.
+///
+/// # Errors
+///
+/// The call's.
+pub fn permit_port(port: u16) -> Result<(), Errno> {
+    // SAFETY: the call takes no pointers; what the port does is the rig's doing.
+    check(unsafe { libc::ioperm(port.into(), 1, 1) }.into())
+}
+
 /// finit_module(2) without parameters.
 pub fn load_module(module: &File) -> Result<(), Errno> {
     // SAFETY: the descriptor is open and the parameter string ends in NUL.

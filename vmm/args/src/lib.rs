@@ -211,6 +211,10 @@ pub struct ObserveArgs {
     /// Take an exit code other than 0, or a signal, for an end of the command like any other
     #[arg(long)]
     pub ignore_exit_code: bool,
+    /// Leave on what the rig else switches off in the guest: the kernel's periodic work that interrupts
+    /// isolated CPUs
+    #[arg(long)]
+    pub as_is: bool,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
     pub max_ipis: Option<u64>,
@@ -313,12 +317,14 @@ pub struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 24] = [
+const NOT_WITH_FROM: [&str; 26] = [
     "vcpus",
     "apic",
     "deferral",
     "flavour",
     "kernel",
+    "vmlinux",
+    "symbols",
     "tree",
     "stock",
     "without",

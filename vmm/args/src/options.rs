@@ -48,6 +48,17 @@ pub struct RunOptions {
     /// A vmlinux or bzImage to run instead of the reference kernel
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// The vmlinux of --kernel, with code and symbols, where that is a bzImage or stripped
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub vmlinux: Option<PathBuf>,
+    /// The System.map of --kernel, or a copy of its /proc/kallsyms: for names in call chains
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "kernel",
+        conflicts_with = "vmlinux"
+    )]
+    pub symbols: Option<PathBuf>,
     /// A built kernel tree to run the kernel of, with ipirig.ko built against it: the source, or what `make
     /// O=` named
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "initramfs"])]
@@ -84,7 +95,8 @@ pub struct RunOptions {
     /// Words of the rig's own to leave off the kernel command line, such as pti,nowatchdog
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     pub without: Vec<String>,
-    /// More kernel command line; comes last, so it wins
+    /// More kernel command line; comes last, so it wins. Of nohz_full= and isolcpus= the kernel keeps the
+    /// first: --without takes the rig's off
     #[arg(long, value_name = "CMDLINE", allow_hyphen_values = true)]
     pub append: Option<String>,
     /// Do not take the stacks of who sends IPIs: senders are then named, but not their reasons
@@ -98,6 +110,9 @@ pub struct RunOptions {
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+    /// The build id of --vmlinux.
+    #[arg(skip)]
+    pub build_id: Option<String>,
     /// Where the kernel of --stock comes from.
     #[arg(skip)]
     pub package: Option<String>,

@@ -230,6 +230,63 @@ fn kernel_files_that_are_none_are_refused_before_anything_starts() {
 }
 
 #[test]
+fn what_has_no_names_or_those_of_another_kernel_is_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let run = |option: &str, path: &str, words: &str| {
+        let kernel = file("kernel", &vmlinux_header());
+        refused(
+            &["run", "static-key-flip", "--kernel", &kernel, option, path],
+            words,
+        );
+    };
+    let hidden = file("kallsyms", b"0000000000000000 T _text\n");
+    run("--symbols", &hidden, "its addresses are all zero");
+    let placeholder = b"ffffffffffffffff B The real System.map is in the package x\n";
+    run(
+        "--symbols",
+        &file("System.map", placeholder),
+        "it says: The real System.map is in the package x",
+    );
+    run(
+        "--vmlinux",
+        &file("text", b"?"),
+        "not a 64-bit x86 ELF file",
+    );
+    let stripped = file("stripped", &vmlinux_header());
+    run(
+        "--vmlinux",
+        &stripped,
+        "it has no symbols; a tree that was built",
+    );
+    refused(
+        &["run", "static-key-flip", "--vmlinux", &stripped],
+        "--kernel <FILE>",
+    );
+}
+
+/// A vmlinux of one segment and no section.
+fn vmlinux_header() -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    for word in [0x10_0000_u64, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    for half in [0_u16, 0, 64, 56, 1, 64, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    // PT_LOAD, readable and executable: offset, addresses, sizes, alignment.
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for word in [0, 0xffff_ffff_8010_0000_u64, 0x10_0000, 120, 120, 0x20_0000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf
+}
+
+#[test]
 fn a_reader_that_leaves_early_is_no_failure() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
         .arg("list")

@@ -58,12 +58,7 @@ mod tests {
             ledger,
             ..
         } = observe(&observation_plan(), script);
-        let files = KernelFiles {
-            kernel: "k".into(),
-            initramfs: "i".into(),
-            package: None,
-            series: None,
-        };
+        let files = KernelFiles::new("k", "i");
         let kernel = KernelInfo::new(&files, "");
         let report = Report::new(&plan, outcome, kernel, &ledger);
         let json = ObservationDocument::from(&report).to_json().unwrap();

@@ -187,15 +187,7 @@ mod tests {
     fn json_has_the_fields_that_readers_rely_on() {
         let (plan, evidence) = evidence("static-key-flip", None, Script::default());
         let mut result = RunResult::new(&plan, checks::judge(&plan, &evidence).0);
-        result.kernel = Some(KernelInfo::new(
-            &KernelFiles {
-                kernel: "k".into(),
-                initramfs: "i".into(),
-                package: None,
-                series: None,
-            },
-            "quiet",
-        ));
+        result.kernel = Some(KernelInfo::new(&KernelFiles::new("k", "i"), "quiet"));
         let json = RunDocument::from(&result.with_evidence(&plan, &evidence))
             .to_json()
             .unwrap();

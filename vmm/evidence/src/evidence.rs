@@ -12,6 +12,7 @@ use crate::blame::Attribution;
 use crate::guest_text::{Counters, Interrupts};
 use crate::ledger::changes::{Changed, Sighting};
 use crate::ledger::{Detail, LedgerCounts};
+use crate::setup::KernelSetup;
 use crate::tracing::Tracing;
 
 /// The privilege level of user space.
@@ -26,6 +27,8 @@ pub struct Evidence {
     pub module: bool,
     /// `uname -srvm` in the guest.
     pub version: String,
+    /// How the kernel is set up, if the guest says so.
+    pub setup: Option<KernelSetup>,
     /// How long the windows were open, all together.
     pub window: Duration,
     /// Deferral counters before the first isolated task was started, as in [`KernelView::counters`].

@@ -18,6 +18,7 @@ pub mod guest_text;
 pub mod ledger;
 pub mod origins;
 mod phase;
+mod setup;
 pub mod stacks;
 pub mod timeline;
 mod tracing;
@@ -29,4 +30,5 @@ pub use evidence::{
     StormReport, USER, WindowRecord,
 };
 pub use phase::Phase;
+pub use setup::{Isolation, KernelSetup, SwitchedOff};
 pub use tracing::{Edge, Recorded, Tracing};

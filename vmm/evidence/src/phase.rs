@@ -13,6 +13,8 @@ pub enum Phase {
     Restore,
     /// Handing files over for a command that is to be observed.
     HandOver,
+    /// Reading what the kernel says of itself: how it is set up, its build id, its symbols.
+    Identify,
     /// What the storm needs done once, before anything is looked at.
     Prepare,
     /// Having the kernel trace its IPIs.
@@ -44,6 +46,7 @@ impl fmt::Display for Phase {
             Self::Save => "saving a snapshot",
             Self::Restore => "restoring a snapshot",
             Self::HandOver => "handing files over",
+            Self::Identify => "asking the kernel what it is",
             Self::Prepare => "making ready for the storm",
             Self::StartTrace => "switching the guest's tracing on",
             Self::Before => "reading counters before the window",

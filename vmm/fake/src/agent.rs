@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use ipirig_abi::{Command, Role, Status, StormKind};
+use ipirig_abi::{Command, KernelText, Role, Status, StormKind};
 use ipirig_scenario::EntryKind;
 
 use crate::{Counting, Fake, kernel};
@@ -129,6 +129,16 @@ impl Fake<'_> {
                         self.mailbox.text.set(text.as_bytes());
                     }
                 }
+            }
+            Command::ReadKernelText => {
+                let next = self.mailbox.control.args[1].load(SeqCst) != 0;
+                self.parts_read = if next { self.parts_read + 1 } else { 0 };
+                let parts = match KernelText::try_from(arg as u32) {
+                    Ok(KernelText::Setup) => &[self.script.setup.as_bytes()],
+                    _ => self.script.kernel_text,
+                };
+                let part = parts.get(self.parts_read).copied();
+                self.mailbox.text.set(part.unwrap_or_default());
             }
             Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
             Command::PowerOff

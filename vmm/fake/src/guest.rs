@@ -61,6 +61,9 @@ impl Guest for Fake<'_> {
             ));
         }
         if moment.is_some() && moment == self.script.interrupted_in {
+            if self.mailbox.control.args[1].load(SeqCst) == 1 {
+                self.obey(Command::Execute);
+            }
             return Ok(Wakeup::Interrupted);
         }
         match moment {

@@ -52,6 +52,8 @@ pub struct Fake<'a> {
     key: u64,
     alias: u64,
     calls: BTreeMap<usize, u32>,
+    /// Which part of the kernel's text was read last.
+    parts_read: usize,
     probes_after: u64,
     settled: bool,
     /// It has stopped.
@@ -99,6 +101,7 @@ impl<'a> Fake<'a> {
             key: 0,
             alias: 0x1111,
             calls: BTreeMap::new(),
+            parts_read: 0,
             probes_after: 0,
             settled: false,
             gone: Cell::new(false),

@@ -96,6 +96,10 @@ pub struct Script {
     pub mute: bool,
     /// It cannot be started.
     pub fails_to_start: bool,
+    /// How the kernel is set up, as the agent says.
+    pub setup: &'static str,
+    /// The parts of what the kernel says of itself otherwise, whatever is asked for.
+    pub kernel_text: &'static [&'static [u8]],
     /// The guest stops because KVM cannot emulate this, not because of a triple fault.
     pub unknown_instruction: &'static [u8],
 }

@@ -1,3 +1,5 @@
+mod identify;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -51,6 +53,7 @@ fn a_healthy_guest_is_taken_through_every_phase_in_order() {
         phases.into_inner(),
         [
             Phase::Boot,
+            Phase::Identify,
             Phase::Prepare,
             Phase::Before,
             Phase::Baseline,
@@ -128,7 +131,7 @@ fn silence_ends_at_the_deadline_of_its_phase() {
                 deaf: true,
                 ..Script::default()
             },
-            "making ready for the storm",
+            "asking the kernel what it is",
         ),
     ] {
         let ended = conduct(script).unwrap_err();
@@ -237,7 +240,7 @@ fn a_command_status_that_is_no_code_is_a_broken_protocol() {
             status: Some(77),
             ..Script::default()
         }),
-        "the guest broke the mailbox protocol during: making ready for the storm: Prepare ended as 77"
+        "the guest broke the mailbox protocol during: asking the kernel what it is: ReadKernelText ended as 77"
     );
     assert!(
         ending(Script {
@@ -410,7 +413,7 @@ fn first_phases(start: Start<'_>) -> Vec<Phase> {
     let phases = seen.into_inner();
     phases
         .into_iter()
-        .take_while(|phase| *phase != Phase::Before)
+        .take_while(|phase| *phase != Phase::Identify)
         .collect()
 }
 
@@ -420,14 +423,11 @@ fn a_guest_is_written_down_once_it_is_ready_and_before_anything_is_asked_of_it()
     let save = |guest: &dyn conductor::Guest| guest.save("key", &mut written).unwrap();
     assert_eq!(
         first_phases(Start::BootAndSave(Box::new(save))),
-        [Phase::Boot, Phase::Save, Phase::Prepare]
+        [Phase::Boot, Phase::Save]
     );
     assert_eq!(written.metadata().unwrap().len(), 3);
-    assert_eq!(first_phases(Start::Boot), [Phase::Boot, Phase::Prepare]);
-    assert_eq!(
-        first_phases(Start::Restored),
-        [Phase::Restore, Phase::Prepare]
-    );
+    assert_eq!(first_phases(Start::Boot), [Phase::Boot]);
+    assert_eq!(first_phases(Start::Restored), [Phase::Restore]);
 }
 
 #[test]

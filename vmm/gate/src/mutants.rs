@@ -338,12 +338,7 @@ mod tests {
     fn one_that_needs_what_guests_here_lack_is_neither_noticed_nor_survives() {
         let seen = |pcids: Option<bool>| {
             let mut result = result(&[]);
-            let files = KernelFiles {
-                kernel: "k".into(),
-                initramfs: "i".into(),
-                package: None,
-                series: None,
-            };
+            let files = KernelFiles::new("k", "i");
             let mut kernel = KernelInfo::new(&files, "");
             kernel.paging = pcids.map(|pcids| Paging {
                 pcids,

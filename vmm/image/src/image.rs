@@ -61,6 +61,7 @@ struct Section {
     /// In the file.
     offset: u64,
     executable: bool,
+    notes: bool,
 }
 
 impl Image {
@@ -76,7 +77,8 @@ impl Image {
         let flag = |section: &elf::SectionHeader64<LE>, flag| section.sh_flags(LE).contains(flag);
         let sections = headers
             .iter()
-            .filter(|section| section.sh_type(LE) == elf::SHT_PROGBITS)
+            // Notes are loaded as well: the build id is one.
+            .filter(|section| matches!(section.sh_type(LE), elf::SHT_PROGBITS | elf::SHT_NOTE))
             .filter(|section| flag(section, elf::SHF_ALLOC))
             .filter_map(|section| {
                 let start = section.sh_addr(LE);
@@ -85,6 +87,7 @@ impl Image {
                     address: start..end,
                     offset: section.sh_offset(LE),
                     executable: flag(section, elf::SHF_EXECINSTR),
+                    notes: section.sh_type(LE) == elf::SHT_NOTE,
                 })
             })
             .collect();
@@ -134,6 +137,24 @@ impl Image {
                 source,
             })?;
         Ok(Some(bytes))
+    }
+
+    /// The bytes from `address` on to the end of its section, but no more than `most`; none if no section of the
+    /// file holds it.
+    ///
+    /// # Errors
+    /// As of [`Image::bytes`].
+    pub fn bytes_from(&self, address: u64, most: u64) -> Result<Option<Vec<u8>>, ImageError> {
+        let Some(section) = self.section(&(address..address)) else {
+            return Ok(None);
+        };
+        self.bytes(address..section.address.end.min(address.saturating_add(most)))
+    }
+
+    /// Where ELF notes are, section by section.
+    pub fn notes(&self) -> impl Iterator<Item = Range<u64>> {
+        let notes = self.sections.iter().filter(|section| section.notes);
+        notes.map(|section| section.address.clone())
     }
 
     /// Whether all of `range` is in a section with code.

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod image;
 mod inlined;
 mod module;
@@ -19,14 +20,15 @@ mod orc;
 mod sites;
 mod symbols;
 
+pub use build::{Build, BuildId, BuildMismatch, Differing, Version, build_id};
 pub use image::{Image, ImageError};
 pub use inlined::Inlined;
 pub use module::{
     LoadedModule, ModuleError, ModuleFile, STRUCT_MODULE_LIST, STRUCT_MODULE_NAME, SectionAddresses,
 };
-pub use orc::{OrcBase, OrcEntry, OrcError, OrcKind, OrcLayout, OrcTable};
+pub use orc::{OrcBase, OrcEntry, OrcError, OrcKind, OrcLayout, OrcTable, ReadBytes};
 pub use sites::{Alternative, Branch, Site, SiteKind, Sites, SitesError, Table};
-pub use symbols::{Function, KERNEL_HALF, NoFunction, Resolved, Symbols, SymbolsError};
+pub use symbols::{Function, KERNEL_HALF, NoFunction, Resolved, Symbols, SymbolsError, TextFault};
 
 #[cfg(test)]
 mod testing;

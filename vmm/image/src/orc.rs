@@ -6,9 +6,12 @@
 //! hash of the layout in `.orc_header`; before, its version has to tell. An unknown layout is refused:
 //! a table that is misread makes up callers.
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use crate::image::{Image, ImageError};
+use crate::symbols::Symbols;
 
 /// SHA-1 of the layout since 6.4, as scripts/orc_hash.sh makes it of
 /// arch/x86/include/asm/orc_types.h.
@@ -200,6 +203,9 @@ fn base(layout: OrcLayout, number: u8) -> OrcBase {
     }
 }
 
+/// Gives the bytes at link addresses, or none if not all of them can be had.
+pub type ReadBytes<'a> = dyn Fn(Range<u64>) -> Result<Option<Vec<u8>>, OrcError> + 'a;
+
 /// Entries by address: each holds from its address to the next one's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrcTable {
@@ -215,8 +221,17 @@ impl OrcTable {
     /// # Errors
     /// When the table is there but cannot be read or understood.
     pub fn read(image: &Image) -> Result<Option<Self>, OrcError> {
+        let bytes = |range: Range<u64>| image.bytes(range).map_err(OrcError::Read);
+        Self::read_by(image.symbols(), &bytes)
+    }
+
+    /// The table of a kernel with these symbols, `bytes` of which can be had by its link addresses, or none of a
+    /// range; none if it is built without one, or `symbols` do not have the bounds of it.
+    ///
+    /// # Errors
+    /// When the table is there but cannot be read or understood.
+    pub fn read_by(symbols: &Symbols, bytes: &ReadBytes<'_>) -> Result<Option<Self>, OrcError> {
         let part = |name: &str| -> Result<Option<(u64, Vec<u8>)>, OrcError> {
-            let symbols = image.symbols();
             let bounds = ["start", "stop"].map(|end| symbols.address(&format!("__{end}_{name}")));
             let [Some(start), Some(stop)] = bounds else {
                 return Ok(None);
@@ -224,8 +239,9 @@ impl OrcTable {
             if start == stop {
                 return Ok(None);
             }
-            let bytes = image.bytes(start..stop).map_err(OrcError::Read)?;
-            let bytes = bytes.ok_or(OrcError::Damaged("the file has no bytes for them"))?;
+            let bytes = bytes(start..stop)?;
+            let bytes =
+                bytes.ok_or(OrcError::Damaged("there are no bytes where they should be"))?;
             Ok(Some((start, bytes)))
         };
         let (Some((start, places)), Some((_, entries))) =
@@ -235,7 +251,7 @@ impl OrcTable {
         };
         let layout = match part("orc_header")? {
             Some((_, hash)) => by_hash(&hash)?,
-            None => by_version(image)?,
+            None => by_version(symbols, bytes)?,
         };
         let (places, rest) = places.as_chunks::<4>();
         if !rest.is_empty() {
@@ -312,12 +328,11 @@ pub(crate) fn by_hash(hash: &[u8]) -> Result<OrcLayout, OrcError> {
 }
 
 /// The layout of a kernel that has no hash: those before 6.3 have none.
-fn by_version(image: &Image) -> Result<OrcLayout, OrcError> {
-    let banner = image.symbols().address("linux_banner");
+fn by_version(symbols: &Symbols, bytes: &ReadBytes<'_>) -> Result<OrcLayout, OrcError> {
+    let banner = symbols.address("linux_banner");
     let text = banner
-        .map(|at| image.bytes(at..at.saturating_add(BANNER)))
-        .transpose()
-        .map_err(OrcError::Read)?
+        .map(|at| bytes(at..at.saturating_add(BANNER)))
+        .transpose()?
         .flatten()
         .unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -7,11 +7,12 @@
 //! What this module does not do: modules' symbols, lines of source, inlined functions.
 
 mod function;
+mod text;
 
 use std::cmp::Reverse;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -23,15 +24,17 @@ use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
 use thiserror::Error;
 
 pub use function::{Function, NoFunction};
+pub use text::TextFault;
 
 /// Most bytes of a symbol table, of its strings, or of a System.map. The largest kernels stay below
 /// a quarter of it.
 const MAX_TABLE: u64 = 256 << 20;
 /// Most sections. A kernel built with -ffunction-sections stays below it once linked.
 const MAX_SECTIONS: usize = 1 << 16;
-/// Where the kernel's half of the address space begins. Below lie user space and, in a vmlinux, the
-/// offsets of per-CPU variables, which are no addresses.
-pub const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+/// Where the kernel's half of the address space begins with five levels of page tables. With four it begins higher,
+/// and what is between is no address (Documentation/arch/x86/x86_64/mm.rst). Below lie user space and, in a vmlinux,
+/// the offsets of per-CPU variables, which are no addresses.
+pub const KERNEL_HALF: u64 = 0xff00_0000_0000_0000;
 
 /// Why symbols cannot be had.
 #[derive(Debug, Error)]
@@ -76,13 +79,13 @@ pub enum SymbolsError {
         /// Size of the table.
         bytes: u64,
     },
-    /// A line of a System.map makes no sense.
-    #[error("{}:{line}: expected `address type name`; give the System.map of this kernel", path.display())]
-    Line {
+    /// What should be a System.map, or what `/proc/kallsyms` gave, is neither.
+    #[error("{}: {fault}", path.display())]
+    Text {
         /// The file.
         path: PathBuf,
-        /// Number of the line, from 1.
-        line: usize,
+        /// What is wrong.
+        fault: TextFault,
     },
 }
 
@@ -136,38 +139,6 @@ impl Symbols {
         sections(&cache)
             .and_then(|sections| read_elf(&cache, &sections))
             .map_err(|fault| fault.at(path))
-    }
-
-    /// Reads the System.map at `path`.
-    ///
-    /// # Errors
-    /// When the file cannot be read, is implausibly large, or has a line of another form.
-    pub fn from_system_map(path: &Path) -> Result<Self, SymbolsError> {
-        let (file, bytes) = open(path)?;
-        if bytes > MAX_TABLE {
-            return Err(ElfFault::TooLarge(bytes).at(path));
-        }
-        let mut text = String::new();
-        file.take(MAX_TABLE)
-            .read_to_string(&mut text)
-            .map_err(|source| SymbolsError::Read {
-                path: path.to_path_buf(),
-                source,
-            })?;
-        let mut table = Table::default();
-        for (index, line) in text.lines().enumerate() {
-            let (address, kind, name) = map_line(line).ok_or_else(|| SymbolsError::Line {
-                path: path.to_path_buf(),
-                line: index + 1,
-            })?;
-            let rank = Rank {
-                in_section: true,
-                typed: !kind.eq_ignore_ascii_case(&'a'),
-                global: kind.is_ascii_uppercase(),
-            };
-            table.push(name, address, u64::MAX, rank);
-        }
-        Ok(table.finish())
     }
 
     /// Functions known in another way than from a kernel's file: address, end of the section that
@@ -369,18 +340,6 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64), SymbolsError> {
     let file = File::open(path).map_err(read)?;
     let len = file.metadata().map_err(read)?.len();
     Ok((file, len))
-}
-
-/// One line of a System.map: address, type and name.
-fn map_line(line: &str) -> Option<(u64, char, &str)> {
-    let mut words = line.split_ascii_whitespace();
-    let address = u64::from_str_radix(words.next()?, 16).ok()?;
-    let mut kind = words.next()?.chars();
-    let name = words.next()?;
-    match (kind.next(), kind.next(), words.next()) {
-        (Some(kind), None, None) => Some((address, kind, name)),
-        _ => None,
-    }
 }
 
 pub(crate) enum ElfFault {

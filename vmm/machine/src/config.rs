@@ -31,6 +31,8 @@ pub struct Config {
     pub memory_mib: u64,
     /// An ELF vmlinux or a bzImage.
     pub kernel: PathBuf,
+    /// A vmlinux or System.map of the same build, for names in a report; `None`: `kernel`.
+    pub symbols: Option<PathBuf>,
     /// A cpio archive that the kernel can unpack.
     pub initramfs: PathBuf,
     /// The kernel command line; what the host's quirks need is added to it.

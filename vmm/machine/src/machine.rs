@@ -61,7 +61,7 @@ pub enum Wakeup {
 pub struct Machine {
     wakeups: Wakeups,
     placement: Placement,
-    kernel: PathBuf,
+    symbols: PathBuf,
     cmdline: String,
     x2apic: bool,
     vcpus: Vec<Vcpu>,
@@ -235,7 +235,9 @@ impl Machine {
             None => reason,
         };
         // A kernel without symbols makes a poorer report, not none.
-        let symbols = Symbols::from_vmlinux(&self.kernel).unwrap_or_default();
+        let symbols = Symbols::from_vmlinux(&self.symbols)
+            .or_else(|_| Symbols::from_system_map(&self.symbols))
+            .unwrap_or_default();
         let console = self.vcpu_set.console.tail(CONSOLE_LINES);
         CrashReport::new(reason, states, &symbols, console)
     }

@@ -90,6 +90,7 @@ fn was_observed(plan: &ObservationPlan, observed: &Observed) -> Check {
             format!("the command was killed by signal {}", command.code),
             true,
         ),
+        Ending::Stopped => ("the command ran until Ctrl-C ended it".to_owned(), false),
         Ending::TimeUp => ("the command ran until its time was up".to_owned(), false),
     };
     // Nobody knows what a command that failed would have done.

@@ -58,7 +58,7 @@ pub struct Observation {
 pub struct CommandReport {
     /// Its words.
     pub words: Vec<String>,
-    /// `exited`, `signalled` or `time-up`.
+    /// `exited`, `signalled`, `time-up` or, by Ctrl-C, `stopped`.
     pub ending: &'static str,
     /// Its exit code, or the number of the signal that killed it.
     pub code: u64,
@@ -240,6 +240,7 @@ impl Report {
                     Ending::Exited => "exited",
                     Ending::Signalled => "signalled",
                     Ending::TimeUp => "time-up",
+                    Ending::Stopped => "stopped",
                 },
                 code: observed.command.code,
                 printed: observed.command.printed,

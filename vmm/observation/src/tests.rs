@@ -21,15 +21,7 @@ fn observe_and_keep(
         ledger,
         files,
     } = ipirig_fake::observe(request, script);
-    let kernel = KernelInfo::new(
-        &KernelFiles {
-            kernel: "k".into(),
-            initramfs: "i".into(),
-            package: None,
-            series: None,
-        },
-        "",
-    );
+    let kernel = KernelInfo::new(&KernelFiles::new("k", "i"), "");
     let report = Report::new(&plan, outcome, kernel, &ledger);
     (report, files)
 }
@@ -238,6 +230,22 @@ fn a_command_that_fails_is_told_and_one_that_cannot_start_is_an_error_with_its_w
         "the guest could not carry out Execute (errno 2): find nonesuch in the guest"
     );
     assert!(report.observation.is_none());
+}
+
+#[test]
+fn ctrl_c_ends_the_command_and_what_was_observed_is_told() {
+    let script = Script {
+        interrupted_in: Some(Moment::Command(ipirig_abi::Command::Execute)),
+        command_results: Some([4, 9, 6, 0]),
+        ..busy()
+    };
+    let report = observe(&observation_plan(), script);
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let observation = report.observation.unwrap();
+    assert_eq!(
+        (observation.command.ending, observation.origins.len()),
+        ("stopped", 1)
+    );
 }
 
 #[test]

@@ -211,6 +211,7 @@ pub(crate) fn violated() -> RunResult {
         cmdline: "nohz_full=2 ipi_deferral=off".into(),
         module: Some(true),
         paging: None,
+        setup: None,
     });
     run.machine = Some(MachineInfo {
         apic: "x2apic".into(),

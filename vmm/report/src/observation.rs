@@ -11,7 +11,7 @@ use ipirig_verdict::result::RunResult;
 
 use crate::attribution::{Account, To};
 use crate::paint::Paint;
-use crate::render::{counts, describe, line};
+use crate::render::{counts, describe, line, warnings};
 
 /// Lines of the command's output that are shown: the first ones.
 const OUTPUT_LINES: usize = 40;
@@ -33,9 +33,7 @@ pub fn render(report: &Report, paint: Paint) -> String {
         let about = format!("{}{}", describe(kernel), apic.unwrap_or_default());
         line(&mut out, paint.dim(about));
     }
-    for warning in run.machine.iter().flat_map(|machine| &machine.warnings) {
-        line(&mut out, format!("warning: {warning}"));
-    }
+    warnings(&mut out, run);
     if let Some(observation) = &report.observation {
         observed(&mut out, run, observation, paint);
     }
@@ -80,7 +78,24 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
     } else {
         *out += &Account::from(run).table(To::Isolated, paint);
     }
+    switched_off(out, run, paint);
     printed(out, &observation.command, paint);
+}
+
+/// What nobody sees here because the rig keeps it away.
+fn switched_off(out: &mut String, run: &RunResult, paint: Paint) {
+    let setup = run.kernel.as_ref().and_then(|kernel| kernel.setup.as_ref());
+    let Some(setup) = setup.filter(|setup| !setup.switched_off.is_empty()) else {
+        return;
+    };
+    line(out, "");
+    line(
+        out,
+        paint.dim("switched off in the guest; --as-is leaves it on"),
+    );
+    for off in &setup.switched_off {
+        line(out, format!("  {off}"));
+    }
 }
 
 fn visited(visited: &Visited) -> [String; 5] {

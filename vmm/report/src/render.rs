@@ -39,9 +39,7 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
         );
         line(&mut out, paint.dim(about));
     }
-    for warning in result.machine.iter().flat_map(|machine| &machine.warnings) {
-        line(&mut out, format!("warning: {warning}"));
-    }
+    warnings(&mut out, result);
     if !result.vcpus.is_empty() {
         line(&mut out, "");
         out += &table(&result.vcpus, paint);
@@ -79,6 +77,15 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
     line(&mut out, "");
     line(&mut out, verdict_line(result, paint));
     out
+}
+
+/// What there is to know before any number is read: how the kernel is not set up as planned, then how the machine is.
+pub(crate) fn warnings(out: &mut String, result: &RunResult) {
+    let setup = result.kernel.iter().flat_map(|kernel| &kernel.setup);
+    let machine = result.machine.iter().flat_map(|machine| &machine.warnings);
+    for warning in setup.flat_map(|setup| &setup.differences).chain(machine) {
+        line(out, format!("warning: {warning}"));
+    }
 }
 
 /// The scenarios, by group, with a newline at the end.
@@ -312,10 +319,9 @@ mod tests {
             close.heartbeat = open.heartbeat + 5000;
         }
         let files = KernelFiles {
-            kernel: "/boot/vmlinux".into(),
-            initramfs: "/boot/initramfs".into(),
             package: own.then(|| "6.12.1-1".to_owned()),
             series: own.then(|| "1a2b".to_owned()),
+            ..KernelFiles::new("/boot/vmlinux", "/boot/initramfs")
         };
         let mut result = RunResult::new(&plan, checks::judge(&plan, &evidence).0);
         result.kernel = Some(KernelInfo::new(&files, "quiet"));

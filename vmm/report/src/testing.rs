@@ -77,6 +77,7 @@ pub(crate) fn runs() -> Vec<RunResult> {
         cmdline: "quiet ipi_deferral=off".to_owned(),
         module: Some(true),
         paging: None,
+        setup: None,
     });
     runs[2].report = Some("vCPU 0: RIP 0x10\n  reboot: System halted\n".to_owned());
     runs

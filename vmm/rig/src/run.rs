@@ -9,11 +9,11 @@ use ipirig_abi::Role;
 use ipirig_entry::KernelLayout;
 use ipirig_evidence::ledger::{DETAILS, Ledger};
 use ipirig_evidence::stacks::Code;
+pub use ipirig_evidence::stacks::SymbolSource;
 use ipirig_evidence::timeline::{Diary, Timeline};
 use ipirig_evidence::{Evidence, Phase, chain};
-use ipirig_image::Image;
 use ipirig_machine::{
-    ApicMode, BootError, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
+    ApicMode, Config, ConsoleSinks, Host, HostFacts, Machine, MachineError, clock,
 };
 use ipirig_scenario::cmdline::command_line;
 use ipirig_scenario::plan::{Plan, Planned};
@@ -41,12 +41,28 @@ pub struct Setup<P = Plan> {
 pub struct KernelFiles {
     /// vmlinux or bzImage.
     pub kernel: PathBuf,
+    /// Where the names of its addresses come from.
+    pub symbols: SymbolSource,
     /// The initramfs with the agent.
     pub initramfs: PathBuf,
     /// The Debian version of the source, if we built it.
     pub package: Option<String>,
     /// A hash of the patches, if we built it.
     pub series: Option<String>,
+}
+
+impl KernelFiles {
+    /// Files of which nothing else is known.
+    #[must_use]
+    pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            symbols: SymbolSource::Kernel,
+            initramfs: initramfs.into(),
+            package: None,
+            series: None,
+        }
+    }
 }
 
 /// What a run came to. `ipirig-verdict` says what that means.
@@ -109,24 +125,6 @@ impl RunError {
     }
 }
 
-/// Checks the kernel file before anything is started.
-///
-/// # Errors
-///
-/// What is wrong with the file.
-pub fn check_kernel(path: &Path) -> Result<(), BootError> {
-    ipirig_machine::check_kernel(path).map(|_format| ())
-}
-
-/// Checks an initramfs file before anything is started.
-///
-/// # Errors
-///
-/// What is wrong with the file.
-pub fn check_initramfs(path: &Path) -> Result<(), BootError> {
-    ipirig_machine::check_initramfs(path)
-}
-
 /// Runs `setup` on `host`. `phase` hears of each phase as it begins. The machine is gone when this
 /// returns.
 ///
@@ -172,6 +170,7 @@ pub(crate) fn on_machine<E, P: Planned>(
         roles: plan.roles.clone(),
         memory_mib: plan.memory_mib,
         kernel: setup.kernel.kernel.clone(),
+        symbols: setup.kernel.symbols.file().map(Path::to_owned),
         initramfs: setup.kernel.initramfs.clone(),
         cmdline: command_line(plan),
         apic: setup.apic,
@@ -358,15 +357,12 @@ fn start_and<E, P: Planned>(
     })?;
     // While the guest boots, on a core that it may not need.
     let files = &setup.kernel;
-    let image = Image::open(&files.kernel);
+    let image = files.symbols.image(&files.kernel);
     if setup.plan.guest().stacks {
-        ledger
-            .stacks()
-            .of(Code::read(&files.kernel, &files.initramfs));
+        let code = Code::read(&files.kernel, &files.symbols, &files.initramfs);
+        ledger.stacks().of(code);
     }
-    let layout = Box::new(move |lstar| {
-        let image = image.map_err(|error| chain(&error))?;
-        KernelLayout::new(image, lstar).map_err(|error| chain(&error))
-    });
+    let layout =
+        Box::new(move |lstar| KernelLayout::new(image?, lstar).map_err(|error| chain(&error)));
     conduct(machine, layout, ledger)
 }

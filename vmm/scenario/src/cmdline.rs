@@ -19,11 +19,16 @@ pub fn command_line(plan: &GuestPlan) -> String {
     let tasks = plan.isolated_in.has_task();
     let mut words: Vec<String> = PARAMETERS
         .iter()
-        .filter(|(_, value)| !matches!(value, Value::NoTasks) || !tasks)
+        .filter(|(_, value)| match value {
+            Value::NoTasks => !tasks,
+            Value::Quiets(_) => !plan.as_is,
+            Value::AsIs => plan.as_is,
+            _ => true,
+        })
         .filter(|(word, _)| !plan.without.iter().any(|out| out == name(word)))
         .map(|&(name, value)| match value {
-            Value::Plain => name.to_owned(),
-            Value::NoTasks => format!("{name}=none"),
+            Value::Plain | Value::Quiets(_) => name.to_owned(),
+            Value::NoTasks | Value::AsIs => format!("{name}=none"),
             Value::Isolated(prefix) => format!("{name}{prefix}{}", CpuList(&isolated)),
             Value::Flagged(_, rest) if replugged => format!("{name}{rest}{}", CpuList(&isolated)),
             Value::Flagged(first, rest) => format!("{name}{first}{rest}{}", CpuList(&isolated)),
@@ -33,6 +38,18 @@ pub fn command_line(plan: &GuestPlan) -> String {
         .collect();
     words.extend(plan.append.clone());
     words.join(" ")
+}
+
+/// The words of the rig's own on that line that switch periodic work of the kernel off, and what would come without.
+#[must_use]
+pub fn quieting(plan: &GuestPlan) -> Vec<(&'static str, &'static str)> {
+    let all = PARAMETERS.iter().filter(|_| !plan.as_is);
+    all.filter(|(word, _)| !plan.without.iter().any(|out| out == name(word)))
+        .filter_map(|&(word, value)| match value {
+            Value::Quiets(would) => Some((word, would)),
+            _ => None,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -69,6 +86,29 @@ mod tests {
             assert!(words.contains(&"ipirig_tasks=none"), "{line}");
             assert!(words.contains(&flags), "{line}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_is_left_as_it_is_has_its_periodic_work() {
+        let scenario = Scenario::find("static-key-flip").unwrap();
+        let quiet = |as_is, without: &[&str]| {
+            let options = Options {
+                as_is,
+                without: without.iter().map(|&word| word.to_owned()).collect(),
+                ..Options::default()
+            };
+            let plan = Plan::new(scenario.clone(), options).unwrap();
+            let words = quieting(&plan).into_iter().map(|(word, _)| word);
+            (words.collect::<Vec<_>>(), command_line(&plan))
+        };
+        let (words, line) = quiet(true, &[]);
+        assert_eq!(words, [""; 0]);
+        assert_eq!(
+            line,
+            "console=ttyS0 quiet panic=-1 reboot=k oops=panic nohz_full=2 isolcpus=domain,managed_irq,2 \
+             irqaffinity=0-1 pti=on ipi_deferral=on ipirig_settings=none"
+        );
+        assert_eq!(quiet(false, &["mce"]).0, ["tsc=reliable", "nowatchdog"]);
     }
 
     #[test]

@@ -15,6 +15,10 @@ pub(crate) enum Value {
     Deferral,
     /// Only where isolated CPUs are to have no tasks.
     NoTasks,
+    /// As it stands, unless the kernel is to be left as it is; what would come without.
+    Quiets(&'static str),
+    /// Only where the kernel is to be left as it is.
+    AsIs,
 }
 
 /// Every parameter and why it is there. In the order of the command line.
@@ -27,8 +31,12 @@ pub(crate) const PARAMETERS: &[(&str, Value)] = &[
     ("reboot=k", Value::Plain),
     // The rig reports an oops as what it is rather than go on with a broken kernel.
     ("oops=panic", Value::Plain),
-    // No clocksource watchdog, whose timer visits one CPU after the other.
-    ("tsc=reliable", Value::Plain),
+    (
+        "tsc=reliable",
+        Value::Quiets(
+            "the clocksource watchdog's timer visits one CPU after the other (kernel/time/clocksource.c)",
+        ),
+    ),
     // No tick on a CPU that runs one task, RCU callbacks elsewhere (implied): the set of CPUs whose
     // kernel work is deferred.
     ("nohz_full=", Value::Isolated("")),
@@ -49,8 +57,18 @@ pub(crate) const PARAMETERS: &[(&str, Value)] = &[
     (ipirig_abi::TASKS, Value::NoTasks),
     // Periodic visitors in kernels other than the reference one, which is built without them: hard
     // and soft lockup detection, polling for corrected errors.
-    ("nowatchdog", Value::Plain),
-    ("mce=ignore_ce", Value::Plain),
+    (
+        "nowatchdog",
+        Value::Quiets("the lockup watchdog arms a timer on each CPU (kernel/watchdog.c)"),
+    ),
+    (
+        "mce=ignore_ce",
+        Value::Quiets(
+            "a timer on each CPU polls for corrected errors (arch/x86/kernel/cpu/mce/core.c)",
+        ),
+    ),
+    // Handed to the agent, as the other.
+    (ipirig_abi::SETTINGS, Value::AsIs),
 ];
 
 /// A parameter's name: the word up to its `=`.
@@ -69,7 +87,7 @@ pub(crate) struct NotOurs {
 
 /// The names of the rig's own words that `asked`, as the user wrote them, stand for.
 pub(crate) fn left_out(asked: &[String]) -> Result<Vec<String>, NotOurs> {
-    let of_all = |(_, value): &&(&str, Value)| !matches!(value, Value::NoTasks);
+    let of_all = |(_, value): &&(&str, Value)| !matches!(value, Value::NoTasks | Value::AsIs);
     let known = || PARAMETERS.iter().filter(of_all).map(|(word, _)| name(word));
     asked
         .iter()

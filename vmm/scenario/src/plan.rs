@@ -36,10 +36,15 @@ pub struct Options {
     pub kernel: Option<Flavour>,
     /// The kernel is the user's own, not the reference kernel.
     pub own_kernel: bool,
+    /// The build id that the kernel must have, in hexadecimal digits: that of the vmlinux that stands in for its
+    /// file.
+    pub build_id: Option<String>,
     /// More kernel command line.
     pub append: Option<String>,
     /// Words of the rig's own that the command line is to go without, whole or up to their `=`.
     pub without: Vec<String>,
+    /// The kernel's periodic work is left on.
+    pub as_is: bool,
     /// Deadline of each phase in seconds.
     pub timeout_s: Option<u64>,
     /// Do not take the stacks of who sends IPIs.
@@ -111,8 +116,12 @@ pub struct GuestPlan {
     pub memory_mib: u64,
     /// More kernel command line, from the user.
     pub append: Option<String>,
+    /// The build id that the kernel must have, in hexadecimal digits, if it has one.
+    pub build_id: Option<String>,
     /// Words of the rig's own that the command line goes without, up to their `=`.
     pub without: Vec<String>,
+    /// The kernel's periodic work, which would interrupt isolated vCPUs, is left on.
+    pub as_is: bool,
     /// Deadlines.
     pub timeouts: Timeouts,
     /// Whether the stack of each sender of an IPI is taken.
@@ -291,7 +300,9 @@ impl GuestPlan {
             pin: options.pin,
             memory_mib,
             append: options.append,
+            build_id: options.build_id,
             without,
+            as_is: options.as_is,
             timeouts,
             stacks: !options.no_stacks,
             cross_check: options.cross_check,

@@ -131,12 +131,7 @@ mod tests {
         let mut guest = Fake::new(&plan, &ledger, script);
         let layout = Box::new(layout);
         let outcome = conductor::conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
-        let files = KernelFiles {
-            kernel: "k".into(),
-            initramfs: "i".into(),
-            package: None,
-            series: None,
-        };
+        let files = KernelFiles::new("k", "i");
         if let Err(ended) = &outcome
             && let Some(error) = RunError::interrupted(ended)
         {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use ipirig_abi::Role;
 use ipirig_crosscheck::CrossCheck;
 use ipirig_entry::Paging;
-use ipirig_evidence::Evidence;
 use ipirig_evidence::blame::Attribution;
 use ipirig_evidence::guest_text;
 use ipirig_evidence::ledger::Tally;
 use ipirig_evidence::timeline::Timeline;
 use ipirig_evidence::vectors::Kind;
+use ipirig_evidence::{Evidence, KernelSetup};
 use ipirig_machine::HostFacts;
 use ipirig_rig::run::KernelFiles;
 use ipirig_scenario::plan::{GuestPlan, Plan};
@@ -157,6 +157,8 @@ pub struct KernelInfo {
     pub module: Option<bool>,
     /// How its page tables are set up, if that was seen.
     pub paging: Option<Paging>,
+    /// How it is set up otherwise, if the guest says so.
+    pub setup: Option<KernelSetup>,
 }
 
 /// The virtual machine.
@@ -224,6 +226,7 @@ impl RunResult {
             kernel.release = guest_text::release(&evidence.version).map(str::to_owned);
             kernel.module = Some(evidence.module);
             kernel.paging = evidence.paging;
+            kernel.setup.clone_from(&evidence.setup);
         }
         self
     }
@@ -243,6 +246,7 @@ impl KernelInfo {
             cmdline: cmdline.to_owned(),
             module: None,
             paging: None,
+            setup: None,
         }
     }
 }

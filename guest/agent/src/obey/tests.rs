@@ -263,6 +263,21 @@ fn without_a_module_triggers_are_refused_and_texts_still_read() {
 }
 
 #[test]
+fn what_the_kernel_says_of_itself_comes_in_parts_and_what_is_not_known_is_refused() {
+    let read = |args| obey(&FakeGuest::default(), Command::ReadKernelText, args).0;
+    let symbols = u64::from(u32::from(KernelText::Symbols));
+    assert_eq!(
+        read([symbols, 0, 0, 0]),
+        Answer::text(b"ffffffff81000000 T _text\n".into())
+    );
+    assert_eq!(read([symbols, 1, 0, 0]), Answer::text(Vec::new()));
+    let failed = Failure::of("read notes", Errno(libc::EIO));
+    assert_eq!(read([2, 0, 0, 0]), Answer::failed([0; 4], &failed));
+    let unknown = "this agent knows no kernel text 99".to_owned();
+    assert_eq!(read([99, 0, 0, 0]), Answer::lacking([0; 4], unknown));
+}
+
+#[test]
 fn a_failed_read_names_the_file() {
     let (answer, _) = obey(&FakeGuest::default(), Command::ReadInterrupts, [0; 4]);
     let text = "read /proc/interrupts: EIO (Input/output error)";

@@ -62,7 +62,7 @@ fn what_was_not_built_is_named_with_how_to_build_it() {
 fn each_option_that_nothing_runs_without_is_a_line() {
     let fake = Fake::new();
     let config = requirements::fragment()
-        .replace("CONFIG_DEVPORT=y", "")
+        .replace("CONFIG_DEVMEM=y", "")
         .replace("CONFIG_BLK_DEV_INITRD=y", "")
         .replace("CONFIG_MODULES=y", "");
     let dir = tree(&config);
@@ -72,7 +72,7 @@ fn each_option_that_nothing_runs_without_is_a_line() {
         lines,
         [
             "CONFIG_BLK_DEV_INITRD: the agent comes in an initramfs",
-            "CONFIG_DEVPORT: the doorbell is rung through /dev/port",
+            "CONFIG_DEVMEM: the mailbox is mapped through /dev/mem",
             "`ipirig guest config` prints a fragment for scripts/kconfig/merge_config.sh"
         ]
     );

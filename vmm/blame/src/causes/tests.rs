@@ -35,6 +35,18 @@ fn chains_as_kernels_have_them_get_their_cause() {
             Yes,
         ),
         (
+            // 6.12 as Debian ships it, with nothing switched off.
+            "irq_work_queue_on tick_nohz_dep_set_cpu enqueue_dl_entity dl_task_timer \
+             __hrtimer_run_queues hrtimer_interrupt",
+            "fair server",
+            No,
+        ),
+        (
+            "irq_work_queue_on add_timer_on clocksource_watchdog call_timer_fn __run_timers",
+            "clocksource watchdog",
+            No,
+        ),
+        (
             "on_each_cpu_cond_mask smp_text_poke_sync_each_cpu int3_update_optimize swbp_optimize \
              arch_uprobe_optimize",
             "uprobe",

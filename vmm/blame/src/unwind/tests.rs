@@ -78,6 +78,16 @@ fn orc_leads_from_call_to_call_to_the_entry_from_user_space() {
 }
 
 #[test]
+fn a_stack_of_five_levels_of_page_tables_is_in_the_kernel_s_half_as_well() {
+    let rsp = 0xff87_c235_8000_3eb8;
+    let mut memory = Words::default();
+    memory.set(rsp, &[inside(1), inside(2)]);
+    let kernel = with_orc(&[call(0), call(0), of_kind(OrcKind::EndOfStack)]);
+    let found = unwind(&kernel, &registers(inside(0), rsp, 0), &memory);
+    assert_eq!(found, (vec![inside(0), inside(1), inside(2)], End::Start));
+}
+
+#[test]
 fn the_entry_before_a_return_address_counts_and_that_of_an_interrupted_one() {
     // A call that does not return, at the very end of f1: what comes next is another function.
     let at_end = TEXT + 2 * FUNCTION;

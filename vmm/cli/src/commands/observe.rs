@@ -30,8 +30,9 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     if initramfs.is_none() || tree.is_some() || stock.is_some() {
         load::check(&args.command).map_err(Failure::usage)?;
     }
-    let guest =
-        guest(usize::from(args.isolated), options(&args.options)).map_err(Failure::usage)?;
+    let mut options = options(&args.options);
+    options.as_is = args.as_is;
+    let guest = guest(usize::from(args.isolated), options).map_err(Failure::usage)?;
     check_files(&args.options)?;
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;

@@ -9,11 +9,11 @@ use anyhow::{Context, anyhow};
 use ipirig_args::{Apic, RunArgs, RunOptions, Switch};
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
-use ipirig_machine::{ApicMode, ConsoleSinks};
+use ipirig_machine::{ApicMode, ConsoleSinks, check_initramfs, check_kernel};
 use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
-use ipirig_rig::run::{KernelFiles, Setup, check_initramfs, check_kernel, run as run_on};
+use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
@@ -162,8 +162,10 @@ pub(super) fn options(args: &RunOptions) -> Options {
         memory_mib: args.memory,
         kernel: args.flavour,
         own_kernel: args.kernel.is_some(),
+        build_id: args.build_id.clone(),
         append: args.append.clone(),
         without: args.without.clone(),
+        as_is: false,
         timeout_s: args.timeout,
         no_stacks: args.no_stacks,
         cross_check: args.cross_check,
@@ -248,10 +250,9 @@ pub(super) fn kernel_files(
         None => ipirig_guest::initramfs_without_module(progress)?.path,
     };
     Ok(KernelFiles {
-        kernel: kernel.to_owned(),
-        initramfs,
+        symbols: super::tree::symbols(args),
         package: args.package.clone(),
-        series: None,
+        ..KernelFiles::new(kernel, initramfs)
     })
 }
 
@@ -259,10 +260,9 @@ pub(super) fn kernel_files(
 pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFiles, Failure> {
     let guest = ipirig_guest::build(request, progress)?;
     Ok(KernelFiles {
-        kernel: guest.vmlinux,
-        initramfs: guest.initramfs,
         package: Some(guest.package),
         series: Some(guest.series),
+        ..KernelFiles::new(guest.vmlinux, guest.initramfs)
     })
 }
 

@@ -1,15 +1,36 @@
 //! `--tree` and `--stock`: the kernel of the user's tree, or one as Debian ships it, in the place of `--kernel` and
-//! `--initramfs`.
+//! `--initramfs`. `--vmlinux` and `--symbols`: what says more of the user's kernel than its file.
 
 use std::path::Path;
 
 use ipirig_args::RunOptions;
 use ipirig_guest::linux_tree::{self, TreeKernel, TreeRequest};
 use ipirig_guest::stock::{self, StockRequest};
+use ipirig_machine::check_kernel;
+use ipirig_rig::run::SymbolSource;
 
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Progress;
+
+/// Where names come from.
+pub(super) fn symbols(options: &RunOptions) -> SymbolSource {
+    match (&options.vmlinux, &options.symbols) {
+        (Some(vmlinux), _) => SymbolSource::Vmlinux(vmlinux.clone()),
+        (None, Some(text)) => SymbolSource::Text(text.clone()),
+        (None, None) => SymbolSource::Kernel,
+    }
+}
+
+/// Checks what stands in for the kernel's file, as far as names and code go.
+fn check_symbols(options: &mut RunOptions) -> Result<(), Failure> {
+    let source = symbols(options);
+    if let (Some(kernel), Some(_)) = (&options.kernel, source.file()) {
+        check_kernel(kernel).map_err(Failure::usage)?;
+        options.build_id = source.check(kernel).map_err(Failure::usage)?;
+    }
+    Ok(())
+}
 
 /// Puts the files of `--tree` or `--stock` where those of `--kernel` would be.
 pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
@@ -28,7 +49,7 @@ pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
         return Ok(());
     }
     let Some(dir) = &options.tree else {
-        return Ok(());
+        return check_symbols(options);
     };
     let kernel = find(dir, options.build)?;
     options.kernel = Some(kernel.vmlinux);

@@ -1,5 +1,6 @@
 //! What the first entry executed: listings, kernels that cannot be judged, and kernels with bugs.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::Failed;
@@ -77,15 +78,44 @@ pub(crate) fn listing() -> Result<(), Failed> {
 
 /// A kernel file without symbols: isolation is still checked, which is held if that is all that is asked
 /// for.
-pub(crate) fn stripped() -> Result<(), Failed> {
-    let dir = tempfile::tempdir()?;
-    let kernel = dir.path().join("vmlinux");
+/// The reference kernel without its symbols, in a directory.
+fn strip(dir: &Path) -> Result<PathBuf, Failed> {
+    let kernel = dir.join("vmlinux");
     let strip = Command::new("strip")
         .args(["-o"])
         .arg(&kernel)
         .arg(reference_kernel())
         .status()?;
     ensure(strip.success(), || format!("strip: {strip}"))?;
+    Ok(kernel)
+}
+
+pub(crate) fn stood_in_for() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let kernel = strip(dir.path())?;
+    let kernel = kernel.to_str().ok_or("a path that is no text")?;
+    let (initramfs, vmlinux) = (reference_initramfs(), reference_kernel());
+    let files = ["--kernel", kernel, "--initramfs", &initramfs];
+    let args = [&files[..], &["--memory", REFERENCE_MEMORY]].concat();
+    run(
+        "static-key-flip",
+        &[&args[..], &["--vmlinux", &vmlinux]].concat(),
+        0,
+    )?;
+    let off = [&args[..], &["--deferral", "off"]].concat();
+    let (result, table) = run("static-key-flip", &off, 1)?;
+    let blame = result["blame"].as_array().into_iter().flatten();
+    // vCPU 2 is the isolated one.
+    let mut blame = blame.filter(|blame| !blame["targets"]["2"].is_null());
+    let known = |blame: &Value| blame["cause"] == "static key" && blame["broken"].is_null();
+    ensure(blame.next().is_some_and(known) && blame.all(known), || {
+        table
+    })
+}
+
+pub(crate) fn stripped() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let kernel = strip(dir.path())?;
     let initramfs = reference_initramfs();
     let kernel = kernel.to_str().ok_or("a path that is no text")?;
     let files = ["--kernel", kernel, "--initramfs", &initramfs];

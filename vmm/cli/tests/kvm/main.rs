@@ -104,6 +104,10 @@ const ON_KVM: &[(&str, Test)] = &[
         "a_kernel_without_symbols_is_skipped_and_held_for_isolation_only",
         entries::stripped,
     ),
+    (
+        "a_kernel_without_symbols_is_judged_by_its_vmlinux_and_names_its_own_callers",
+        entries::stood_in_for,
+    ),
     ("kernels_with_bugs_are_noticed", entries::mutants),
     (
         "a_mutant_misspelt_gets_a_suggestion",

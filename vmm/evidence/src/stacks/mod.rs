@@ -7,6 +7,7 @@
 mod account;
 mod code;
 mod modules;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use ipirig_image::{Inlined, Symbols};
 use ipirig_machine::{Sender, SenderRegisters};
 
 pub use code::Code;
+pub use source::{SourceError, SymbolSource};
 
 use crate::blame::Attribution;
 use crate::details::{Detail, Details};
@@ -74,6 +76,19 @@ impl Stacks {
     #[must_use]
     pub fn wanted(&self) -> bool {
         lock(&self.code).is_some()
+    }
+
+    /// Whether the kernel's file has no names, and [`Stacks::name`] may say them.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        lock(&self.code).as_ref().is_some_and(Code::is_nameless)
+    }
+
+    /// Says what the guest's `/proc/kallsyms` gave, or why it gave nothing. It is checked like any file.
+    pub fn name(&self, kallsyms: Result<&str, String>) {
+        if let Some(code) = &mut *lock(&self.code) {
+            code.learn(kallsyms);
+        }
     }
 
     /// Takes the stacks of senders from now on. `lstar`: where SYSCALL goes in the kernel that runs.

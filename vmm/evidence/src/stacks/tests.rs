@@ -266,7 +266,7 @@ fn a_kernel_that_cannot_be_read_is_no_failure() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bzImage");
     std::fs::write(&file, "no ELF file").unwrap();
-    let code = Code::read(&file, &file);
+    let code = Code::read(&file, &SymbolSource::Kernel, &file);
     let ledger = Ledger::new(1, 8);
     ledger.stacks().of(code);
     ledger.stacks().begin(TEXT);
@@ -277,6 +277,107 @@ fn a_kernel_that_cannot_be_read_is_no_failure() {
         broken.ends_with("give the vmlinux or System.map"),
         "{broken}"
     );
+}
+
+/// The text of a guest's /proc/kallsyms, with the kernel where KASLR put it.
+fn kallsyms(by: u64, further: &str) -> String {
+    let lines = (0..).zip(FUNCTIONS).map(|(index, name)| {
+        let address = TEXT + by + index * 0x100;
+        format!("{address:016x} t {name}\n")
+    });
+    let start = TEXT + by;
+    format!(
+        "{start:016x} a _text\n{}{further}",
+        lines.collect::<String>()
+    )
+}
+
+/// What comes of a guest whose file has no names.
+fn named(kallsyms: Result<&str, String>) -> (Vec<String>, Option<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bzImage");
+    std::fs::write(&file, "no ELF file").unwrap();
+    let ledger = Ledger::new(3, 64);
+    let stacks = ledger.stacks();
+    stacks.of(Code::read(&file, &SymbolSource::Kernel, &file));
+    assert!(stacks.is_nameless());
+    stacks.name(kallsyms);
+    assert!(!stacks.is_nameless());
+    stacks.begin(TEXT + 0x300);
+    ledger.open_window();
+    send(&ledger, 1, &[2], &[], &flip());
+    let blame = ledger.blame();
+    let names = functions(&blame[0]).into_iter().map(str::to_owned);
+    (names.collect(), blame[0].broken.clone())
+}
+
+#[test]
+fn a_kernel_without_names_gets_those_that_the_guest_says() {
+    let expected = ["x2apic_send_IPI", "text_poke_bp_batch", "jump_label_update"];
+    let (names, _) = named(Ok(&kallsyms(0, "")));
+    assert_eq!(names, expected);
+    // Names of another kernel, or nonsense, are not believed.
+    for (text, why) in [
+        (Ok(kallsyms(0x40, "")), "SYSCALL goes to"),
+        (Ok(kallsyms(0, "no symbol\n")), "line 6: expected"),
+        (Ok(String::new()), "CONFIG_KALLSYMS"),
+        (Err("it hangs".to_owned()), "/proc/kallsyms: it hangs"),
+        (
+            Ok(kallsyms(0, "ffffffff82000000 T unwind_init\n")),
+            "CONFIG_KALLSYMS_ALL",
+        ),
+    ] {
+        let (names, broken) = named(text.as_deref().map_err(Clone::clone));
+        let broken = broken.unwrap_or_default();
+        assert!(
+            names.len() == 1 && broken.contains(why),
+            "{names:?} {broken}"
+        );
+    }
+}
+
+/// Words at [`STACK`], and bytes elsewhere.
+#[derive(Debug)]
+struct Remembered(u64, Vec<u8>);
+
+impl Memory for Remembered {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let start = address.wrapping_sub(self.0) as usize;
+        let part = start.checked_add(buffer.len());
+        let part = part.and_then(|end| self.1.get(start..end));
+        part.map(|part| buffer.copy_from_slice(part)).is_some()
+    }
+}
+
+#[test]
+fn orc_tables_are_read_from_the_guest_where_its_symbols_say_they_are() {
+    // One address, one entry, and a banner of a version that has no hash.
+    let by = 0x40_0000;
+    let data = TEXT + 0x20_0000;
+    let mut bytes = ((TEXT.wrapping_sub(data)) as u32).to_le_bytes().to_vec();
+    bytes.extend([0x18, 0, 0xf0, 0xff, 0x15, 0]);
+    bytes.extend(b"Linux version 6.1.1 ");
+    bytes.resize(128, 0);
+    let symbols = |stop| {
+        let text = [
+            (TEXT, "_text"),
+            (data, "__start_orc_unwind_ip"),
+            (data + 4, "__stop_orc_unwind_ip"),
+            (data + 4, "__start_orc_unwind"),
+            (stop, "__stop_orc_unwind"),
+            (data + 10, "linux_banner"),
+        ];
+        Symbols::from_functions(text.map(|(at, name)| (at, u64::MAX, name)))
+    };
+    let memory = Remembered(data + by, bytes);
+    let kernel = |stop| Code::in_memory(symbols(stop)).kernel(by, &memory);
+    assert!(matches!(kernel(data + 10).frames(), Frames::Orc(table) if table.len() == 1));
+    for stop in [data + 9, data + 4096, u64::MAX] {
+        assert!(
+            matches!(kernel(stop).frames(), Frames::Unknown(_)),
+            "{stop:#x}"
+        );
+    }
 }
 
 /// The observer's other half passes the idle state on.

@@ -15,6 +15,10 @@ fn bytes_are_found_by_link_address() {
     assert_eq!(bytes(&image, TEXT + 1..TEXT + 3).unwrap(), b"od");
     assert_eq!(bytes(&image, DATA + 3..DATA + 4).unwrap(), b"a");
     assert_eq!(bytes(&image, DATA + 1..DATA + 1).unwrap(), b"");
+    let from = |at, most| image.bytes_from(at, most).unwrap();
+    assert_eq!(from(DATA + 1, u64::MAX).unwrap(), b"ata");
+    assert_eq!(from(DATA + 1, 2).unwrap(), b"at");
+    assert_eq!(from(TEXT - 1, 2), None);
 }
 
 #[test]

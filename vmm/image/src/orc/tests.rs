@@ -154,7 +154,7 @@ fn tables_that_do_not_fit_together_are_damaged() {
         (6, 6, "an address is cut off"),
         (4, 7, "an entry is cut off"),
         (8, 6, "addresses and entries differ in number"),
-        (4, 1000, "the file has no bytes for them"),
+        (4, 1000, "there are no bytes where they should be"),
     ] {
         let error = read(&vmlinux(b"code", &data, &symbols(places, entries))).unwrap_err();
         let expected = format!("the kernel's ORC tables cannot be understood: {what}");

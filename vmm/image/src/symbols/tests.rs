@@ -262,7 +262,13 @@ fn files_without_symbols_are_told_apart() {
     for bad in ["zz T _text", "10 T", "10 TT _text", "10 T _text x", ""] {
         let error = map(format!("10 T first\n{bad}\n").as_bytes());
         assert!(
-            matches!(error, SymbolsError::Line { line: 2, .. }),
+            matches!(
+                error,
+                SymbolsError::Text {
+                    fault: TextFault::Line(2),
+                    ..
+                }
+            ),
             "{bad:?}: {error:?}"
         );
     }

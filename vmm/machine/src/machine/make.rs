@@ -238,7 +238,7 @@ fn assemble(
     Ok(Machine {
         wakeups,
         placement,
-        kernel: config.kernel.clone(),
+        symbols: config.symbols.as_ref().unwrap_or(&config.kernel).clone(),
         cmdline,
         x2apic: policy.x2apic,
         vcpus,

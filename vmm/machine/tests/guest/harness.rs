@@ -102,6 +102,7 @@ impl Guest {
                 })
                 .collect(),
             memory_mib: 64,
+            symbols: None,
             kernel: file("vmlinux", &image::vmlinux(self.entry)),
             initramfs: file("initramfs", b"070701"),
             cmdline: String::new(),

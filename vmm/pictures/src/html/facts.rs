@@ -1,5 +1,6 @@
 //! What was booted, in what, on what: names and values.
 
+use ipirig_evidence::KernelSetup;
 use ipirig_machine::{HostFacts, Virtualization};
 use ipirig_verdict::result::{KernelInfo, MachineInfo, RunResult};
 
@@ -55,6 +56,22 @@ pub(super) fn facts(run: &RunResult) -> Vec<Facts> {
 }
 
 fn of_kernel(kernel: &KernelInfo) -> Vec<Fact> {
+    let setup = kernel.setup.iter();
+    let off = |setup: &KernelSetup| {
+        let differences = setup
+            .differences
+            .iter()
+            .map(|words| plain("warning", words));
+        let list = |name: &str, cpus: &Option<String>| cpus.as_ref().map(|cpus| plain(name, cpus));
+        let lists = [
+            list("nohz_full", &setup.nohz_full),
+            list("isolated CPUs", &setup.isolated),
+        ];
+        let off = setup.switched_off.iter();
+        let off = off.map(|off| plain("switched off", off.to_string()));
+        let all = differences.chain(lists.into_iter().flatten()).chain(off);
+        all.collect::<Vec<_>>()
+    };
     let module = |has: bool| plain("ipirig.ko", if has { "in the guest" } else { "not there" });
     let package = |version: &String| plain("source", format!("linux-source {version}"));
     [
@@ -77,6 +94,7 @@ fn of_kernel(kernel: &KernelInfo) -> Vec<Fact> {
     ]
     .into_iter()
     .flatten()
+    .chain(setup.flat_map(off))
     .collect()
 }
 

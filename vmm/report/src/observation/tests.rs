@@ -21,12 +21,7 @@ fn observed() -> Report {
         ledger,
         ..
     } = ipirig_fake::observe(&observation_plan(), script);
-    let files = KernelFiles {
-        kernel: "k".into(),
-        initramfs: "i".into(),
-        package: None,
-        series: None,
-    };
+    let files = KernelFiles::new("k", "i");
     let kernel = KernelInfo::new(&files, "");
     let mut report = Report::new(&plan, outcome, kernel, &ledger);
     report.run.machine = Some(MachineInfo {

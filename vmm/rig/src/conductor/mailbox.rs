@@ -2,7 +2,7 @@
 //! read here is the guest's claim.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipirig_abi::{AgentState, Command, Mailbox, Order, Status, TaskState, UnknownCode};
 use ipirig_machine::{StopReason, Wakeup};
@@ -95,6 +95,11 @@ impl Conductor<'_> {
         self.machine(|guest| guest.catch_up())?;
         match woken {
             Wakeup::Doorbell | Wakeup::Deadline => Ok(()),
+            Wakeup::Interrupted if self.ending => {
+                // The request stays, so that no wait for the doorbell would last.
+                std::thread::sleep(Duration::from_millis(1));
+                Ok(())
+            }
             Wakeup::Interrupted => Err(Ended::Interrupted { phase }),
             Wakeup::Stopped(reason) => Err(self.stopped(reason)),
         }

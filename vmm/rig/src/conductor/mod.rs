@@ -7,6 +7,7 @@
 mod crossing;
 mod guest;
 mod handlers;
+mod identify;
 mod mailbox;
 mod observe;
 mod prepare;
@@ -23,9 +24,10 @@ use std::time::{Duration, Instant};
 use ipirig_abi::{AgentState, Command, Role};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_evidence::{
-    Edge, EntryReport, Evidence, Handled, KernelView, Mark, NOT_PRODUCED, NoRecord, Phase,
-    Recorded, Sequence, StormReport, Tracing, USER, WindowRecord,
+    Edge, EntryReport, Evidence, Handled, KernelSetup, KernelView, Mark, NOT_PRODUCED, NoRecord,
+    Phase, Recorded, Sequence, StormReport, Tracing, USER, WindowRecord,
 };
+use ipirig_image::BuildId;
 use ipirig_machine::{StopReason, Wakeup};
 
 pub use guest::{Failure, Guest, VcpuSample};
@@ -114,6 +116,22 @@ pub enum Ended {
         /// The phase.
         phase: Phase,
         /// What it did.
+        what: String,
+    },
+    /// The kernel that runs is another build than the vmlinux that was given for it.
+    #[error(
+        "the guest's kernel has build id {running} and --vmlinux {given}: they are not of one build"
+    )]
+    OtherBuild {
+        /// That of the kernel, as it says.
+        running: BuildId,
+        /// That of the vmlinux, in hexadecimal digits.
+        given: String,
+    },
+    /// The kernel did not set the isolation up that the scenario needs.
+    #[error("{what}")]
+    NotIsolated {
+        /// What is missing, with what the kernel says of it.
         what: String,
     },
     /// The isolated vCPUs were never left alone for long enough to open a window.
@@ -217,6 +235,8 @@ struct Conductor<'a> {
     edges: Vec<(Edge, Edge)>,
     /// How long a command is observed.
     limit: Duration,
+    /// Somebody asked for the end, and what is left is done in order.
+    ending: bool,
     /// What isolated vCPUs executed for the IPIs of the window.
     handled: Vec<Handled>,
 }
@@ -224,6 +244,7 @@ struct Conductor<'a> {
 /// What is known of a guest that has booted, before any window.
 struct Booted {
     module: bool,
+    setup: Option<KernelSetup>,
     version: String,
     at_boot: Result<Option<Counters>, String>,
     before: KernelView,
@@ -271,6 +292,7 @@ impl<'a> Conductor<'a> {
             handlers: Vec::new(),
             edges: Vec::new(),
             limit: Duration::ZERO,
+            ending: false,
             handled: Vec::new(),
         }
     }
@@ -316,6 +338,8 @@ impl<'a> Conductor<'a> {
         }
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
+        let setup = self.setup()?;
+        self.identify()?;
         if self.ledger.stacks().wanted() {
             let cpu = self.isolated.first().copied().unwrap_or_default();
             let lstar = self.machine(|guest| guest.lstar(cpu))?;
@@ -336,6 +360,7 @@ impl<'a> Conductor<'a> {
         let before = self.kernel_view()?;
         Ok(Booted {
             module,
+            setup,
             version,
             at_boot,
             before,
@@ -367,6 +392,7 @@ impl<'a> Conductor<'a> {
         Ok(Evidence {
             module: booted.module,
             version: booted.version,
+            setup: booted.setup,
             window,
             at_boot: booted.at_boot,
             before: booted.before,

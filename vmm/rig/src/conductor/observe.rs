@@ -1,6 +1,7 @@
 //! An observation: the same boot, quiet and window as a scenario's, with a command of the user's in
 //! the place of the storm, and nothing expected of anybody.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Ending, TEXT_LEN};
@@ -89,7 +90,17 @@ impl Conductor<'_> {
         let (window, (opened, results, closed), time) =
             self.open_for(EntryKind::Syscall, false, |this, _| {
                 let opened = clock::now();
-                let results = this.command(Command::Execute, [limit_ms, 0, 0, 0])?;
+                this.begin_command(Command::Execute, [limit_ms, 0, 0, 0]);
+                let results = match this.end_command(Command::Execute) {
+                    // Ctrl-C ends the command, and what was seen so far is told. A second one ends us.
+                    Err(Ended::Interrupted { .. }) => {
+                        this.ending = true;
+                        this.guest.mailbox().control.args[1].store(1, Ordering::Release);
+                        this.deadline = Instant::now() + this.plan.timeouts.phase;
+                        this.end_command(Command::Execute)?
+                    }
+                    results => results?,
+                };
                 Ok((opened, results, clock::now()))
             })?;
         let command = self.command_end(results)?;

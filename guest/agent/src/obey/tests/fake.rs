@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::time::Duration;
 
-use ipirig_abi::TraceStep;
 use ipirig_abi::module::{LetGo, Move, Trigger};
+use ipirig_abi::{KernelText, TraceStep};
 use ipirig_storms::{Interfaces, StormError, Symbols, Triggers};
 use ipirig_system::{Errno, Failure};
 
@@ -99,6 +99,14 @@ impl Guest for FakeGuest {
 
     fn version(&self) -> Result<Vec<u8>, Failure> {
         Ok(b"Linux 6.12 #1 x86_64".into())
+    }
+
+    fn kernel_text(&self, text: KernelText, next: bool) -> Result<Vec<u8>, Failure> {
+        match (text, next) {
+            (KernelText::Symbols, false) => Ok(b"ffffffff81000000 T _text\n".into()),
+            (KernelText::Symbols, true) => Ok(Vec::new()),
+            _ => Err(Failure::of("read notes", Errno(libc::EIO))),
+        }
     }
 
     fn add_address_spaces(&self, cpu: u64, count: u64) -> Result<u64, StormError> {
