@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ipirig_gate::Baseline;
+use ipirig_gate::sweeps::SweepBaseline;
+use ipirig_sweep::result::SCHEMA_VERSION;
 
 const HELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/held.json");
 const MUTANT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/never-skips.json");
@@ -267,6 +269,7 @@ fn every_committed_baseline_is_of_a_scenario_and_every_scenario_has_one() {
     let scenarios = names("scenarios", ".toml");
     let (off, on): (Vec<String>, Vec<String>) = names("results/baseline", ".json")
         .into_iter()
+        .filter(|name| name != "sweep")
         .partition(|name| name.ends_with(".off"));
     assert_eq!(
         on, scenarios,
@@ -284,6 +287,42 @@ fn every_committed_baseline_is_of_a_scenario_and_every_scenario_has_one() {
             assert!(matches!(read, Ok(Some(_))), "{read:?}");
         }
     }
+    let sweep = SweepBaseline::read(&dir).unwrap().unwrap();
+    let violated = sweep
+        .violated
+        .iter()
+        .find(|(_, violated)| !violated.is_empty());
+    assert_eq!(violated, None, "of the reference kernel");
+}
+
+#[test]
+fn a_sweep_is_compared_with_its_baseline_and_a_new_violation_fails_the_gate() {
+    let workspace = Workspace::new();
+    let sweep = |status: &str, violations: &str| {
+        let path = workspace.path("sweep-result");
+        let text = format!(
+            r#"{{"schema_version":{SCHEMA_VERSION},"verdict":"{status}","why":null,"shard":"1/1","complete":true,"kernel":null,
+            "paths":[{{"path":"syscall","instructions":[{{"address":"entry+0x0","text":"nop"}}],"why":null}}],
+            "points":[{{"point":"nmi@syscall+0","status":"{status}","violations":[{violations}]}}],
+            "timing":{{"sweep_s":1,"points_per_s":1,"total_s":1}}}}"#
+        );
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let held = sweep("held", "");
+    let (code, _, err) = workspace.gate(&["--sweep", &held]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("--accept"), "{err}");
+    assert_eq!(workspace.gate(&["--sweep", &held, "--accept"]).0, Some(0));
+    assert_eq!(workspace.gate(&["--sweep", &held]).0, Some(0));
+    let violation = r#"{"invariant":"flag-set","at":"handler","words":"runs too early"}"#;
+    let violated = sweep("violated", violation);
+    let (code, out, _) = workspace.gate(&["--sweep", &violated]);
+    assert_eq!(code, Some(1));
+    assert!(
+        out.contains("flag-set: held -> violated at entry+0x0") && out.contains("runs too early"),
+        "{out}"
+    );
 }
 
 #[test]
