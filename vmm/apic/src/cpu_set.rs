@@ -69,6 +69,18 @@ impl CpuSet {
         CpuSet(self.0 & !bit(cpu))
     }
 
+    /// Its members as bits: CPU n is bit n.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        CpuSet(bits)
+    }
+
+    /// The same set, less the members of `other`.
+    #[must_use]
+    pub const fn difference(self, other: CpuSet) -> Self {
+        CpuSet(self.0 & !other.0)
+    }
+
     /// The members, lowest first.
     pub fn iter(self) -> impl Iterator<Item = usize> {
         let mut rest = self.0;

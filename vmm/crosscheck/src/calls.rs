@@ -1,11 +1,12 @@
 //! Explains, from the guest's trace alone, why there are more functions queued than IPIs sent: a CPU
 //! that has something in its queue needs no second IPI.
 
+use ipirig_apic::CpuSet;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::clock::{Clock, Span};
 use super::difference::{Difference, Rule, Side};
-use super::sends::{bits, micros};
+use super::sends::micros;
 use super::trace::{Event, What, Why};
 
 /// What came of the functions queued for one CPU in the windows.
@@ -41,12 +42,12 @@ struct Call<'a> {
     begun: Option<u64>,
 }
 
-/// Looks at what was queued for `targets` (one bit each) in `spans`. `isolated`: those of them that do
+/// Looks at what was queued for `targets` in `spans`. `isolated`: those of them that do
 /// not poll, as they are never idle. `lost`: events that each CPU lost.
 pub(crate) fn account(
     events: &[Event],
     (clock, spans): (&Clock, &[Span]),
-    (targets, isolated): (u64, u64),
+    (targets, isolated): (CpuSet, CpuSet),
     lost: &BTreeMap<usize, u64>,
 ) -> Calls {
     let mut timed: Vec<(u64, &Event)> = events
@@ -83,7 +84,7 @@ pub(crate) fn account(
         if call.sent {
             continue;
         }
-        let idle = isolated & (1 << call.target) == 0;
+        let idle = !isolated.contains(call.target);
         let (rule, evidence) = match (before, call.begun) {
             (Some(other), _) => (
                 Some(Rule::QueueNotEmpty),
@@ -120,7 +121,7 @@ pub(crate) fn account(
 fn gather<'a>(
     timed: &[(u64, &'a Event)],
     spans: &[Span],
-    targets: u64,
+    targets: CpuSet,
     differences: &mut Vec<Difference>,
 ) -> Vec<Call<'a>> {
     let mut calls: Vec<Call<'a>> = Vec::new();
@@ -133,7 +134,7 @@ fn gather<'a>(
                 target,
                 function,
                 csd,
-            } if targets & (1 << target) != 0 => {
+            } if targets.contains(*target) => {
                 let index = calls.len();
                 let way = (event.cpu, *target);
                 unsent.entry(way).or_default().push(index);
@@ -150,7 +151,7 @@ fn gather<'a>(
             What::Send {
                 targets: to, why, ..
             } if *why == Why::CallFunction => {
-                for target in bits(to & targets) {
+                for target in (*to & targets).iter() {
                     let newest = unsent.get_mut(&(event.cpu, target)).and_then(Vec::pop);
                     match newest.and_then(|index| calls.get_mut(index)) {
                         Some(call) => call.sent = true,

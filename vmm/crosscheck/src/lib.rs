@@ -26,6 +26,7 @@ mod trace;
 use std::collections::BTreeMap;
 
 use ipirig_abi::Role;
+use ipirig_apic::CpuSet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -145,13 +146,9 @@ fn compare_records(
         .ok_or("the guest's time-stamp counters do not count: events have no time")?;
     let spans = clock::spans(&recorded.edges);
     let time = (&clock, &spans[..]);
-    let mask = |role: Role| {
-        plan.cpus(role)
-            .iter()
-            .fold(0_u64, |mask, cpu| mask | 1 << cpu)
-    };
-    let isolated = mask(Role::Isolated);
-    let targets = isolated | mask(Role::Housekeeping);
+    let cpus = |role: Role| plan.cpus(role).into_iter().collect::<CpuSet>();
+    let isolated = cpus(Role::Isolated);
+    let targets = isolated | cpus(Role::Housekeeping);
     let lost = stats.iter().map(|(&cpu, stats)| (cpu, stats.lost));
     let mut lost: BTreeMap<usize, u64> = lost.collect();
     for cpu in trace.lost {
@@ -171,7 +168,7 @@ fn compare_records(
     let calls = calls::account(&trace.events, time, (targets, isolated), &lost);
     let mut differences = paired.differences;
     differences.extend(calls.differences);
-    let cpus = sends::bits(targets).map(|cpu| {
+    let cpus = targets.iter().map(|cpu| {
         let queued = calls.queued.get(&cpu).copied().unwrap_or_default();
         let pairs = |why| paired.pairs.get(&(cpu, why)).copied().unwrap_or_default();
         Compared {

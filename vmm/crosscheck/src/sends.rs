@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ipirig_apic::CpuSet;
 use ipirig_evidence::ledger::{Detail, Write};
 use ipirig_evidence::stacks::{Caller, Callers};
 use ipirig_evidence::vectors::{CALL_FUNCTION, IRQ_WORK, Kind, RESCHEDULE};
@@ -55,13 +56,13 @@ pub(crate) fn why(kind: Kind) -> Option<Why> {
     }
 }
 
-/// Pairs what was sent to `targets` (one bit each) in `spans`. `lost`: events that each CPU lost;
+/// Pairs what was sent to `targets` in `spans`. `lost`: events that each CPU lost;
 /// `callers`: the stacks of who wrote.
 pub(crate) fn pair(
     events: &[Event],
     details: &[Detail],
     (clock, spans): (&Clock, &[Span]),
-    targets: u64,
+    targets: CpuSet,
     lost: &BTreeMap<usize, u64>,
     callers: &Callers,
 ) -> Paired {
@@ -79,7 +80,7 @@ pub(crate) fn pair(
         let Some(at) = clock.ns(event.cpu, event.tsc) else {
             continue;
         };
-        for target in bits(to & targets) {
+        for target in (*to & targets).iter() {
             let stream = Stream {
                 source: event.cpu,
                 target,
@@ -96,7 +97,7 @@ pub(crate) fn pair(
         let caller = write
             .chain
             .and_then(|chain| callers.get(&(write.source, chain)));
-        for target in bits(write.targets & targets) {
+        for target in (write.targets & targets).iter() {
             match why(write.kind) {
                 Some(why) => {
                     let stream = Stream {
@@ -288,17 +289,12 @@ pub(crate) fn micros(ns: u64) -> f64 {
     (ns as f64 / 100.0).round() / 10.0
 }
 
-/// The numbers of the bits that are set.
-pub(crate) fn bits(mask: u64) -> impl Iterator<Item = usize> {
-    (0..64).filter(move |bit| mask & (1 << bit) != 0)
-}
-
 /// IPIs to `target` by the ledger, by kind; those that are not traced by their own names.
 pub(crate) fn written(details: &[Detail], target: usize) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for detail in details {
         if let Detail::Write(write) = detail
-            && bits(write.targets).any(|cpu| cpu == target)
+            && write.targets.contains(target)
         {
             let name = why(write.kind).map_or(write.kind.to_string(), |why| why.name().to_owned());
             *counts.entry(name).or_default() += 1;
@@ -323,7 +319,7 @@ pub(crate) fn traced(
             let mut spans = spans.iter();
             spans.any(|span| (span.opened.1..span.closed.0).contains(&at))
         };
-        if at.is_some_and(inside) && bits(targets).any(|cpu| cpu == target) {
+        if at.is_some_and(inside) && targets.contains(target) {
             *counts.entry(why.name().to_owned()).or_default() += 1;
         }
     }

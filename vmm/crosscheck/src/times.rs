@@ -10,7 +10,6 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::histogram::Histogram;
-use super::sends::bits;
 
 /// Times of call-function IPIs in the windows, all traced CPUs together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
@@ -35,7 +34,7 @@ pub(crate) fn measured(details: &[Detail], handled: &[Handled]) -> (Histogram, H
     for detail in details {
         match detail {
             Detail::Write(write) if counts(write.kind) => {
-                for target in bits(write.targets & !write.coalesced) {
+                for target in write.targets.difference(write.coalesced).iter() {
                     sent.entry((target, write.kind))
                         .or_default()
                         .push(write.time_ns);

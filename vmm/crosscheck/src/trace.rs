@@ -2,6 +2,7 @@
 //! `per_cpu/cpuN/stats`. Hostile input: a line that is no event is an error that names it.
 
 use ipirig_abi::MAX_CPUS;
+use ipirig_apic::CpuSet;
 
 use super::callsites::Callsite;
 
@@ -28,8 +29,7 @@ pub(crate) struct Event {
 pub(crate) enum What {
     /// An IPI is about to be sent to these CPUs.
     Send {
-        /// One bit each.
-        targets: u64,
+        targets: CpuSet,
         why: Why,
         /// Where the function that sends it returns to, if that is said.
         callsite: Option<Callsite>,
@@ -151,7 +151,7 @@ fn what(name: &str, fields: &str) -> Option<What> {
         })
     };
     match name {
-        "ipi_send_cpu" => send(1 << cpu(field(fields, "cpu")?)?),
+        "ipi_send_cpu" => send([cpu(field(fields, "cpu")?)?].into_iter().collect()),
         "ipi_send_cpumask" => send(mask(field(fields, "cpumask")?)?),
         "csd_queue_cpu" => Some(What::Queue {
             target: cpu(field(fields, "cpu")?)?,
@@ -186,25 +186,26 @@ fn cpu(text: &str) -> Option<usize> {
 
 /// `00000000,00000006`, which is the default (trace_print_bitmask_seq, kernel/trace/trace_output.c), or
 /// the same as a list, where an option of later kernels asks for it.
-fn mask(text: &str) -> Option<u64> {
+fn mask(text: &str) -> Option<CpuSet> {
     let mut words = text.split(',');
     let whole = |word: &str| word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());
     if !words.clone().all(whole) {
         return list(text);
     }
-    words.try_fold(0_u64, |mask, word| {
-        let high = mask.checked_mul(1 << 32)?;
+    let bits = words.try_fold(0_u64, |bits, word| {
+        let high = bits.checked_mul(1 << 32)?;
         Some(high | u64::from_str_radix(word, 16).ok()?)
-    })
+    });
+    bits.map(CpuSet::from_bits)
 }
 
-/// `1-2,5` as a mask.
-fn list(text: &str) -> Option<u64> {
-    text.split(',').try_fold(0, |mask, part| {
+/// `1-2,5`.
+fn list(text: &str) -> Option<CpuSet> {
+    text.split(',').try_fold(CpuSet::EMPTY, |set, part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) = (cpu(first)?, cpu(last)?);
         (first <= last).then_some(())?;
-        Some((first..=last).fold(mask, |mask, cpu| mask | 1 << cpu))
+        Some(set | (first..=last).collect())
     })
 }
 
@@ -252,7 +253,7 @@ CPU:2 [LOST 5 EVENTS]
 ";
         let event = |cpu, tsc, what| Event { cpu, tsc, what };
         let send = |targets, why, function: &str, offset| What::Send {
-            targets,
+            targets: CpuSet::from_bits(targets),
             why,
             callsite: Some(Callsite {
                 function: function.to_owned(),
@@ -320,7 +321,7 @@ CPU:2 [LOST 5 EVENTS]
             ("64", None),
             ("", None),
         ] {
-            assert_eq!(mask(text), expected, "{text}");
+            assert_eq!(mask(text), expected.map(CpuSet::from_bits), "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The window's events, one record each, in a buffer of fixed size that any thread may append to.
 
+use ipirig_apic::CpuSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -18,10 +19,10 @@ pub struct Write {
     pub source: usize,
     /// What it sent.
     pub kind: Kind,
-    /// The vCPUs it goes to, one bit each.
-    pub targets: u64,
+    /// The vCPUs it goes to.
+    pub targets: CpuSet,
     /// Those of the targets where the same interrupt was still pending.
-    pub coalesced: u64,
+    pub coalesced: CpuSet,
     /// Something was to be sent and nobody takes it.
     pub undeliverable: bool,
     /// The instruction that wrote.
@@ -95,9 +96,4 @@ impl Details {
             .take(self.pushed.load(Relaxed))
             .filter_map(OnceLock::get)
     }
-}
-
-/// The numbers of the bits that are set.
-pub fn bits(mask: u64) -> impl Iterator<Item = usize> {
-    (0..64).filter(move |bit| mask & (1 << bit) != 0)
 }

@@ -7,7 +7,7 @@ use ipirig_image::Symbols;
 use serde::Serialize;
 
 use crate::blame::Taken;
-use crate::details::{Delivery, Detail, Write, bits};
+use crate::details::{Delivery, Detail};
 use crate::vectors::Kind;
 
 /// IPIs that were sent to isolated vCPUs by one vCPU, of one kind, at one instruction.
@@ -45,7 +45,7 @@ pub fn origins<'a>(
                 let reached: Vec<usize> = isolated
                     .iter()
                     .copied()
-                    .filter(|&cpu| targets(write, cpu))
+                    .filter(|&cpu| write.targets.contains(cpu))
                     .collect();
                 if reached.is_empty() {
                     continue;
@@ -114,21 +114,20 @@ struct Key {
     rip: u64,
 }
 
-fn targets(write: &Write, cpu: usize) -> bool {
-    bits(write.targets).any(|target| target == cpu)
-}
-
 #[cfg(test)]
 mod tests {
+    use ipirig_apic::CpuSet;
+
     use super::*;
+    use crate::details::Write;
 
     fn write(source: usize, vector: u8, targets: u64, rip: u64) -> Detail {
         Detail::Write(Write {
             time_ns: 0,
             source,
             kind: Kind::Vector(vector),
-            targets,
-            coalesced: 0,
+            targets: CpuSet::from_bits(targets),
+            coalesced: CpuSet::EMPTY,
             undeliverable: false,
             rip,
             chain: None,

@@ -184,7 +184,7 @@ impl Timeline {
                 }
             }
             let Some(write) = write else { break };
-            for target in (0..64).filter(|cpu| write.targets & (1 << cpu) != 0) {
+            for target in write.targets.iter() {
                 let sent = under_way.entry((target, write.kind)).or_default();
                 sent.push(journeys.len());
                 journeys.push(Journey {
@@ -205,6 +205,8 @@ mod tests {
     use ipirig_scenario::plan::{Options, Plan};
 
     use super::*;
+    use ipirig_apic::CpuSet;
+
     use crate::ledger::changes::{Change, Point};
 
     const CALL: Kind = Kind::Vector(0xfc);
@@ -214,8 +216,8 @@ mod tests {
             time_ns,
             source,
             kind: CALL,
-            targets,
-            coalesced: 0,
+            targets: CpuSet::from_bits(targets),
+            coalesced: CpuSet::EMPTY,
             undeliverable: false,
             rip: 0,
             chain: None,

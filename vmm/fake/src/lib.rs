@@ -17,6 +17,7 @@ use ipirig_abi::{
     AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, TEXT_LEN,
     TaskSlot, TaskState, Text,
 };
+use ipirig_apic::CpuSet;
 use ipirig_entry::Began;
 use ipirig_evidence::NOT_PRODUCED;
 use ipirig_evidence::ledger::{Delivery, Ledger, Write};
@@ -189,8 +190,8 @@ impl<'a> Fake<'a> {
             time_ns: self.clock.tick(4000),
             source: 0,
             kind: Kind::Vector(0xfc),
-            targets: cpus.iter().fold(0, |mask, cpu| mask | 1 << cpu),
-            coalesced: 0,
+            targets: cpus.iter().copied().collect(),
+            coalesced: CpuSet::EMPTY,
             undeliverable: cpus.is_empty(),
             rip: 0xffff_ffff_8100_0000,
             chain: None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipirig_apic::CpuSet;
 use ipirig_evidence::Phase;
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
@@ -44,8 +45,8 @@ fn write(time_ns: u64, targets: u64) -> Write {
         time_ns,
         source: 0,
         kind: CALL,
-        targets,
-        coalesced: 0,
+        targets: CpuSet::from_bits(targets),
+        coalesced: CpuSet::EMPTY,
         undeliverable: false,
         rip: 0xffff_ffff_8100_1234,
         chain: Some(7),

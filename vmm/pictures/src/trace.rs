@@ -293,9 +293,7 @@ impl Process<'_> {
     fn moments(&self) -> Vec<Moment> {
         let timeline = &self.run.timeline;
         let sends = timeline.writes.iter().map(|write| {
-            let targets: Vec<usize> = (0..64)
-                .filter(|cpu| write.targets & (1 << cpu) != 0)
-                .collect();
+            let targets: Vec<usize> = write.targets.iter().collect();
             let mut args = json!({
                 "kind": write.kind.to_string(),
                 "targets": targets,

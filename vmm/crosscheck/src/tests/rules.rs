@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipirig_apic::CpuSet;
 use ipirig_evidence::Edge;
 use ipirig_evidence::ledger::{Detail, Write};
 use ipirig_evidence::stacks::{Caller, Callers};
@@ -43,7 +44,7 @@ fn sends(tsc: u64, targets: u64) -> Event {
         0,
         tsc,
         What::Send {
-            targets,
+            targets: CpuSet::from_bits(targets),
             why,
             callsite,
         },
@@ -75,8 +76,8 @@ fn write(time_ns: u64, kind: Kind) -> Detail {
         time_ns,
         source: 0,
         kind,
-        targets: 0b100,
-        coalesced: 0,
+        targets: CpuSet::from_bits(0b100),
+        coalesced: CpuSet::EMPTY,
         undeliverable: false,
         rip: 0,
         chain: None,
@@ -93,7 +94,14 @@ fn pair_with(events: &[Event], details: &[Detail], lost: u64, callers: &Callers)
     let edges = edges();
     let (clock, spans) = (Clock::new(&edges).unwrap(), spans(&edges));
     let lost = BTreeMap::from([(0, lost)]);
-    sends::pair(events, details, (&clock, &spans), 0b110, &lost, callers)
+    sends::pair(
+        events,
+        details,
+        (&clock, &spans),
+        CpuSet::from_bits(0b110),
+        &lost,
+        callers,
+    )
 }
 
 #[test]
@@ -148,7 +156,8 @@ fn account(events: &[Event]) -> Calls {
     let edges = edges();
     let (clock, spans) = (Clock::new(&edges).unwrap(), spans(&edges));
     let none = BTreeMap::new();
-    calls::account(events, (&clock, &spans), (0b110, 0b100), &none)
+    let both = (CpuSet::from_bits(0b110), CpuSet::from_bits(0b100));
+    calls::account(events, (&clock, &spans), both, &none)
 }
 
 /// Rule, side and time of each.

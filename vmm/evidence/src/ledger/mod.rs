@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Orde
 use ipirig_machine::{WatchEvent, clock};
 
 use crate::blame::Attribution;
-pub use crate::details::{DETAILS, Delivery, Detail, Details, Write, bits};
+pub use crate::details::{DETAILS, Delivery, Detail, Details, Write};
 use crate::stacks::Stacks;
 use crate::vectors::Kind;
 use changes::Changes;
@@ -242,14 +242,14 @@ impl Ledger {
         if write.undeliverable {
             source.undeliverable.fetch_add(1, Relaxed);
         }
-        for cpu in bits(write.targets) {
+        for cpu in write.targets.iter() {
             let Some(target) = self.cells(cpu, inside) else {
                 continue;
             };
             self.stir(cpu);
             bump(&target.targeted, write.kind.index());
             bump(&target.targeted_by, write.source);
-            if write.coalesced & (1 << cpu) != 0 {
+            if write.coalesced.contains(cpu) {
                 target.coalesced.fetch_add(1, Relaxed);
             }
         }

@@ -66,20 +66,13 @@ impl Ledger {
             time_ns: event.time_ns,
             source: ipi.source,
             kind,
-            targets: mask(ipi.targets.iter()),
-            coalesced: mask(event.sent.coalesced.iter()),
+            targets: ipi.targets,
+            coalesced: event.sent.coalesced,
             undeliverable: ipi.undeliverable,
             rip: event.rip,
             chain,
         });
     }
-}
-
-/// One bit a vCPU; the APIC's sets hold no number above 63.
-fn mask(cpus: impl Iterator<Item = usize>) -> u64 {
-    cpus.fold(0, |mask, cpu| {
-        mask | 1_u64.checked_shl(cpu as u32).unwrap_or(0)
-    })
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use ipirig_apic::CpuSet;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,8 +10,8 @@ fn write(source: usize, targets: u64) -> Write {
         time_ns: 0,
         source,
         kind: Kind::Vector(0xfb),
-        targets,
-        coalesced: 0,
+        targets: CpuSet::from_bits(targets),
+        coalesced: CpuSet::EMPTY,
         undeliverable: targets == 0,
         rip: 0,
         chain: None,
@@ -103,8 +104,8 @@ fn step() -> impl Strategy<Value = Step> {
                 time_ns,
                 source,
                 kind,
-                targets,
-                coalesced,
+                targets: CpuSet::from_bits(targets),
+                coalesced: CpuSet::from_bits(coalesced),
                 undeliverable,
                 rip: 2,
                 chain: None,
@@ -160,7 +161,7 @@ fn recount(steps: &[Step], cpu: usize, want_inside: bool) -> Tally {
         .collect();
     let at_us: Vec<Write> = writes
         .iter()
-        .filter(|w| w.targets >> cpu & 1 == 1)
+        .filter(|w| w.targets.contains(cpu))
         .copied()
         .collect();
     let count = |n: usize| n as u64;
@@ -188,7 +189,7 @@ fn recount(steps: &[Step], cpu: usize, want_inside: bool) -> Tally {
             })
             .filter(|(_, n)| *n > 0)
             .collect(),
-        coalesced: count(at_us.iter().filter(|w| w.coalesced >> cpu & 1 == 1).count()),
+        coalesced: count(at_us.iter().filter(|w| w.coalesced.contains(cpu)).count()),
         delivered: kinds(&|k| took.iter().filter(|d| d.ipi && d.kind == k).count()),
         ipis_at_user: count(took.iter().filter(|d| d.ipi && d.user).count()),
         ipis_at_idle: count(took.iter().filter(|d| d.ipi && d.idle).count()),

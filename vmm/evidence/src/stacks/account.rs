@@ -7,7 +7,7 @@ use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
 use ipirig_image::Inlined;
 
 use crate::blame::{Attribution, Deferrable, Frame, Taken};
-use crate::details::{Delivery, Detail, Details, Write, bits};
+use crate::details::{Delivery, Detail, Details, Write};
 use crate::vectors::Kind;
 
 /// What makes IPIs alike: sender, kind, chain.
@@ -94,13 +94,13 @@ fn sent(
     pending: &mut HashMap<(usize, Kind), Pending>,
 ) {
     let key = write.chain.map(|chain| (write.source, write.kind, chain));
-    for cpu in bits(write.targets) {
+    for cpu in write.targets.iter() {
         if let Some(key) = key {
             let count = counts.entry(key).or_default();
             *count.targets.entry(cpu).or_default() += 1;
         }
         let groups = pending.entry((cpu, write.kind)).or_default();
-        let merged = write.coalesced & (1 << cpu) != 0;
+        let merged = write.coalesced.contains(cpu);
         match groups.back_mut() {
             Some(group) if merged => group.extend(key),
             _ => groups.push_back(key.into_iter().collect()),

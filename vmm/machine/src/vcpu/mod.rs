@@ -1,5 +1,6 @@
 //! One vCPU and its thread: run, look at the exit, look at the APIC, run again.
 
+mod annotate;
 mod cause;
 mod debug;
 mod exits;
@@ -12,11 +13,10 @@ mod saved;
 mod sender;
 mod stops;
 
-use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use ipirig_apic::{Accepted, ApicObserver, Icr, Line, LocalApic, Origin, Sent, Work};
+use ipirig_apic::{Icr, Line, LocalApic, Work};
 use ipirig_entry::Record;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
@@ -28,7 +28,6 @@ use vmm_sys_util::errno;
 use crate::assist::{Assist, Cpu};
 use crate::clock::{self, Moment};
 use crate::msr;
-use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
 use crate::report::{Counters, VcpuState};
 use crate::stop::StopReason;
 use crate::sys;
@@ -38,6 +37,7 @@ use crate::vcpu_set::{Sample, Slot, VcpuSet};
 use crate::vm::Apics;
 use ipirig_boot as boot;
 
+use annotate::Annotate;
 use follower::Follower;
 pub use placed::Placed;
 use placed::Placing;
@@ -106,66 +106,6 @@ enum Break {
     Requested,
     /// This vCPU has a reason.
     Because(StopReason),
-}
-
-/// Passes the APIC's events on, with what only the vCPU knows.
-#[derive(Debug)]
-struct Annotate<'a> {
-    observer: &'a dyn Observer,
-    /// When an IPI is sent, from where and by whom.
-    sending: Option<(u64, u64, &'a dyn Sender)>,
-    cpl: Option<u8>,
-    idle: bool,
-    /// Set when the timer's interrupt is accepted.
-    tick: Cell<bool>,
-}
-
-impl<'a> Annotate<'a> {
-    /// For what a vCPU takes: the privilege level that it interrupts, and whether the vCPU is idle.
-    fn taking(observer: &'a dyn Observer, cpl: Option<u8>, idle: bool) -> Self {
-        Self {
-            observer,
-            sending: None,
-            cpl,
-            idle,
-            tick: Cell::new(false),
-        }
-    }
-
-    /// For what a vCPU sends now, at the instruction `rip`.
-    fn sending(observer: &'a dyn Observer, rip: u64, sender: &'a dyn Sender) -> Self {
-        Self {
-            sending: Some((clock::now(), rip, sender)),
-            ..Self::taking(observer, None, false)
-        }
-    }
-}
-
-impl ApicObserver for Annotate<'_> {
-    fn ipi_sent(&self, sent: &Sent) {
-        let Some((time_ns, rip, sender)) = self.sending else {
-            return;
-        };
-        let event = IpiEvent {
-            time_ns,
-            sent: *sent,
-            rip,
-        };
-        self.observer.ipi_from(&event, sender);
-    }
-
-    fn interrupt_accepted(&self, cpu: usize, accepted: Accepted) {
-        self.tick
-            .set(self.tick.get() || accepted.origin == Origin::Timer);
-        let event = AcceptedEvent {
-            time_ns: clock::now(),
-            cpu,
-            accepted,
-            cpl: self.cpl,
-            idle: self.idle,
-        };
-        self.observer.accepted(&event);
-    }
 }
 
 impl Vcpu {

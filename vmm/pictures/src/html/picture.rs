@@ -199,8 +199,7 @@ impl Drawing<'_> {
             .iter()
             .map(|vcpu| {
                 let sent = timeline.writes.iter();
-                let sent = sent
-                    .filter(|w| 1_u64.checked_shl(vcpu.id as u32).unwrap_or(0) & w.targets != 0);
+                let sent = sent.filter(|w| w.targets.contains(vcpu.id));
                 let other = timeline.deliveries.iter();
                 let other = other.filter(|d| !d.ipi && d.cpu == vcpu.id);
                 (

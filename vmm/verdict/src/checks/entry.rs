@@ -1,20 +1,17 @@
-//! What each recorded entry says: was everything done in time, was anything dangerous done before,
-//! and did senders know in time?
+//! What each recorded entry says: was everything done in time? What must not come before that, and the order of the
+//! flag, is looked at in `order`.
 
 use std::collections::BTreeSet;
 
 use ipirig_abi::{Changes, Role};
-use ipirig_entry::{Audit, Ended, Finding, Flag, Pending, PendingInput, Switch, What, audit};
+use ipirig_entry::{Audit, Ended, Pending, PendingInput, Switch, audit};
 use ipirig_evidence::ledger::changes::Changed;
 use ipirig_evidence::{Evidence, NoRecord, WindowRecord};
 use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, IsolatedIpis};
 
-use crate::check::{Check, DANGER_ZONE, FLAG_ORDER, FOLLOWED, Verdict, WATCHED, joined};
+use crate::check::{Check, FOLLOWED, Verdict, WATCHED};
 use crate::entry::RecordedEntry;
-
-/// Findings of one entry that a check's evidence shows.
-const FINDINGS_SHOWN: usize = 3;
 
 /// One entry of one isolated vCPU, judged.
 #[derive(Debug)]
@@ -44,18 +41,18 @@ pub(crate) struct Audited {
     /// What was pending, in words.
     pub(crate) pending: String,
     /// Patched text.
-    text: Known,
+    pub(super) text: Known,
     /// Unmapped memory.
-    translations: Known,
+    pub(super) translations: Known,
 }
 
 /// What is known of one kind of changes in a window.
 #[derive(Debug)]
-struct Known {
+pub(super) struct Known {
     /// The storm makes them.
     needed: bool,
     /// Why it is not known which were made, if it is not: all may have been.
-    everything: Option<String>,
+    pub(super) everything: Option<String>,
     /// They could not be watched, so that none may have been made.
     blind: bool,
 }
@@ -406,7 +403,7 @@ fn through(audit: &Audit, spaces: u64) -> Result<String, String> {
 }
 
 /// Nothing was deferred where IPIs did the work in the window.
-fn nothing_deferred(audited: &Audited) -> Option<EntryFinding> {
+pub(super) fn nothing_deferred(audited: &Audited) -> Option<EntryFinding> {
     (audited.by_ipis > 0).then(|| {
         let words = format!(
             "nothing was deferred, {} IPIs did the work",
@@ -414,106 +411,4 @@ fn nothing_deferred(audited: &Audited) -> Option<EntryFinding> {
         );
         EntryFinding::Other(Verdict::Skipped, words)
     })
-}
-
-/// Was anything that may be out of date executed or touched before the catch-up?
-pub(super) fn danger_zone(entries: &[Judged]) -> Check {
-    let look = |audited: &Audited| {
-        if let Some(skipped) = nothing_deferred(audited) {
-            return skipped;
-        }
-        let audit = &audited.audit;
-        if !audit.danger.is_empty() {
-            return EntryFinding::Other(Verdict::Violated, shown(&audit.danger));
-        }
-        let not_known: Vec<String> = [
-            ("text executed there was patched", &audited.text),
-            ("memory touched there was unmapped", &audited.translations),
-        ]
-        .into_iter()
-        .filter_map(|(what, known)| {
-            let why = known.everything.as_ref()?;
-            Some(format!("whether {what} is not known: {why}"))
-        })
-        .collect();
-        if !not_known.is_empty() {
-            return EntryFinding::Other(Verdict::Skipped, not_known.join("; "));
-        }
-        EntryFinding::Held {
-            shared: "nothing patchable executed and no stale memory touched before that, in \
-                     instructions"
-                .to_owned(),
-            own: audit.danger_zone.to_string(),
-        }
-    };
-    joined(DANGER_ZONE, findings(entries, look))
-}
-
-/// Was the flag that senders read set before the catch-up, and cleared only once the user page table
-/// was loaded?
-pub(super) fn flag_order(evidence: &Evidence, entries: &[Judged]) -> Check {
-    if let Ok(layout) = &evidence.layout
-        && layout.flag().is_none()
-    {
-        let words = "the kernel has no flag that is known: kernel_cr3 or kernel_cr3_loaded";
-        return Check::new(FLAG_ORDER, Verdict::Skipped, words);
-    }
-    if let Some(paging) = evidence.paging
-        && !paging.isolated
-    {
-        let words = "page table isolation is off: there is no kernel page table to load at entry";
-        return Check::new(FLAG_ORDER, Verdict::Skipped, words);
-    }
-    let look = |audited: &Audited| {
-        let audit = &audited.audit;
-        // With PCIDs, an entry that has nothing to catch up with may keep its translations.
-        let needless =
-            |finding: &Finding| audited.by_ipis > 0 && finding.what == What::NoCatchUpAfterFlag;
-        let order: Vec<Finding> = audit
-            .order
-            .iter()
-            .filter(|f| !needless(f))
-            .cloned()
-            .collect();
-        if !order.is_empty() {
-            return EntryFinding::Other(Verdict::Violated, shown(&order));
-        }
-        let late = order.len() < audit.order.len() || audit.catch_up.is_none();
-        if let (true, Some(skipped)) = (late, nothing_deferred(audited)) {
-            return skipped;
-        }
-        let Flag::Known {
-            set: Some(set),
-            cleared,
-            user_table,
-            ..
-        } = &audit.flag
-        else {
-            return EntryFinding::Other(Verdict::Error, "the flag was not followed".to_owned());
-        };
-        let Some(catch_up) = audit.catch_up else {
-            return EntryFinding::Other(Verdict::Error, "no catch-up to compare with".to_owned());
-        };
-        let way_out = match (user_table, cleared) {
-            (Some(_), Some(_)) => "cleared with the user page table loaded",
-            _ => "the way out not recorded",
-        };
-        EntryFinding::Held {
-            shared: format!("flag set before the catch-up, {way_out}; by instruction"),
-            own: format!("{set} < {catch_up}"),
-        }
-    };
-    joined(FLAG_ORDER, findings(entries, look))
-}
-
-fn shown(findings: &[Finding]) -> String {
-    let mut words: Vec<String> = findings
-        .iter()
-        .take(FINDINGS_SHOWN)
-        .map(ToString::to_string)
-        .collect();
-    if findings.len() > FINDINGS_SHOWN {
-        words.push(format!("and {} more", findings.len() - FINDINGS_SHOWN));
-    }
-    words.join(", ")
 }

@@ -51,12 +51,12 @@ pub(super) fn joined(
             Detail::Write(write) => Some(write),
             Detail::Delivery(_) => None,
         })
-        .filter(|write| is_call(write.kind) && write.targets >> cpu & 1 == 1)
+        .filter(|write| is_call(write.kind) && write.targets.contains(cpu))
         .collect();
     // When each IPI that may be joined was sent and taken.
     let mut pending: Vec<(u64, u64)> = writes
         .iter()
-        .filter(|write| write.coalesced >> cpu & 1 == 0 && !is_in(&of_expected, write))
+        .filter(|write| !write.coalesced.contains(cpu) && !is_in(&of_expected, write))
         .map(|write| (write.time_ns, taken(&sequence.details, write, cpu)))
         .collect();
     let mut count = 0;

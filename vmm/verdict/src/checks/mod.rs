@@ -9,6 +9,7 @@ mod handlers;
 mod ipis;
 mod isolation;
 mod joined;
+mod order;
 mod sender;
 pub mod soundness;
 #[cfg(test)]
@@ -33,8 +34,8 @@ pub fn judge(plan: &Plan, evidence: &Evidence) -> (Vec<Check>, Vec<RecordedEntry
         user_space,
         soundness::storm_ran(plan, evidence),
         completion::completed_on_entry(plan, evidence, &entries),
-        entry::danger_zone(&entries),
-        entry::flag_order(evidence, &entries),
+        order::danger_zone(&entries),
+        order::flag_order(evidence, &entries),
         counters::kernel_counters(plan, evidence),
         soundness::nothing_lost(evidence, "a smaller storm will"),
         soundness::no_way_round(evidence),

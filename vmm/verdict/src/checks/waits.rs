@@ -52,8 +52,8 @@ pub(super) fn sender_waits(plan: &Plan, evidence: &Evidence) -> Option<Check> {
         }
         for (cpu, role) in plan.roles.iter().enumerate() {
             // One that found the same interrupt pending shares it.
-            let sent = write.targets & !write.coalesced;
-            if *role == Role::Control || sent >> cpu & 1 == 0 {
+            let sent = write.targets.difference(write.coalesced);
+            if *role == Role::Control || !sent.contains(cpu) {
                 continue;
             }
             match order.taken_in_time(write, cpu) {

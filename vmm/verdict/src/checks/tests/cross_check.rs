@@ -1,3 +1,4 @@
+use ipirig_apic::CpuSet;
 use ipirig_evidence::Tracing;
 use ipirig_fake::{Script, traced};
 
@@ -180,7 +181,7 @@ fn a_ledger_whose_records_are_not_its_counters_is_an_error() {
     };
     recorded.details.pop();
     recorded.details.retain(
-        |detail| !matches!(detail, ipirig_evidence::ledger::Detail::Write(w) if w.targets == 4),
+        |detail| !matches!(detail, ipirig_evidence::ledger::Detail::Write(w) if w.targets == CpuSet::from_bits(4)),
     );
     let check = cross_check(&plan, &evidence).unwrap();
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipirig_apic::CpuSet;
 use ipirig_evidence::Sequence;
 use ipirig_evidence::blame::{Attribution, Deferrable, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
@@ -17,8 +18,8 @@ fn sent(time_ns: u64, chain: u32) -> Detail {
         time_ns,
         source: 0,
         kind: CALL,
-        targets: 1 << 2,
-        coalesced: 0,
+        targets: [2].into_iter().collect(),
+        coalesced: CpuSet::EMPTY,
         undeliverable: false,
         rip: 0,
         chain: Some(chain),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipirig_apic::CpuSet;
 use ipirig_entry::{Began, Code, Ended, Record, Step, StepRegisters};
 use ipirig_evidence::blame::{Attribution, Deferrable, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
@@ -456,8 +457,8 @@ fn waits(delays: &[u64]) -> (Verdict, String) {
             time_ns: at + 10,
             source: 0,
             kind: Kind::Vector(0xfc),
-            targets: 1 << 2,
-            coalesced: 0,
+            targets: [2].into_iter().collect(),
+            coalesced: CpuSet::EMPTY,
             undeliverable: false,
             rip: 0,
             chain: Some(7),
