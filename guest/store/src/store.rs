@@ -221,7 +221,7 @@ impl Store {
 
     /// Locks the directory `stage`/`key`, and has `build` fill it if that was not done. `build`
     /// works in the place itself, for what cannot be moved; it is whole when it has the file
-    /// [`WHOLE`], which comes last. There is one bench a stage: others are removed when a new one is
+    /// `WHOLE`, which comes last. There is one bench a stage: others are removed when a new one is
     /// made, unless they are in use.
     ///
     /// # Errors

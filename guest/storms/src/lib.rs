@@ -2,7 +2,7 @@
 //! do the like until they are killed.
 //!
 //! A new storm is a row of the table in `guest/abi/src/storm.rs`, a file here unless the module does it alone, and a
-//! line in [`steps_of`].
+//! line in `steps_of`.
 //!
 //! What this crate does not do: decide which storm runs when (the rig does, through `ipirig-agent`), count IPIs, or
 //! judge. It acts on what it is handed ([`Interfaces`]), which is a test's in tests.

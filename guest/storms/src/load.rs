@@ -1,7 +1,7 @@
 //! Loads: what a busy machine does that makes its kernel interrupt every CPU, over and over.
 //!
 //! A storm does a number of operations that the rig asks for; a load goes on until it is killed. A
-//! new one is a line in [`LOADS`].
+//! new one is a line in `LOADS`.
 
 mod keys;
 mod membarrier;

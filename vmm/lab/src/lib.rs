@@ -17,6 +17,7 @@ mod bochs;
 mod error;
 mod iso;
 mod job;
+mod orphan;
 mod qemu;
 mod relay;
 mod tsc;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, kill_process_group};
 
+use crate::orphan::ends_with_us;
 use crate::wire::{FilePart, Frame, FrameError};
 use crate::{Ended, LabError};
 
@@ -38,6 +39,7 @@ impl Emulator {
     /// Starts it, out of reach of the terminal's Ctrl-C.
     pub(crate) fn start(mut command: Command, shown: String) -> Result<Self, LabError> {
         use std::os::unix::process::CommandExt;
+        ends_with_us(&mut command);
         let spawned = command.process_group(0).spawn();
         let child = spawned.map_err(|source| LabError::Spawn {
             program: shown,
