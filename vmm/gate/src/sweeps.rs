@@ -4,14 +4,14 @@
 //! CPU to CPU (alternatives). A sweep of some paths or events is compared with what the baseline has of those.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ipirig_sweep::{EventName, PointResult, SweepResult};
 use ipirig_verdict::check::Verdict;
 use serde::{Deserialize, Serialize};
 
-use crate::read::{ReadError, plain};
+use crate::read::{ReadError, json, plain, shaped, version};
 use crate::{Change, Compared, Outcome};
 
 /// The version of the file.
@@ -63,27 +63,16 @@ impl SweepBaseline {
     /// It cannot be read, or is something else.
     pub fn read(dir: &Path) -> Result<Option<Self>, ReadError> {
         let path = Self::path(dir);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ReadError::Unreadable { path, source }),
+        let value = match json(&path, WANTED) {
+            Err(ReadError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            read => read?,
         };
-        let wanted = WANTED;
-        let read: Self = serde_json::from_str(&text).map_err(|source| ReadError::Malformed {
-            path: path.clone(),
-            wanted,
-            source,
-        })?;
-        if read.baseline_version != SWEEP_BASELINE_VERSION {
-            return Err(ReadError::Version {
-                path,
-                wanted,
-                found: read.baseline_version.into(),
-                read: SWEEP_BASELINE_VERSION,
-                next: "make it anew with ipirig gate --sweep FILE --accept".to_owned(),
-            });
-        }
-        Ok(Some(read))
+        let read = ("baseline_version", SWEEP_BASELINE_VERSION);
+        let next = || "make it anew with ipirig gate --sweep FILE --accept".to_owned();
+        version(&path, WANTED, &value, read, next)?;
+        Ok(Some(shaped(&path, WANTED, value)?))
     }
 
     /// The file's text.
@@ -231,6 +220,8 @@ fn compared(scenario: String, outcome: Outcome) -> Compared {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use ipirig_sweep::result::{InstructionResult, SCHEMA_VERSION, Timing};
     use ipirig_sweep::{Invariant, Outcome as PointOutcome, PathResult, Violation};
     use tempfile::TempDir;
