@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::judge::{Outcome, Violation};
-use crate::name::{EventName, PointName};
+use crate::name::{EventName, PathName, PointName};
 use crate::plan::PlannedPath;
 
 /// Version of the JSON's layout.
@@ -151,6 +151,16 @@ impl PathResult {
             path: path.name.to_string(),
             instructions: instructions.collect(),
             why: None,
+        }
+    }
+
+    /// One that could not be traced, and why.
+    #[must_use]
+    pub fn untraced(path: &PathName, why: String) -> Self {
+        Self {
+            path: path.to_string(),
+            instructions: Vec::new(),
+            why: Some(why),
         }
     }
 }

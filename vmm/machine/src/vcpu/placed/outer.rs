@@ -27,7 +27,7 @@ pub(super) fn after_first(at: &EventAt) -> (Stage, u64) {
 impl Vcpu {
     /// At a breakpoint, while nothing has come that is waited for. See [`Vcpu::reached_for_event`].
     pub(super) fn reached_first(&mut self, rip: u64, rsp: u64) -> Result<Option<bool>, Break> {
-        let Some(placing) = &mut self.placing else {
+        let Some(placing) = &self.placing else {
             return Ok(None);
         };
         match placing.at.first {
@@ -36,9 +36,18 @@ impl Vcpu {
             _ => {}
         }
         let (stage, address) = after_first(&placing.at);
-        placing.stage = stage;
+        self.go_on_to(stage, address, (rip, rsp))
+    }
+
+    /// Waits for what comes next, at `address`, which may be where the vCPU stands.
+    fn go_on_to(
+        &mut self,
+        stage: Stage,
+        address: u64,
+        (rip, rsp): (u64, u64),
+    ) -> Result<Option<bool>, Break> {
+        self.set_stage(stage);
         self.stops.entry = vec![address];
-        // It may be the same instruction.
         let same = self.reached_for_event(rip, rsp)?;
         Ok(Some(same == Some(true)))
     }
@@ -74,13 +83,8 @@ impl Vcpu {
             return Ok(None);
         };
         placing.passage.outer = Some(frame);
-        placing.stage = Stage::Waiting;
-        self.stops.entry = vec![placing.at.rip];
-        // It may be the instruction of the event.
-        if let Some(true) = self.reached_for_event(rip, rsp)? {
-            return Ok(Some(true));
-        }
-        Ok(Some(false))
+        let address = placing.at.rip;
+        self.go_on_to(Stage::Waiting, address, (rip, rsp))
     }
 
     /// Lets the vCPU take an NMI while the handler of another one runs, as after an IRET.

@@ -64,11 +64,12 @@ impl Sweep<'_, '_> {
         &mut self,
         name: &PathName,
         entry: EntryKind,
+        ways: &[Way],
     ) -> Result<Result<Way, String>, Ended> {
         let Some(within) = &name.within else {
             return Ok(Err("no NMI comes on it".to_owned()));
         };
-        let whole = match self.whole(entry)? {
+        let whole = match self.whole_of(entry, ways)? {
             Ok(whole) => whole,
             Err(why) => return Ok(Err(why)),
         };

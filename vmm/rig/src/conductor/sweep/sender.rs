@@ -87,8 +87,8 @@ impl Sweep<'_, '_> {
                 }
                 Err(why) => Err(why.clone()),
             };
-            let name = of.path(side).to_string();
-            let known = swept.paths.iter().any(|path| path.path == name);
+            let name = of.path(side);
+            let known = swept.paths.iter().any(|path| path.path == name.to_string());
             match traced {
                 Ok(way) => {
                     if !known {
@@ -96,11 +96,7 @@ impl Sweep<'_, '_> {
                     }
                     ways.push(way);
                 }
-                Err(why) if !known => swept.paths.push(PathResult {
-                    path: name,
-                    instructions: vec![],
-                    why: Some(why),
-                }),
+                Err(why) if !known => swept.paths.push(PathResult::untraced(&name, why)),
                 Err(_) => {}
             }
         }

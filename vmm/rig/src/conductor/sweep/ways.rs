@@ -24,7 +24,7 @@ impl Sweep<'_, '_> {
         let known = !swept.paths.is_empty();
         for RequestedPath { name, entry } in self.with_pairs(request)? {
             let traced = match &name.within {
-                Some(_) => self.nested_way(&name, entry)?,
+                Some(_) => self.nested_way(&name, entry, &ways)?,
                 None => self.plain_way(&name, entry, &ways)?,
             };
             match traced {
@@ -34,11 +34,7 @@ impl Sweep<'_, '_> {
                     }
                     ways.push(way);
                 }
-                Err(why) if !known => swept.paths.push(PathResult {
-                    path: name.to_string(),
-                    instructions: vec![],
-                    why: Some(why),
-                }),
+                Err(why) if !known => swept.paths.push(PathResult::untraced(&name, why)),
                 Err(_) => {}
             }
         }
@@ -52,17 +48,25 @@ impl Sweep<'_, '_> {
         entry: EntryKind,
         ways: &[Way],
     ) -> Result<Result<Way, String>, Ended> {
-        let mut plain = ways.iter().filter(|way| way.outer.is_none());
-        let traced = match plain.find(|way| way.entry == entry) {
-            Some(way) => Ok(Rc::clone(&way.whole)),
-            None => self.whole(entry)?.map(Rc::new),
-        };
-        Ok(traced.map(|whole| Way {
+        Ok(self.whole_of(entry, ways)?.map(|whole| Way {
             entry,
             path: PlannedPath::new(name.clone(), &whole.steps, self.layout),
             whole,
             outer: None,
         }))
+    }
+
+    /// The whole way by `entry`, as one of `ways` has it or traced now.
+    pub(super) fn whole_of(
+        &mut self,
+        entry: EntryKind,
+        ways: &[Way],
+    ) -> Result<Result<Rc<Passage>, String>, Ended> {
+        let mut plain = ways.iter().filter(|way| way.outer.is_none());
+        Ok(match plain.find(|way| way.entry == entry) {
+            Some(way) => Ok(Rc::clone(&way.whole)),
+            None => self.whole(entry)?.map(Rc::new),
+        })
     }
 
     /// The whole way through the kernel by `entry`, without an event: its assembly and all that may not be
