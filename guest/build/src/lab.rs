@@ -99,6 +99,7 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
     let mut files: Vec<PathBuf> = ["Cargo.toml", "Cargo.lock"]
         .map(|name| workspace.join(name))
         .into();
+    files.push(places.cache.join(ipirig_store::FORMAT));
     for place in [
         places.guest.clone(),
         places.cache.join("agent"),
@@ -118,6 +119,12 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
             .is_ok_and(|manifest| matches!(manifest.flavour, Configuration::Reference(_)));
         if guests {
             files.extend(kernel::FILES.map(|name| slot.join(name)));
+            files.extend(
+                ipirig_store::MARKS
+                    .map(|name| slot.join(name))
+                    .into_iter()
+                    .filter(|mark| mark.exists()),
+            );
         }
     }
     Ok(files)

@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{GuestError, LostOption, PatchFailure, Rejection};
 pub use ipirig_abi::Flavour;
-pub use ipirig_store::{ErrorClass, Places, Progress, StoreError};
+pub use ipirig_store::{CACHE_OWNER, ErrorClass, Places, Progress, StoreError, Trust};
 
 use ipirig_store::{Slot, Store};
 

@@ -162,6 +162,7 @@ impl BuiltTree {
         }
         let headers = Headers {
             tree: self.dir.clone(),
+            slot: None,
             key: ingredients.key().to_string(),
             arguments,
         };

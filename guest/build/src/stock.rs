@@ -86,12 +86,8 @@ pub fn cached(version: &str) -> Result<Option<StockKernel>, GuestError> {
     };
     let recipe = recipe(&store, &places, version, &source, None, &())?;
     let key = recipe.key(&recipe.series.key()?);
-    let dir = store.stage_dir("kernel").join(key.to_string());
-    if FILES.iter().any(|name| !dir.join(name).exists()) {
-        return Ok(None);
-    }
-    let fresh = false;
-    finished(Slot { dir, key, fresh }).map(Some)
+    let slot = store.find("kernel", key, &FILES)?;
+    slot.map(finished).transpose()
 }
 
 /// The initramfs for a stock kernel: the agent, and the module if one can be built for it.
@@ -106,6 +102,7 @@ pub fn initramfs(kernel: &StockKernel, progress: &dyn Progress) -> Result<Initra
         Some(tree) => {
             let headers = Headers {
                 tree: tree.clone(),
+                slot: tree.parent().map(Path::to_owned),
                 key: kernel.key.clone(),
                 arguments: vec![],
             };

@@ -28,6 +28,11 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Code, Failure> {
     };
     let mut job = Job::here(program, arguments).context("cannot find the current directory")?;
     job.set(ipirig_lab::INSIDE, cpu.name());
+    // It runs as root there, and the files of the cache are those of whoever runs this.
+    job.set(
+        ipirig_guest::CACHE_OWNER,
+        &ipirig_guest::Trust::here().owners(),
+    );
 
     let kernel = {
         let progress = Progress::new(false);
