@@ -22,12 +22,14 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use ipirig_terminal::interrupt;
+use ipirig_terminal::tidy::{self, Unfinished};
 use serde::Serialize;
 
 use crate::key::{Ingredients, Key};
@@ -52,6 +54,9 @@ const VERSION: &str = "2\n";
 
 /// The files in a slot by which it is found to be what was built. It has one of them.
 pub const MARKS: [&str; 2] = [SUMS, UNHASHED];
+
+/// How often a lock is tried that somebody else has.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
 
 /// The one stage that starts no program: it only packs files.
 const PACKED: &str = "initramfs";
@@ -129,6 +134,7 @@ impl Store {
             trust: Trust::here(),
         };
         this.believe(root)?;
+        this.sweep();
         let format = root.join(FORMAT);
         if !format.exists() {
             if !is_new {
@@ -183,15 +189,15 @@ impl Store {
     ) -> Result<Slot, E> {
         let dir = self.root.join(stage).join(key.to_string());
         match self.look(stage, &key, files, false)? {
-            Look::Whole => {
+            SlotState::Whole => {
                 return Ok(Slot {
                     dir,
                     key,
                     fresh: false,
                 });
             }
-            Look::Absent => {}
-            Look::Damaged(what) => progress.note(&format!(
+            SlotState::Absent => {}
+            SlotState::Damaged(what) => progress.note(&format!(
                 "{what}: not using the {stage} in {}",
                 dir.display()
             )),
@@ -207,7 +213,7 @@ impl Store {
         let name = format!("{stage}-{key}");
         let _lock = self.lock(&name, stage, progress)?;
         // Whoever held the lock may have built it.
-        if matches!(self.look(stage, &key, files, true)?, Look::Whole) {
+        if matches!(self.look(stage, &key, files, true)?, SlotState::Whole) {
             return Ok(Slot {
                 dir,
                 key,
@@ -225,6 +231,8 @@ impl Store {
                 .join("log")
                 .join(format!("{stage}-{}.log", key.short())),
         };
+        // If it comes to an end in its own way it is discarded below.
+        let _unfinished = Unfinished::new(&root);
         make_dir(&work.scratch)?;
         make_dir(&work.out)?;
         remove_file(&work.log)?;
@@ -263,7 +271,7 @@ impl Store {
     ///
     /// [`StoreError::NotTrusted`], [`StoreError::Io`].
     pub fn find(&self, stage: &str, key: Key, files: &[&str]) -> Result<Option<Slot>, StoreError> {
-        let found = matches!(self.look(stage, &key, files, false)?, Look::Whole);
+        let found = matches!(self.look(stage, &key, files, false)?, SlotState::Whole);
         Ok(found.then(|| Slot {
             dir: self.root.join(stage).join(key.to_string()),
             key,
@@ -312,11 +320,11 @@ impl Store {
         key: &Key,
         files: &[&str],
         locked: bool,
-    ) -> Result<Look, StoreError> {
+    ) -> Result<SlotState, StoreError> {
         let stage_dir = self.root.join(stage);
         let dir = stage_dir.join(key.to_string());
         if fs::symlink_metadata(&dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Ok(Look::Absent);
+            return Ok(SlotState::Absent);
         }
         self.believe(&stage_dir)?;
         self.believe(&dir)?;
@@ -332,13 +340,13 @@ impl Store {
         }
         let stamp = self.stamp(&format!("{stage}-{key}"));
         if stamp.fits(&dir, files, &self.trust) {
-            return Ok(Look::Whole);
+            return Ok(SlotState::Whole);
         }
         let unhashed = dir.join(UNHASHED);
         if unhashed.exists() {
             if let Err(missing) = has_all(&dir, files) {
                 let what = format!("{} is missing", missing.display());
-                return Ok(Look::Damaged(what));
+                return Ok(SlotState::Damaged(what));
             }
             let lock = || self.lock(&format!("{stage}-{key}"), stage, &());
             let _lock = (!locked).then(lock).transpose()?;
@@ -355,9 +363,9 @@ impl Store {
                 if let Some(state) = state {
                     stamp.put(&state);
                 }
-                Ok(Look::Whole)
+                Ok(SlotState::Whole)
             }
-            Found::Other(what) => Ok(Look::Damaged(what)),
+            Found::Other(what) => Ok(SlotState::Damaged(what)),
         }
     }
 
@@ -388,6 +396,7 @@ impl Store {
             self.sweep();
             self.discard_unlocked(&self.root.join(stage), &format!("{stage}-"));
             self.discard(&dir)?;
+            let _unfinished = Unfinished::new(&dir);
             make_dir(&dir)?;
             let log = self.log(&format!("{stage}-{}", key.short()));
             remove_file(&log)?;
@@ -413,7 +422,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`].
+    /// [`StoreError::Interrupted`], [`StoreError::Io`].
     pub fn lock(
         &self,
         name: &str,
@@ -429,8 +438,19 @@ impl Store {
         progress.note(&format!(
             "another ipirig is at work on the {what}; waiting for it"
         ));
-        file.lock().map_err(StoreError::io("lock", path))?;
-        Ok(file)
+        // Not by waiting in the kernel: a signal is to end it.
+        loop {
+            if interrupt::requested() {
+                let what = format!("waiting for another ipirig at work on the {what}");
+                return Err(StoreError::Interrupted { what });
+            }
+            thread::sleep(LOCK_LOOK);
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
+            }
+        }
     }
 
     fn lock_file(&self, name: &str) -> Result<(File, PathBuf), StoreError> {
@@ -443,13 +463,23 @@ impl Store {
         Ok((file.map_err(StoreError::io("open", &path))?, path))
     }
 
-    /// Removes what interrupted builds left. Failing at that must not stop a build.
+    /// Removes what builds left that were killed. Failing at that must not stop anything.
     fn sweep(&self) {
         // In an emulated host the locks of builds outside it are free.
         if self.emulated.is_some() {
             return;
         }
         self.discard_unlocked(&self.root.join("work"), "");
+        self.discard_parts(&self.root.join("verified"));
+    }
+
+    /// Removes what was being written in `dir` when somebody was killed. Whoever is writing it now does without.
+    fn discard_parts(&self, dir: &Path) {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "part")) {
+            // Tried again the next time.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 
     /// Discards each entry of `dir` that nobody works in. Its lock is called like it, after
@@ -462,7 +492,7 @@ impl Store {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             if name.starts_with(TRASH) {
-                remove_behind(entry.path());
+                remove_behind(&entry.path());
                 continue;
             }
             // Held until the end of the iteration: nobody may start a build in it meanwhile.
@@ -487,7 +517,7 @@ impl Store {
             .join("work")
             .join(format!("{TRASH}{}-{number}", process::id()));
         match fs::rename(path, &trash) {
-            Ok(()) => remove_behind(trash),
+            Ok(()) => remove_behind(&trash),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io("remove", path)(error)),
         }
@@ -497,7 +527,7 @@ impl Store {
 
 /// What [`Store::look`] found.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum SlotState {
     Whole,
     Absent,
     /// What is wrong.
@@ -531,17 +561,8 @@ fn mark_unhashed(root: &Path) -> Result<(), StoreError> {
 
 /// Removes `trash` with a program that goes on when this one ends. What it does not manage, the
 /// next build tries again.
-fn remove_behind(trash: PathBuf) {
-    let rm = Command::new("rm")
-        .args(["-rf", "--"])
-        .arg(trash)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        // Ctrl-C is not meant for it.
-        .process_group(0)
-        .spawn();
-    if let Ok(mut rm) = rm {
+fn remove_behind(trash: &Path) {
+    if let Some(mut rm) = tidy::remove_behind(trash) {
         // Only so that it does not stay a zombie.
         let _ = thread::Builder::new().spawn(move || rm.wait());
     }

@@ -23,7 +23,7 @@ mod sweep;
 
 pub use lab::{Cpu, LabArgs};
 use options::flavours;
-pub use options::{Apic, PictureOptions, ReportArgs, RunOptions, Switch};
+pub use options::{Apic, ConsoleStyle, PictureOptions, ReportArgs, RunOptions, Switch};
 pub use sweep::{MergeArgs, SweepArgs};
 
 use examples::{

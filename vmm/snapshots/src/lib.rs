@@ -130,7 +130,7 @@ impl SnapshotPath {
         };
         // So that those that are used are kept. A directory that cannot be written to will do.
         let _ = snapshot.set_modified(SystemTime::now());
-        match Snapshot::open(snapshot, &self.key) {
+        match Snapshot::open(&snapshot, &self.key) {
             Ok(snapshot) => Ok(Some(snapshot)),
             Err(source) => Err(self.throw_away(source.into())),
         }

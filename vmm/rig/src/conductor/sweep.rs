@@ -205,7 +205,7 @@ impl Sweep<'_, '_> {
             if done.contains(&name) {
                 continue;
             }
-            if ipirig_machine::interrupt::requested() {
+            if ipirig_terminal::interrupt::requested() {
                 let phase = self.conductor.phase;
                 return Err(Ended::Interrupted { phase });
             }
