@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::agent::Init;
 use crate::config::Fragments;
 use crate::configuration::Configuration;
 use crate::kernel::{self, Keep, Manifest, earlier_steps, read_manifest};
@@ -116,7 +117,7 @@ pub fn initramfs(kernel: &StockKernel, progress: &dyn Progress) -> Result<Initra
             None
         }
     };
-    let agent = agent::build(&store, &places, progress)?;
+    let agent = agent::build(&store, &places, Init::Agent, progress)?;
     initramfs::build(&store, &agent, module.as_ref()).map(|built| Initramfs {
         fresh: agent.fresh || built.fresh,
         path: built.path,

@@ -170,6 +170,9 @@ pub struct GuestPathArgs {
     /// A patch on top of the series; may be given several times
     #[arg(long, value_name = "FILE")]
     pub patch: Vec<PathBuf>,
+    /// An initramfs whose process 1 lies and floods, for tests of ipirig itself
+    #[arg(long, hide = true, conflicts_with_all = ["tree", "patch"])]
+    pub hostile: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -6,6 +6,7 @@ use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
 
 use super::entry::{self, Judged};
+use super::soundness;
 use crate::check::{COMPLETED, Check, Verdict, joined};
 
 /// What the CPU executed decides: whether what was pending was cleared before ordinary code came.
@@ -55,7 +56,14 @@ fn values(
         match (before, after) {
             (Some(before), Some(after)) => {
                 let (status, words) = one(part.completion?, report.value, before, after);
-                Some((status, format!("vCPU {cpu}: {words}")))
+                // What the storm left is the guest's word: that it did what it says is to be seen.
+                match soundness::too_few(plan, window, part.changes) {
+                    Some(few) if status == Verdict::Violated => {
+                        let words = format!("vCPU {cpu}: {words}, but {few}: that may be right");
+                        Some((Verdict::Error, words))
+                    }
+                    _ => Some((status, format!("vCPU {cpu}: {words}"))),
+                }
             }
             // Another way in: the vCPU did not look.
             (None, Some(after)) if after.errno != 0 && after.errno != NOT_PRODUCED => {

@@ -2,6 +2,7 @@
 
 use ipirig_abi::Changes;
 use ipirig_abi::Role;
+use ipirig_evidence::ledger::changes::Changed;
 use ipirig_evidence::vectors::{CALL_FUNCTION, IRQ_WORK, RESCHEDULE};
 use ipirig_evidence::{Evidence, WindowRecord};
 use ipirig_scenario::plan::Plan;
@@ -61,31 +62,34 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
 /// What the rig saw too little of for the operations that the guest says it did in a window. Where it saw
 /// nothing at all, the host may be unable to stop there, and the checks of entries say so.
 fn pretended(plan: &Plan, evidence: &Evidence) -> Option<String> {
-    for window in &evidence.windows {
-        let changed = &window.changed;
-        for (of, seen, blind, what) in [
-            (Changes::Text, changed.pokes, &changed.blind.text, "pokes"),
-            (
-                Changes::Tlb,
-                changed.flushes,
-                &changed.blind.mappings,
-                "flushes",
-            ),
-        ] {
-            let parts = plan.scenario.storm.parts();
-            let parts = parts.iter().filter(|part| part.changes == of);
-            let least = parts.fold(0_u64, |sum, part| {
-                sum.saturating_add(part.operations.saturating_mul(part.calls_each))
-            });
-            if blind.is_none() && seen > 0 && seen < least {
-                return Some(format!(
-                    "{seen} {what} were seen before the entry by {}, of at least {least}",
-                    window.entry
-                ));
-            }
-        }
-    }
-    None
+    let seen_some = |changed: &Changed, of| match of {
+        Changes::Tlb => changed.flushes > 0,
+        _ => changed.pokes > 0,
+    };
+    evidence.windows.iter().find_map(|window| {
+        let kinds = [Changes::Text, Changes::Tlb].into_iter();
+        let mut kinds = kinds.filter(|of| seen_some(&window.changed, *of));
+        kinds.find_map(|of| too_few(plan, window, of))
+    })
+}
+
+/// How many changes of a kind were seen in `window`, if they could be watched and are fewer than the storm's operations
+/// take: then some operations were not done, or not seen.
+pub(super) fn too_few(plan: &Plan, window: &WindowRecord, of: Changes) -> Option<String> {
+    let changed = &window.changed;
+    let (seen, blind, what) = match of {
+        Changes::Text => (changed.pokes, &changed.blind.text, "pokes"),
+        Changes::Tlb => (changed.flushes, &changed.blind.mappings, "flushes"),
+        Changes::Some => return None,
+    };
+    let parts = plan.scenario.storm.parts();
+    let parts = parts.iter().filter(|part| part.changes == of);
+    let least = parts.fold(0_u64, |sum, part| {
+        sum.saturating_add(part.operations.saturating_mul(part.calls_each))
+    });
+    let few = blind.is_none() && seen < least;
+    let entry = window.entry;
+    few.then(|| format!("{seen} {what} were seen before the entry by {entry}, of at least {least}"))
 }
 
 /// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to

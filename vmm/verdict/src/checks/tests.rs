@@ -8,6 +8,7 @@ use crate::check::*;
 use crate::overall::*;
 
 mod cross_check;
+mod doubt;
 mod faults;
 mod joined;
 mod kinds;
