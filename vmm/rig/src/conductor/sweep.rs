@@ -317,12 +317,10 @@ impl Sweep<'_, '_> {
                 let before = self.sent_to_target();
                 self.still = None;
                 self.conductor.begin_command(command, args);
-                let watched = self.watch_sender(before)?;
-                if watched.done_meanwhile {
-                    let still = self.real(|machine| Ok(machine.still(cpu)?))?;
-                    self.still = Some((still, Instant::now()));
-                }
-                sent = Some(watched);
+                sent = Some(self.watch_sender(before)?);
+                // A sender that waits for the target spins, on a host core that the target needs.
+                let still = self.real(|machine| Ok(machine.still(cpu)?))?;
+                self.still = Some((still, Instant::now()));
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
@@ -363,6 +361,7 @@ impl Sweep<'_, '_> {
             return Ok(None);
         }
         if let Some(sent) = &mut sent {
+            self.still = None;
             let deadline = Instant::now() + SENDER;
             let mut looks = 0;
             while passage.ended == PassageEnd::User
