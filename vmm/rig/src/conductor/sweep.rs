@@ -210,7 +210,7 @@ impl Sweep<'_, '_> {
                 return Err(Ended::Interrupted { phase });
             }
             swept.current = Some(name.clone());
-            let (outcome, sent) = match missed(point, name.event) {
+            let (outcome, sent) = match missed(self.layout, point, name.event) {
                 Some(rule) => (Outcome::Missed(rule), None),
                 None => {
                     swept.run += 1;
@@ -242,6 +242,8 @@ impl Sweep<'_, '_> {
         let what = match event {
             EventName::Nmi => Event::Nmi,
             EventName::NestedNmi => Event::NestedNmi,
+            EventName::Debug => Event::Debug,
+            EventName::MachineCheck => Event::MachineCheck,
             EventName::Timer => Event::Interrupt(LOCAL_TIMER),
             EventName::Reschedule => Event::Interrupt(RESCHEDULE),
             EventName::Flip | EventName::Vunmap | EventName::Entry | EventName::Exit => {
