@@ -205,6 +205,9 @@ impl Sweep<'_, '_> {
             if done.contains(&name) {
                 continue;
             }
+            if request.has_enough(&swept.points) {
+                break;
+            }
             if ipirig_machine::interrupt::requested() {
                 let phase = self.conductor.phase;
                 return Err(Ended::Interrupted { phase });
