@@ -148,6 +148,7 @@ fn request(args: &SweepArgs) -> Result<SweepRequest, Failure> {
     Ok(SweepRequest {
         pairs: args.pairs,
         earlier: earlier.map(Box::new),
+        most_violated: args.max_violated.map(|most| most as usize),
         ..request
     })
 }
