@@ -6,6 +6,7 @@
 //!
 //! This crate does not know what is built, or in which order: `ipirig-guest` does.
 
+mod embedded;
 mod error;
 mod key;
 mod places;
@@ -13,6 +14,7 @@ mod program;
 mod progress;
 mod store;
 
+pub use embedded::Embedded;
 pub use error::{ErrorClass, StoreError};
 pub use key::{Ingredients, Key};
 pub use places::Places;
