@@ -266,6 +266,13 @@ pub fn enter_kernel() {
     unsafe { libc::getppid() };
 }
 
+/// The time-stamp counter. No system call: CR4.TSD is clear unless a process asks for it (prctl(2), PR_SET_TSC).
+#[must_use]
+pub fn counter() -> u64 {
+    // SAFETY: reads a register.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 /// What `uname -srvm` prints.
 pub fn version() -> Result<String, Errno> {
     // SAFETY: all zeroes is a valid `utsname`: empty strings.

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use ipirig_abi::{
-    AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, TEXT_LEN,
-    TaskSlot, TaskState, Text,
+    AgentState, Command, Control, CpuSlot, Gaps, Header, MAX_CPUS, Mailbox, Order, Reply, Role,
+    TEXT_LEN, TaskSlot, TaskState, Text,
 };
 use ipirig_apic::CpuSet;
 use ipirig_entry::Began;
@@ -349,5 +349,6 @@ fn mailbox() -> Box<Mailbox> {
         cpus: std::array::from_fn::<_, MAX_CPUS, _>(slot),
         text: text(),
         handed: text(),
+        gaps: [const { Gaps::new() }; MAX_CPUS],
     })
 }
