@@ -80,8 +80,9 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
     } else {
         *out += &Account::from(run).table(To::Isolated, paint);
     }
+    let ratios = durations::are_ratios(run.host.as_ref());
     for visited in &observation.isolated {
-        durations::render(out, visited, run.host.as_ref(), paint);
+        durations::render(out, visited, ratios, paint);
     }
     switched_off(out, run, paint);
     printed(out, &observation.command, paint);
