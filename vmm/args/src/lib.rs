@@ -370,7 +370,7 @@ pub struct GateArgs {
     /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
     #[arg(long)]
     pub isolation_only: bool,
-    /// Where baselines are [default: results/baseline of the checkout]
+    /// Where baselines are [default: results/baseline of the checkout, or those inside the program]
     #[arg(long, value_name = "DIR")]
     pub baseline: Option<PathBuf>,
     #[command(flatten)]

@@ -4,6 +4,7 @@
 
 mod commands;
 mod failure;
+mod inside;
 mod output;
 mod pictures;
 mod progress;
@@ -17,6 +18,7 @@ use ipirig_verdict::exit::Code;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    inside::provide();
     let (code, bisect) = match ipirig_args::Args::try_parse() {
         Ok(args) => {
             let bisect = args.bisect();

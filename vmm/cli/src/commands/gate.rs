@@ -22,7 +22,7 @@ use crate::reports::{Reports, annotate_on_github, is_stdout};
 
 pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.
-    let dir = directory(args.baseline.as_ref())?;
+    let dir = directory(args.baseline.as_ref(), args.accept)?;
     if let Some(file) = &args.sweep {
         return sweep(&dir, file, args.accept);
     }
@@ -97,13 +97,18 @@ fn sweep(dir: &Path, file: &Path, accept: bool) -> Result<Code, Failure> {
     Ok(conclude(&compared, &again))
 }
 
-fn directory(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+/// Where baselines are. Those that are inside the program are in its cache, and not for anybody to change.
+fn directory(given: Option<&PathBuf>, accept: bool) -> Result<PathBuf, Failure> {
     if let Some(dir) = given {
         return Ok(dir.clone());
     }
-    let guest = Places::find()?.guest;
-    let checkout = guest.parent().unwrap_or(&guest);
-    Ok(checkout.join("results/baseline"))
+    let places = Places::find()?;
+    if accept && places.agent.is_some() {
+        let error =
+            anyhow!("--accept: this program is not in a checkout: say where with --baseline DIR");
+        return Err(Failure::usage(error));
+    }
+    Ok(places.workspace().join("results/baseline"))
 }
 
 /// Runs what is asked for. All baselines must be there: to miss one after minutes would be late.
