@@ -46,6 +46,11 @@ impl Failure {
         }
     }
 
+    /// Whether what the user gave is wrong.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.code == Code::Usage
+    }
+
     /// Prints the error with its causes, and says how to exit.
     pub(crate) fn report(&self) -> Code {
         say(&format!("{self}\n"));
