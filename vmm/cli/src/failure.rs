@@ -51,6 +51,11 @@ impl Failure {
         self.code == Code::Usage
     }
 
+    /// The error with its causes.
+    pub(crate) fn why(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Prints the error with its causes, and says how to exit.
     pub(crate) fn report(&self) -> Code {
         say(&format!("{self}\n"));

@@ -32,7 +32,7 @@ pub(crate) struct Cut {
 impl Cut {
     /// For a reader of KTAP.
     fn bail_out(&self, runs: &[RunResult]) -> String {
-        bail_out(runs, self.planned, &self.failure.to_string())
+        bail_out(runs, self.planned, &self.failure.why())
     }
 }
 
