@@ -24,6 +24,19 @@ impl Suite {
         }
     }
 
+    /// Puts together those results that there are of a suite that was ended before all of it ran: what the rest would
+    /// have been is not known, so it is `violated` if one is, else `error`.
+    #[must_use]
+    pub fn cut_short(runs: Vec<RunResult>) -> Self {
+        Self {
+            verdict: match overall(&runs) {
+                Verdict::Violated => Verdict::Violated,
+                Verdict::Error | Verdict::Skipped | Verdict::Held => Verdict::Error,
+            },
+            runs,
+        }
+    }
+
     /// `violated` if one is, else `error` if one is, else `skipped` if one is that may not be or if none
     /// is `held`, else `held`. Without a run `error`: nothing is known.
     #[must_use]
@@ -87,6 +100,20 @@ mod tests {
         run.verdict = verdict;
         run.timing.total_s = 12.34;
         run
+    }
+
+    #[test]
+    fn a_suite_that_was_cut_short_never_holds() {
+        for (verdict, expected) in [
+            (Verdict::Held, Verdict::Error),
+            (Verdict::Skipped, Verdict::Error),
+            (Verdict::Error, Verdict::Error),
+            (Verdict::Violated, Verdict::Violated),
+        ] {
+            let suite = Suite::cut_short(vec![run("static-key-flip", verdict)]);
+            assert_eq!((suite.verdict(), suite.runs().len()), (expected, 1));
+        }
+        assert_eq!(Suite::cut_short(vec![]).verdict(), Verdict::Error);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ipirig_report::paint::Paint;
 use ipirig_scenario::base_name;
 use ipirig_verdict::exit::Code;
 
-use super::run::{chosen, perform_all, publish_suite};
+use super::run::{chosen, perform_all};
 use super::sweep::read as read_sweep;
 use crate::failure::Failure;
 use crate::output::{not_written, print, say, stderr_paint, stdout_paint, write_file};
@@ -124,9 +124,9 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
         isolation_only: args.isolation_only,
         ..args.options.clone()
     };
-    let suite = perform_all(scenarios, &options, &[])?;
-    publish_suite(&suite, args.options.json.as_deref(), reports)?;
-    pictures::write(&args.pictures, suite.runs())?;
+    let performed = perform_all(scenarios, &options, &[])?;
+    performed.publish(args.options.json.as_deref(), reports, &args.pictures)?;
+    let suite = performed.whole()?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");
     let runs: anyhow::Result<Vec<Recorded>> = suite.runs().iter().map(recorded).collect();
     Ok(runs?)
