@@ -42,7 +42,9 @@ impl Behaviour for Hostile {
     fn obey(&self, command: Command, args: [u64; 4]) -> Obedience {
         let is_storm = command == Command::Storm;
         match name().as_str() {
-            "nothing" | "doorbell-flood" | "console-flood" if is_storm => Obedience::Never,
+            "nothing" | "mailbox-text" | "doorbell-flood" | "console-flood" if is_storm => {
+                Obedience::Never
+            }
             // One operation, whatever was asked for.
             "partial" if is_storm => Obedience::With([args[0], 1, args[2], args[3]]),
             // What wakes housekeeping CPUs by other means.

@@ -34,9 +34,15 @@ pub(super) fn storm_ran(plan: &Plan, evidence: &Evidence) -> Check {
         return Check::new(STORM_RAN, Verdict::Held, words);
     }
     if witnesses.is_empty() {
+        let seen = plan.scenario.expect.delivered() || evidence.windows.iter().all(changes);
         let words =
             format!("{done} operations by the guest's count; no housekeeping vCPU to bear witness");
-        return Check::new(STORM_RAN, Verdict::Held, words);
+        return if seen {
+            Check::new(STORM_RAN, Verdict::Held, words)
+        } else {
+            let words = format!("{words}, and no change was seen");
+            Check::new(STORM_RAN, Verdict::Skipped, words)
+        };
     }
     let findings = witnesses.into_iter().map(|cpu| {
         let sent = evidence
@@ -82,14 +88,39 @@ pub(super) fn too_few(plan: &Plan, window: &WindowRecord, of: Changes) -> Option
         Changes::Tlb => (changed.flushes, &changed.blind.mappings, "flushes"),
         Changes::Some => return None,
     };
-    let parts = plan.scenario.storm.parts();
-    let parts = parts.iter().filter(|part| part.changes == of);
-    let least = parts.fold(0_u64, |sum, part| {
-        sum.saturating_add(part.operations.saturating_mul(part.calls_each))
-    });
+    let least = least(plan, of);
     let few = blind.is_none() && seen < least;
     let entry = window.entry;
     few.then(|| format!("{seen} {what} were seen before the entry by {entry}, of at least {least}"))
+}
+
+/// How many changes of a kind the storm of a window makes at least.
+fn least(plan: &Plan, of: Changes) -> u64 {
+    let parts = plan.scenario.storm.parts();
+    let parts = parts.iter().filter(|part| part.changes == of);
+    parts.fold(0, |sum, part| {
+        sum.saturating_add(part.operations.saturating_mul(part.calls_each))
+    })
+}
+
+/// Why nobody but the guest says that the storm was what was asked for: no housekeeping vCPU got an IPI for at least every
+/// second change. One may stand for several.
+pub(super) fn unwitnessed(plan: &Plan, evidence: &Evidence, of: Changes) -> Option<String> {
+    let least = least(plan, of).saturating_mul(evidence.windows.len() as u64);
+    let sent = |cpu: usize| {
+        evidence
+            .ledger
+            .cpus
+            .get(cpu)
+            .map(|record| record.window.ipis_targeted())
+    };
+    let most = plan
+        .cpus(Role::Housekeeping)
+        .into_iter()
+        .filter_map(sent)
+        .max();
+    let few = most.unwrap_or(0).saturating_mul(2) < least;
+    few.then(|| format!("no housekeeping vCPU got IPIs for {least} changes"))
 }
 
 /// No event was dropped, none named a vCPU that does not exist, and no IPI of the window went to
