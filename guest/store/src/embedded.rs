@@ -18,9 +18,9 @@ pub(crate) const GUEST: &str = "guest";
 
 /// Goes up whenever the steps below would unpack something else from the same archive.
 const RECIPE: u32 = 1;
-/// The bits of a mode that say what a file is, and those of a directory.
+/// The bits of a mode that say what a file is, and those of a regular file.
 const FILE_TYPE: u32 = 0o170_000;
-const DIRECTORY: u32 = 0o040_000;
+const REGULAR: u32 = 0o100_000;
 
 static PROVIDED: OnceLock<Embedded> = OnceLock::new();
 
@@ -56,49 +56,73 @@ impl Embedded {
         let mut ingredients = Ingredients::of("sources", RECIPE);
         ingredients.bytes("archive", self.0);
         let store = Store::open(cache)?;
-        let slot = store.slot("sources", ingredients.key(), &[GUEST, AGENT], &(), |work| {
-            extract(self.0, &work.out)
+        let files = entries(self.0).map_err(damaged(cache))?;
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        let slot = store.slot("sources", ingredients.key(), &names, &(), |work| {
+            extract(&files, &work.out)
         })?;
         Ok(slot.dir)
     }
 }
 
-/// Writes the files of `archive` into `dir`.
-fn extract(archive: &[u8], dir: &Path) -> Result<(), StoreError> {
-    let damaged = |error| StoreError::io("unpack what is inside this program into", dir)(error);
+/// A file of an archive.
+struct ArchivedFile {
+    name: String,
+    mode: u32,
+    content: Vec<u8>,
+}
+
+fn damaged(place: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    StoreError::io("unpack what is inside this program into", place)
+}
+
+/// The files of `archive`, which holds nothing else.
+fn entries(archive: &[u8]) -> io::Result<Vec<ArchivedFile>> {
+    let mut files = Vec::new();
     let mut rest = archive;
     loop {
-        let mut reader = Reader::new(rest).map_err(damaged)?;
+        let mut reader = Reader::new(rest)?;
         let entry = reader.entry();
         if entry.is_trailer() {
-            return Ok(());
+            return Ok(files);
         }
-        let path = dir.join(entry.name());
+        let (name, mode) = (entry.name().to_owned(), entry.mode());
         let plain = |part| matches!(part, Component::Normal(_));
-        if !Path::new(entry.name()).components().all(plain) {
-            let name = format!("`{}` is not below it", entry.name());
-            return Err(damaged(io::Error::other(name)));
+        if !Path::new(&name).components().all(plain) {
+            return Err(io::Error::other(format!("`{name}` is not below it")));
         }
-        let mode = entry.mode();
-        if mode & FILE_TYPE == DIRECTORY {
-            make_dir(&path)?;
-        } else {
-            if let Some(parent) = path.parent() {
-                make_dir(parent)?;
-            }
-            let mut content = Vec::new();
-            reader.read_to_end(&mut content).map_err(damaged)?;
-            fs::write(&path, content).map_err(StoreError::io("create", &path))?;
-            let permissions = fs::Permissions::from_mode(mode & 0o777);
-            fs::set_permissions(&path, permissions).map_err(StoreError::io("create", &path))?;
+        if mode & FILE_TYPE != REGULAR {
+            return Err(io::Error::other(format!("`{name}` is no file")));
         }
-        rest = reader.finish().map_err(damaged)?;
+        let mut content = Vec::new();
+        reader.read_to_end(&mut content)?;
+        files.push(ArchivedFile {
+            name,
+            mode,
+            content,
+        });
+        rest = reader.finish()?;
     }
+}
+
+/// Writes `files` into `dir`.
+fn extract(files: &[ArchivedFile], dir: &Path) -> Result<(), StoreError> {
+    for file in files {
+        let path = dir.join(&file.name);
+        if let Some(parent) = path.parent() {
+            make_dir(parent)?;
+        }
+        fs::write(&path, &file.content).map_err(StoreError::io("create", &path))?;
+        let permissions = fs::Permissions::from_mode(file.mode & 0o777);
+        fs::set_permissions(&path, permissions).map_err(StoreError::io("create", &path))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     use cpio::newc::{Builder, ModeFileType, trailer};
 
@@ -139,10 +163,11 @@ pub(crate) mod tests {
         for (name, (text, mode)) in written {
             assert_eq!(found(name), (text.to_owned(), mode), "{name}");
         }
-        // A second time nothing is written: what somebody marked stays.
-        fs::write(root.join("mark"), "").expect("written");
+        // A second time nothing is written: the file is the one that was there.
+        let file = || fs::metadata(root.join(AGENT)).expect("there").ino();
+        let first = file();
         assert_eq!(embedded.unpack(dir.path()).expect("found"), root);
-        assert!(root.join("mark").exists());
+        assert_eq!(file(), first);
     }
 
     #[test]
