@@ -93,7 +93,7 @@ impl Conductor<'_> {
             .wait(until)
             .map_err(|source| Ended::Machine { phase, source })?;
         self.machine(|guest| guest.catch_up())?;
-        self.fetch_gaps()?;
+        self.fetch_gaps();
         match woken {
             Wakeup::Doorbell | Wakeup::Deadline => Ok(()),
             Wakeup::Interrupted if self.ending => {
