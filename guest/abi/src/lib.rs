@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 mod codes;
 mod command;
 mod flavour;
+pub mod gaps;
 pub mod module;
 pub mod observe;
 mod storm;
@@ -28,6 +29,7 @@ pub use command::{
     AgentState, Command, Ending, KernelText, Order, Role, Status, TaskState, TraceStep,
 };
 pub use flavour::Flavour;
+pub use gaps::{Gap, Gaps};
 pub use storm::{Changes, Completion, Needs, StormKind, StormProperties, Target};
 
 /// On the guest's command line, before a list of entry kinds with commas between them: those that the host's KVM gets
@@ -39,13 +41,13 @@ pub const NOT_PRODUCED: &str = "ipirig.not_produced=";
 /// below the APIC's page at 0xfee0_0000.
 pub const MAILBOX_GPA: u64 = 0xd000_0000;
 /// Bytes mapped for the mailbox; a multiple of the page size.
-pub const MAILBOX_SIZE: usize = 0x2_0000;
+pub const MAILBOX_SIZE: usize = 0x6_0000;
 /// I/O port of the doorbell. A write of any width and value means "look at the mailbox".
 pub const DOORBELL_PORT: u16 = 0x510;
 /// First word of a mailbox, written by the rig before the guest starts.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ipirig\0\0");
 /// Layout version; changes with any change to this file. The agent refuses another.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Most vCPUs a guest may have: one bit each in a `u64`.
 pub const MAX_CPUS: usize = 64;
 /// The signal of [`Command::Signal`]: SIGUSR1 (signal(7), x86).
@@ -80,6 +82,8 @@ pub struct Mailbox {
     pub text: Text,
     /// What goes with a command. Rig, before `seq`.
     pub handed: Text,
+    /// What the isolated tasks measure, by vCPU number.
+    pub gaps: [Gaps; MAX_CPUS],
 }
 
 /// Identification and the state of the agent.
@@ -213,6 +217,10 @@ const _: () = {
     assert!(offset_of!(Mailbox, cpus) == 192);
     assert!(offset_of!(Mailbox, text) == 192 + 128 * MAX_CPUS);
     assert!(offset_of!(Mailbox, handed) == offset_of!(Mailbox, text) + size_of::<Text>());
+    assert!(offset_of!(Mailbox, gaps) == offset_of!(Mailbox, handed) + size_of::<Text>());
+    assert!(offset_of!(Gaps, told) == 64);
+    assert!(offset_of!(gaps::GapRecord, ring) == 24 + 8 * gaps::BUCKETS);
+    assert!(size_of::<Gaps>() == 64 + 576 + 16 * gaps::GAPS);
     assert!(size_of::<Mailbox>() <= MAILBOX_SIZE);
 };
 

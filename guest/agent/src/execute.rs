@@ -116,7 +116,7 @@ fn find(root: &Path, name: &str) -> Result<PathBuf, Failure> {
     found.ok_or_else(|| {
         Failure::of(
             format!(
-                "find {name} in the guest, which has only its initramfs and what --file brings"
+                "find {name} in the guest, which has only its initramfs and what --file and --root bring"
             ),
             Errno(libc::ENOENT),
         )
@@ -304,7 +304,8 @@ mod tests {
         assert_eq!(
             run(missing.path(), 1),
             Err(
-                "find nonesuch in the guest, which has only its initramfs and what --file brings: \
+                "find nonesuch in the guest, which has only its initramfs and what --file and \
+                 --root bring: \
                  ENOENT (No such file or directory)"
                     .to_owned()
             )

@@ -18,6 +18,7 @@ mod execute;
 mod guest;
 mod kernel_text;
 mod mailbox;
+mod meter;
 mod mounts;
 mod not_produced;
 mod obey;

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipirig_abi::module::Probe;
-use ipirig_abi::{CpuSlot, Order, TaskSlot, TaskState};
+use ipirig_abi::{CpuSlot, Gaps, Order, TaskSlot, TaskState};
 
+use crate::meter::Meter;
 use crate::signals::Signals;
 use ipirig_system::Errno;
 
@@ -19,13 +20,15 @@ pub(crate) trait EntryPaths {
     fn rehearsed(&mut self);
     /// The signals handled so far. No system call.
     fn signals(&self) -> Signals;
+    /// The time-stamp counter of this CPU.
+    fn counter(&self) -> u64;
 }
 
 /// Spins until the machine stops.
-pub(crate) fn spin(slot: &CpuSlot, entry: &mut impl EntryPaths) -> ! {
+pub(crate) fn spin(slot: &CpuSlot, gaps: &Gaps, entry: &mut impl EntryPaths) -> ! {
     let unavailable = rehearse(entry);
     entry.rehearsed();
-    let mut spinner = Spinner::new(slot, unavailable, entry);
+    let mut spinner = Spinner::new(slot, gaps, unavailable, entry);
     slot.task
         .state
         .store(TaskState::Spinning.into(), Ordering::Release);
@@ -55,9 +58,12 @@ fn rehearse(entry: &mut impl EntryPaths) -> Orders {
             nmis: AtomicU32::new(0),
         },
     };
+    let gaps = Gaps::new();
+    // Each turn is a gap.
+    gaps.threshold.store(1, Ordering::Relaxed);
     entry.rehearse_signal();
     let mut unavailable = Orders::default();
-    let mut spinner = Spinner::new(&slot, unavailable, entry);
+    let mut spinner = Spinner::new(&slot, &gaps, unavailable, entry);
     for (seq, &order) in (1..).zip(Order::ALL) {
         slot.order.store(order.into(), Ordering::Relaxed);
         slot.order_seq.store(seq, Ordering::Relaxed);
@@ -90,16 +96,23 @@ struct Spinner<'a> {
     unavailable: Orders,
     /// Signals handled before the slot's first.
     rehearsed: u64,
+    meter: Meter<'a>,
 }
 
 impl<'a> Spinner<'a> {
-    fn new(slot: &'a CpuSlot, unavailable: Orders, entry: &impl EntryPaths) -> Self {
+    fn new(
+        slot: &'a CpuSlot,
+        gaps: &'a Gaps,
+        unavailable: Orders,
+        entry: &impl EntryPaths,
+    ) -> Self {
         Self {
             slot,
             heartbeat: 0,
             seen: 0,
             unavailable,
             rehearsed: entry.signals().count,
+            meter: Meter::new(gaps),
         }
     }
 
@@ -122,6 +135,7 @@ impl<'a> Spinner<'a> {
         if ordered {
             self.slot.task.order_ack.store(newest, Ordering::Release);
         }
+        self.meter.turn(|| entry.counter());
     }
 
     fn obey(&self, entry: &mut impl EntryPaths) {
@@ -197,6 +211,10 @@ mod tests {
         fn signals(&self) -> Signals {
             self.signals
         }
+
+        fn counter(&self) -> u64 {
+            0
+        }
     }
 
     /// Everything the task says in its slot but the heartbeat.
@@ -246,7 +264,7 @@ mod tests {
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
         let mut fake = Fake::new(all_goes_well);
-        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
+        let mut spinner = Spinner::new(slot, &mailbox.gaps[1], Orders::default(), &fake);
         for _ in 0..3 {
             spinner.turn(&mut fake);
         }
@@ -260,7 +278,7 @@ mod tests {
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
         let mut fake = Fake::new(all_goes_well);
-        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
+        let mut spinner = Spinner::new(slot, &mailbox.gaps[1], Orders::default(), &fake);
         let signals = [
             (0, 0),
             (0, 0),
@@ -306,7 +324,7 @@ mod tests {
         let mut fake = Fake::new(all_goes_well);
         // The slot's first signal is the first after the rehearsal.
         fake.handle(11);
-        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
+        let mut spinner = Spinner::new(slot, &mailbox.gaps[1], Orders::default(), &fake);
         spinner.turn(&mut fake);
         assert_eq!(said(slot), Said::default());
         fake.handle(10);
@@ -338,7 +356,7 @@ mod tests {
 
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
-        let mut spinner = Spinner::new(slot, unavailable, &fake);
+        let mut spinner = Spinner::new(slot, &mailbox.gaps[1], unavailable, &fake);
         order(slot, 1, Order::Breakpoint.into());
         spinner.turn(&mut fake);
         let expected = Said {
@@ -365,7 +383,7 @@ mod tests {
         let mailbox = mailbox::in_memory();
         let slot = &mailbox.cpus[1];
         let mut fake = Fake::new(|_| Err(Errno(libc::EBUSY)));
-        let mut spinner = Spinner::new(slot, Orders::default(), &fake);
+        let mut spinner = Spinner::new(slot, &mailbox.gaps[1], Orders::default(), &fake);
         order(slot, 1, Order::Probe.into());
         spinner.turn(&mut fake);
         let expected = |ack, errno| Said {

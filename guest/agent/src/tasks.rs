@@ -7,7 +7,7 @@ use std::os::unix::process::parent_id;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipirig_abi::module::Probe;
-use ipirig_abi::{CpuSlot, KICK_SIGNAL, Mailbox, Order, STAY_LIMIT_MS, TaskState};
+use ipirig_abi::{CpuSlot, Gaps, KICK_SIGNAL, Mailbox, Order, STAY_LIMIT_MS, TaskState};
 
 use crate::compat::{self, Compat};
 use crate::device::Device;
@@ -54,17 +54,13 @@ impl Tasks {
     ) -> Result<Self, Failure> {
         sys::watch_children().during(|| "install the SIGCHLD handler")?;
         let mut tasks = Self(Vec::with_capacity(cpus.len()));
-        for (cpu, slot) in mailbox
-            .cpus
-            .iter()
-            .enumerate()
-            .filter(|(cpu, _)| cpus.contains(cpu))
-        {
+        let slots = mailbox.cpus.iter().zip(&mailbox.gaps).enumerate();
+        for (cpu, (slot, gaps)) in slots.filter(|(cpu, _)| cpus.contains(cpu)) {
             slot.task
                 .state
                 .store(TaskState::Starting.into(), Ordering::Relaxed);
             match sys::fork().during(|| format!("fork the isolated task of CPU {cpu}"))? {
-                Fork::Child => become_task(cpu, slot, device),
+                Fork::Child => become_task(cpu, slot, gaps, device),
                 Fork::Parent(pid) => tasks.0.push(Task { cpu, pid, slot }),
             }
         }
@@ -116,7 +112,7 @@ impl Tasks {
 }
 
 /// What the task does from its birth on.
-fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
+fn become_task(cpu: usize, slot: &CpuSlot, gaps: &Gaps, device: Option<&Device>) -> ! {
     let give_up = |step: Step, errno: Errno| -> ! {
         slot.task.errno.store(errno.code(), Ordering::Relaxed);
         sys::exit(step as i32)
@@ -147,7 +143,7 @@ fn become_task(cpu: usize, slot: &CpuSlot, device: Option<&Device>) -> ! {
         stay_limit_ms: 0,
         orders: &slot.order_seq,
     };
-    spinner::spin(slot, &mut entry)
+    spinner::spin(slot, gaps, &mut entry)
 }
 
 /// Starts a process that stays in a user-space loop on `cpu`, which is not isolated, and waits until it
@@ -244,6 +240,10 @@ impl EntryPaths for KernelEntry<'_> {
 
     fn signals(&self) -> Signals {
         signals::handled()
+    }
+
+    fn counter(&self) -> u64 {
+        sys::counter()
     }
 }
 

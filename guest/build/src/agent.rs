@@ -6,25 +6,12 @@ use std::path::{Path, PathBuf};
 use object::elf::{EM_X86_64, FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
+use crate::agent_profile::{NAME, RUSTFLAGS, SMALL, TARGET};
 use crate::{Built, GuestError, Places, Progress};
 use ipirig_store::{Ingredients, Program, Store, StoreError};
 
 /// Goes up whenever the steps below would build something else from the same inputs.
 const RECIPE: u32 = 2;
-
-/// glibc linked statically: the musl target is not there on a machine that cannot download it.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// Unpacking the agent is part of each boot, and so are the faults on its pages.
-const SMALL: [(&str, &str); 6] = [
-    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
-    ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
-    ("CARGO_PROFILE_RELEASE_LTO", "fat"),
-    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
-    // The agent's panic hook does not return.
-    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
-    ("CARGO_PROFILE_RELEASE_STRIP", "symbols"),
-];
 
 /// What is process 1 of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +26,7 @@ impl Init {
     /// The program, which is that of the package.
     fn name(self) -> &'static str {
         match self {
-            Self::Agent => "ipirig-agent",
+            Self::Agent => NAME,
             Self::Hostile => "ipirig-hostile",
         }
     }
@@ -53,13 +40,22 @@ impl Init {
     }
 }
 
-/// Finds the agent in the cache or builds it.
+/// Finds the agent inside the program or in the cache, or builds it.
 pub(crate) fn build(
     store: &Store,
     places: &Places,
     init: Init,
     progress: &dyn Progress,
 ) -> Result<Built, GuestError> {
+    if let (Init::Agent, Some(path)) = (init, &places.agent) {
+        let mut ingredients = Ingredients::of("agent inside", RECIPE);
+        ingredients.file(NAME, path)?;
+        return Ok(Built {
+            path: path.clone(),
+            key: ingredients.key().to_string(),
+            fresh: false,
+        });
+    }
     let name = init.name();
     let workspace = places.workspace();
     let mut ingredients = Ingredients::of("agent", RECIPE);
@@ -103,10 +99,7 @@ pub(crate) fn build(
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target)
             // Also overrides what the user's Cargo configuration says.
-            .env(
-                "RUSTFLAGS",
-                "-C target-feature=+crt-static -C relocation-model=static",
-            )
+            .env("RUSTFLAGS", RUSTFLAGS)
             .dir(workspace)
             .run("building the agent", &work.log, |_| {})?;
         let made = target.join(TARGET).join("release").join(name);

@@ -1,5 +1,5 @@
 //! newc cpio archives, as Documentation/driver-api/early-userspace/buffer-format.rst in the kernel has
-//! them, for an initramfs. No links, no owners but root, no times: the same content gives the same
+//! them, for an initramfs. No hard links, no owners but root, no times: the same content gives the same
 //! bytes.
 
 use std::io::{self, Write};
@@ -35,6 +35,12 @@ impl Archive {
     pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         let entry = Builder::new(name).mode(permissions);
         self.add(entry.set_mode_file_type(ModeFileType::Regular), content)
+    }
+
+    /// `target` as it is: the kernel looks for it when the link is followed.
+    pub(crate) fn symlink(&mut self, name: &str, target: &[u8]) -> io::Result<()> {
+        let entry = Builder::new(name).mode(0o777);
+        self.add(entry.set_mode_file_type(ModeFileType::Symlink), target)
     }
 
     pub(crate) fn finish(self) -> io::Result<Vec<u8>> {

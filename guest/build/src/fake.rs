@@ -60,6 +60,7 @@ impl Fake {
         let places = Places {
             guest: dir.path().join("guest"),
             cache: dir.path().join("cache"),
+            agent: None,
         };
         let store = Store::open(&places.cache).expect("opened");
         let deb = package(dir.path());

@@ -96,13 +96,15 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
     let places = Places::find()?;
     crate::build_at(&places, &Request::default(), progress)?;
     let workspace = places.workspace();
-    let mut files: Vec<PathBuf> = ["Cargo.toml", "Cargo.lock"]
-        .map(|name| workspace.join(name))
-        .into();
-    files.push(places.cache.join(ipirig_store::FORMAT));
+    let mut files = vec![places.cache.join(ipirig_store::FORMAT)];
+    if let Some(agent) = &places.agent {
+        files.push(agent.clone());
+    } else {
+        files.extend(["Cargo.toml", "Cargo.lock"].map(|name| workspace.join(name)));
+        below(&places.cache.join("agent"), &mut files)?;
+    }
     for place in [
         places.guest.clone(),
-        places.cache.join("agent"),
         places.cache.join("initramfs"),
         places.cache.join("module"),
     ] {

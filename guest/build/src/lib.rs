@@ -13,6 +13,7 @@
 //! not draw progress: it reports through [`Progress`] and the command line shows it.
 
 mod agent;
+mod agent_profile;
 mod config;
 mod configuration;
 mod cpio;
@@ -25,6 +26,7 @@ mod module;
 mod patches;
 mod recipe;
 pub mod requirements;
+mod root;
 mod source;
 pub mod stock;
 mod tools;
@@ -43,7 +45,8 @@ use std::path::{Path, PathBuf};
 
 pub use error::{GuestError, LostOption, PatchFailure, Rejection};
 pub use ipirig_abi::Flavour;
-pub use ipirig_store::{CACHE_OWNER, ErrorClass, Places, Progress, StoreError, Trust};
+pub use ipirig_store::{CACHE_OWNER, Embedded, ErrorClass, Places, Progress, StoreError, Trust};
+pub use root::with_root;
 
 use agent::Init;
 use ipirig_store::{Slot, Store};

@@ -12,7 +12,8 @@ use crate::Distrust;
 pub enum StoreError {
     /// The directory with patches, configuration, module and agent is not there.
     #[error(
-        "no guest sources at {}: set IPIRIG_GUEST_DIR to the `guest` directory of an ipirig checkout",
+        "no guest sources at {}: set IPIRIG_GUEST_DIR to the `guest` directory of an ipirig checkout, or \
+         install a release build, which has them inside",
         path.display()
     )]
     NoGuestDir {

@@ -7,6 +7,7 @@
 //!
 //! This crate does not know what is built, or in which order: `ipirig-guest` does.
 
+mod embedded;
 mod error;
 mod key;
 mod places;
@@ -17,6 +18,7 @@ mod store;
 mod sums;
 mod trust;
 
+pub use embedded::Embedded;
 pub use error::{ErrorClass, StoreError};
 pub use key::{Ingredients, Key};
 pub use places::Places;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
+use crate::embedded::{self, Embedded};
 
 /// The directories that a build reads and writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,21 +14,44 @@ pub struct Places {
     pub guest: PathBuf,
     /// Where downloads and results are kept. Created when missing.
     pub cache: PathBuf,
+    /// The agent, where the program has one inside: then `guest` has what else was inside, and is
+    /// in the cache. `None` in a checkout, where the agent is built.
+    pub agent: Option<PathBuf>,
 }
 
 impl Places {
-    /// Reads the environment: `IPIRIG_GUEST_DIR`, else the checkout this program was built from;
+    /// Reads the environment: `IPIRIG_GUEST_DIR`, else the checkout this program was built from, if it is
+    /// still in there or has nothing inside, else what is [inside](Embedded) it, unpacked into the cache;
     /// `IPIRIG_CACHE_DIR`, else `ipirig` in `XDG_CACHE_HOME` or in `~/.cache`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoGuestDir`] and [`StoreError::NoCacheDir`].
+    /// [`StoreError::NoGuestDir`] and [`StoreError::NoCacheDir`]; those of the cache where something is unpacked.
     pub fn find() -> Result<Self, StoreError> {
-        Self::from_vars(|name| std::env::var_os(name))
+        let program = Program {
+            // What cannot say where it is, is not in its checkout.
+            path: std::env::current_exe().unwrap_or_default(),
+            embedded: Embedded::provided(),
+        };
+        Self::from_vars(|name| std::env::var_os(name), &program)
     }
 
-    fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, StoreError> {
-        let guest = match path(&var, "IPIRIG_GUEST_DIR") {
+    fn from_vars(
+        var: impl Fn(&str) -> Option<OsString>,
+        program: &Program,
+    ) -> Result<Self, StoreError> {
+        let cache = cache_from_vars(&var);
+        let given = path(&var, "IPIRIG_GUEST_DIR");
+        if let (None, Some(embedded)) = (&given, program.embedded_if_away()) {
+            let cache = cache?;
+            let root = embedded.unpack(&cache)?;
+            return Ok(Self {
+                guest: root.join(embedded::GUEST),
+                cache,
+                agent: Some(root.join(embedded::AGENT)),
+            });
+        }
+        let guest = match given {
             Some(dir) => absolute(dir)?,
             // `guest/store/..`, without the dots.
             None => match Path::new(env!("CARGO_MANIFEST_DIR")).parent() {
@@ -42,9 +66,11 @@ impl Places {
         if !guest.join("kernel").is_dir() {
             return Err(StoreError::NoGuestDir { path: guest });
         }
-
-        let cache = cache_from_vars(&var)?;
-        Ok(Self { guest, cache })
+        Ok(Self {
+            guest,
+            cache: cache?,
+            agent: None,
+        })
     }
 
     /// The cache alone: a program that is away from its checkout has one as well.
@@ -59,6 +85,24 @@ impl Places {
     /// The Cargo workspace that holds the agent.
     pub fn workspace(&self) -> &Path {
         self.guest.parent().unwrap_or(&self.guest)
+    }
+}
+
+/// The program that this is.
+struct Program {
+    path: PathBuf,
+    embedded: Option<Embedded>,
+}
+
+impl Program {
+    /// What is inside it, if it is not in the checkout that it was built from: an installed program goes
+    /// with the sources that it was built with, whatever has become of those since.
+    fn embedded_if_away(&self) -> Option<Embedded> {
+        let store = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let checkout = store.ancestors().nth(2).unwrap_or(store);
+        let checkout = checkout.canonicalize();
+        let at_home = checkout.is_ok_and(|checkout| self.path.starts_with(checkout));
+        self.embedded.filter(|_| !at_home)
     }
 }
 
@@ -89,11 +133,29 @@ mod tests {
     use super::*;
 
     fn find(vars: &[(&str, &str)]) -> Result<Places, StoreError> {
-        Places::from_vars(|name| {
-            vars.iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, value)| OsString::from(value))
-        })
+        find_by(
+            vars,
+            &Program {
+                path: "/usr/bin/ipirig".into(),
+                embedded: None,
+            },
+        )
+    }
+
+    fn find_by(vars: &[(&str, &str)], program: &Program) -> Result<Places, StoreError> {
+        let var = |name: &str| {
+            let found = vars.iter().find(|(n, _)| *n == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        Places::from_vars(var, program)
+    }
+
+    fn embedded() -> Option<Embedded> {
+        let files = [
+            ("guest/kernel/a", 0o644, "text"),
+            (embedded::AGENT, 0o755, "agent"),
+        ];
+        Some(Embedded::of(embedded::tests::archive(&files)))
     }
 
     fn cache(vars: &[(&str, &str)]) -> PathBuf {
@@ -172,7 +234,53 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "no guest sources at /nonexistent: set IPIRIG_GUEST_DIR to the `guest` directory of \
-             an ipirig checkout"
+             an ipirig checkout, or install a release build, which has them inside"
         );
+    }
+
+    #[test]
+    fn an_installed_program_has_its_sources_and_its_agent_from_inside() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = dir.path().to_str().expect("text");
+        let program = Program {
+            path: "/usr/bin/ipirig".into(),
+            embedded: embedded(),
+        };
+        let found = find_by(&[("IPIRIG_CACHE_DIR", cache)], &program).expect("found");
+        let root = found.workspace().to_owned();
+        assert_eq!(
+            found,
+            Places {
+                guest: root.join("guest"),
+                cache: dir.path().to_owned(),
+                agent: Some(root.join("agent/ipirig-agent")),
+            }
+        );
+        assert_eq!(root.parent(), Some(&*dir.path().join("sources")));
+    }
+
+    #[test]
+    fn the_checkout_wins_where_the_program_is_in_it_and_so_does_the_variable() {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+        let checkout = checkout.expect("a checkout");
+        let guest = checkout.join("guest");
+        let at = |path: &Path| Program {
+            path: path.to_owned(),
+            embedded: embedded(),
+        };
+        let canonical = checkout.canonicalize().expect("there");
+        let in_it = at(&canonical.join("target/release/ipirig"));
+        let away = at(Path::new("/usr/bin/ipirig"));
+        let vars = [
+            ("IPIRIG_CACHE_DIR", "/nonexistent"),
+            ("IPIRIG_GUEST_DIR", guest.to_str().expect("text")),
+        ];
+        let places = Places {
+            guest: guest.clone(),
+            cache: "/nonexistent".into(),
+            agent: None,
+        };
+        assert_eq!(find_by(&vars[..1], &in_it).expect("found"), places);
+        assert_eq!(find_by(&vars, &away).expect("found"), places);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source/            downloaded packages
-//! kernel/KEY/        one finished kernel; module/, agent/, initramfs/ alike
+//! kernel/KEY/        one finished kernel; module/, agent/, initramfs/, sources/ alike
 //! tree/KEY/          the kept kernel tree, owned by whoever holds the lock tree-KEY
 //! cargo/CHECKOUT/    Cargo's target directories for the agent
 //! work/STAGE-KEY/    a build under way, owned by whoever holds the lock of the same name
@@ -58,8 +58,8 @@ pub const MARKS: [&str; 2] = [SUMS, UNHASHED];
 /// How often a lock is tried that somebody else has.
 const LOCK_LOOK: Duration = Duration::from_millis(50);
 
-/// The one stage that starts no program: it only packs files.
-const PACKED: &str = "initramfs";
+/// The stages that start no program: they only pack and unpack files.
+const PACKED: [&str; 2] = ["initramfs", "sources"];
 
 /// The cache directory.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl Store {
                 dir.display()
             )),
         }
-        if let (Some(host), true) = (&self.emulated, stage != PACKED) {
+        if let (Some(host), true) = (&self.emulated, !PACKED.contains(&stage)) {
             // Its file locks are not ours, and it would take hours.
             return Err(StoreError::InLab {
                 stage: stage.to_owned(),

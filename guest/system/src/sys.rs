@@ -263,6 +263,13 @@ pub fn enter_kernel() {
     let _ = process::getppid();
 }
 
+/// The time-stamp counter. No system call: CR4.TSD is clear unless a process asks for it (prctl(2), PR_SET_TSC).
+#[must_use]
+pub fn counter() -> u64 {
+    // SAFETY: reads a register.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 /// What `uname -srvm` prints.
 pub fn version() -> String {
     let name = system::uname();

@@ -205,9 +205,16 @@ pub struct ObserveArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=63))]
     pub isolated: u8,
+    /// Which vCPUs are isolated, as the kernel has lists of CPUs: `1-3,5`. Not 0, which boots
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["isolated", "vcpus"])]
+    pub isolated_cpus: Option<String>,
     /// A file that the guest is to have [default for GUEST: /bin/NAME]
     #[arg(long, value_name = "HOST[:GUEST]")]
     pub file: Vec<String>,
+    /// A directory whose files the guest is to have, from its root on: a static busybox, a program with its
+    /// libraries, what debootstrap made
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
     /// Write what the command prints to a file, up to a MiB
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -370,7 +377,7 @@ pub struct GateArgs {
     /// Judge isolation alone: hold also where it cannot be told whether deferred work was done
     #[arg(long)]
     pub isolation_only: bool,
-    /// Where baselines are [default: results/baseline of the checkout]
+    /// Where baselines are [default: results/baseline of the checkout, or those inside the program]
     #[arg(long, value_name = "DIR")]
     pub baseline: Option<PathBuf>,
     #[command(flatten)]

@@ -46,6 +46,16 @@ impl Failure {
         }
     }
 
+    /// Whether what the user gave is wrong.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.code == Code::Usage
+    }
+
+    /// The error with its causes.
+    pub(crate) fn why(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Prints the error with its causes, and says how to exit.
     pub(crate) fn report(&self) -> Code {
         say(&format!("{self}\n"));

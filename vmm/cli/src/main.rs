@@ -17,6 +17,7 @@ use ipirig_verdict::exit::Code;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    ipirig_embedded::provide();
     let (code, bisect) = match ipirig_args::Args::try_parse() {
         Ok(args) => {
             let bisect = args.bisect();

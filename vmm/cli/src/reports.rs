@@ -10,15 +10,31 @@ use anyhow::{Context, anyhow};
 use ipirig_args::ReportArgs;
 use ipirig_report::github;
 use ipirig_report::junit::junit;
-use ipirig_report::ktap::ktap;
+use ipirig_report::ktap::{bail_out, ktap};
 use ipirig_scenario::{Scenario, base_name};
 use ipirig_verdict::result::RunResult;
 
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
 
-/// A format that takes all results of a command.
-type Format = fn(&[RunResult]) -> anyhow::Result<String>;
+/// A format that takes all results of a command, and why there are no more, if there should be.
+type Format = fn(&[RunResult], Option<&Cut>) -> anyhow::Result<String>;
+
+/// Why a command ended before all that it was to run had.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    /// How many runs there were to be.
+    pub(crate) planned: usize,
+    /// What ended it.
+    pub(crate) failure: Failure,
+}
+
+impl Cut {
+    /// For a reader of KTAP.
+    fn bail_out(&self, runs: &[RunResult]) -> String {
+        bail_out(runs, self.planned, &self.failure.why())
+    }
+}
 
 /// The reports that the user asks for.
 #[derive(Debug)]
@@ -38,10 +54,12 @@ impl Reports {
     ) -> Result<Self, Failure> {
         let mut wanted: Vec<(PathBuf, Format)> = Vec::new();
         if let Some(path) = &args.ktap {
-            wanted.push((path.clone(), |runs| Ok(ktap(runs))));
+            wanted.push((path.clone(), |runs, cut| {
+                Ok(cut.map_or_else(|| ktap(runs), |cut| cut.bail_out(runs)))
+            }));
         }
         if let Some(path) = &args.junit {
-            wanted.push((path.clone(), |runs| Ok(junit(runs)?)));
+            wanted.push((path.clone(), |runs, _| Ok(junit(runs)?)));
         }
         let paths = wanted.iter().map(|(path, _)| path.as_path());
         check_places(paths, json)?;
@@ -59,8 +77,12 @@ impl Reports {
     }
 
     /// Each report with its place.
-    pub(crate) fn texts(&self, runs: &[RunResult]) -> anyhow::Result<Vec<(PathBuf, String)>> {
-        let text = |(path, format): &(PathBuf, Format)| Ok((path.clone(), format(runs)?));
+    pub(crate) fn texts(
+        &self,
+        runs: &[RunResult],
+        cut: Option<&Cut>,
+    ) -> anyhow::Result<Vec<(PathBuf, String)>> {
+        let text = |(path, format): &(PathBuf, Format)| Ok((path.clone(), format(runs, cut)?));
         self.wanted.iter().map(text).collect()
     }
 

@@ -475,6 +475,18 @@ fn observations_that_cannot_be_are_refused_before_anything_is_built() {
         "cannot be used with",
     );
     refused(
+        &["observe", "--isolated-cpus", "0-1"],
+        "vCPU 0 boots, and runs the command: it cannot be isolated",
+    );
+    refused(
+        &["observe", "--isolated-cpus", "1-"],
+        "`1-` is no list of CPUs: `` is no number",
+    );
+    refused(
+        &["observe", "--root", "/nonexistent", "--", "prog"],
+        "--root /nonexistent: no such directory",
+    );
+    refused(
         &["observe", "--file", "/nonexistent/prog", "--", "prog"],
         "cannot read /nonexistent/prog: No such file or directory",
     );

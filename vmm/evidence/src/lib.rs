@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod blame;
+pub mod deliveries;
 mod details;
 mod error;
 mod evidence;
+pub mod gaps;
 pub mod guest_text;
 pub mod ledger;
 pub mod origins;

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use ipirig_abi::{
-    AgentState, Command, Control, CpuSlot, Header, MAX_CPUS, Mailbox, Order, Reply, Role, TEXT_LEN,
-    TaskSlot, TaskState, Text,
+    AgentState, Command, Control, CpuSlot, Gap, Gaps, Header, MAX_CPUS, Mailbox, Order, Reply,
+    Role, TEXT_LEN, TaskSlot, TaskState, Text,
 };
 use ipirig_apic::CpuSet;
 use ipirig_entry::Began;
@@ -39,6 +39,9 @@ mod trace;
 
 pub use runs::{Observing, evidence, observation_plan, observe, plan, traced};
 pub use script::{Counting, Debugging, Moment, Script};
+
+/// How long each interrupt keeps a task from its loop, in nanoseconds.
+pub const GAP_NS: u64 = 400;
 
 /// The guest.
 #[expect(missing_debug_implementations, reason = "nobody prints a fixture")]
@@ -173,14 +176,30 @@ impl<'a> Fake<'a> {
 
     fn deliver(&self, cpu: usize, vector: u8, ipi: bool, user: bool) {
         let kind = Kind::Vector(vector);
+        let time_ns = self.clock.tick(1000);
+        self.measure(cpu, time_ns);
         self.ledger.delivery(&Delivery {
-            time_ns: self.clock.tick(1000),
+            time_ns,
             cpu,
             kind,
             ipi,
             user,
             idle: ipi && self.plan.isolated_in.idles(),
         });
+    }
+
+    /// The task of `cpu` finds that it was interrupted for [`GAP_NS`], by something that came then.
+    fn measure(&self, cpu: usize, time_ns: u64) {
+        let gaps = &self.mailbox.gaps[cpu];
+        if gaps.threshold.load(SeqCst) > 0 {
+            let at = |ns| trace::tsc(cpu, ns);
+            let (begin, end) = (at(time_ns - GAP_NS / 2), at(time_ns + GAP_NS / 2));
+            let ticks = end - begin;
+            gaps.tell(Gap { begin, ticks });
+            if self.script.gaps_lost {
+                gaps.told.count.fetch_add(300, SeqCst);
+            }
+        }
     }
 
     /// One call-function IPI from the control vCPU to each of `cpus`.
@@ -349,5 +368,6 @@ fn mailbox() -> Box<Mailbox> {
         cpus: std::array::from_fn::<_, MAX_CPUS, _>(slot),
         text: text(),
         handed: text(),
+        gaps: [const { Gaps::new() }; MAX_CPUS],
     })
 }

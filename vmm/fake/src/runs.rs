@@ -94,7 +94,7 @@ pub struct Observing {
 /// A plan to run `load fork`, and to judge nothing.
 pub fn observation_plan() -> ObservationPlan {
     ObservationPlan {
-        guest: observe::guest(1, Options::default()).unwrap(),
+        guest: observe::guest(&observe::IsolatedVcpus::Count(1), Options::default()).unwrap(),
         command: vec!["load".to_owned(), "fork".to_owned()],
         files: vec![],
         limit: Duration::from_millis(10),

@@ -18,6 +18,8 @@ pub struct Script {
     pub stops_between: bool,
     /// SIGINT arrives then.
     pub interrupted_in: Option<Moment>,
+    /// More gaps come at once than are kept of them, each time.
+    pub gaps_lost: bool,
     /// The agent fails with this text at that moment.
     pub fails: Option<(Moment, &'static str)>,
     /// The isolated task dies of its first order, and the agent says so.

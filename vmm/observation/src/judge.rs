@@ -1,5 +1,6 @@
 //! What makes an observation complete, and what it may be told to check.
 
+use crate::durations::agree;
 use ipirig_abi::observe::{LOAD, NO_LOAD};
 use ipirig_abi::{Ending, Role};
 
@@ -12,6 +13,9 @@ use ipirig_verdict::checks::soundness::{no_way_round, nothing_lost};
 /// The command ran, and the isolated vCPUs did all the while.
 pub(super) const OBSERVED: &str = "observed";
 
+/// What isolated tasks measured is all that they say they did.
+pub(super) const DURATIONS: &str = "durations";
+
 /// Every check of an observation.
 pub(super) fn judge(plan: &ObservationPlan, observed: &Observed) -> Vec<Check> {
     let limit = plan
@@ -22,7 +26,11 @@ pub(super) fn judge(plan: &ObservationPlan, observed: &Observed) -> Vec<Check> {
         nothing_lost(&observed.evidence, "a shorter --for will do"),
         no_way_round(&observed.evidence),
     ];
-    limit.into_iter().chain(sound).collect()
+    limit
+        .into_iter()
+        .chain(sound)
+        .chain(durations_agree(observed))
+        .collect()
 }
 
 /// What the checks of an observation amount to: none may fail. One that could not be made takes
@@ -53,6 +61,13 @@ fn isolated_ipis(plan: &ObservationPlan, most: u64, observed: &Observed) -> Chec
         (Verdict::Held, format!("vCPU {cpu}: {got} IPIs"))
     });
     worst(ISOLATED_IPIS, findings.collect())
+}
+
+/// Nothing is said of durations without a second source for them.
+fn durations_agree(observed: &Observed) -> Option<Check> {
+    let each = observed.gaps.iter();
+    let findings: Vec<_> = each.map(|(&cpu, record)| agree(cpu, record)).collect();
+    (!findings.is_empty()).then(|| worst(DURATIONS, findings))
 }
 
 /// The task of each isolated vCPU ran in the window: one that is not there gets no IPIs either.

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod durations;
 mod judge;
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,10 @@ use ipirig_abi::{Ending, Role};
 use ipirig_machine::StopReason;
 use serde::Serialize;
 
+pub use durations::{Bucket, Durations, Interruptions};
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::chain;
+use ipirig_evidence::deliveries::{Delivered, delivered};
 use ipirig_evidence::ledger::{Detail, Ledger};
 use ipirig_evidence::origins::{Origin, count, origins};
 use ipirig_evidence::vectors::Kind;
@@ -83,6 +86,8 @@ pub struct Visited {
     pub longest_alone_s: f64,
     /// Turns of its task's loop in the window.
     pub turns: u64,
+    /// How long it was kept from that loop, and by what; absent if its task could not measure it.
+    pub durations: Option<Durations>,
 }
 
 /// The report on an observation by `setup`.
@@ -155,7 +160,7 @@ fn lacking(ended: &Ended) -> Option<String> {
     ))
 }
 
-fn visited(cpu: usize, observed: &Observed, ledger: &Ledger) -> Visited {
+fn visited(cpu: usize, observed: &Observed, ledger: &Ledger, delivered: &[Delivered]) -> Visited {
     let evidence = &observed.evidence;
     let tally = evidence.ledger.cpus.get(cpu).map(|record| &record.window);
     let named = |counts: Option<&BTreeMap<Kind, u64>>| {
@@ -191,6 +196,10 @@ fn visited(cpu: usize, observed: &Observed, ledger: &Ledger) -> Visited {
         turns: marks.map_or(0, |(open, close)| {
             close.heartbeat.saturating_sub(open.heartbeat)
         }),
+        durations: observed
+            .gaps
+            .get(&cpu)
+            .and_then(|record| durations::durations(cpu, record, delivered, &evidence.blame)),
     }
 }
 
@@ -230,7 +239,11 @@ impl Report {
         let symbols = observed.evidence.layout.as_ref().ok();
         let symbols = symbols.map(|layout| layout.symbols());
         let origins = origins(ledger.details().iter(), &isolated, symbols);
-        let visited = isolated.iter().map(|&cpu| visited(cpu, &observed, ledger));
+        // One window: there is none before it.
+        let delivered = delivered(ledger.details().iter(), &[]);
+        let visited = isolated
+            .iter()
+            .map(|&cpu| visited(cpu, &observed, ledger, &delivered));
         let observation = Observation {
             isolated: visited.collect(),
             origins,

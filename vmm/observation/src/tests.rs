@@ -321,3 +321,43 @@ fn an_observation_that_did_not_begin_says_what_it_would_have_run_and_why_it_did_
     );
     assert_eq!(report.observation, None);
 }
+
+#[test]
+fn how_long_each_interrupt_kept_the_task_from_its_loop_is_told_by_what_it_was() {
+    let report = observe(&observation_plan(), busy());
+    let observation = report.observation.unwrap();
+    let durations = observation.isolated[0].durations.clone().unwrap();
+    let mut rows: Vec<_> = durations
+        .causes
+        .iter()
+        .map(|one| {
+            let near = one.longest_ns.abs_diff(ipirig_fake::GAP_NS);
+            (one.cause.as_deref(), one.times, one.unmeasured, near <= 1)
+        })
+        .collect();
+    rows.sort();
+    // The fake kernel's calls are not followed.
+    assert_eq!(
+        rows,
+        [
+            (Some("call-function"), 3, 0, true),
+            (Some("local-timer"), 1, 0, true)
+        ]
+    );
+    assert_eq!(durations.lost, 0);
+}
+
+#[test]
+fn gaps_that_were_lost_are_told_and_take_nothing_away_from_the_rest() {
+    let script = Script {
+        gaps_lost: true,
+        ..busy()
+    };
+    let report = observe(&observation_plan(), script);
+    let checks = report.run.checks;
+    let check = checks.iter().find(|check| check.name == "durations");
+    assert_eq!(check.unwrap().status, Verdict::Skipped);
+    assert_eq!(report.run.verdict, Verdict::Held);
+    let durations = report.observation.unwrap().isolated[0].durations.clone();
+    assert!(durations.unwrap().lost > 0);
+}

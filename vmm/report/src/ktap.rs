@@ -27,7 +27,21 @@ const ENDS: [(&str, &str); 3] = [
 /// The results as one KTAP stream, with a newline at its end.
 #[must_use]
 pub fn ktap(runs: &[RunResult]) -> String {
-    let mut out = format!("KTAP version 1\n1..{}\n", runs.len());
+    stream(runs, runs.len())
+}
+
+/// The results of those of `planned` tests that ended before `why` ended the whole. The plan has all of them, so that what
+/// is missing is missed; the last line is that of the Test Anything Protocol itself, of which KTAP says nothing.
+#[must_use]
+pub fn bail_out(runs: &[RunResult], planned: usize, why: &str) -> String {
+    let mut out = stream(runs, planned);
+    let why: Vec<String> = lines(why).collect();
+    let _ = writeln!(out, "Bail out! {}", why.join(" "));
+    out
+}
+
+fn stream(runs: &[RunResult], planned: usize) -> String {
+    let mut out = format!("KTAP version 1\n1..{planned}\n");
     for (number, run) in (1..).zip(runs) {
         scenario(&mut out, number, run);
     }
@@ -170,6 +184,22 @@ not ok 3 vmap-stack # ERROR run: boot: Kernel panic - not syncing: VFS :  [1mno 
 # set-memory: 20 times 1 pages uncached and cached again, deferral on
 ok 4 set-memory # SKIP run: /dev/kvm does not exist
 "
+        );
+    }
+
+    #[test]
+    fn what_ended_before_an_interruption_is_told_under_the_whole_plan_and_the_last_line_says_why() {
+        let runs = runs();
+        let whole = ktap(&runs[..2]);
+        let cut = bail_out(&runs[..2], 4, "interrupted during:\nreboot: System halted");
+        let expected = whole.replacen("1..2\n", "1..4\n", 1);
+        assert_eq!(
+            cut,
+            format!("{expected}Bail out! interrupted during: reboot : System halted\n")
+        );
+        assert_eq!(
+            bail_out(&[], 4, "no"),
+            "KTAP version 1\n1..4\nBail out! no\n"
         );
     }
 }

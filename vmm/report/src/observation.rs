@@ -1,5 +1,7 @@
 //! An observation as a person reads it.
 
+mod durations;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -77,6 +79,10 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
         origins(out, run, observation, paint);
     } else {
         *out += &Account::from(run).table(To::Isolated, paint);
+    }
+    let ratios = durations::are_ratios(run.host.as_ref());
+    for visited in &observation.isolated {
+        durations::render(out, visited, ratios, paint);
     }
     switched_off(out, run, paint);
     printed(out, &observation.command, paint);

@@ -12,7 +12,7 @@
 
 mod builtin;
 pub mod cmdline;
-mod cpu_list;
+pub mod cpu_list;
 mod diagnostic;
 mod entry;
 mod find;

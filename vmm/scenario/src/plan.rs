@@ -270,9 +270,7 @@ impl GuestPlan {
             Flavour::Fast => MEMORY_REFERENCE_MIB,
             Flavour::Tracing | Flavour::Rt => MEMORY_TRACING_MIB,
         });
-        if !MEMORY_MIB.contains(&memory_mib) {
-            return Err(PlanError::Memory { asked: memory_mib });
-        }
+        check_memory(memory_mib)?;
         if let Some(found) = options
             .append
             .iter()
@@ -309,12 +307,28 @@ impl GuestPlan {
         })
     }
 
+    /// Whether there can be as much memory: for who changes it afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Memory`].
+    pub fn check_memory(&self) -> Result<(), PlanError> {
+        check_memory(self.memory_mib)
+    }
+
     /// Numbers of the vCPUs with `role`, ascending.
     #[must_use]
     pub fn cpus(&self, role: Role) -> Vec<usize> {
         let with_role = self.roles.iter().enumerate().filter(|(_, r)| **r == role);
         with_role.map(|(cpu, _)| cpu).collect()
     }
+}
+
+fn check_memory(memory_mib: u64) -> Result<(), PlanError> {
+    if MEMORY_MIB.contains(&memory_mib) {
+        return Ok(());
+    }
+    Err(PlanError::Memory { asked: memory_mib })
 }
 
 /// The control vCPU first (the boot CPU can never be isolated), then housekeeping, then isolated.

@@ -13,7 +13,7 @@ use ipirig_report::paint::Paint;
 use ipirig_scenario::base_name;
 use ipirig_verdict::exit::Code;
 
-use super::run::{chosen, perform_all, publish_suite};
+use super::run::{chosen, perform_all};
 use super::sweep::read as read_sweep;
 use crate::failure::Failure;
 use crate::output::{not_written, print, say, stderr_paint, stdout_paint, write_file};
@@ -22,7 +22,7 @@ use crate::reports::{Reports, annotate_on_github, is_stdout};
 
 pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.
-    let dir = directory(args.baseline.as_ref())?;
+    let dir = directory(args.baseline.as_ref(), args.accept)?;
     if let Some(file) = &args.sweep {
         return sweep(&dir, file, args.accept);
     }
@@ -97,13 +97,18 @@ fn sweep(dir: &Path, file: &Path, accept: bool) -> Result<Code, Failure> {
     Ok(conclude(&compared, &again))
 }
 
-fn directory(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+/// Where baselines are. Those that are inside the program are in its cache, and not for anybody to change.
+fn directory(given: Option<&PathBuf>, accept: bool) -> Result<PathBuf, Failure> {
     if let Some(dir) = given {
         return Ok(dir.clone());
     }
-    let guest = Places::find()?.guest;
-    let checkout = guest.parent().unwrap_or(&guest);
-    Ok(checkout.join("results/baseline"))
+    let places = Places::find()?;
+    if accept && places.agent.is_some() {
+        let error =
+            anyhow!("--accept: this program is not in a checkout: say where with --baseline DIR");
+        return Err(Failure::usage(error));
+    }
+    Ok(places.workspace().join("results/baseline"))
 }
 
 /// Runs what is asked for. All baselines must be there: to miss one after minutes would be late.
@@ -119,9 +124,9 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
         isolation_only: args.isolation_only,
         ..args.options.clone()
     };
-    let suite = perform_all(scenarios, &options, &[])?;
-    publish_suite(&suite, args.options.json.as_deref(), reports)?;
-    pictures::write(&args.pictures, suite.runs())?;
+    let performed = perform_all(scenarios, &options, &[])?;
+    performed.publish(args.options.json.as_deref(), reports, &args.pictures)?;
+    let suite = performed.whole()?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");
     let runs: anyhow::Result<Vec<Recorded>> = suite.runs().iter().map(recorded).collect();
     Ok(runs?)

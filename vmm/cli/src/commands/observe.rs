@@ -1,14 +1,16 @@
 //! `ipirig observe`.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use ipirig_args::{ObserveArgs, RunOptions};
 use ipirig_document::ObservationDocument;
 use ipirig_observation::{Report, conclude, not_begun};
 use ipirig_report::observation::render;
-use ipirig_rig::observe::{ObservationPlan, guest, load, observe as observe_on};
+use ipirig_rig::observe::{IsolatedVcpus, ObservationPlan, guest, load, observe as observe_on};
+use ipirig_scenario::cpu_list;
 use ipirig_scenario::guest_files::{self as files, Extra};
 use ipirig_terminal::interrupt;
 use ipirig_verdict::exit::{Code, host_verdict};
@@ -33,8 +35,16 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     }
     let mut options = options(&args.options);
     options.as_is = args.as_is;
-    let guest = guest(usize::from(args.isolated), options).map_err(Failure::usage)?;
+    let isolated = match &args.isolated_cpus {
+        Some(list) => IsolatedVcpus::These(cpu_list::parse(list).map_err(Failure::usage)?),
+        None => IsolatedVcpus::Count(usize::from(args.isolated)),
+    };
+    let guest = guest(&isolated, options).map_err(Failure::usage)?;
     check_files(&args.options)?;
+    if let Some(dir) = args.root.as_ref().filter(|dir| !dir.is_dir()) {
+        let error = anyhow!("--root {}: no such directory", dir.display());
+        return Err(Failure::usage(error));
+    }
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;
     }
@@ -42,7 +52,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         .file
         .iter()
         .map(|file| files::read(&Extra::from(file.as_str())));
-    let plan = ObservationPlan {
+    let mut plan = ObservationPlan {
         guest,
         command: args.command,
         files: files.collect::<Result<_, _>>().map_err(Failure::usage)?,
@@ -64,7 +74,17 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         }
     };
     let progress = Progress::new(args.options.console.is_some());
-    let kernel = kernel_files(&args.options, plan.guest.kernel, &progress)?;
+    let mut kernel = kernel_files(&args.options, plan.guest.kernel, &progress)?;
+    if let Some(dir) = &args.root {
+        kernel.initramfs = ipirig_guest::with_root(&kernel.initramfs, dir)?.path;
+        let bytes = fs::metadata(&kernel.initramfs).map_or(0, |file| file.len());
+        // It is in memory twice while the kernel unpacks it.
+        plan.guest.memory_mib = match args.options.memory {
+            Some(asked) => asked,
+            None => plan.guest.memory_mib + 2 * bytes.div_ceil(1 << 20),
+        };
+        plan.guest.check_memory().map_err(Failure::usage)?;
+    }
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
     // Ctrl-C ends what is observed, and then there is a report.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::{Context, anyhow};
-use ipirig_args::{Apic, RunArgs, RunOptions, Switch};
+use ipirig_args::{Apic, PictureOptions, RunArgs, RunOptions, Switch};
+use ipirig_document::suite::Suite;
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, ConsoleStyle, check_initramfs, check_kernel};
@@ -20,7 +21,6 @@ use ipirig_snapshots::Snapshots;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
-use ipirig_verdict::suite::Suite;
 use ipirig_verdict::{conclude, not_run};
 
 use super::check_interrupt;
@@ -31,7 +31,7 @@ use crate::output::{
 };
 use crate::pictures;
 use crate::progress::Progress;
-use crate::reports::{Reports, is_stdout};
+use crate::reports::{Cut, Reports, is_stdout};
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args.group, &args.scenarios)?;
@@ -53,9 +53,9 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         }
         return Ok(code);
     }
-    let suite = perform_all(scenarios, &options, &args.allow_skipped)?;
-    let code = publish_suite(&suite, json.as_deref(), &reports)?;
-    pictures::write(&pictures, suite.runs())?;
+    let performed = perform_all(scenarios, &options, &args.allow_skipped)?;
+    let code = performed.publish(json.as_deref(), &reports, &pictures)?;
+    let suite = performed.whole()?;
     let missing: BTreeSet<&str> = suite.missing().into_iter().map(base_name).collect();
     if code == Code::Skipped && !missing.is_empty() {
         let names = Vec::from_iter(missing).join(",");
@@ -85,17 +85,67 @@ fn check_names(allowed: &[String], scenarios: &[Scenario]) -> Result<(), Failure
     }
 }
 
-/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped.
+/// What came of several runs.
+#[derive(Debug)]
+pub(super) struct Performed {
+    suite: Suite,
+    /// Why there are no more of them, if there should be.
+    cut: Option<Cut>,
+}
+
+impl Performed {
+    /// Writes and prints what ended, and says how to exit if that is all.
+    pub(super) fn publish(
+        &self,
+        json: Option<&Path>,
+        reports: &Reports,
+        pictures: &PictureOptions,
+    ) -> Result<Code, Failure> {
+        let code = publish_suite(&self.suite, self.cut.as_ref(), json, reports)?;
+        pictures::write(pictures, self.suite.runs())?;
+        Ok(code)
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// What ended it before.
+    pub(super) fn whole(self) -> Result<Suite, Failure> {
+        let Some(cut) = self.cut else {
+            return Ok(self.suite);
+        };
+        let (ended, planned) = (self.suite.runs().len(), cut.planned);
+        say(&format!(
+            "ipirig: {ended} of {planned} scenarios ended, and their results are told\n"
+        ));
+        Err(cut.failure)
+    }
+}
+
+/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped. What ends one of them for another
+/// reason than its own ends them all, and leaves what had ended before.
+///
+/// # Errors
+/// The first could not begin for what the user gave.
 pub(super) fn perform_all(
     scenarios: Vec<Scenario>,
     options: &RunOptions,
     may_skip: &[String],
-) -> Result<Suite, Failure> {
-    let mut outcomes = Vec::with_capacity(scenarios.len());
+) -> Result<Performed, Failure> {
+    let planned = scenarios.len();
+    let mut outcomes = Vec::with_capacity(planned);
+    let mut cut = None;
     for scenario in scenarios {
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
-        let mut outcome = perform(scenario, options.clone())?;
+        let mut outcome = match perform(scenario, options.clone()) {
+            Ok(outcome) => outcome,
+            Err(failure) if outcomes.is_empty() && failure.is_usage() => return Err(failure),
+            Err(failure) => {
+                cut = Some(Cut { planned, failure });
+                break;
+            }
+        };
         outcome.result.may_skip = may_skip
             .iter()
             .any(|may| may == base_name(&name) || may == ALL);
@@ -105,8 +155,12 @@ pub(super) fn perform_all(
     if let Some(first) = outcomes.first() {
         first.advise();
     }
-    let results = outcomes.into_iter().map(|outcome| outcome.result);
-    Ok(Suite::new(results.collect()))
+    let results = outcomes.into_iter().map(|outcome| outcome.result).collect();
+    let suite = match cut {
+        None => Suite::new(results),
+        Some(_) => Suite::cut_short(results),
+    };
+    Ok(Performed { suite, cut })
 }
 
 /// The scenarios that are asked for.
@@ -274,7 +328,7 @@ pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFile
 /// Prints the result and says how to exit.
 fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result<Code, Failure> {
     let runs = std::slice::from_ref(result);
-    let mut files = reports.texts(runs)?;
+    let mut files = reports.texts(runs, None)?;
     if let Some(path) = json {
         let text = RunDocument::from(result).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
@@ -285,12 +339,13 @@ fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result
 }
 
 /// The same for several results.
-pub(super) fn publish_suite(
+fn publish_suite(
     suite: &Suite,
+    cut: Option<&Cut>,
     json: Option<&Path>,
     reports: &Reports,
 ) -> Result<Code, Failure> {
-    let mut files = reports.texts(suite.runs())?;
+    let mut files = reports.texts(suite.runs(), cut)?;
     if let Some(path) = json {
         let text = SuiteDocument::from(suite).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));

@@ -1,5 +1,6 @@
 //! Runs that come to no evidence, and hosts on which there can be none.
 
+use std::fs;
 use std::process::Command;
 
 use libtest_mimic::Failed;
@@ -106,12 +107,48 @@ pub(crate) fn interrupted(phase: &str) -> Result<(), Failed> {
     ensure(last.as_deref() == Some(&expected), || format!("{last:?}"))
 }
 
+/// Ctrl-C in the second of three scenarios: the first has ended, and each report has it.
+pub(crate) fn interrupted_suite() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let files = ["ktap", "junit", "json"].map(|name| dir.path().join(name));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
+    command.args(["run", "vunmap-storm", "static-key-flip", "set-memory"]);
+    for (file, option) in files.iter().zip(["--ktap", "--junit", "--json"]) {
+        command.arg(option).arg(file);
+    }
+    let last = interrupt(&mut command, "static-key-flip")?.unwrap_or_default();
+    ensure(last.starts_with("ipirig: interrupted"), || last.clone())?;
+    let [ktap, junit, json] = files.each_ref().map(fs::read_to_string);
+    let (ktap, junit) = (ktap?, junit?);
+    let lines: Vec<&str> = ktap.lines().filter(|line| !line.starts_with(' ')).collect();
+    ensure(
+        lines.get(1) == Some(&"1..3")
+            && lines
+                .iter()
+                .any(|line| line.starts_with("ok 1 vunmap-storm"))
+            && lines
+                .last()
+                .is_some_and(|line| line.starts_with("Bail out! interrupted"))
+            && !lines.iter().any(|line| line.contains("ok 2 ")),
+        || ktap.clone(),
+    )?;
+    ensure(
+        junit.matches("<testsuite ").count() == 1 && junit.contains("name=\"vunmap-storm\""),
+        || junit.clone(),
+    )?;
+    let result: Value = serde_json::from_str(&json?)?;
+    let runs = result["runs"].as_array().map_or(0, Vec::len);
+    ensure(runs == 1 && result["verdict"] == "error", || {
+        result.to_string()
+    })
+}
+
 /// Runs a scenario and the doctor in a mount namespace of their own, after `hide`, as nobody.
 pub(crate) fn skipped_by_host(hide: &str, why: &str, advice: &str) -> Result<(), Failed> {
     // Somewhere that nobody may read.
     let dir = tempfile::tempdir_in("/tmp")?;
     let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
-    std::fs::set_permissions(dir.path(), open(0o755))?;
+    fs::set_permissions(dir.path(), open(0o755))?;
     let binary = dir.path().join("ipirig");
     std::fs::copy(env!("CARGO_BIN_EXE_ipirig"), &binary)?;
     let as_nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";

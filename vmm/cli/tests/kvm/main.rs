@@ -21,8 +21,8 @@ use std::process::{Command, Stdio};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use endings::{
-    bad_initramfs, doctor, interrupted, panics, skipped_by_host, skipped_without_module,
-    skipped_without_tracing, times_out,
+    bad_initramfs, doctor, interrupted, interrupted_suite, panics, skipped_by_host,
+    skipped_without_module, skipped_without_tracing, times_out,
 };
 use harness::{held, violated};
 
@@ -171,6 +171,10 @@ const ON_KVM: &[(&str, Test)] = &[
     ("ctrl_c_during_the_storm_ends_a_run_with_130", || {
         interrupted("storm")
     }),
+    (
+        "ctrl_c_in_a_suite_leaves_the_reports_of_what_had_ended",
+        interrupted_suite,
+    ),
     (
         "a_restored_run_has_the_result_of_a_cold_one",
         snapshots::as_cold,

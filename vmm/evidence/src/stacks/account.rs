@@ -1,13 +1,15 @@
 //! From a window's events to who sent what to whom, and what the targets were doing.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
 
 use ipirig_image::Inlined;
 
 use crate::blame::{Attribution, Deferrable, Frame, Taken};
-use crate::details::{Delivery, Detail, Details, Write};
+use crate::deliveries::{Delivered, delivered};
+use crate::details::{Detail, Details, Write};
+use crate::origins;
 use crate::vectors::Kind;
 
 /// What makes IPIs alike: sender, kind, chain.
@@ -18,10 +20,6 @@ struct Count {
     targets: BTreeMap<usize, u64>,
     taken: Taken,
 }
-
-/// Sends of one kind to one vCPU that it has not taken yet. Those that the APIC merged are one group:
-/// one delivery is for all of them.
-type Pending = VecDeque<Vec<Key>>;
 
 /// See [`super::Stacks::account`].
 pub(super) fn account(
@@ -62,74 +60,27 @@ pub(super) fn account(
 
 /// Counts sends by their origin, and puts each delivery down to the sends that it was for.
 fn count(details: &Details, opened: &[u64]) -> HashMap<Key, Count> {
-    // By time, and not as recorded: a target may take an IPI before its sender has put it down.
-    let mut events: Vec<&Detail> = details.iter().collect();
-    events.sort_by_key(|event| match event {
-        Detail::Write(write) => (write.time_ns, 0),
-        Detail::Delivery(delivery) => (delivery.time_ns, 1),
-    });
-    let mut windows = opened.iter().copied().peekable();
+    let key = |write: &Write| Some((write.source, write.kind, write.chain?));
     let mut counts: HashMap<Key, Count> = HashMap::new();
-    let mut pending: HashMap<(usize, Kind), Pending> = HashMap::new();
-    for event in events {
-        let time = match event {
-            Detail::Write(write) => write.time_ns,
-            Detail::Delivery(delivery) => delivery.time_ns,
+    for detail in details.iter() {
+        let Detail::Write(write) = detail else {
+            continue;
         };
-        // What was taken between two windows was not recorded.
-        while windows.next_if(|opened| *opened <= time).is_some() {
-            pending.clear();
+        if let Some(key) = key(write) {
+            for cpu in write.targets.iter() {
+                let count = counts.entry(key).or_default();
+                *count.targets.entry(cpu).or_default() += 1;
+            }
         }
-        match event {
-            Detail::Write(write) => sent(write, &mut counts, &mut pending),
-            Detail::Delivery(delivery) => taken(delivery, &mut counts, &mut pending),
+    }
+    for Delivered { delivery, writes } in delivered(details.iter(), opened) {
+        for key in writes.iter().filter_map(key) {
+            if let Some(Count { taken, .. }) = counts.get_mut(&key) {
+                origins::count(taken, &delivery);
+            }
         }
     }
     counts
-}
-
-fn sent(
-    write: &Write,
-    counts: &mut HashMap<Key, Count>,
-    pending: &mut HashMap<(usize, Kind), Pending>,
-) {
-    let key = write.chain.map(|chain| (write.source, write.kind, chain));
-    for cpu in write.targets.iter() {
-        if let Some(key) = key {
-            let count = counts.entry(key).or_default();
-            *count.targets.entry(cpu).or_default() += 1;
-        }
-        let groups = pending.entry((cpu, write.kind)).or_default();
-        let merged = write.coalesced.contains(cpu);
-        match groups.back_mut() {
-            Some(group) if merged => group.extend(key),
-            _ => groups.push_back(key.into_iter().collect()),
-        }
-    }
-}
-
-fn taken(
-    delivery: &Delivery,
-    counts: &mut HashMap<Key, Count>,
-    pending: &mut HashMap<(usize, Kind), Pending>,
-) {
-    if !delivery.ipi {
-        return;
-    }
-    let groups = pending.get_mut(&(delivery.cpu, delivery.kind));
-    let group = groups.and_then(VecDeque::pop_front);
-    for key in group.unwrap_or_default() {
-        let Some(Count { taken, .. }) = counts.get_mut(&key) else {
-            continue;
-        };
-        if delivery.idle {
-            taken.idle += 1;
-        } else if delivery.user {
-            taken.user += 1;
-        } else {
-            taken.kernel += 1;
-        }
-    }
 }
 
 fn blame(

@@ -45,6 +45,9 @@ use placed::Placing;
 use recorder::Recorder;
 use stops::Stops;
 
+/// How often both clocks are read for one moment.
+const LOOKS: usize = 8;
+
 /// Assists look at the guest every so many turns of the loop.
 const LOOK_EVERY: u64 = 256;
 /// What failed, when the call was an assist's.
@@ -415,12 +418,20 @@ impl Vcpu {
         recorder::lstar(&self.fd)
     }
 
-    /// Now, by the guest's IA32_TIME_STAMP_COUNTER (SDM vol. 4, table 2-2) and by the machine's clock.
+    /// Now, by the guest's IA32_TIME_STAMP_COUNTER (SDM vol. 4, table 2-2) and by the machine's clock. Of some looks
+    /// the quickest: in another this thread may have lost its CPU between the two clocks.
     pub(crate) fn moment(&self) -> Result<Moment, errno::Error> {
-        let before = clock::now();
-        let tsc = msr::read(&self.fd, msr::TSC)?;
-        let time_ns = before + clock::now().saturating_sub(before) / 2;
-        Ok(Moment { tsc, time_ns })
+        let (mut quickest, mut moment) = (u64::MAX, Moment::default());
+        for _ in 0..LOOKS {
+            let before = clock::now();
+            let tsc = msr::read(&self.fd, msr::TSC)?;
+            let took = clock::now().saturating_sub(before);
+            if took < quickest {
+                let time_ns = before + took / 2;
+                (quickest, moment) = (took, Moment { tsc, time_ns });
+            }
+        }
+        Ok(moment)
     }
 
     /// Reads at a guest-virtual address; `false` where nothing is mapped there.

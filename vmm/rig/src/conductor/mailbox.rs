@@ -86,13 +86,14 @@ impl Conductor<'_> {
         self.pause_until(Instant::now())
     }
 
-    fn pause_until(&mut self, until: Instant) -> Result<(), Ended> {
+    pub(super) fn pause_until(&mut self, until: Instant) -> Result<(), Ended> {
         let phase = self.phase;
         let woken = self
             .guest
             .wait(until)
             .map_err(|source| Ended::Machine { phase, source })?;
         self.machine(|guest| guest.catch_up())?;
+        self.fetch_gaps();
         match woken {
             Wakeup::Doorbell | Wakeup::Deadline => Ok(()),
             Wakeup::Interrupted if self.ending => {

@@ -5,6 +5,7 @@
 //! ends the run with the phase's name. It does not judge; `ipirig-verdict` does.
 
 mod crossing;
+mod gaps;
 mod guest;
 mod handlers;
 mod identify;
@@ -30,6 +31,7 @@ use ipirig_evidence::{
 use ipirig_image::BuildId;
 use ipirig_machine::{StopReason, Wakeup};
 
+use gaps::Metering;
 pub use guest::{Failure, Guest, VcpuSample};
 pub use ipirig_scenario::guest_files::GuestFile;
 pub use observe::{CommandEnd, Observed, Workload, observe};
@@ -239,6 +241,8 @@ struct Conductor<'a> {
     ending: bool,
     /// What isolated vCPUs executed for the IPIs of the window.
     handled: Vec<Handled>,
+    /// What isolated tasks measure, while they do.
+    metering: Metering,
 }
 
 /// What is known of a guest that has booted, before any window.
@@ -294,6 +298,7 @@ impl<'a> Conductor<'a> {
             limit: Duration::ZERO,
             ending: false,
             handled: Vec::new(),
+            metering: Metering::default(),
         }
     }
 

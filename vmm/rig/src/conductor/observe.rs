@@ -1,10 +1,12 @@
 //! An observation: the same boot, quiet and window as a scenario's, with a command of the user's in
 //! the place of the storm, and nothing expected of anybody.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Ending, TEXT_LEN};
+use ipirig_evidence::gaps::GapRecord;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock;
 use ipirig_scenario::EntryKind;
@@ -23,6 +25,8 @@ pub struct Observed {
     pub evidence: Evidence,
     /// When the window opened and closed, in nanoseconds of the machine's clock.
     pub open_ns: (u64, u64),
+    /// How long the isolated tasks were kept from their loops while the command ran, by vCPU.
+    pub gaps: BTreeMap<usize, GapRecord>,
     /// Why the isolated vCPUs were not left alone before the window, if they were not.
     pub unrest: Option<String>,
     /// What became of the command.
@@ -85,11 +89,13 @@ impl Conductor<'_> {
         }
         let unrest = self.quiet_if_it_can_be()?;
 
+        let thresholds = self.thresholds()?;
         self.enter(Phase::Observe);
         let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
-        let (window, (opened, results, closed), time) =
+        let (window, (opened, results, gaps, closed), time) =
             self.open_for(EntryKind::Syscall, false, |this, _| {
                 let opened = clock::now();
+                this.measure(&thresholds)?;
                 this.begin_command(Command::Execute, [limit_ms, 0, 0, 0]);
                 let results = match this.end_command(Command::Execute) {
                     // Ctrl-C ends the command, and what was seen so far is told. A second one ends us.
@@ -101,13 +107,15 @@ impl Conductor<'_> {
                     }
                     results => results?,
                 };
-                Ok((opened, results, clock::now()))
+                let gaps = this.measured()?;
+                Ok((opened, results, gaps, clock::now()))
             })?;
         let command = self.command_end(results)?;
         let evidence = self.conclude(booted, vec![window], time)?;
         Ok(Observed {
             evidence,
             open_ns: (opened, closed),
+            gaps,
             unrest,
             command,
         })

@@ -8,6 +8,7 @@
 
 pub mod load;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipirig_abi::{Flavour, Role};
@@ -56,21 +57,64 @@ impl Planned for ObservationPlan {
     }
 }
 
-/// The guest of an observation with so many isolated vCPUs.
+/// Which vCPUs are isolated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IsolatedVcpus {
+    /// So many, the last ones.
+    Count(usize),
+    /// These. The guest has as many vCPUs as it takes to have them.
+    These(BTreeSet<usize>),
+}
+
+/// Why a guest cannot be observed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObservationError {
+    /// There is no such guest.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The one that is asked to be isolated runs the command.
+    #[error("vCPU 0 boots, and runs the command: it cannot be isolated")]
+    Control,
+}
+
+/// The guest of an observation.
 ///
 /// # Errors
 ///
-/// See [`PlanError`].
-pub fn guest(isolated: usize, options: Options) -> Result<GuestPlan, PlanError> {
+/// See [`ObservationError`].
+pub fn guest(
+    isolated: &IsolatedVcpus,
+    mut options: Options,
+) -> Result<GuestPlan, ObservationError> {
+    let (count, housekeeping) = match isolated {
+        IsolatedVcpus::Count(count) => (*count, 1),
+        IsolatedVcpus::These(cpus) if cpus.contains(&0) => return Err(ObservationError::Control),
+        IsolatedVcpus::These(cpus) => {
+            let last = cpus.last().copied().unwrap_or(0);
+            options.vcpus = None;
+            (cpus.len(), last - cpus.len().min(last))
+        }
+    };
     let vcpus = Vcpus {
-        housekeeping: 1,
-        isolated,
+        housekeeping,
+        isolated: count,
         further: Role::Housekeeping,
         isolated_in: Mode::User,
         housekeeping_in_user: false,
         address_spaces: 0,
     };
-    GuestPlan::new(NAME, Flavour::Fast, vcpus, options)
+    let mut plan = GuestPlan::new(NAME, Flavour::Fast, vcpus, options)?;
+    if let IsolatedVcpus::These(cpus) = isolated {
+        for (cpu, role) in plan.roles.iter_mut().enumerate().skip(1) {
+            *role = if cpus.contains(&cpu) {
+                Role::Isolated
+            } else {
+                Role::Housekeeping
+            };
+        }
+    }
+    Ok(plan)
 }
 
 /// Observes on `host`. `phase` hears of each phase as it begins.
@@ -99,4 +143,29 @@ pub fn observe(
             conductor::observe(machine, &plan.guest, workload, start, layout, ledger, phase)
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Role::{Control as C, Housekeeping as H, Isolated as I};
+
+    fn roles(isolated: &IsolatedVcpus) -> Result<Vec<Role>, ObservationError> {
+        guest(isolated, Options::default()).map(|plan| plan.roles)
+    }
+
+    #[test]
+    fn the_vcpus_of_a_list_are_isolated_and_the_others_keep_house() {
+        let these = |cpus: &[usize]| IsolatedVcpus::These(cpus.iter().copied().collect());
+        for (isolated, expected) in [
+            (IsolatedVcpus::Count(1), vec![C, H, I]),
+            (IsolatedVcpus::Count(2), vec![C, H, I, I]),
+            (these(&[1]), vec![C, I]),
+            (these(&[1, 2, 3, 5]), vec![C, I, I, I, H, I]),
+            (these(&[2]), vec![C, H, I]),
+        ] {
+            assert_eq!(roles(&isolated), Ok(expected), "{isolated:?}");
+        }
+        assert_eq!(roles(&these(&[0, 1])), Err(ObservationError::Control));
+    }
 }
