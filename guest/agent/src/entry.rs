@@ -1,18 +1,17 @@
-//! Where the C library enters.
+//! What `main` does.
 //!
-//! Not std's `main`: before it, std opens /dev/null in place of closed standard streams and aborts
+//! A program's `main` is C's, not std's: before std's, std opens /dev/null in place of closed standard streams and aborts
 //! where there is none, as in an initramfs before devtmpfs is mounted.
-#![expect(unsafe_code, reason = "exports the C entry point")]
 
 use std::panic;
 
 use ipirig_system::sys;
 
+use crate::behaviour::Behaviour;
 use crate::{console, end, run, tasks};
 
-// SAFETY: the one `main` of this program, with C's signature; the arguments are not used.
-#[unsafe(no_mangle)]
-extern "C" fn main(_argc: i32, _argv: *const *const std::ffi::c_char) -> i32 {
+/// Is PID 1 from the entry into the program on.
+pub fn init(behaviour: &dyn Behaviour) -> ! {
     panic::set_hook(Box::new(|panic| {
         // One line: the location comes on a line of its own.
         let said = panic.to_string().replace('\n', " ");
@@ -22,5 +21,5 @@ extern "C" fn main(_argc: i32, _argv: *const *const std::ffi::c_char) -> i32 {
         console::say(&said);
         sys::exit(tasks::PANICKED)
     }));
-    end(&run().to_string())
+    end(&run(behaviour).to_string())
 }

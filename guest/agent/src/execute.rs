@@ -147,7 +147,7 @@ fn start(interfaces: &Interfaces<'_>, job: &Job, output: &File) -> Result<i32, E
 fn become_job(interfaces: &Interfaces<'_>, job: &Job, output: &File, mut failed: PipeWriter) -> ! {
     let prepared = process::lead_group()
         .and_then(|()| process::forget_handlers())
-        .and_then(|()| process::confine(interfaces.housekeeping))
+        .and_then(|()| sys::confine(interfaces.housekeeping))
         .and_then(|()| process::redirect(output));
     let errno = match (prepared, job) {
         (Err(errno), _) => errno,
@@ -175,7 +175,7 @@ fn await_end(pid: i32, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(Endi
     let deadline = Instant::now() + limit;
     let watched = process::watch(pid)?;
     loop {
-        if let Some(status) = process::ended(pid)? {
+        if let Some(status) = sys::ended(pid)? {
             process::kill_group(pid);
             return Ok(if libc::WIFEXITED(status) {
                 (Ending::Exited, libc::WEXITSTATUS(status) as u64)

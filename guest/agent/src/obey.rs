@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipirig_abi::module::LetGo;
 use ipirig_abi::{Command, Control, KernelText, Mailbox, Status, StormKind};
 
+use crate::behaviour::{Behaviour, Obedience};
 use crate::execute::Executed;
 use crate::tracing::Step;
 use ipirig_storms as storms;
@@ -88,6 +89,23 @@ impl Request {
     /// The command's number.
     pub(crate) fn seq(&self) -> u32 {
         self.seq
+    }
+
+    /// Does what the command says, as far as `behaviour` has it so.
+    pub(crate) fn obey_as(
+        &self,
+        behaviour: &dyn Behaviour,
+        guest: &impl Guest,
+    ) -> (Answer, NextAction) {
+        let Ok(command) = Command::try_from(self.code) else {
+            return self.obey(guest);
+        };
+        let (mut answer, next) = match behaviour.obey(command, self.args) {
+            Obedience::With(args) => Self { args, ..*self }.obey(guest),
+            Obedience::Never => (Answer::text(Vec::new()), NextAction::Wait),
+        };
+        behaviour.answer(command, self.args, &mut answer.results, &mut answer.text);
+        (answer, next)
     }
 
     /// Does what the command says.

@@ -13,16 +13,41 @@ use ipirig_store::{Ingredients, Program, Store, StoreError};
 /// Goes up whenever the steps below would build something else from the same inputs.
 const RECIPE: u32 = 2;
 
-/// The workspace's members that the agent consists of, under the guest directory.
-const CRATES: [&str; 4] = ["agent", "abi", "storms", "system"];
+/// What is process 1 of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// The agent.
+    Agent,
+    /// One that lies and floods, for tests of the rig.
+    Hostile,
+}
+
+impl Init {
+    /// The program, which is that of the package.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Agent => NAME,
+            Self::Hostile => "ipirig-hostile",
+        }
+    }
+
+    /// The workspace's members that it consists of, under the guest directory.
+    fn crates(self) -> &'static [&'static str] {
+        match self {
+            Self::Agent => &["agent", "abi", "storms", "system"],
+            Self::Hostile => &["agent", "abi", "storms", "system", "hostile"],
+        }
+    }
+}
 
 /// Finds the agent inside the program or in the cache, or builds it.
 pub(crate) fn build(
     store: &Store,
     places: &Places,
+    init: Init,
     progress: &dyn Progress,
 ) -> Result<Built, GuestError> {
-    if let Some(path) = &places.agent {
+    if let (Init::Agent, Some(path)) = (init, &places.agent) {
         let mut ingredients = Ingredients::of("agent inside", RECIPE);
         ingredients.file(NAME, path)?;
         return Ok(Built {
@@ -31,20 +56,21 @@ pub(crate) fn build(
             fresh: false,
         });
     }
+    let name = init.name();
     let workspace = places.workspace();
     let mut ingredients = Ingredients::of("agent", RECIPE);
     ingredients.add("rustc", env!("IPIRIG_RUSTC"));
     for file in ["Cargo.toml", "Cargo.lock"] {
         ingredients.file(file, &workspace.join(file))?;
     }
-    for name in CRATES {
+    for name in init.crates() {
         let dir = places.guest.join(name);
         for file in sources(&dir)? {
             let label = file.strip_prefix(&places.guest).unwrap_or(&file);
             ingredients.file(&label.to_string_lossy(), &file)?;
         }
     }
-    let slot = store.slot("agent", ingredients.key(), &[NAME], progress, |work| {
+    let slot = store.slot("agent", ingredients.key(), &[name], progress, |work| {
         progress.stage("building the agent");
         // Cargo has a lock of its own, and gives it up before the program is copied.
         let _lock = store.lock("cargo", "agent", progress)?;
@@ -68,7 +94,7 @@ pub(crate) fn build(
                 "--profile",
                 "release",
                 "--package",
-                NAME,
+                name,
             ])
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target)
@@ -76,7 +102,7 @@ pub(crate) fn build(
             .env("RUSTFLAGS", RUSTFLAGS)
             .dir(workspace)
             .run("building the agent", &work.log, |_| {})?;
-        let made = target.join(TARGET).join("release").join(NAME);
+        let made = target.join(TARGET).join("release").join(name);
         let program = fs::read(&made).map_err(GuestError::io("read", &made))?;
         if let Err(reason) = check_static(&program) {
             let reason = reason.to_owned();
@@ -87,10 +113,10 @@ pub(crate) fn build(
             }
             .into());
         }
-        let kept = work.out.join(NAME);
+        let kept = work.out.join(name);
         fs::write(&kept, program).map_err(GuestError::io("create", kept))
     })?;
-    Ok(Built::in_slot(&slot, NAME))
+    Ok(Built::in_slot(&slot, name))
 }
 
 /// The manifest and all below `src`, in a fixed order.
@@ -163,12 +189,13 @@ mod tests {
     #[test]
     fn key_covers_every_crate_of_the_workspace_that_the_agent_uses() {
         let guest = Places::find().expect("a checkout").guest;
-        for name in CRATES {
+        let crates = Init::Hostile.crates();
+        for name in crates {
             let manifest = guest.join(name).join("Cargo.toml");
             let text = fs::read_to_string(&manifest).expect("readable");
             let ours = text.lines().filter_map(|line| line.strip_prefix("ipirig-"));
             let covered = |rest: &&str| {
-                CRATES
+                crates
                     .iter()
                     .any(|name| rest.starts_with(&format!("{name}.")))
             };

@@ -245,6 +245,7 @@ mod tests {
                 (&"CONFIG_BPF_SYSCALL", &None),
                 (&"CONFIG_FTRACE", &None),
                 (&"CONFIG_NET", &None),
+                (&"CONFIG_X86_MCE", &None),
             ]
         );
         // What scenarios toggle and the cross-check reads.

@@ -79,6 +79,14 @@ impl Fake {
         fake
     }
 
+    /// Has the package of the source be another one of the same version, with the same source in it.
+    pub(crate) fn repack(&mut self) {
+        let root = self.dir.path().join("package");
+        write(&root.join("usr/src/note"), "another package");
+        let deb = pack(self.dir.path(), &root);
+        self.source = Source::fake(&self.store, &deb, &self.source.package);
+    }
+
     /// Writes a file of the guest directory.
     pub(crate) fn write(&self, name: &str, text: &str) {
         write(&self.places.guest.join(name), text);
@@ -154,6 +162,10 @@ fn package(dir: &Path) -> PathBuf {
         .arg("-C")
         .arg(dir)
         .arg("linux-source-6.12"));
+    pack(dir, &root)
+}
+
+fn pack(dir: &Path, root: &Path) -> PathBuf {
     let deb = dir.join("fake.deb");
     run(Command::new("dpkg-deb")
         .args(["-Znone", "--build"])

@@ -77,6 +77,7 @@ impl Kernel {
     pub(crate) fn headers(&self) -> Headers {
         Headers {
             tree: self.dir.join("tree"),
+            slot: Some(self.dir.clone()),
             key: self.key.clone(),
             arguments: vec![],
         }

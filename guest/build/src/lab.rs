@@ -96,7 +96,7 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
     let places = Places::find()?;
     crate::build_at(&places, &Request::default(), progress)?;
     let workspace = places.workspace();
-    let mut files = Vec::new();
+    let mut files = vec![places.cache.join(ipirig_store::FORMAT)];
     if let Some(agent) = &places.agent {
         files.push(agent.clone());
     } else {
@@ -121,6 +121,12 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
             .is_ok_and(|manifest| matches!(manifest.flavour, Configuration::Reference(_)));
         if guests {
             files.extend(kernel::FILES.map(|name| slot.join(name)));
+            files.extend(
+                ipirig_store::MARKS
+                    .map(|name| slot.join(name))
+                    .into_iter()
+                    .filter(|mark| mark.exists()),
+            );
         }
     }
     Ok(files)

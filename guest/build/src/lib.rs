@@ -45,9 +45,10 @@ use std::path::{Path, PathBuf};
 
 pub use error::{GuestError, LostOption, PatchFailure, Rejection};
 pub use ipirig_abi::Flavour;
-pub use ipirig_store::{Embedded, ErrorClass, Places, Progress, StoreError};
+pub use ipirig_store::{CACHE_OWNER, Embedded, ErrorClass, Places, Progress, StoreError, Trust};
 pub use root::with_root;
 
+use agent::Init;
 use ipirig_store::{Slot, Store};
 
 /// What to build.
@@ -132,7 +133,7 @@ pub fn build_at(
     let source = source::find(&store, request.update, progress)?;
     let kernel = kernel::build(&store, places, request, &source, progress)?;
     let module = module::build(&store, places, &kernel.headers(), progress)?;
-    let agent = agent::build(&store, places, progress)?;
+    let agent = agent::build(&store, places, Init::Agent, progress)?;
     let initramfs = initramfs::build(&store, &agent, Some(&module))?;
     Ok(Guest {
         flavour: request.flavour,
@@ -158,10 +159,34 @@ pub fn build_at(
 pub fn initramfs_without_module(progress: &dyn Progress) -> Result<Initramfs, GuestError> {
     let places = Places::find()?;
     let store = Store::open(&places.cache)?;
-    let agent = agent::build(&store, &places, progress)?;
+    let agent = agent::build(&store, &places, Init::Agent, progress)?;
     let built = initramfs::build(&store, &agent, None)?;
     Ok(Initramfs {
         fresh: agent.fresh || built.fresh,
+        path: built.path,
+        key: built.key,
+    })
+}
+
+/// Builds an initramfs for the kernel of `request` whose process 1 is `ipirig-hostile`: for tests that a guest which
+/// lies gets no verdict that it has not earned.
+///
+/// # Errors
+///
+/// See [`GuestError`].
+pub fn hostile_initramfs(
+    request: &Request,
+    progress: &dyn Progress,
+) -> Result<Initramfs, GuestError> {
+    let places = Places::find()?;
+    let store = Store::open(&places.cache)?;
+    let source = source::find(&store, request.update, progress)?;
+    let kernel = kernel::build(&store, &places, request, &source, progress)?;
+    let module = module::build(&store, &places, &kernel.headers(), progress)?;
+    let init = agent::build(&store, &places, Init::Hostile, progress)?;
+    let built = initramfs::build(&store, &init, Some(&module))?;
+    Ok(Initramfs {
+        fresh: init.fresh || built.fresh,
         path: built.path,
         key: built.key,
     })

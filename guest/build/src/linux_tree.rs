@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use object::Object;
 
+use crate::agent::Init;
 use crate::config::{self, Fragments};
 use crate::module::Headers;
 use crate::requirements::{self, Lack};
@@ -83,7 +84,7 @@ pub(crate) fn find_at(
         });
     }
     let module = built.module(&store, places, progress)?;
-    let agent = agent::build(&store, places, progress)?;
+    let agent = agent::build(&store, places, Init::Agent, progress)?;
     let initramfs = initramfs::build(&store, &agent, module.as_ref())?;
     Ok(TreeKernel {
         vmlinux: built.vmlinux,
@@ -162,6 +163,7 @@ impl BuiltTree {
         }
         let headers = Headers {
             tree: self.dir.clone(),
+            slot: None,
             key: ingredients.key().to_string(),
             arguments,
         };

@@ -19,6 +19,8 @@ pub(crate) const DUMMY: &str = "ipirig_dummy.ko";
 pub(crate) struct Headers {
     /// Where to run make: a finished kernel's tree, or what is kept of one.
     pub(crate) tree: PathBuf,
+    /// The slot of the cache that it is in, if it is in one.
+    pub(crate) slot: Option<PathBuf>,
     /// Another one for another kernel.
     pub(crate) key: String,
     /// What make is told besides.
@@ -47,6 +49,10 @@ pub(crate) fn build(
         progress,
         |work| {
             tools::ensure(&work.log, progress)?;
+            if let Some(slot) = &headers.slot {
+                // Scripts in it are run.
+                store.verify(slot)?;
+            }
             progress.stage("building the module");
             // A copy, since the build writes next to the sources.
             for source in &sources {

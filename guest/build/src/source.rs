@@ -259,8 +259,10 @@ impl Source {
         progress: &dyn Progress,
     ) -> Result<PathBuf, GuestError> {
         let deb = store.source().join(&self.file);
-        if fs::metadata(&deb).is_ok_and(|meta| meta.len() == self.size) {
-            return Ok(deb);
+        match store.sha256(&deb)? {
+            Some(found) if found == self.sha256 => return Ok(deb),
+            Some(_) => progress.note(&format!("{} is not what was downloaded", deb.display())),
+            None => {}
         }
         progress.stage(&format!("downloading {} {}", self.name, self.package));
         let dir = empty_partial(store)?;
@@ -310,6 +312,7 @@ impl Source {
             }
             .into());
         }
+        // apt has compared the hash.
         fs::rename(&part, &deb).map_err(GuestError::io("create", &deb))?;
         Ok(deb)
     }
@@ -320,7 +323,9 @@ impl Source {
     /// A package that is in the store already.
     pub(crate) fn fake(store: &Store, deb: &Path, package: &str) -> Self {
         let file = "fake.deb".to_owned();
-        fs::copy(deb, store.source().join(&file)).expect("copied");
+        let copy = store.source().join(&file);
+        fs::copy(deb, &copy).expect("copied");
+        let sha256 = store.sha256(&copy).expect("readable").expect("there");
         let size = fs::metadata(deb).expect("there").len();
         let source = Self {
             name: reference(),
@@ -328,7 +333,7 @@ impl Source {
             own: None,
             file,
             package: package.to_owned(),
-            sha256: "0".repeat(64),
+            sha256,
             size,
         };
         source.record(store).expect("recorded");

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::agent::Init;
 use crate::config::Fragments;
 use crate::configuration::Configuration;
 use crate::kernel::{self, Keep, Manifest, earlier_steps, read_manifest};
@@ -86,12 +87,8 @@ pub fn cached(version: &str) -> Result<Option<StockKernel>, GuestError> {
     };
     let recipe = recipe(&store, &places, version, &source, None, &())?;
     let key = recipe.key(&recipe.series.key()?);
-    let dir = store.stage_dir("kernel").join(key.to_string());
-    if FILES.iter().any(|name| !dir.join(name).exists()) {
-        return Ok(None);
-    }
-    let fresh = false;
-    finished(Slot { dir, key, fresh }).map(Some)
+    let slot = store.find("kernel", key, &FILES)?;
+    slot.map(finished).transpose()
 }
 
 /// The initramfs for a stock kernel: the agent, and the module if one can be built for it.
@@ -106,6 +103,7 @@ pub fn initramfs(kernel: &StockKernel, progress: &dyn Progress) -> Result<Initra
         Some(tree) => {
             let headers = Headers {
                 tree: tree.clone(),
+                slot: tree.parent().map(Path::to_owned),
                 key: kernel.key.clone(),
                 arguments: vec![],
             };
@@ -119,7 +117,7 @@ pub fn initramfs(kernel: &StockKernel, progress: &dyn Progress) -> Result<Initra
             None
         }
     };
-    let agent = agent::build(&store, &places, progress)?;
+    let agent = agent::build(&store, &places, Init::Agent, progress)?;
     initramfs::build(&store, &agent, module.as_ref()).map(|built| Initramfs {
         fresh: agent.fresh || built.fresh,
         path: built.path,

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use crate::Distrust;
+
 /// Why a stage was not found, or did not come to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -32,6 +34,25 @@ pub enum StoreError {
     AwkwardCacheDir {
         /// The cache directory.
         path: PathBuf,
+    },
+
+    /// Somebody else can have written something in the cache. It is left alone.
+    #[error("not using {}", path.display())]
+    NotTrusted {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why it is not believed.
+        #[source]
+        source: Distrust,
+    },
+
+    /// A finished stage that something is to be built from is not what was built.
+    #[error("{what} in {}: remove that directory to have it built again", path.display())]
+    Changed {
+        /// The stage's directory.
+        path: PathBuf,
+        /// What is wrong: "vmlinux is not what was built".
+        what: String,
     },
 
     /// A file or directory could not be read or written.
@@ -118,10 +139,13 @@ impl StoreError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoGuestDir { .. } | Self::NoCacheDir | Self::AwkwardCacheDir { .. } => {
-                ErrorClass::Input
+            Self::NoGuestDir { .. }
+            | Self::NoCacheDir
+            | Self::AwkwardCacheDir { .. }
+            | Self::NotTrusted { .. } => ErrorClass::Input,
+            Self::Spawn { .. } | Self::InLab { .. } | Self::Io { .. } | Self::Changed { .. } => {
+                ErrorClass::Host
             }
-            Self::Spawn { .. } | Self::InLab { .. } | Self::Io { .. } => ErrorClass::Host,
             Self::Failed { .. } | Self::Product { .. } => ErrorClass::Build,
             Self::Interrupted { .. } => ErrorClass::Interrupt,
         }

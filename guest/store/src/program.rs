@@ -8,6 +8,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use ipirig_terminal::{children, interrupt};
+
 use crate::StoreError;
 
 /// How many lines of a failed program's output an error shows.
@@ -101,7 +103,7 @@ impl Program {
         self
     }
 
-    /// Runs it to its end. Both its outputs go to `log`, which is appended to, and line by line to
+    /// Runs it to its end, or to that of this process: it is in a process group of its own, which ends with it. Both its outputs go to `log`, which is appended to, and line by line to
     /// `heard`. `what` is for the error: "building the kernel".
     ///
     /// # Errors
@@ -131,7 +133,7 @@ impl Program {
         command
             .stdout(writer.try_clone().map_err(spawn_error)?)
             .stderr(writer);
-        let mut child = command.spawn().map_err(spawn_error)?;
+        let (mut child, group) = children::spawn(&mut command).map_err(spawn_error)?;
         // It holds our copies of the writing end: without this the reader sees no end.
         drop(command);
 
@@ -147,14 +149,16 @@ impl Program {
             return Err(no_log(error));
         }
         let status = child.wait().map_err(spawn_error)?;
-        if status.success() {
+        drop(group);
+        if status.success() && !interrupt::requested() {
             return Ok(());
         }
         let what = what.to_owned();
-        if status
+        let stopped = status
             .signal()
-            .is_some_and(|signal| STOP_SIGNALS.contains(&signal))
-        {
+            .is_some_and(|signal| STOP_SIGNALS.contains(&signal));
+        // Some end with a code when they are asked to end.
+        if stopped || interrupt::requested() {
             return Err(StoreError::Interrupted { what });
         }
         Err(StoreError::Failed {

@@ -9,22 +9,33 @@
 //! work/trash-*/      what is being removed
 //! lock/STAGE-KEY     empty files that are locked, never removed
 //! log/STAGE-KEY      what a build printed, also when it failed
+//! verified/STAGE-KEY which files of a slot were hashed since the host booted
+//! format             which of these rules the cache follows
 //! ```
+//!
+//! A slot is used only if its files are what was built: `SHA256SUMS` in it has their hashes. It, the directories
+//! above it and its files belong to somebody whom [`Trust`] believes, and nobody else may write to them. A kept tree
+//! is too large to be hashed at each use: of it only the directory is looked at.
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use ipirig_terminal::interrupt;
+use ipirig_terminal::tidy::{self, Unfinished};
 use serde::Serialize;
 
 use crate::key::{Ingredients, Key};
-use crate::{Progress, StoreError};
+use crate::stamp::Stamp;
+use crate::sums::{self, Found, SUMS, Sums, UNHASHED, trusted};
+use crate::{Progress, StoreError, Trust};
 
 /// How the names of directories under `work` begin that only wait for their removal.
 const TRASH: &str = "trash-";
@@ -35,6 +46,18 @@ const WHOLE: &str = "whole";
 /// The variable by which `ipirig lab` says to what it runs that the host is emulated.
 const IN_LAB: &str = "IPIRIG_LAB";
 
+/// The file in the cache that says which rules it follows.
+pub const FORMAT: &str = "format";
+
+/// What is in it since slots have hashes.
+const VERSION: &str = "2\n";
+
+/// The files in a slot by which it is found to be what was built. It has one of them.
+pub const MARKS: [&str; 2] = [SUMS, UNHASHED];
+
+/// How often a lock is tried that somebody else has.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
+
 /// The stages that start no program: they only pack and unpack files.
 const PACKED: [&str; 2] = ["initramfs", "sources"];
 
@@ -44,6 +67,7 @@ pub struct Store {
     root: PathBuf,
     /// What emulates this host, if something does.
     emulated: Option<OsString>,
+    trust: Trust,
 }
 
 /// A finished stage.
@@ -100,13 +124,25 @@ impl Store {
                 path: root.to_owned(),
             });
         }
-        for dir in ["source", "work", "lock", "log"] {
+        let is_new = !root.exists();
+        for dir in ["source", "work", "lock", "log", "verified"] {
             make_dir(&root.join(dir))?;
         }
-        Ok(Self {
+        let this = Self {
             root: root.to_owned(),
             emulated: env::var_os(IN_LAB).filter(|host| !host.is_empty()),
-        })
+            trust: Trust::here(),
+        };
+        this.believe(root)?;
+        this.sweep();
+        let format = root.join(FORMAT);
+        if !format.exists() {
+            if !is_new {
+                mark_unhashed(root)?;
+            }
+            fs::write(&format, VERSION).map_err(StoreError::io("write", format))?;
+        }
+        Ok(this)
     }
 
     /// The directory of downloaded packages.
@@ -152,12 +188,19 @@ impl Store {
         build: impl FnOnce(&Work) -> Result<(), E>,
     ) -> Result<Slot, E> {
         let dir = self.root.join(stage).join(key.to_string());
-        if has_all(&dir, files).is_ok() {
-            return Ok(Slot {
-                dir,
-                key,
-                fresh: false,
-            });
+        match self.look(stage, &key, files, false)? {
+            SlotState::Whole => {
+                return Ok(Slot {
+                    dir,
+                    key,
+                    fresh: false,
+                });
+            }
+            SlotState::Absent => {}
+            SlotState::Damaged(what) => progress.note(&format!(
+                "{what}: not using the {stage} in {}",
+                dir.display()
+            )),
         }
         if let (Some(host), true) = (&self.emulated, !PACKED.contains(&stage)) {
             // Its file locks are not ours, and it would take hours.
@@ -170,7 +213,7 @@ impl Store {
         let name = format!("{stage}-{key}");
         let _lock = self.lock(&name, stage, progress)?;
         // Whoever held the lock may have built it.
-        if has_all(&dir, files).is_ok() {
+        if matches!(self.look(stage, &key, files, true)?, SlotState::Whole) {
             return Ok(Slot {
                 dir,
                 key,
@@ -188,6 +231,8 @@ impl Store {
                 .join("log")
                 .join(format!("{stage}-{}.log", key.short())),
         };
+        // If it comes to an end in its own way it is discarded below.
+        let _unfinished = Unfinished::new(&root);
         make_dir(&work.scratch)?;
         make_dir(&work.out)?;
         remove_file(&work.log)?;
@@ -202,6 +247,7 @@ impl Store {
                 }
                 .into());
             }
+            Sums::seal(&work.out)?;
             // What is there is not whole: somebody removed parts of it.
             self.discard(&dir)?;
             make_dir(&self.root.join(stage))?;
@@ -217,6 +263,110 @@ impl Store {
             key,
             fresh: true,
         })
+    }
+
+    /// The slot `stage`/`key` if it is there, with `files` as they were built. Nothing is built.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotTrusted`], [`StoreError::Io`].
+    pub fn find(&self, stage: &str, key: Key, files: &[&str]) -> Result<Option<Slot>, StoreError> {
+        let found = matches!(self.look(stage, &key, files, false)?, SlotState::Whole);
+        Ok(found.then(|| Slot {
+            dir: self.root.join(stage).join(key.to_string()),
+            key,
+            fresh: false,
+        }))
+    }
+
+    /// Hashes each file of a finished slot, not only those that make it whole: before something is built from them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Changed`], [`StoreError::NotTrusted`], [`StoreError::Io`].
+    pub fn verify(&self, dir: &Path) -> Result<(), StoreError> {
+        match Sums::check_all(dir, &self.trust)? {
+            Found::Built => Ok(()),
+            Found::Other(what) => Err(StoreError::Changed {
+                path: dir.to_owned(),
+                what,
+            }),
+        }
+    }
+
+    /// The SHA-256 of a file in the cache, as lower-case hex. `None`: it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotTrusted`], [`StoreError::Io`].
+    pub fn sha256(&self, path: &Path) -> Result<Option<String>, StoreError> {
+        let file = sums::open(path, &self.trust)?;
+        let hash = file.map(|file| sums::hash(&file).map_err(StoreError::io("read", path)));
+        hash.transpose()
+    }
+
+    fn stamp(&self, name: &str) -> Stamp {
+        Stamp::new(&self.root.join("verified"), name, self.emulated.is_some())
+    }
+
+    fn believe(&self, dir: &Path) -> Result<(), StoreError> {
+        trusted(dir, self.trust.directory(dir))
+    }
+
+    /// Looks whether a slot is there, and whether it is what was built. `locked`: its lock is ours.
+    fn look(
+        &self,
+        stage: &str,
+        key: &Key,
+        files: &[&str],
+        locked: bool,
+    ) -> Result<SlotState, StoreError> {
+        let stage_dir = self.root.join(stage);
+        let dir = stage_dir.join(key.to_string());
+        if fs::symlink_metadata(&dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(SlotState::Absent);
+        }
+        self.believe(&stage_dir)?;
+        self.believe(&dir)?;
+        for name in files {
+            // Those above a file that lies deeper.
+            let above = Path::new(name).ancestors().skip(1);
+            for above in above.filter(|above| !above.as_os_str().is_empty()) {
+                let above = dir.join(above);
+                if above.exists() {
+                    self.believe(&above)?;
+                }
+            }
+        }
+        let stamp = self.stamp(&format!("{stage}-{key}"));
+        if stamp.fits(&dir, files, &self.trust) {
+            return Ok(SlotState::Whole);
+        }
+        let unhashed = dir.join(UNHASHED);
+        if unhashed.exists() {
+            if let Err(missing) = has_all(&dir, files) {
+                let what = format!("{} is missing", missing.display());
+                return Ok(SlotState::Damaged(what));
+            }
+            let lock = || self.lock(&format!("{stage}-{key}"), stage, &());
+            let _lock = (!locked).then(lock).transpose()?;
+            // Whoever held the lock may have done it.
+            if unhashed.exists() {
+                Sums::seal(&dir)?;
+                remove_file(&unhashed)?;
+            }
+        }
+        // As they are before they are hashed: what is changed meanwhile does not fit.
+        let state = stamp.state(&dir, files);
+        match Sums::check(&dir, files, &self.trust)? {
+            Found::Built => {
+                if let Some(state) = state {
+                    stamp.put(&state);
+                }
+                Ok(SlotState::Whole)
+            }
+            Found::Other(what) => Ok(SlotState::Damaged(what)),
+        }
     }
 
     /// Locks the directory `stage`/`key`, and has `build` fill it if that was not done. `build`
@@ -239,10 +389,14 @@ impl Store {
         let lock = self.lock(&name, what, progress)?;
         let dir = self.root.join(stage).join(key.to_string());
         let whole = dir.join(WHOLE);
+        if dir.exists() {
+            self.believe(&dir)?;
+        }
         if !whole.exists() {
             self.sweep();
             self.discard_unlocked(&self.root.join(stage), &format!("{stage}-"));
             self.discard(&dir)?;
+            let _unfinished = Unfinished::new(&dir);
             make_dir(&dir)?;
             let log = self.log(&format!("{stage}-{}", key.short()));
             remove_file(&log)?;
@@ -268,7 +422,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`].
+    /// [`StoreError::Interrupted`], [`StoreError::Io`].
     pub fn lock(
         &self,
         name: &str,
@@ -284,8 +438,19 @@ impl Store {
         progress.note(&format!(
             "another ipirig is at work on the {what}; waiting for it"
         ));
-        file.lock().map_err(StoreError::io("lock", path))?;
-        Ok(file)
+        // Not by waiting in the kernel: a signal is to end it.
+        loop {
+            if interrupt::requested() {
+                let what = format!("waiting for another ipirig at work on the {what}");
+                return Err(StoreError::Interrupted { what });
+            }
+            thread::sleep(LOCK_LOOK);
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
+            }
+        }
     }
 
     fn lock_file(&self, name: &str) -> Result<(File, PathBuf), StoreError> {
@@ -298,13 +463,23 @@ impl Store {
         Ok((file.map_err(StoreError::io("open", &path))?, path))
     }
 
-    /// Removes what interrupted builds left. Failing at that must not stop a build.
+    /// Removes what builds left that were killed. Failing at that must not stop anything.
     fn sweep(&self) {
         // In an emulated host the locks of builds outside it are free.
         if self.emulated.is_some() {
             return;
         }
         self.discard_unlocked(&self.root.join("work"), "");
+        self.discard_parts(&self.root.join("verified"));
+    }
+
+    /// Removes what was being written in `dir` when somebody was killed. Whoever is writing it now does without.
+    fn discard_parts(&self, dir: &Path) {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "part")) {
+            // Tried again the next time.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 
     /// Discards each entry of `dir` that nobody works in. Its lock is called like it, after
@@ -317,7 +492,7 @@ impl Store {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             if name.starts_with(TRASH) {
-                remove_behind(entry.path());
+                remove_behind(&entry.path());
                 continue;
             }
             // Held until the end of the iteration: nobody may start a build in it meanwhile.
@@ -342,7 +517,7 @@ impl Store {
             .join("work")
             .join(format!("{TRASH}{}-{number}", process::id()));
         match fs::rename(path, &trash) {
-            Ok(()) => remove_behind(trash),
+            Ok(()) => remove_behind(&trash),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io("remove", path)(error)),
         }
@@ -350,19 +525,44 @@ impl Store {
     }
 }
 
+/// What [`Store::look`] found.
+#[derive(Debug, PartialEq, Eq)]
+enum SlotState {
+    Whole,
+    Absent,
+    /// What is wrong.
+    Damaged(String),
+}
+
+/// Marks the slots of a cache from before slots had hashes: they are taken as they are, once, and hashed when they
+/// are first used. From then on a slot without hashes is none.
+fn mark_unhashed(root: &Path) -> Result<(), StoreError> {
+    let list = |dir: &Path| {
+        let entries = fs::read_dir(dir).map_err(StoreError::io("list", dir))?;
+        Ok::<_, StoreError>(entries.flatten().map(|entry| entry.path()))
+    };
+    // A slot has the whole of its key as its name; nothing else has.
+    let is_key = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    for stage in list(root)?.filter(|stage| stage.is_dir()) {
+        for slot in list(&stage)?.filter(is_key) {
+            // A bench.
+            if slot.join(WHOLE).exists() || slot.join(SUMS).exists() {
+                continue;
+            }
+            let mark = slot.join(UNHASHED);
+            fs::write(&mark, "").map_err(StoreError::io("write", mark))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes `trash` with a program that goes on when this one ends. What it does not manage, the
 /// next build tries again.
-fn remove_behind(trash: PathBuf) {
-    let rm = Command::new("rm")
-        .args(["-rf", "--"])
-        .arg(trash)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        // Ctrl-C is not meant for it.
-        .process_group(0)
-        .spawn();
-    if let Ok(mut rm) = rm {
+fn remove_behind(trash: &Path) {
+    if let Some(mut rm) = tidy::remove_behind(trash) {
         // Only so that it does not stay a zombie.
         let _ = thread::Builder::new().spawn(move || rm.wait());
     }
@@ -382,7 +582,12 @@ fn has_all(dir: &Path, files: &[&str]) -> Result<(), PathBuf> {
 ///
 /// [`StoreError::Io`].
 pub fn make_dir(path: &Path) -> Result<(), StoreError> {
-    fs::create_dir_all(path).map_err(StoreError::io("create", path))
+    // Nobody else is to write to it, whatever the umask.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(StoreError::io("create", path))
 }
 
 /// Removes a directory with all that is in it, if it is there.

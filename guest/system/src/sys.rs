@@ -1,5 +1,8 @@
-//! The system calls that std does not offer, one function each.
-#![expect(unsafe_code, reason = "raw system calls")]
+//! The system calls that std does not offer, one function each: by rustix, and those that it lacks by libc.
+#![expect(
+    unsafe_code,
+    reason = "fork, clone, signal handlers, mappings, and calls that rustix lacks"
+)]
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -7,7 +10,17 @@ use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::retry_on_intr;
+use rustix::mm::MlockAllFlags;
+use rustix::mount::MountFlags;
+use rustix::process::{self, Pid, Signal, WaitOptions};
+use rustix::system::{self, RebootCommand};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 use crate::errno::Errno;
+
+/// CPUs that a guest may have.
+const CPUS: usize = 64;
 
 /// Who came out of [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +41,13 @@ fn check(result: i64) -> Result<(), Errno> {
 
 /// mount(2) of a file system that has no device and takes no options.
 pub fn mount(kind: &CStr, target: &CStr) -> Result<(), Errno> {
-    // SAFETY: both strings end in NUL; the kernel accepts a null `data`.
-    let result = unsafe {
-        libc::mount(
-            kind.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            0,
-            ptr::null(),
-        )
-    };
-    check(result.into())
+    Ok(rustix::mount::mount(
+        kind,
+        target,
+        kind,
+        MountFlags::empty(),
+        None,
+    )?)
 }
 
 /// Maps `len` bytes of `file` from `offset` on, shared, for reading and writing, for good.
@@ -91,17 +100,12 @@ pub fn permit_port(port: u16) -> Result<(), Errno> {
 
 /// finit_module(2) without parameters.
 pub fn load_module(module: &File) -> Result<(), Errno> {
-    // SAFETY: the descriptor is open and the parameter string ends in NUL.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
-    check(result)
+    Ok(system::finit_module(module, c"", 0)?)
 }
 
 /// delete_module(2); EWOULDBLOCK if the module is in use.
 pub fn unload_module(name: &CStr) -> Result<(), Errno> {
-    // SAFETY: the name ends in NUL.
-    let result = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
-    check(result)
+    Ok(system::delete_module(name, libc::O_NONBLOCK)?)
 }
 
 /// Attaches a classic BPF program that lets everything pass, in place of the one before it.
@@ -131,22 +135,25 @@ pub fn attach_filter(socket: &impl AsRawFd) -> Result<(), Errno> {
 
 /// Lets the calling task run on `cpu` (below 64) alone.
 pub fn pin(cpu: usize) -> Result<(), Errno> {
-    let mask = u32::try_from(cpu)
-        .ok()
-        .and_then(|cpu| 1_u64.checked_shl(cpu));
-    let mask = mask.ok_or(Errno(libc::EINVAL))?;
-    // SAFETY: the kernel reads as many bytes as it is told: those of `mask`. It takes a mask
-    // shorter than its own as one that ends in zeroes (kernel/sched/syscalls.c).
-    let result =
-        unsafe { libc::sched_setaffinity(0, size_of_val(&mask), (&raw const mask).cast()) };
-    check(result.into())
+    confine(&[cpu])
+}
+
+/// Lets the calling task run on `cpus` (below 64) alone, and what it starts likewise.
+pub fn confine(cpus: &[usize]) -> Result<(), Errno> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        if cpu >= CPUS {
+            return Err(Errno(libc::EINVAL));
+        }
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Locks each page of the calling process that is present or will be, without faulting any in.
 pub fn lock_memory() -> Result<(), Errno> {
-    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
-    // SAFETY: touches no memory of ours.
-    check(unsafe { libc::mlockall(flags) }.into())
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    Ok(rustix::mm::mlockall(flags)?)
 }
 
 /// fork(2). The agent has one thread, so the child may do all that the parent may.
@@ -222,48 +229,38 @@ pub fn child_died() -> bool {
 
 /// A child that died and was not collected yet: its process id and wait status.
 pub fn collect_child() -> Option<(i32, i32)> {
-    let mut status = 0;
-    // SAFETY: the kernel writes one `int`.
-    let child = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-    (child > 0).then_some((child, status))
+    let (child, status) = process::wait(WaitOptions::NOHANG).ok().flatten()?;
+    Some((child.as_raw_nonzero().get(), status.as_raw()))
 }
 
 /// Waits until the child `pid` is dead; its wait status.
 pub fn wait(pid: i32) -> Result<i32, Errno> {
-    let mut status = 0;
-    loop {
-        // SAFETY: the kernel writes one `int`.
-        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
-            return Ok(status);
-        }
-        match Errno::last() {
-            Errno(libc::EINTR) => {}
-            errno => return Err(errno),
-        }
-    }
+    let child = Some(child(pid)?);
+    let ended = retry_on_intr(|| process::waitpid(child, WaitOptions::empty()))?;
+    let (_, status) = ended.ok_or(Errno(libc::ECHILD))?;
+    Ok(status.as_raw())
 }
 
 /// The wait status of the child `pid`, if it is dead.
 pub fn ended(pid: i32) -> Result<Option<i32>, Errno> {
-    let mut status = 0;
-    // SAFETY: the kernel writes one `int`.
-    match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
-        0 => Ok(None),
-        dead if dead == pid => Ok(Some(status)),
-        _ => Err(Errno::last()),
-    }
+    let ended = process::waitpid(Some(child(pid)?), WaitOptions::NOHANG)?;
+    Ok(ended.map(|(_, status)| status.as_raw()))
+}
+
+/// A process id as the calls take it.
+pub(crate) fn child(pid: i32) -> Result<Pid, Errno> {
+    Pid::from_raw(pid).ok_or(Errno(libc::ESRCH))
 }
 
 /// Sends `signal` to the process `pid`, a child of the caller.
 pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
-    // SAFETY: touches no memory of ours.
-    check(unsafe { libc::kill(pid, signal) }.into())
+    let signal = Signal::from_named_raw(signal).ok_or(Errno(libc::EINVAL))?;
+    Ok(process::kill_process(child(pid)?, signal)?)
 }
 
 /// Enters the kernel and leaves it again.
 pub fn enter_kernel() {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::getppid() };
+    let _ = process::getppid();
 }
 
 /// The time-stamp counter. No system call: CR4.TSD is clear unless a process asks for it (prctl(2), PR_SET_TSC).
@@ -274,34 +271,29 @@ pub fn counter() -> u64 {
 }
 
 /// What `uname -srvm` prints.
-pub fn version() -> Result<String, Errno> {
-    // SAFETY: all zeroes is a valid `utsname`: empty strings.
-    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel fills in exactly one `utsname`.
-    check(unsafe { libc::uname(&raw mut name) }.into())?;
-    let fields = [&name.sysname, &name.release, &name.version, &name.machine];
-    let words = fields.map(|field| {
-        let bytes: Vec<u8> = field
-            .iter()
-            .take_while(|&&byte| byte != 0)
-            .map(|&byte| byte.cast_unsigned())
-            .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
-    });
-    Ok(words.join(" "))
+pub fn version() -> String {
+    let name = system::uname();
+    let fields = [
+        name.sysname(),
+        name.release(),
+        name.version(),
+        name.machine(),
+    ];
+    fields.map(CStr::to_string_lossy).join(" ")
 }
 
 /// Restarts the machine; a VMM takes that as the end. Returns only on failure.
 pub fn reboot() -> Errno {
-    // SAFETY: touches no memory of ours.
-    unsafe { libc::reboot(libc::RB_AUTOBOOT) };
-    Errno::last()
+    match system::reboot(RebootCommand::Restart) {
+        // It does not return.
+        Ok(()) => Errno(libc::EIO),
+        Err(errno) => errno.into(),
+    }
 }
 
 /// Sleeps for good.
 pub fn sleep_forever() -> ! {
     loop {
-        // SAFETY: touches no memory of ours.
-        unsafe { libc::pause() };
+        rustix::event::pause();
     }
 }

@@ -23,7 +23,7 @@ mod sweep;
 
 pub use lab::{Cpu, LabArgs};
 use options::flavours;
-pub use options::{Apic, PictureOptions, ReportArgs, RunOptions, Switch};
+pub use options::{Apic, ConsoleStyle, PictureOptions, ReportArgs, RunOptions, Switch};
 pub use sweep::{MergeArgs, SweepArgs};
 
 use examples::{
@@ -170,6 +170,9 @@ pub struct GuestPathArgs {
     /// A patch on top of the series; may be given several times
     #[arg(long, value_name = "FILE")]
     pub patch: Vec<PathBuf>,
+    /// An initramfs whose process 1 lies and floods, for tests of ipirig itself
+    #[arg(long, hide = true, conflicts_with_all = ["tree", "patch"])]
+    pub hostile: bool,
 }
 
 #[derive(Debug, ClapArgs)]

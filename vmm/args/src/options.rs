@@ -28,6 +28,15 @@ pub struct PictureOptions {
     pub trace: Option<PathBuf>,
 }
 
+/// How the guest's console is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConsoleStyle {
+    /// Without its control characters.
+    Text,
+    /// As it comes: the guest can then do with the terminal what it likes.
+    Raw,
+}
+
 /// How a scenario is run.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct RunOptions {
@@ -83,9 +92,9 @@ pub struct RunOptions {
     /// Write the result as JSON; `-` is standard output, and the table goes to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Show the guest's console on standard error
-    #[arg(long)]
-    pub console: bool,
+    /// Show the guest's console on standard error, without its control characters; `raw`: with them
+    #[arg(long, value_name = "STYLE", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    pub console: Option<ConsoleStyle>,
     /// Write the guest's console to a file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

@@ -39,6 +39,9 @@ pub struct SweepArgs {
     /// Only every NUMBERth point, from the INDEXth on
     #[arg(long, value_name = "INDEX/NUMBER", default_value = "1/1")]
     pub shard: String,
+    /// End after NUMBER violated points
+    #[arg(long, value_name = "NUMBER", conflicts_with = "point", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_violated: Option<u32>,
     /// The JSON of a sweep that did not come to its end: what it has is not done again, but for errors
     #[arg(long, value_name = "FILE", conflicts_with = "point")]
     pub resume: Option<PathBuf>,

@@ -1,14 +1,33 @@
 //! Where results go. A reader that has seen enough (`| head`) is no failure.
+//!
+//! This is the one way to a terminal: [`print`], [`say`] and what `crate::progress` shows replace control characters,
+//! which a guest, a kernel's file or somebody's results may have in them. The guest's console has its own way
+//! (`ipirig_machine::ConsoleStyle`), with the same filter.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use ipirig_report::paint::Paint;
+use ipirig_report::paint::{Paint, shown};
+use ipirig_terminal::tidy::Unfinished;
 
-/// Writes to standard output.
+use crate::failure::Failure;
+
+/// Writes what is for people to standard output.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    write_out(&shown(text))
+}
+
+/// Writes what is for machines to standard output: as it is, unless that is a terminal.
+pub(crate) fn print_file(text: &str) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() {
+        return print(text);
+    }
+    write_out(text)
+}
+
+fn write_out(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -20,7 +39,23 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 
 /// Writes to standard error. Nobody is left to tell if that fails.
 pub(crate) fn say(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = io::stderr().lock().write_all(shown(text).as_bytes());
+}
+
+/// Whose fault it is that a file that looked well could not be written: the user's if there is no way to it, else
+/// the machine's, whose disk is full, say.
+pub(crate) fn not_written(error: anyhow::Error) -> Failure {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    match kind {
+        Some(
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::ReadOnlyFilesystem,
+        ) => Failure::usage(error),
+        _ => error.into(),
+    }
 }
 
 /// Checks that a file can be written to `path` later, as far as can be told without doing so.
@@ -60,6 +95,7 @@ pub(crate) fn write_file_by(
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let beside = path.with_file_name(name);
+    let _unfinished = Unfinished::new(&beside);
     let written = buffered(&beside, write).and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
         // Nothing is left behind; the first error is the one to report.

@@ -11,7 +11,7 @@ use ipirig_pictures::trace::chrome_trace;
 use ipirig_verdict::result::RunResult;
 
 use crate::failure::Failure;
-use crate::output::{check_writable, write_file, write_file_by};
+use crate::output::{check_writable, not_written, write_file, write_file_by};
 
 /// Checks, as far as can be told beforehand, that the files can be written when the runs are over.
 pub(crate) fn check(options: &PictureOptions) -> Result<(), Failure> {
@@ -30,7 +30,7 @@ pub(crate) fn check(options: &PictureOptions) -> Result<(), Failure> {
 pub(crate) fn write(options: &PictureOptions, runs: &[RunResult]) -> Result<(), Failure> {
     if let Some(path) = &options.trace {
         let trace = &mut |out: &mut dyn io::Write| chrome_trace(runs, out);
-        write_file_by(path, trace).map_err(Failure::usage)?;
+        write_file_by(path, trace).map_err(not_written)?;
     }
     if let Some(path) = &options.html {
         let made = Provenance {
@@ -38,7 +38,7 @@ pub(crate) fn write(options: &PictureOptions, runs: &[RunResult]) -> Result<(), 
             time: Some(SystemTime::now()),
         };
         let page = html(runs, &made).context("cannot show the results")?;
-        write_file(path, &page).map_err(Failure::usage)?;
+        write_file(path, &page).map_err(not_written)?;
     }
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use ipirig_terminal::text::line;
+
 use crate::output::say;
 
 /// Shows one thing at a time.
@@ -45,7 +47,7 @@ impl Progress {
             None => say(&format!("ipirig: {name}\n")),
             Some(bar) => {
                 bar.set_style(ProgressStyle::default_spinner());
-                bar.set_message(name.to_owned());
+                bar.set_message(line(name).into_owned());
             }
         }
     }
@@ -54,7 +56,7 @@ impl Progress {
     pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             None => say(&format!("ipirig: {text}\n")),
-            Some(bar) => bar.println(format!("ipirig: {text}")),
+            Some(bar) => bar.println(format!("ipirig: {}", line(text))),
         }
     }
 

@@ -19,6 +19,10 @@ pub enum Event {
     NestedNmi,
     /// An interrupt with this vector.
     Interrupt(u8),
+    /// A #DB, as a data breakpoint of the kernel's raises. Nothing masks it.
+    Debug,
+    /// A #MC without an error in any bank, after which the interrupted program can go on. Nothing masks it.
+    MachineCheck,
     /// Nothing to the CPU itself, which stands there until it is told to go on.
     Stand,
 }
@@ -81,6 +85,8 @@ pub enum Blocked {
     Shadow,
     /// An NMI handler has not returned yet.
     NmiMasked,
+    /// The kernel has no handler for it.
+    NoHandler,
 }
 
 /// What the CPU pushes for an event in 64-bit mode (SDM vol. 3, figure 6-9), without the error code.

@@ -84,7 +84,7 @@ impl KernelSetup {
     pub fn parse(text: &str) -> Option<Self> {
         let mut setup = Self::default();
         for line in text.lines().take(LINES) {
-            let shown = |c: &char| !c.is_control() || *c == '\t';
+            let shown = |c: &char| ipirig_terminal::text::is_shown(*c);
             let line: String = line.chars().filter(shown).take(LINE).collect();
             let words: Vec<&str> = line.split('\t').collect();
             let list = |list: &str| Some(list.to_owned());

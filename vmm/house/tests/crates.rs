@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use ipirig_house::{ROOT, files, metadata};
 use serde_json::Value;
 
-/// They stand below the picture, each floor on the one before it: the guest's side, the emulated hosts, and this.
-const BELOW: [&[&str]; 3] = [
+/// They stand below the picture, each floor on the one before it: the terminal, the guest's side, the emulated hosts, and this.
+const BELOW: [&[&str]; 5] = [
+    &["vmm/terminal"],
     &[
         "guest/abi",
         "guest/store",
@@ -24,6 +25,7 @@ const BELOW: [&[&str]; 3] = [
     ],
     &["guest/build", "guest/storms"],
     &["guest/agent"],
+    &["guest/hostile"],
 ];
 /// Lines of Rust that a crate may have, tests and benches with them.
 const LINES_MAX: usize = 6000;

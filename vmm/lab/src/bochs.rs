@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::iso::{self, Contents};
 use crate::relay::{self, Emulator, Limits};
+use crate::scratch::Scratch;
 use crate::{Ended, Lab, LabError, kernel_words};
 
 const BOCHS: &str = "bochs";
@@ -38,10 +39,7 @@ const PARTS: [(&str, &str); 5] = [
 /// Boots the host and runs its job.
 pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
     check_parts()?;
-    let scratch = tempfile::Builder::new()
-        .prefix("ipirig-lab-")
-        .tempdir()
-        .map_err(LabError::io("make a temporary directory"))?;
+    let scratch = Scratch::new()?;
     let at = |name: &str| scratch.path().join(name);
     let io = |path: &Path| LabError::io(format!("write {}", path.display()));
 

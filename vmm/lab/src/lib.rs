@@ -17,9 +17,9 @@ mod bochs;
 mod error;
 mod iso;
 mod job;
-mod orphan;
 mod qemu;
 mod relay;
+mod scratch;
 mod tsc;
 mod wire;
 

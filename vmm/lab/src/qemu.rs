@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::relay::{self, Emulator, Limits};
+use crate::scratch::Scratch;
 use crate::wire::PORT;
 use crate::{Ended, Lab, LabError, kernel_words, shown, text, tsc};
 
@@ -27,10 +28,7 @@ const INSTALL: &str = "apt-get install qemu-system-x86 (Debian 13), or on Debian
 /// Boots the host and runs its job.
 pub(crate) fn run(lab: &Lab<'_>) -> Result<Ended, LabError> {
     check_version()?;
-    let scratch = tempfile::Builder::new()
-        .prefix("ipirig-lab-")
-        .tempdir()
-        .map_err(LabError::io("make a temporary directory"))?;
+    let scratch = Scratch::new()?;
     let job = lab.job.write(scratch.path())?;
     let console = match &lab.console {
         Some(path) => path.clone(),

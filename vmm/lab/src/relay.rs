@@ -11,10 +11,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipirig_terminal::children::ends_with_us;
+use ipirig_terminal::text;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, kill_process_group};
 
-use crate::orphan::ends_with_us;
 use crate::wire::{FilePart, Frame, FrameError};
 use crate::{Ended, LabError};
 
@@ -39,7 +40,7 @@ impl Emulator {
     /// Starts it, out of reach of the terminal's Ctrl-C.
     pub(crate) fn start(mut command: Command, shown: String) -> Result<Self, LabError> {
         use std::os::unix::process::CommandExt;
-        ends_with_us(&mut command);
+        ends_with_us(&mut command, Signal::KILL);
         let spawned = command.process_group(0).spawn();
         let child = spawned.map_err(|source| LabError::Spawn {
             program: shown,
@@ -211,7 +212,7 @@ fn last_lines(console: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = VecDeque::new();
     for line in text.lines() {
-        let line: String = line.chars().filter(|c| !c.is_control()).collect();
+        let line: String = line.chars().filter(|c| text::is_shown(*c)).collect();
         if !line.trim().is_empty() {
             lines.push_back(line);
         }

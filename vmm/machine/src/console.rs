@@ -13,15 +13,28 @@ const LINES_KEPT: usize = 512;
 /// Longest line kept whole; the rest of a longer one starts a new line.
 const LINE_BYTES: usize = 1024;
 
+/// The largest log. What a guest says beyond is not written down.
+const LOG_BYTES: u64 = 64 << 20;
+
 /// How Linux starts the last words of a kernel (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
+
+/// How console output is shown on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleStyle {
+    /// Line by line, with no control character of the guest's.
+    Text,
+    /// As it comes. A guest can then do with the terminal what it likes.
+    Raw,
+}
 
 /// Where console output goes, besides the lines that are always kept for reports.
 #[derive(Clone, Debug, Default)]
 pub struct ConsoleSinks {
-    /// Also to standard error, as it comes.
-    pub terminal: bool,
-    /// Also to this file, truncated first.
+    /// Also to standard error.
+    pub terminal: Option<ConsoleStyle>,
+    /// Also to this file, truncated first. At most 64 MiB of it; a file that cannot be written to any more is told
+    /// by [`crate::Machine::log_fault`].
     pub log: Option<PathBuf>,
 }
 
@@ -35,9 +48,42 @@ pub(crate) struct Console {
 struct Inner {
     lines: VecDeque<String>,
     partial: Vec<u8>,
-    terminal: bool,
-    log: Option<BufWriter<File>>,
+    terminal: Option<ConsoleStyle>,
+    log: Option<Log>,
     panic: Option<Panic>,
+}
+
+#[derive(Debug)]
+struct Log {
+    file: BufWriter<File>,
+    /// What may still be written.
+    left: u64,
+    /// Why nothing is written any more.
+    fault: Option<String>,
+}
+
+impl Log {
+    /// Writes down what it can; never an error of the guest's console.
+    fn write(&mut self, bytes: &[u8]) {
+        if self.fault.is_some() {
+            return;
+        }
+        let length = bytes.len() as u64;
+        let Some(left) = self.left.checked_sub(length) else {
+            self.fault = Some(format!("it is full ({} MiB)", LOG_BYTES >> 20));
+            return;
+        };
+        self.left = left;
+        if let Err(error) = self.file.write_all(bytes) {
+            self.fault = Some(error.to_string());
+        }
+    }
+
+    fn flush(&mut self) {
+        if let (Err(error), None) = (self.file.flush(), &self.fault) {
+            self.fault = Some(error.to_string());
+        }
+    }
 }
 
 /// A kernel panic seen on the console.
@@ -58,7 +104,11 @@ impl Console {
             .as_ref()
             .map(File::create)
             .transpose()?
-            .map(BufWriter::new);
+            .map(|file| Log {
+                file: BufWriter::new(file),
+                left: LOG_BYTES,
+                fault: None,
+            });
         let inner = Inner {
             terminal: sinks.terminal,
             log,
@@ -99,24 +149,36 @@ impl Console {
         }
     }
 
-    /// Writes out what is buffered for the log.
-    pub(crate) fn flush(&self) -> io::Result<()> {
-        self.lock().log.as_mut().map_or(Ok(()), Write::flush)
+    /// Writes out what is buffered for the log, and shows the line that the guest has not ended.
+    pub(crate) fn finish(&self) {
+        let mut inner = self.lock();
+        if !inner.partial.is_empty() {
+            inner.end_line();
+        }
+        if let Some(log) = &mut inner.log {
+            log.flush();
+        }
+    }
+
+    /// Why the log is not whole, if it is not.
+    pub(crate) fn log_fault(&self) -> Option<String> {
+        self.lock().log.as_ref().and_then(|log| log.fault.clone())
     }
 }
 
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.lock();
-        if inner.terminal {
+        // First what a panic is seen by: whatever becomes of the rest, it is known.
+        for &byte in bytes {
+            inner.push(byte);
+        }
+        if inner.terminal == Some(ConsoleStyle::Raw) {
             // A closed terminal is no reason to stop the guest.
             let _ = io::stderr().write_all(bytes);
         }
         if let Some(log) = &mut inner.log {
-            log.write_all(bytes)?;
-        }
-        for &byte in bytes {
-            inner.push(byte);
+            log.write(bytes);
         }
         Ok(bytes.len())
     }
@@ -143,6 +205,10 @@ impl Inner {
     fn end_line(&mut self) {
         let line = text(&self.partial);
         self.partial.clear();
+        if self.terminal == Some(ConsoleStyle::Text) {
+            // A closed terminal is no reason to stop the guest.
+            let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+        }
         if self.panic.is_none()
             && let Some(at) = line.find(PANIC)
         {
@@ -161,7 +227,7 @@ impl Inner {
 
 /// Guest bytes as text that cannot move a terminal's cursor.
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
+    ipirig_terminal::text::line(&String::from_utf8_lossy(bytes)).into_owned()
 }
 
 #[cfg(test)]
@@ -204,5 +270,55 @@ mod tests {
         assert!(lines.iter().all(|line| line.len() == LINE_BYTES));
         console.write_all(b"\x1b[2Jhi\n").unwrap();
         assert_eq!(console.tail(1), ["\u{fffd}[2Jhi"]);
+    }
+
+    fn logged(path: &str) -> Console {
+        Console::new(&ConsoleSinks {
+            terminal: None,
+            log: Some(path.into()),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_panic_is_seen_and_lines_are_kept_whatever_becomes_of_the_log() {
+        let mut console = logged("/dev/full");
+        // Twice what is buffered.
+        let noise = vec![b'x'; 16 << 10];
+        console.write_all(&noise).unwrap();
+        console
+            .write_all(b"\nKernel panic - not syncing: VFS\n")
+            .unwrap();
+        assert_eq!(
+            console.panic().unwrap().line,
+            "Kernel panic - not syncing: VFS"
+        );
+        assert_eq!(console.tail(1), ["Kernel panic - not syncing: VFS"]);
+        console.finish();
+        let full = io::Error::from_raw_os_error(libc::ENOSPC).to_string();
+        assert_eq!(console.log_fault(), Some(full));
+    }
+
+    #[test]
+    fn a_log_that_is_lost_at_its_end_is_told() {
+        let mut console = logged("/dev/full");
+        console.write_all(b"short\n").unwrap();
+        assert_eq!(console.log_fault(), None);
+        console.finish();
+        assert!(console.log_fault().is_some());
+    }
+
+    #[test]
+    fn a_guest_cannot_fill_the_disk() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut console = logged(file.path().to_str().unwrap());
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..70 {
+            console.write_all(&piece).unwrap();
+        }
+        console.finish();
+        assert_eq!(file.as_file().metadata().unwrap().len(), LOG_BYTES);
+        assert_eq!(console.log_fault(), Some("it is full (64 MiB)".to_owned()));
+        assert_eq!(console.tail(usize::MAX).len(), LINES_KEPT);
     }
 }

@@ -24,7 +24,6 @@ mod cpuid;
 mod feature;
 mod host;
 mod inspect;
-pub mod interrupt;
 mod kick;
 mod kvm_events;
 mod machine;
@@ -46,7 +45,7 @@ mod vm;
 mod wakeups;
 
 pub use config::{ApicMode, Config};
-pub use console::ConsoleSinks;
+pub use console::{ConsoleSinks, ConsoleStyle};
 pub use cpuid::CpuidError;
 pub use host::{GuestDebug, Host, HostError, HostFacts, Levels, ProbeResult, Virtualization};
 pub use ipirig_apic::Line;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
 use ipirig_image::Symbols;
+use ipirig_terminal::interrupt;
 use kvm_ioctls::VmFd;
 
 use crate::affinity;
@@ -50,7 +51,7 @@ pub enum Wakeup {
     Doorbell,
     /// The guest no longer runs.
     Stopped(StopReason),
-    /// SIGINT or SIGTERM came.
+    /// SIGINT, SIGTERM or SIGHUP came.
     Interrupted,
     /// Nothing of that by then.
     Deadline,
@@ -199,7 +200,7 @@ impl Machine {
             let now = Instant::now();
             let patience = deadline.saturating_duration_since(now).min(PANIC_POLL);
             let heard = self.wakeups.wait(patience).map_err(host("epoll_wait"))?;
-            if crate::interrupt::requested() {
+            if interrupt::requested() {
                 return Ok(Wakeup::Interrupted);
             }
             if self.vcpu_set.stopping() {
@@ -223,6 +224,13 @@ impl Machine {
     #[must_use]
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
         self.vcpu_set.console.tail(lines)
+    }
+
+    /// Why the log of the console is not whole, if there is one and it is not. To be asked when the machine has
+    /// stopped.
+    #[must_use]
+    pub fn log_fault(&self) -> Option<String> {
+        self.vcpu_set.console.log_fault()
     }
 
     /// Stops the machine, if it still runs, and says what state it was in. A panic on the console
@@ -252,8 +260,7 @@ impl Machine {
                 self.states.push(state);
             }
         }
-        // A full disk loses the log's end, which the report does not need.
-        let _ = self.vcpu_set.console.flush();
+        self.vcpu_set.console.finish();
         &self.states
     }
 

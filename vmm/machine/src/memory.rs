@@ -84,8 +84,8 @@ pub(crate) fn overlay(
     // SAFETY: the range lies within one mapping that `memory` owns, as `get_slice` found, and which it
     // unmaps as a whole, whatever is mapped there by then. No reference into it exists: guest memory
     // is only ever reached through `memory`, whose accesses are volatile. The new mapping is as
-    // readable and writable as the old. The file is never cut short: it is written under another name
-    // and moved to its place whole, and its owner only ever unlinks it.
+    // readable and writable as the old. The file is never cut short: it is a copy in memory that is
+    // sealed against that.
     let mapped = unsafe {
         libc::mmap(
             slice.ptr_guard_mut().as_ptr().cast(),

@@ -49,6 +49,12 @@ pub enum StopReason {
         /// The host's words.
         error: String,
     },
+    /// The thread of a vCPU panicked. What it said is on standard error.
+    #[error("vCPU {cpu}: its thread panicked, which is a bug of ipirig's")]
+    Bug {
+        /// The vCPU.
+        cpu: usize,
+    },
     /// A phase took longer than it may. Set by the machine's user.
     #[error("no progress: {phase} did not end in {seconds} s")]
     Timeout {

@@ -9,7 +9,7 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::interrupt;
+use ipirig_terminal::interrupt;
 
 /// What happened while waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -154,7 +154,7 @@ fn printed(out: &mut String, command: &CommandReport, paint: Paint) {
     line(out, paint.dim("the command printed"));
     for text in shown {
         // A guest must not steer the terminal.
-        let text = text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}");
+        let text = ipirig_terminal::text::line(text);
         line(out, format!("  | {text}"));
     }
     let more = lines.count();

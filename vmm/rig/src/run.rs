@@ -248,6 +248,9 @@ fn conducted<E, P: Planned>(
     let ended = clock::now();
     machine.stop();
     warnings.extend(unsaved.into_inner());
+    let log = machine.log_fault();
+    warnings
+        .extend(log.map(|fault| format!("the log of the guest's console is not whole: {fault}")));
     Conducted {
         evidence,
         cmdline: machine.cmdline().to_owned(),

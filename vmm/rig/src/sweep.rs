@@ -59,6 +59,10 @@ pub fn sweep(
             outcome => outcome?,
         };
         let ended = match outcome.course.map(|conducted| conducted.evidence) {
+            Ok(Ok(())) if swept.points.len() < swept.planned => {
+                let why = "ended after as many violated points as were wanted";
+                break (false, Some(why.to_owned()), false);
+            }
             Ok(Ok(())) => break (true, None, false),
             Ok(Err(ended @ Ended::Lacking { .. })) => break (false, Some(chain(&ended)), true),
             Ok(Err(ended)) => ended,

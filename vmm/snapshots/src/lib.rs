@@ -6,14 +6,14 @@
 
 #![forbid(unsafe_code)]
 
-mod trusted;
-
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ipirig_machine::{Config, Host, MachineError, Snapshot, snapshot_key};
+use ipirig_store::{Distrust, Trust};
 use tempfile::NamedTempFile;
 
 /// At most so many bytes are kept, of those that were used last: some fifty of the reference kernels.
@@ -54,7 +54,7 @@ pub enum SnapshotsError {
         path: PathBuf,
         /// Why it is not believed.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Distrust,
     },
     /// A snapshot was thrown away.
     #[error("threw away {}", path.display())]
@@ -107,20 +107,30 @@ impl SnapshotPath {
     /// The snapshot that is there. One that is damaged or that of something else is thrown away.
     pub fn find(&self) -> Result<Option<Snapshot>, SnapshotsError> {
         let path = self.path();
-        let snapshot = match trusted::open(&path) {
-            Ok(Ok(snapshot)) => snapshot,
+        let trust = Trust::here();
+        // Whoever may put a file there may take one that is believed from elsewhere.
+        match trust.directory(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file("cannot open", &self.directory)(error)),
             Ok(Err(source)) => {
                 return Err(SnapshotsError::NotTrusted {
-                    path,
-                    source: source.into(),
+                    path: self.directory.clone(),
+                    source,
                 });
+            }
+            Ok(Ok(())) => {}
+        }
+        let snapshot = match trust.open(&path) {
+            Ok(Ok(snapshot)) => snapshot,
+            Ok(Err(source)) => {
+                return Err(SnapshotsError::NotTrusted { path, source });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file("cannot open", &path)(error)),
         };
         // So that those that are used are kept. A directory that cannot be written to will do.
         let _ = snapshot.set_modified(SystemTime::now());
-        match Snapshot::open(snapshot, &self.key) {
+        match Snapshot::open(&snapshot, &self.key) {
             Ok(snapshot) => Ok(Some(snapshot)),
             Err(source) => Err(self.throw_away(source.into())),
         }
@@ -138,7 +148,11 @@ impl SnapshotPath {
     /// A file to write the snapshot to. Until [`SnapshotPath::keep`] it is nobody's, and vanishes.
     pub fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
         let directory = &self.directory;
-        fs::create_dir_all(directory).map_err(file("cannot make", directory))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(file("cannot make", directory))?;
         tempfile::Builder::new()
             .prefix(UNFINISHED)
             .tempfile_in(directory)
@@ -272,11 +286,29 @@ mod tests {
         assert_eq!(
             chain(&error),
             format!(
-                "not restoring {}: others may write to it (mode 666)",
+                "not restoring {}: others may write to it (mode 666; if nobody did: chmod go-w)",
                 path.display()
             )
         );
         assert_eq!(names(dir.path()), ["k.snapshot"]);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("snapshot");
+        fs::create_dir(&below).unwrap();
+        put(&below, "k.snapshot", 5000, 0);
+        fs::set_permissions(&below, Permissions::from_mode(0o777)).unwrap();
+        let error = place(&below).find().unwrap_err();
+        assert_eq!(
+            chain(&error),
+            format!(
+                "not restoring {}: others may write to it (mode 777; if nobody did: chmod go-w)",
+                below.display()
+            )
+        );
+        assert_eq!(names(&below), ["k.snapshot"]);
     }
 
     #[test]

@@ -396,9 +396,13 @@ fn end(context: &JudgeContext<'_>, passage: &Passage, violations: &mut Vec<Viola
     }
 }
 
-/// The rule by which `event` cannot come at `point`, as far as its trace says.
+/// The rule by which `event` cannot come at `point`, as far as its trace and the kernel's symbols say.
 #[must_use]
-pub fn missed(point: &PlannedPoint, event: EventName) -> Option<Blocked> {
+pub fn missed(layout: &KernelLayout, point: &PlannedPoint, event: EventName) -> Option<Blocked> {
+    let handler = event.optional_handler();
+    if handler.is_some_and(|name| layout.symbols().address(name).is_none()) {
+        return Some(Blocked::NoHandler);
+    }
     (event.is_maskable() && point.rflags & INTERRUPTS == 0).then_some(Blocked::InterruptsOff)
 }
 

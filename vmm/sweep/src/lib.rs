@@ -25,7 +25,7 @@ pub use name::{EventName, NameError, PathName, PointName, Side};
 pub use nested::{NestedWay, happens_on, turning_points};
 pub use plan::{PlannedPath, PlannedPoint, Shard};
 pub use result::{PathResult, PointResult, Status, SweepResult};
-pub use sender::{Sender, SenderPath, judge_exit, judge_sender};
+pub use sender::{ReadCode, Sender, SenderPath, judge_exit, judge_sender};
 
 #[cfg(test)]
 mod testing;

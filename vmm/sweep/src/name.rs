@@ -12,6 +12,8 @@ use thiserror::Error;
 const EXIT: &str = "-exit";
 /// The entry kind of an NMI.
 pub(crate) const NMI: &str = "nmi";
+/// The entry kind of a #DB.
+pub(crate) const DEBUG: &str = "debug";
 
 /// A name that is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -153,6 +155,10 @@ pub enum EventName {
     Nmi,
     /// An NMI comes after the handler of the one before has executed an IRET, which unmasks NMIs.
     NestedNmi,
+    /// A #DB comes, as of a data breakpoint of the kernel's.
+    Debug,
+    /// A #MC comes after which the interrupted program can go on.
+    MachineCheck,
     /// The APIC timer's interrupt comes.
     Timer,
     /// A reschedule IPI comes.
@@ -169,9 +175,11 @@ pub enum EventName {
 
 impl EventName {
     /// Each once.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Nmi,
         Self::NestedNmi,
+        Self::Debug,
+        Self::MachineCheck,
         Self::Timer,
         Self::Reschedule,
         Self::Flip,
@@ -186,6 +194,8 @@ impl EventName {
         match self {
             Self::Nmi => "nmi",
             Self::NestedNmi => "nested-nmi",
+            Self::Debug => "debug",
+            Self::MachineCheck => "machine-check",
             Self::Timer => "timer",
             Self::Reschedule => "reschedule",
             Self::Flip => "flip",
@@ -199,6 +209,12 @@ impl EventName {
     #[must_use]
     pub fn is_operation(self) -> bool {
         matches!(self, Self::Flip | Self::Vunmap)
+    }
+
+    /// The kernel's handler (arch/x86/include/asm/idtentry.h), where a kernel may be built without.
+    #[must_use]
+    pub fn optional_handler(self) -> Option<&'static str> {
+        (self == Self::MachineCheck).then_some("asm_exc_machine_check")
     }
 
     /// Whether RFLAGS.IF decides if the target takes it.
@@ -282,7 +298,7 @@ mod tests {
         assert!(told("nmi@syscall+99999999999999999999999").contains("EVENT@PATH+NUMBER"));
         assert_eq!(
             told("smi@syscall+1"),
-            "no event is called `smi`; there are nmi, nested-nmi, timer, reschedule, flip, vunmap, entry, exit"
+            "no event is called `smi`; there are nmi, nested-nmi, debug, machine-check, timer, reschedule, flip, vunmap, entry, exit"
         );
         assert!(told("nmi@-exit+1").contains("entry kind"));
         assert!(told("nmi@Sys call+1").contains("entry kind"));

@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use ipirig_entry::passage::{Crossed, OuterNmi, Passage};
 
-use crate::name::{EventName, NMI, PathName, Side};
+use crate::name::{DEBUG, EventName, NMI, PathName, Side};
 use crate::plan::{PlannedPath, PlannedPoint, place};
 use crate::sender::Sender;
 
 /// Whether `event` can happen on `path`. On a sender's path that is an entry of the target's, or an exit, and nothing else. A nested
-/// NMI happens on the way out of an NMI's handler: what may execute an IRET is on the way before.
+/// NMI happens on the way out of an NMI's handler: what may execute an IRET is on the way before. A #DB does not
+/// happen on the way in of another one, which has its frame on the stack that it would use: the kernel allows no breakpoint
+/// there (arch/x86/kernel/hw_breakpoint.c).
 #[must_use]
 pub fn happens_on(event: EventName, path: &PathName) -> bool {
     let of_sender = Sender::find(path).map(|(_, target)| target);
@@ -18,6 +20,12 @@ pub fn happens_on(event: EventName, path: &PathName) -> bool {
         EventName::Exit => of_sender == Some(Side::Out),
         // In the handler of another one it is masked.
         EventName::Nmi if path.within.is_some() => false,
+        EventName::Debug => {
+            let within = path.within.as_ref();
+            let (entry, side) =
+                within.map_or((&path.entry, path.side), |outer| (&outer.entry, outer.side));
+            of_sender.is_none() && !(entry == DEBUG && side == Side::In)
+        }
         EventName::NestedNmi => path.entry == NMI && path.side == Side::Out,
         _ => of_sender.is_none(),
     }
@@ -162,13 +170,26 @@ mod tests {
             let path: PathName = path.parse().unwrap();
             EventName::ALL.map(|event| happens_on(event, &path))
         };
-        let usual = [true, false, true, true, true, true, false, false];
-        let from_user = [true, true, true, true, true, true, false, false];
-        let nested = [false, true, true, true, true, true, false, false];
-        let entered = [false, false, false, false, false, false, true, false];
-        let left = [false, false, false, false, false, false, false, true];
+        let usual = [
+            true, false, true, true, true, true, true, true, false, false,
+        ];
+        let of_debug = [
+            true, false, false, true, true, true, true, true, false, false,
+        ];
+        let from_user = [true, true, true, true, true, true, true, true, false, false];
+        let nested = [
+            false, true, true, true, true, true, true, true, false, false,
+        ];
+        let in_debug = [
+            false, false, false, true, true, true, true, true, false, false,
+        ];
+        let of = |event| EventName::ALL.map(|it| it == event);
+        let (entered, left) = (of(EventName::Entry), of(EventName::Exit));
         assert_eq!(on("syscall-exit"), usual);
         assert_eq!(on("nmi"), usual);
+        assert_eq!(on("debug"), of_debug);
+        assert_eq!(on("debug-exit"), usual);
+        assert_eq!(on("debug+4/nmi"), in_debug);
         assert_eq!(on("nmi-exit"), from_user);
         assert_eq!(on("syscall+3/nmi-exit"), nested);
         assert_eq!(on("sender-flip"), entered);

@@ -122,7 +122,12 @@ fn known_rule<'de, D: Deserializer<'de>>(input: D) -> Result<Option<RuleName>, D
     let Some(name) = Option::<String>::deserialize(input)? else {
         return Ok(None);
     };
-    let rules = [Blocked::InterruptsOff, Blocked::Shadow, Blocked::NmiMasked];
+    let rules = [
+        Blocked::InterruptsOff,
+        Blocked::Shadow,
+        Blocked::NmiMasked,
+        Blocked::NoHandler,
+    ];
     let found = rules.map(rule_name).into_iter().find(|rule| *rule == name);
     let none = || de::Error::custom(format!("no point is missed by a rule `{name}`"));
     found.map(Some).ok_or_else(none)
@@ -203,6 +208,7 @@ pub fn rule_name(rule: Blocked) -> RuleName {
         Blocked::InterruptsOff => "if-clear",
         Blocked::Shadow => "sti-or-mov-ss",
         Blocked::NmiMasked => "nmi-masked",
+        Blocked::NoHandler => "no-handler",
     }
 }
 

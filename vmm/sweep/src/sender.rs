@@ -3,8 +3,10 @@
 //!
 //! Which instructions are points: those of the deciding functions ([`DECIDING`]) in the trace of one
 //! operation, with the first instruction of what they call in between left out. Up to the end of the
-//! first sync each execution is a point. From there on, where how often a loop runs depends on other
-//! CPUs, an instruction is a point when it is first executed.
+//! first sync each execution is a point. From there on an instruction is a point when it is first executed. A loop that
+//! waits for other CPUs, which runs as often as they take, has no points.
+
+mod waiting;
 
 use std::collections::HashMap;
 
@@ -14,6 +16,8 @@ use ipirig_entry::{KernelLayout, Step, disassemble_at};
 use crate::judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 use crate::name::{EventName, PathName, Side};
 use crate::plan::{PlannedPath, PlannedPoint, RSP};
+pub use waiting::ReadCode;
+use waiting::wait_loops;
 
 /// Functions that change text, or choose the CPUs to be interrupted and interrupt them: of
 /// arch/x86/kernel/alternative.c, arch/x86/kernel/ipi_deferral.c, arch/x86/mm/tlb.c and kernel/smp.c.
@@ -91,9 +95,13 @@ pub struct SenderPath {
 
 impl SenderPath {
     /// The path of `sender` of which `trace` is, from the first instruction of its decision to its return, while the target
-    /// comes in or leaves.
+    /// comes in or leaves. `read` reads the kernel's code.
     #[must_use]
-    pub fn new((sender, target): (Sender, Side), trace: &[Step], layout: &KernelLayout) -> Self {
+    pub fn new(
+        (sender, target): (Sender, Side),
+        trace: &[Step],
+        (layout, read): (&KernelLayout, &ReadCode<'_>),
+    ) -> Self {
         let places: Vec<(&str, u64)> = trace
             .iter()
             .map(|step| function(layout, step.registers.rip))
@@ -115,12 +123,15 @@ impl SenderPath {
             .filter(|(_, place)| **place == (WRITES, 0))
             .map(|(step, _)| step)
             .collect();
+        let loops = wait_loops(trace, read);
+        let waits = |rip| loops.iter().any(|it| it.contains(&rip));
         let mut before: HashMap<(u64, u64), usize> = HashMap::new();
         let mut points = Vec::new();
         for (step, (it, (name, _))) in trace.iter().zip(&places).enumerate() {
             let (rip, rsp) = (it.registers.rip, it.registers.general[RSP]);
             let seen = before.entry((rip, rsp)).or_default();
-            if DECIDING.contains(name) && (step < synced || *seen == 0) {
+            let again = step >= synced;
+            if DECIDING.contains(name) && !waits(rip) && (!again || *seen == 0) {
                 points.push(PlannedPoint {
                     number: points.len(),
                     step,

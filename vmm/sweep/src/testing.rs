@@ -61,9 +61,14 @@ pub(crate) const IRET: &[u8] = &[0x48, 0xcf];
 
 /// A kernel with a static key at each of `sites`.
 pub(crate) fn layout(sites: &[u64]) -> KernelLayout {
+    layout_with("", sites)
+}
+
+/// With more lines in the map.
+pub(crate) fn layout_with(lines: &str, sites: &[u64]) -> KernelLayout {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("System.map");
-    fs::write(&path, MAP).unwrap();
+    fs::write(&path, format!("{MAP}{lines}")).unwrap();
     let sites: Sites = sites
         .iter()
         .map(|&address| Site {

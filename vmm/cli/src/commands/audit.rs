@@ -7,7 +7,9 @@ use ipirig_args::AuditArgs;
 use ipirig_verdict::exit::Code;
 
 use crate::failure::Failure;
-use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+use crate::output::{
+    check_writable, not_written, print, print_file, say, stderr_paint, stdout_paint, write_file,
+};
 
 pub(crate) fn audit(args: &AuditArgs) -> Result<Code, Failure> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
@@ -25,12 +27,12 @@ pub(crate) fn audit(args: &AuditArgs) -> Result<Code, Failure> {
         Ok::<_, anyhow::Error>(text + "\n")
     };
     if to_stdout {
-        print(&json()?)?;
+        print_file(&json()?)?;
         say(&ipirig_report::audit::audit(&audit, stderr_paint()));
     } else {
         print(&ipirig_report::audit::audit(&audit, stdout_paint()))?;
         if let Some(path) = &args.json {
-            write_file(path, &json()?).map_err(Failure::usage)?;
+            write_file(path, &json()?).map_err(not_written)?;
         }
     }
     Ok(Code::from(&audit))

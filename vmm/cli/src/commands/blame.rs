@@ -16,7 +16,9 @@ use ipirig_verdict::result::RunResult;
 
 use super::run::perform;
 use crate::failure::Failure;
-use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+use crate::output::{
+    check_writable, not_written, print, say, stderr_paint, stdout_paint, write_file,
+};
 
 /// Most bytes of a result that is read.
 const MAX_RESULT: u64 = 256 << 20;
@@ -33,7 +35,7 @@ pub(crate) fn blame(args: BlameArgs) -> Result<Code, Failure> {
     };
     print(&account.table(args.to, stdout_paint()))?;
     if let Some(path) = &args.folded {
-        write_file(path, &account.folded(args.to)).map_err(Failure::usage)?;
+        write_file(path, &account.folded(args.to)).map_err(not_written)?;
     }
     Ok(code)
 }
@@ -61,7 +63,7 @@ fn run(scenario: &str, options: RunOptions) -> Result<(Account, Code), Failure> 
         let text = RunDocument::from(result)
             .to_json()
             .context("cannot put the result into JSON")?;
-        write_file(&path, &text).map_err(Failure::usage)?;
+        write_file(&path, &text).map_err(not_written)?;
     }
     outcome.advise();
     Ok((Account::from(result), code))

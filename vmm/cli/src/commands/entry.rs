@@ -12,7 +12,7 @@ use ipirig_verdict::exit::Code;
 
 use super::run::{Outcome, perform};
 use crate::failure::Failure;
-use crate::output::{print, say, stderr_paint, write_file};
+use crate::output::{not_written, print, say, stderr_paint, write_file};
 use crate::pictures;
 
 pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
@@ -44,7 +44,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
         let text = RunDocument::from(result)
             .to_json()
             .context("cannot put the result into JSON")?;
-        write_file(&path, &text).map_err(Failure::usage)?;
+        write_file(&path, &text).map_err(not_written)?;
     }
     pictures::write(&args.pictures, std::slice::from_ref(result))?;
     outcome.advise();

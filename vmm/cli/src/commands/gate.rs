@@ -16,7 +16,7 @@ use ipirig_verdict::exit::Code;
 use super::run::{chosen, perform_all};
 use super::sweep::read as read_sweep;
 use crate::failure::Failure;
-use crate::output::{print, say, stderr_paint, stdout_paint, write_file};
+use crate::output::{not_written, print, say, stderr_paint, stdout_paint, write_file};
 use crate::pictures;
 use crate::reports::{Reports, annotate_on_github, is_stdout};
 
@@ -212,7 +212,7 @@ fn write(dir: &Path, files: Vec<(PathBuf, String)>) -> Result<Code, Failure> {
         .with_context(|| format!("cannot create {}", dir.display()))
         .map_err(Failure::usage)?;
     for (path, text) in files {
-        write_file(&path, &text).map_err(Failure::usage)?;
+        write_file(&path, &text).map_err(not_written)?;
         say(&format!("ipirig: wrote {}\n", path.display()));
     }
     Ok(Code::Ok)

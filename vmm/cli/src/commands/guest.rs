@@ -81,6 +81,15 @@ pub(crate) fn path(args: &GuestPathArgs) -> Result<Code, Failure> {
         ))?;
         return Ok(Code::Ok);
     }
+    if args.hostile {
+        let request = Request {
+            flavour: args.flavour,
+            ..Request::default()
+        };
+        let built = ipirig_guest::hostile_initramfs(&request, &Progress::new(false))?;
+        print(&format!("initramfs  {}\n", built.path.display()))?;
+        return Ok(Code::Ok);
+    }
     for patch in &args.patch {
         if !patch.is_file() {
             let error = anyhow!("--patch {}: no such file", patch.display());

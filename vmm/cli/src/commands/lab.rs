@@ -7,10 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use ipirig_args::LabArgs;
 use ipirig_lab::{Cpu, HostKernel, Job, Lab, LabError};
+use ipirig_terminal::interrupt;
 use ipirig_verdict::exit::Code;
 
 use crate::failure::Failure;
 use crate::progress::Progress;
+
+/// How long the program may take to end after a signal: an emulated host has slow seconds.
+const PROGRAM_TIME: Duration = Duration::from_secs(60);
 
 pub(crate) fn lab(args: &LabArgs) -> Result<Code, Failure> {
     let ipirig = std::env::current_exe().context("cannot find this program")?;
@@ -28,6 +32,11 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Code, Failure> {
     };
     let mut job = Job::here(program, arguments).context("cannot find the current directory")?;
     job.set(ipirig_lab::INSIDE, cpu.name());
+    // It runs as root there, and the files of the cache are those of whoever runs this.
+    job.set(
+        ipirig_guest::CACHE_OWNER,
+        &ipirig_guest::Trust::here().owners(),
+    );
 
     let kernel = {
         let progress = Progress::new(false);
@@ -48,9 +57,11 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Code, Failure> {
             Cpu::Vmx => ipirig_guest::lab::files(&Progress::new(false))?,
         },
         job,
-        interrupt: ipirig_machine::interrupt::descriptor(),
+        interrupt: interrupt::descriptor(),
         console: args.console.clone(),
     };
+    // The program inside is asked to end, and its end is waited for.
+    let _orderly = interrupt::orderly(PROGRAM_TIME);
     let ended = lab.run()?;
     // The program's own, which may be any.
     std::process::exit(i32::from(ended.code))

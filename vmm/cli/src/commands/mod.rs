@@ -18,6 +18,8 @@ mod schema;
 mod sweep;
 mod tree;
 
+use std::time::Duration;
+
 use anyhow::Context;
 use ipirig_args::{Args, Command, GuestCommand};
 use ipirig_verdict::exit::Code;
@@ -25,7 +27,7 @@ use ipirig_verdict::exit::Code;
 use crate::failure::Failure;
 
 pub(crate) fn dispatch(mut args: Args) -> Result<Code, Failure> {
-    ipirig_machine::interrupt::install().context("cannot catch Ctrl-C")?;
+    ipirig_terminal::interrupt::install().context("cannot catch Ctrl-C")?;
     if let Some(options) = args.run_options() {
         tree::resolve(options)?;
     }
@@ -53,9 +55,12 @@ pub(crate) fn dispatch(mut args: Args) -> Result<Code, Failure> {
     }
 }
 
+/// How long the end and the report of what was interrupted may take.
+const REPORT_TIME: Duration = Duration::from_secs(10);
+
 /// Ends the command if Ctrl-C came.
 fn check_interrupt() -> Result<(), Failure> {
-    if ipirig_machine::interrupt::requested() {
+    if ipirig_terminal::interrupt::requested() {
         return Err(Failure::interrupted());
     }
     Ok(())

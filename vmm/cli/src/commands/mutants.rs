@@ -92,6 +92,9 @@ impl From<NoSuchNotice> for Failure {
 }
 
 /// Builds kernels and runs scenarios on them.
+/// So many violated points of a sweep show that a mutant is noticed: more may take long, if each is a sender that hangs.
+const VIOLATED: usize = 10;
+
 struct Bench<'a> {
     host: &'a Host,
     progress: &'a Progress,
@@ -107,7 +110,10 @@ impl Bench<'_> {
             TrialKind::Scenario(name) => (name, options, None),
             TrialKind::Sweep { event, path } => {
                 let sweep = SweepRequest::of(&[path], &[event], Shard::WHOLE);
-                let sweep = sweep.map_err(Failure::usage)?;
+                let sweep = SweepRequest {
+                    most_violated: Some(VIOLATED),
+                    ..sweep.map_err(Failure::usage)?
+                };
                 (SCENARIO.to_owned(), sweep.options(options), Some(sweep))
             }
         };

@@ -12,13 +12,14 @@ use ipirig_report::observation::render;
 use ipirig_rig::observe::{IsolatedVcpus, ObservationPlan, guest, load, observe as observe_on};
 use ipirig_scenario::cpu_list;
 use ipirig_scenario::guest_files::{self as files, Extra};
+use ipirig_terminal::interrupt;
 use ipirig_verdict::exit::{Code, host_verdict};
 
-use super::check_interrupt;
 use super::host::host;
 use super::run::{check_files, kernel_files, options, print_both, setup};
+use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
-use crate::output::{check_writable, say, write_file};
+use crate::output::{check_writable, not_written, say, write_file};
 use crate::progress::Progress;
 
 pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
@@ -72,7 +73,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
             return Ok(code);
         }
     };
-    let progress = Progress::new(args.options.console);
+    let progress = Progress::new(args.options.console.is_some());
     let mut kernel = kernel_files(&args.options, plan.guest.kernel, &progress)?;
     if let Some(dir) = &args.root {
         kernel.initramfs = ipirig_guest::with_root(&kernel.initramfs, dir)?.path;
@@ -86,13 +87,15 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     }
     check_interrupt()?;
     let setup = setup(plan, kernel, args.options);
+    // Ctrl-C ends what is observed, and then there is a report.
+    let _orderly = interrupt::orderly(REPORT_TIME);
     let outcome = observe_on(host, &setup, &|phase| {
         progress.stage(&phase.to_string());
     });
     progress.finish();
     let report = conclude(&setup, outcome?);
     if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
-        write_file(path, &observation.command.output).map_err(Failure::usage)?;
+        write_file(path, &observation.command.output).map_err(not_written)?;
     }
     publish(&report, json.as_deref())
 }

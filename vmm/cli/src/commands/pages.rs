@@ -8,7 +8,7 @@ use ipirig_args::Args;
 use ipirig_verdict::exit::Code;
 
 use crate::failure::Failure;
-use crate::output::{print, write_file};
+use crate::output::{not_written, print, write_file};
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -42,7 +42,7 @@ fn page(dir: &Path, command: &Command) -> Result<Code, Failure> {
         .render(&mut text)
         .context("cannot make a man page")?;
     let text = String::from_utf8(text).context("a man page that is no text")?;
-    write_file(&dir.join(format!("{name}.1")), &text).map_err(Failure::usage)?;
+    write_file(&dir.join(format!("{name}.1")), &text).map_err(not_written)?;
     // What is hidden is not typed by anybody.
     let shown = command
         .get_subcommands()

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use ipirig_args::{Apic, PictureOptions, RunArgs, RunOptions, Switch};
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
-use ipirig_machine::{ApicMode, ConsoleSinks, check_initramfs, check_kernel};
+use ipirig_machine::{ApicMode, ConsoleSinks, ConsoleStyle, check_initramfs, check_kernel};
 use ipirig_report::paint::Paint;
 use ipirig_report::render::render;
 use ipirig_report::suite;
@@ -26,7 +26,9 @@ use ipirig_verdict::{conclude, not_run};
 use super::check_interrupt;
 use super::host::host;
 use crate::failure::Failure;
-use crate::output::{check_writable, print, say, stderr_paint, stdout_paint, write_file};
+use crate::output::{
+    check_writable, not_written, print, print_file, say, stderr_paint, stdout_paint, write_file,
+};
 use crate::pictures;
 use crate::progress::Progress;
 use crate::reports::{Cut, Reports, is_stdout};
@@ -195,7 +197,7 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
             });
         }
     };
-    let progress = Progress::new(args.console);
+    let progress = Progress::new(args.console.is_some());
     let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args);
@@ -256,7 +258,10 @@ pub(super) fn setup<P>(plan: P, kernel: KernelFiles, args: RunOptions) -> Setup<
             Apic::Kernel => ApicMode::Kernel,
         },
         console: ConsoleSinks {
-            terminal: args.console,
+            terminal: args.console.map(|style| match style {
+                ipirig_args::ConsoleStyle::Text => ConsoleStyle::Text,
+                ipirig_args::ConsoleStyle::Raw => ConsoleStyle::Raw,
+            }),
             log: args.log,
         },
         snapshots: if args.cold { None } else { snapshots() },
@@ -371,15 +376,18 @@ pub(super) fn print_all(
     people: &dyn Fn(Paint) -> String,
     files: &[(PathBuf, String)],
 ) -> Result<(), Failure> {
-    match files.iter().find(|(path, _)| is_stdout(path)) {
+    let printed = match files.iter().find(|(path, _)| is_stdout(path)) {
         Some((_, text)) => {
             say(&people(stderr_paint()));
-            print(text)?;
+            print_file(text)
         }
-        None => print(&people(stdout_paint()))?,
-    }
+        None => print(&people(stdout_paint())),
+    };
+    // Whatever became of one of them, the others are written.
+    let mut written = Ok(());
     for (path, text) in files.iter().filter(|(path, _)| !is_stdout(path)) {
-        write_file(path, text).map_err(Failure::usage)?;
+        written = written.and(write_file(path, text));
     }
-    Ok(())
+    printed?;
+    written.map_err(not_written)
 }

@@ -6,7 +6,7 @@ use ipirig_document::schema;
 use ipirig_verdict::exit::Code;
 
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::print_file;
 
 pub(crate) fn schema(of: SchemaOf) -> Result<Code, Failure> {
     let text = match of {
@@ -16,6 +16,6 @@ pub(crate) fn schema(of: SchemaOf) -> Result<Code, Failure> {
         SchemaOf::Sweep => schema::sweep(),
     };
     let text = text.context("cannot make the schema")?;
-    print(&text)?;
+    print_file(&text)?;
     Ok(Code::Ok)
 }

@@ -14,12 +14,13 @@ use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::Plan;
 use ipirig_sweep::{PointName, SweepResult, merge as merge_all};
+use ipirig_terminal::interrupt;
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
-use super::check_interrupt;
 use super::host::host;
 use super::run::{check_files, kernel_files, options, print_all, setup};
+use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::reports::check_places;
@@ -47,10 +48,12 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
             return Err(Failure::with_code(code, error.into()));
         }
     };
-    let progress = Progress::new(args.console);
+    let progress = Progress::new(args.console.is_some());
     let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
     check_interrupt()?;
     let setup = setup(plan, kernel, args);
+    // Ctrl-C ends it, and then there is a report of the points so far.
+    let _orderly = interrupt::orderly(REPORT_TIME);
     let said = Cell::new(Instant::now());
     let tick = |swept: &Swept| {
         let last = swept.points.len() == swept.planned;
@@ -145,6 +148,7 @@ fn request(args: &SweepArgs) -> Result<SweepRequest, Failure> {
     Ok(SweepRequest {
         pairs: args.pairs,
         earlier: earlier.map(Box::new),
+        most_violated: args.max_violated.map(|most| most as usize),
         ..request
     })
 }

@@ -7,6 +7,7 @@ mod cross_check;
 mod endings;
 mod entries;
 mod harness;
+mod hostile;
 mod machines;
 mod observe;
 mod second_opinion;
@@ -39,6 +40,7 @@ fn main() {
     };
     let (no_kvm, no_root) = (no_kvm(), no_root());
     let on_kvm = ON_KVM.iter().map(|test| trial(&no_kvm, test));
+    let hostile = hostile::tests().map(|(name, test)| unless(&no_kvm, Trial::test(name, test)));
     let stock = observe::STOCK.iter().map(|&(version, name)| {
         let lacking = no_kvm.clone().or_else(|| observe::no_stock(version));
         unless(&lacking, Trial::test(name, move || observe::stock(version)))
@@ -54,6 +56,7 @@ fn main() {
     libtest_mimic::run(
         &args,
         on_kvm
+            .chain(hostile)
             .chain(stock)
             .chain(traced)
             .chain(long)

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 use blake3::{Hash, Hasher};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::index::{Index, PAGE, Part, Section};
@@ -98,6 +99,17 @@ fn append_memory(file: &mut File, ram: &GuestMemoryMmap) -> io::Result<(Vec<Part
         at += bytes;
     }
     Ok((parts, hasher.finalize().to_string()))
+}
+
+/// A copy of `file` in memory that nobody can change any more.
+pub(super) fn copy(mut file: &File) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = File::from(memfd_create("ipirig-snapshot", flags)?);
+    file.seek(SeekFrom::Start(0))?;
+    io::copy(&mut file, &mut copy)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&copy, seals)?;
+    Ok(copy)
 }
 
 /// Looks `file` through, but for the sections, of which [`section`] does.

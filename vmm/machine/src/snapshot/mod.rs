@@ -89,11 +89,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks through all of `file`.
+    /// Copies `file` and looks through all of the copy, so that nothing that happens to the file from then on can
+    /// change a guest, or take memory from it that was there.
     ///
     /// # Errors
-    /// It cannot be read, is not whole, or not of `key`.
-    pub fn open(file: File, key: &str) -> Result<Self, SnapshotError> {
+    /// It cannot be read or copied, is not whole, or not of `key`.
+    pub fn open(file: &File, key: &str) -> Result<Self, SnapshotError> {
+        let file = file::copy(file).map_err(SnapshotError::Read)?;
         let index = file::check(&file, key)?;
         let state = file::section(&file, &index.state)?;
         let mailbox = file::section(&file, &index.mailbox)?;

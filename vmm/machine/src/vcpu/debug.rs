@@ -94,7 +94,7 @@ impl Vcpu {
         Ok(())
     }
 
-    fn deliver_debug(&self, causes: u64) -> Result<(), errno::Error> {
+    pub(super) fn deliver_debug(&self, causes: u64) -> Result<(), errno::Error> {
         let mut debug = self.fd.get_debug_regs()?;
         (debug.dr6, debug.dr7) = cause::delivered((debug.dr6, debug.dr7), causes);
         self.fd.set_debug_regs(&debug)?;

@@ -15,6 +15,7 @@ mod stops;
 
 use std::fmt;
 use std::sync::Arc;
+use std::thread;
 
 use ipirig_apic::{Icr, Line, LocalApic, Work};
 use ipirig_entry::Record;
@@ -111,6 +112,21 @@ enum Break {
     Because(StopReason),
 }
 
+/// Ends the machine with the thread of a vCPU, however that ends.
+struct EndOfThread<'a> {
+    vcpu_set: &'a VcpuSet,
+    cpu: usize,
+}
+
+impl Drop for EndOfThread<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let cpu = self.cpu;
+            self.vcpu_set.stop(Some(StopReason::Bug { cpu }));
+        }
+    }
+}
+
 impl Vcpu {
     pub(crate) fn new(
         cpu: usize,
@@ -167,6 +183,10 @@ impl Vcpu {
         let vcpu_set = Arc::clone(&self.vcpu_set);
         let Some(slot) = vcpu_set.slots.get(self.cpu) else {
             return self.state();
+        };
+        let _end = EndOfThread {
+            vcpu_set: &vcpu_set,
+            cpu: self.cpu,
         };
         let _attached = slot.kicker.attach(&mut self.fd);
         arrival.announce();

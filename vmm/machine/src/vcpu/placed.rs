@@ -8,6 +8,7 @@
 
 mod blocked;
 mod inspect;
+mod machine_check;
 mod outer;
 
 use std::collections::HashMap;
@@ -25,13 +26,18 @@ use crate::assist;
 use crate::sys;
 
 use blocked::blocked;
+use machine_check::MACHINE_CHECK;
 use outer::after_first;
 
 /// Vectors of exceptions that nobody expects in entry code: #PF, #GP, #DF. There are four debug registers,
 /// and one is for the instruction after the next.
 const UNEXPECTED: [u8; 3] = [14, 13, 8];
+/// Vector of a #DB.
+const DEBUG: u8 = 1;
 /// Vector of an NMI.
 const NMI: u8 = 2;
+/// DR6.B0: the first breakpoint matched (SDM vol. 3, 18.2.3).
+const BREAKPOINT_0: u64 = 1;
 /// Bytes of the error code that comes with each of them.
 const ERROR_CODE: u64 = 8;
 
@@ -266,6 +272,8 @@ impl Vcpu {
         }
         let vector = match event {
             Event::Interrupt(vector) => vector,
+            Event::Debug => DEBUG,
+            Event::MachineCheck => MACHINE_CHECK,
             Event::Nmi | Event::NestedNmi | Event::Stand => NMI,
         };
         if event == Event::NestedNmi {
@@ -298,6 +306,14 @@ impl Vcpu {
         match event {
             Event::Interrupt(vector) => {
                 sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
+            }
+            Event::Debug => {
+                let raised = self.deliver_debug(BREAKPOINT_0);
+                raised.map_err(|e| self.host("raising a #DB", e))?;
+            }
+            Event::MachineCheck => {
+                let raised = self.deliver_machine_check();
+                raised.map_err(|e| self.host("raising a #MC", e))?;
             }
             Event::Nmi | Event::NestedNmi | Event::Stand => {
                 self.fd.nmi().map_err(|e| self.host("KVM_NMI", e))?;

@@ -1,9 +1,10 @@
 //! How guests end, and what is said of it.
 #![expect(unsafe_code, reason = "the guests' assembler text")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipirig_machine::StopReason;
+use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, StopReason, WatchEvent};
 
 use crate::Suite;
 use crate::harness::Guest;
@@ -16,6 +17,10 @@ pub(crate) fn list(suite: &mut Suite) {
         the_keyboard_controller_resets,
     );
     suite.once("port_cf9_resets", port_cf9_resets);
+    suite.once(
+        "a_vcpu_thread_that_panics_ends_the_machine_at_once",
+        a_vcpu_thread_that_panics_ends_the_machine_at_once,
+    );
     suite.once(
         "a_guest_that_has_ended_is_settled_without_error",
         a_guest_that_has_ended_is_settled_without_error,
@@ -53,6 +58,39 @@ guest!(
 fn a_triple_fault_names_its_cpu() {
     let mut guest = Guest::new(&TRIPLE_FAULT).cpus(2).start();
     assert_eq!(guest.ends(), StopReason::TripleFault { cpu: 1 });
+}
+
+guest!(
+    SENDS_TO_ITSELF,
+    "
+    call rt_setup
+    call rt_apic_on
+    mov eax, 0x44040                    # vector 0x40, shorthand: self
+    xor edx, edx
+    call rt_ipi
+    jmp rt_rest
+    "
+);
+
+/// An observer with a bug.
+#[derive(Debug)]
+struct Panics;
+
+impl Observer for Panics {
+    fn ipi(&self, _: &IpiEvent) {
+        panic!("this is a test");
+    }
+
+    fn accepted(&self, _: &AcceptedEvent) {}
+
+    fn watched(&self, _: &WatchEvent) {}
+}
+
+fn a_vcpu_thread_that_panics_ends_the_machine_at_once() {
+    let mut guest = Guest::new(&SENDS_TO_ITSELF)
+        .cpus(2)
+        .start_with(Arc::new(Panics));
+    assert_eq!(guest.ends(), StopReason::Bug { cpu: 0 });
 }
 
 guest!(

@@ -145,11 +145,15 @@ impl Running {
     }
 
     /// Another guest of the same configuration, which is restored from there.
-    pub(crate) fn restored(&self, snapshot: File) -> Running {
-        let snapshot = Snapshot::open(snapshot, KEY).unwrap();
+    pub(crate) fn restored(&self, snapshot: &File) -> Running {
+        self.restored_from(&Snapshot::open(snapshot, KEY).unwrap())
+    }
+
+    /// The same from one that has been looked through.
+    pub(crate) fn restored_from(&self, snapshot: &Snapshot) -> Running {
         let seen = Arc::new(Recorder::default());
         let observer = Arc::clone(&seen) as _;
-        let mut machine = Machine::restore(&self.host, &self.config, observer, &snapshot).unwrap();
+        let mut machine = Machine::restore(&self.host, &self.config, observer, snapshot).unwrap();
         machine.start().unwrap();
         Running {
             machine,

@@ -14,8 +14,8 @@ use crate::recording::{counting, fetch, moves_on, offsets};
 
 pub(crate) fn list(suite: &mut Suite) {
     suite.stepping(
-        "an_nmi_comes_at_each_instruction_of_an_entry",
-        an_nmi_comes_at_each_instruction_of_an_entry,
+        "what_nothing_masks_comes_at_each_instruction_of_an_entry",
+        what_nothing_masks_comes_at_each_instruction_of_an_entry,
     );
     suite.stepping(
         "a_vcpu_stands_at_an_instruction_until_it_is_told_to_go_on",
@@ -57,12 +57,16 @@ guest!(
     mov edi, 0x400000                   # where CPL 3 may not go
     mov ecx, 128
     rep movsb
-    mov edi, 2
+    mov ebp, 1 << 1 | 1 << 2 | 1 << 18           # vectors 1, 2 and 18
+20: bsf edi, ebp
+    btr ebp, edi
     lea rax, [rip + PLACE_NMI]
     lea rcx, [rip + PLACE_ENTRY]
     sub rax, rcx
     add rax, 0x400000
     call rt_gate
+    test ebp, ebp
+    jnz 20b
     mov ecx, 0xc0000080                 # EFER.SCE
     rdmsr
     or eax, 1
@@ -190,7 +194,13 @@ fn rest(record: &Record, number: usize) -> Vec<(u64, bool)> {
     rest
 }
 
-fn an_nmi_comes_at_each_instruction_of_an_entry() {
+fn what_nothing_masks_comes_at_each_instruction_of_an_entry() {
+    for event in [Event::Nmi, Event::Debug, Event::MachineCheck] {
+        comes_at_each_instruction_of_an_entry(event);
+    }
+}
+
+fn comes_at_each_instruction_of_an_entry(event: Event) {
     let (mut guest, record) = recorded();
     let checkpoint = guest.machine.checkpoint().unwrap();
     let [calls, returns] = [3, 2].map(|word| guest.word(word));
@@ -198,14 +208,11 @@ fn an_nmi_comes_at_each_instruction_of_an_entry() {
     let function = place_of(&PLACE_FUNCTION);
     assert_eq!(record.steps.len(), 2 + 3 + 1 + 4 + 1);
     for (number, step) in record.steps.iter().enumerate() {
-        guest
-            .machine
-            .place(0, at(Event::Nmi, &record, number))
-            .unwrap();
+        guest.machine.place(0, at(event, &record, number)).unwrap();
         guest.order(1, 1);
         let passage = passage(&mut guest);
         let Arrival::Taken(frame) = passage.arrival else {
-            panic!("{number}: {:?}", passage.arrival);
+            panic!("{event:?} {number}: {:?}", passage.arrival);
         };
         let expected = Frame {
             rip: step.registers.rip,
@@ -213,12 +220,12 @@ fn an_nmi_comes_at_each_instruction_of_an_entry() {
             rsp: step.registers.general[4],
             ..frame
         };
-        assert_eq!(frame, expected, "{number}");
+        assert_eq!(frame, expected, "{event:?} {number}");
         assert_eq!((passage.ended, passage.frame), (PassageEnd::User, None));
         let places = places(&passage);
         let begin = [(handler[0], false), (handler[1], false), (function, true)];
-        assert_eq!(places[..3], begin, "{number}");
-        assert_eq!(places[6..], rest(&record, number), "{number}");
+        assert_eq!(places[..3], begin, "{event:?} {number}");
+        assert_eq!(places[6..], rest(&record, number), "{event:?} {number}");
         moves_on(&mut guest);
         assert_eq!(
             [3, 2].map(|word| guest.word(word)),

@@ -34,6 +34,10 @@ pub(crate) fn list(suite: &mut Suite) {
     );
     suite.once("no_damage_goes_unnoticed", no_damage_goes_unnoticed);
     suite.once(
+        "what_becomes_of_a_snapshot_s_file_changes_no_guest",
+        what_becomes_of_a_snapshot_s_file_changes_no_guest,
+    );
+    suite.once(
         "restored_vcpus_can_be_pinned_at_once",
         restored_vcpus_can_be_pinned_at_once,
     );
@@ -109,7 +113,7 @@ fn a_restored_guest_has_its_registers_and_wakes_the_other_cpu(apic: ApicMode) {
         machine.sample(1).is_some_and(|sample| sample.parked)
     });
     let snapshot = guest.save();
-    let mut restored = guest.restored(snapshot);
+    let mut restored = guest.restored(&snapshot);
     for guest in [&mut guest, &mut restored] {
         guest.order(1, 1);
         guest.rings();
@@ -168,7 +172,7 @@ guest!(
 fn a_timer_that_was_due_and_one_that_is_periodic_go_on(apic: ApicMode) {
     let mut guest = Guest::new(&SOON_DUE).apic(apic).start();
     guest.rings();
-    let mut restored = guest.restored(guest.save());
+    let mut restored = guest.restored(&guest.save());
     for guest in [&mut guest, &mut restored] {
         guest.order(1, 1);
         guest.rings();
@@ -241,7 +245,7 @@ guest!(
 fn a_restored_guest_has_its_mtrrs_and_its_vector_registers() {
     let mut guest = Guest::new(&MEMORY_TYPES).start();
     guest.rings();
-    let mut restored = guest.restored(guest.save());
+    let mut restored = guest.restored(&guest.save());
     for guest in [&mut guest, &mut restored] {
         guest.order(1, 1);
         guest.rings();
@@ -279,7 +283,7 @@ fn a_restored_cpl_3_goes_on() {
     let at_least = guest.word(0);
     guest.stop();
     let guest = Guest::new(&COUNTS_IN_CPL_3).start();
-    let mut restored = guest.restored(snapshot);
+    let mut restored = guest.restored(&snapshot);
     // It was still when it was saved, and went on before the word was read.
     assert!(restored.word(0) > 0);
     restored.until("did not go on in CPL 3", |machine| {
@@ -301,7 +305,7 @@ fn restores(times: usize) {
     });
     let snapshot = guest.save();
     for nth in 0..times {
-        let mut restored = guest.restored(snapshot.try_clone().unwrap());
+        let mut restored = guest.restored(&snapshot);
         if let Err(error) = restored.machine.settle() {
             panic!("restore {nth} of {times}: {error:?}");
         }
@@ -341,7 +345,7 @@ fn a_restored_guest_is_saved_as_it_was() {
         machine.sample(1).is_some_and(|sample| sample.parked)
     });
     let first = guest.save();
-    let restored = guest.restored(first.try_clone().unwrap());
+    let restored = guest.restored(&first);
     let second = content(restored.save());
     let first = content(first);
     // Memory and mailbox are the pages from the mailbox to the index, and nobody has written there.
@@ -360,7 +364,7 @@ fn a_snapshot_of_another_format_is_refused_by_its_version() {
     guest.rings();
     let mut bytes = content(guest.save());
     bytes[VERSION] = 1;
-    let error = Snapshot::open(file(&bytes), KEY).unwrap_err();
+    let error = Snapshot::open(&file(&bytes), KEY).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the snapshot is of format 1, and this ipirig reads format 2"
@@ -370,12 +374,28 @@ fn a_snapshot_of_another_format_is_refused_by_its_version() {
 /// Where the format's version is.
 const VERSION: usize = 15;
 
+fn what_becomes_of_a_snapshot_s_file_changes_no_guest() {
+    let mut guest = Guest::new(&FULL_OF_STATE).cpus(2).start();
+    guest.rings();
+    guest.until("did not come to rest", |machine| {
+        machine.sample(1).is_some_and(|sample| sample.parked)
+    });
+    let file = guest.save();
+    let snapshot = Snapshot::open(&file, KEY).unwrap();
+    // Where its memory was there is nothing: an access would be a SIGBUS.
+    file.set_len(0).unwrap();
+    let mut restored = guest.restored_from(&snapshot);
+    restored.order(1, 1);
+    restored.rings();
+    assert_eq!(restored.stop().words[..2], [1, 1]);
+}
+
 fn no_damage_goes_unnoticed() {
     let mut guest = Guest::new(&FULL_OF_STATE).cpus(2).start();
     guest.rings();
     let whole = content(guest.save());
-    assert!(Snapshot::open(file(&whole), KEY).is_ok());
-    let refused = |bytes: &[u8]| match Snapshot::open(file(bytes), KEY) {
+    assert!(Snapshot::open(&file(&whole), KEY).is_ok());
+    let refused = |bytes: &[u8]| match Snapshot::open(&file(bytes), KEY) {
         Err(SnapshotError::Damaged(_)) => true,
         Err(SnapshotError::Version { .. }) => bytes[VERSION] != whole[VERSION],
         Err(other) => panic!("{other:?}"),
@@ -392,6 +412,6 @@ fn no_damage_goes_unnoticed() {
         assert!(refused(&whole[..length]), "cut to {length}");
     }
     assert!(refused(&[whole.as_slice(), b" "].concat()), "longer");
-    let other = Snapshot::open(file(&whole), "another").map(|_| ());
+    let other = Snapshot::open(&file(&whole), "another").map(|_| ());
     assert!(matches!(other, Err(SnapshotError::Misfit(_))), "{other:?}");
 }

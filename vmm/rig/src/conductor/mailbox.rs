@@ -275,7 +275,7 @@ impl Conductor<'_> {
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         words
             .chars()
-            .filter(|c| !c.is_control())
+            .filter(|c| ipirig_terminal::text::is_shown(*c))
             .take(TEXT_SHOWN)
             .collect()
     }

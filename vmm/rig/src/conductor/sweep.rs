@@ -205,12 +205,15 @@ impl Sweep<'_, '_> {
             if done.contains(&name) {
                 continue;
             }
-            if ipirig_machine::interrupt::requested() {
+            if request.has_enough(&swept.points) {
+                break;
+            }
+            if ipirig_terminal::interrupt::requested() {
                 let phase = self.conductor.phase;
                 return Err(Ended::Interrupted { phase });
             }
             swept.current = Some(name.clone());
-            let (outcome, sent) = match missed(point, name.event) {
+            let (outcome, sent) = match missed(self.layout, point, name.event) {
                 Some(rule) => (Outcome::Missed(rule), None),
                 None => {
                     swept.run += 1;
@@ -242,6 +245,8 @@ impl Sweep<'_, '_> {
         let what = match event {
             EventName::Nmi => Event::Nmi,
             EventName::NestedNmi => Event::NestedNmi,
+            EventName::Debug => Event::Debug,
+            EventName::MachineCheck => Event::MachineCheck,
             EventName::Timer => Event::Interrupt(LOCAL_TIMER),
             EventName::Reschedule => Event::Interrupt(RESCHEDULE),
             EventName::Flip | EventName::Vunmap | EventName::Entry | EventName::Exit => {
@@ -317,12 +322,10 @@ impl Sweep<'_, '_> {
                 let before = self.sent_to_target();
                 self.still = None;
                 self.conductor.begin_command(command, args);
-                let watched = self.watch_sender(before)?;
-                if watched.done_meanwhile {
-                    let still = self.real(|machine| Ok(machine.still(cpu)?))?;
-                    self.still = Some((still, Instant::now()));
-                }
-                sent = Some(watched);
+                sent = Some(self.watch_sender(before)?);
+                // A sender that waits for the target spins, on a host core that the target needs.
+                let still = self.real(|machine| Ok(machine.still(cpu)?))?;
+                self.still = Some((still, Instant::now()));
             }
             self.real(|machine| Ok(machine.go_on(cpu)?))?;
         }
@@ -363,6 +366,7 @@ impl Sweep<'_, '_> {
             return Ok(None);
         }
         if let Some(sent) = &mut sent {
+            self.still = None;
             let deadline = Instant::now() + SENDER;
             let mut looks = 0;
             while passage.ended == PassageEnd::User

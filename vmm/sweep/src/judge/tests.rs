@@ -365,15 +365,30 @@ fn an_nmi_before_that_came_elsewhere_is_an_error() {
 }
 
 #[test]
-fn interrupts_are_missed_where_the_flag_is_clear_and_nmis_are_not() {
+fn interrupts_are_missed_where_the_flag_is_clear_and_other_events_are_not() {
     let (layout, whole) = (layout(&[]), whole());
     let mut point = points(&layout, &whole)[0].clone();
-    let rules = |point: &PlannedPoint| EventName::ALL.map(|event| missed(point, event));
-    let off = Some(Blocked::InterruptsOff);
+    let rules = |point: &PlannedPoint| EventName::ALL.map(|event| missed(&layout, point, event));
+    let (off, none) = (Some(Blocked::InterruptsOff), Some(Blocked::NoHandler));
     assert_eq!(
         rules(&point),
-        [None, None, off, off, None, None, None, None]
+        [None, None, None, none, off, off, None, None, None, None]
     );
     point.rflags |= INTERRUPTS;
-    assert_eq!(rules(&point), [None; 8]);
+    assert_eq!(
+        rules(&point),
+        [None, None, None, none, None, None, None, None, None, None]
+    );
+}
+
+#[test]
+fn a_machine_check_is_missed_where_the_kernel_has_no_handler() {
+    let map = "ffffffff81401800 T asm_exc_machine_check\n";
+    let (with, without) = (layout_with(map, &[]), layout(&[]));
+    let point = points(&without, &whole())[0].clone();
+    let rule = |layout| missed(layout, &point, EventName::MachineCheck);
+    assert_eq!(
+        (rule(&with), rule(&without)),
+        (None, Some(Blocked::NoHandler))
+    );
 }

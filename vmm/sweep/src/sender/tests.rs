@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use ipirig_entry::passage::Arrival;
 use ipirig_entry::record::{Code, StepRegisters};
 
@@ -9,6 +11,10 @@ const BATCH: u64 = C + 0x1000;
 const WRITE: u64 = C + 0x2000;
 const CALL: u64 = C + 0x3000;
 const COND: u64 = C + 0x4000;
+
+fn none(_: Range<u64>) -> Option<Vec<u8>> {
+    None
+}
 
 fn step(rip: u64, rsp: u64) -> Step {
     let mut general = [0; 16];
@@ -45,7 +51,7 @@ fn trace() -> Vec<Step> {
 
 #[test]
 fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
-    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout(&[]));
+    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), (&layout(&[]), &none));
     let places: Vec<(u64, usize, usize)> = path
         .path
         .points
@@ -69,9 +75,58 @@ fn each_execution_of_the_first_sync_is_a_point_and_of_later_ones_what_is_new() {
     assert_eq!(path.path.name.to_string(), "sender-flip");
 }
 
+/// Waits `rounds` times, and then `more` times, in a loop of PAUSE, load and jump back that is entered at the load.
+fn waits(rounds: usize, more: usize) -> Vec<Step> {
+    let coded = |offset: u64, code: &[u8]| Step {
+        code: Code::new(code),
+        ..step(CALL + offset, STACK - 32)
+    };
+    let check = || [coded(6, &LOOP[2..]), coded(9, &LOOP[5..])];
+    let mut steps = vec![step(BATCH, STACK), coded(0, &[0x90])];
+    for rounds in [rounds, more] {
+        steps.push(coded(1, &[0x90]));
+        steps.extend(check());
+        for _ in 0..rounds {
+            steps.push(coded(4, &LOOP));
+            steps.extend(check());
+        }
+    }
+    steps.extend([coded(11, &[0x90]), step(BATCH + 1, STACK)]);
+    steps
+}
+
+/// pause; mov 8(%rdx), %eax; jne to the first
+const LOOP: [u8; 7] = [0xf3, 0x90, 0x8b, 0x42, 0x08, 0x75, 0xf9];
+
+fn code(range: Range<u64>) -> Option<Vec<u8>> {
+    (range == (CALL + 4..CALL + 11)).then(|| LOOP.to_vec())
+}
+
+#[test]
+fn how_long_a_sender_waits_and_whether_it_does_makes_no_points() {
+    let places = |rounds, more| -> Vec<(usize, u64, usize)> {
+        let trace = waits(rounds, more);
+        let path = (Sender::Vunmap, Side::In);
+        let path = SenderPath::new(path, &trace, (&layout(&[]), &code)).path;
+        let points = path.points.iter();
+        points.map(|it| (it.number, it.rip, it.skip)).collect()
+    };
+    let expected = vec![
+        (0, BATCH, 0),
+        (1, CALL, 0),
+        (2, CALL + 1, 0),
+        (3, CALL + 1, 1),
+        (4, CALL + 11, 0),
+        (5, BATCH + 1, 0),
+    ];
+    for (rounds, more) in [(0, 0), (1, 0), (0, 1), (1, 1), (3, 0), (2, 5)] {
+        assert_eq!(places(rounds, more), expected, "{rounds} {more}");
+    }
+}
+
 #[test]
 fn a_change_after_the_point_is_seen_and_one_before_it_is_not() {
-    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout(&[]));
+    let path = SenderPath::new((Sender::Flip, Side::In), &trace(), (&layout(&[]), &none));
     let after: Vec<bool> = path
         .path
         .points
@@ -109,7 +164,7 @@ fn a_target_that_has_caught_up_must_be_told_of_what_is_changed_then() {
         whole: &whole,
         outer: None,
     };
-    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout)
+    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), (&layout, &none))
         .path
         .points[0]
         .clone();
@@ -162,7 +217,7 @@ fn a_sender_that_waits_for_a_cpu_that_left_the_kernel_is_found_and_so_is_an_entr
         whole: &whole,
         outer: None,
     };
-    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), &layout)
+    let at = SenderPath::new((Sender::Flip, Side::In), &trace(), (&layout, &none))
         .path
         .points[0]
         .clone();

@@ -1,11 +1,12 @@
 //! Did the first entry after the window do what was deferred, and show what the storm had done?
 
-use ipirig_abi::{Completion, Order, Role};
+use ipirig_abi::{Changes, Completion, Order, Role};
 use ipirig_evidence::{EntryReport, Evidence, NOT_PRODUCED, StormReport, WindowRecord};
 use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
 
 use super::entry::{self, Judged};
+use super::soundness;
 use crate::check::{COMPLETED, Check, Verdict, joined};
 
 /// What the CPU executed decides: whether what was pending was cleared before ordinary code came.
@@ -20,7 +21,7 @@ pub(super) fn completed_on_entry(plan: &Plan, evidence: &Evidence, entries: &[Ju
     let mut seen = Vec::new();
     for window in &evidence.windows {
         for (part, report) in plan.scenario.storm.parts().iter().zip(&window.storm) {
-            seen.extend(values(plan, window, part, *report));
+            seen.extend(values(plan, evidence, window, part, *report));
         }
     }
     let judged = executed
@@ -41,6 +42,7 @@ pub(super) fn completed_on_entry(plan: &Plan, evidence: &Evidence, entries: &[Ju
 /// What each isolated vCPU saw of one part of the storm, if it looked.
 fn values(
     plan: &Plan,
+    evidence: &Evidence,
     window: &WindowRecord,
     part: &Part,
     report: StormReport,
@@ -55,7 +57,20 @@ fn values(
         match (before, after) {
             (Some(before), Some(after)) => {
                 let (status, words) = one(part.completion?, report.value, before, after);
-                Some((status, format!("vCPU {cpu}: {words}")))
+                // What the storm left is the guest's word: that it did what it says is to be seen.
+                let blind = match part.changes {
+                    Changes::Text => &window.changed.blind.text,
+                    _ => &window.changed.blind.mappings,
+                };
+                let unwitnessed = || soundness::unwitnessed(plan, evidence, part.changes);
+                let few = soundness::too_few(plan, window, part.changes);
+                match few.or_else(|| blind.as_ref().and_then(|_| unwitnessed())) {
+                    Some(few) if status == Verdict::Violated => {
+                        let words = format!("vCPU {cpu}: {words}, but {few}: that may be right");
+                        Some((Verdict::Error, words))
+                    }
+                    _ => Some((status, format!("vCPU {cpu}: {words}"))),
+                }
             }
             // Another way in: the vCPU did not look.
             (None, Some(after)) if after.errno != 0 && after.errno != NOT_PRODUCED => {

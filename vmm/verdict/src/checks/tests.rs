@@ -8,6 +8,7 @@ use crate::check::*;
 use crate::overall::*;
 
 mod cross_check;
+mod doubt;
 mod faults;
 mod joined;
 mod kinds;
@@ -208,10 +209,13 @@ fn without_breakpoints_the_right_value_is_told_and_proves_nothing_but_a_stale_on
         overall(&plan, &judge(&plan, &evidence).0)
     };
     assert_eq!([verdict(false), verdict(true)], [Skipped, Held]);
-    assert_eq!(
-        check(COMPLETED, "static-key-flip", script(true)).status,
-        Violated
-    );
+    // A flip takes three IPIs: a witness of one did not see flips.
+    let stale = |further_witness_ipis| Script {
+        further_witness_ipis,
+        ..script(true)
+    };
+    let said = |script| check(COMPLETED, "static-key-flip", script).status;
+    assert_eq!([stale(0), stale(2)].map(said), [Error, Violated]);
 }
 
 #[test]

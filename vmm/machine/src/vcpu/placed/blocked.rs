@@ -1,7 +1,10 @@
 //! What keeps a vCPU from taking an event.
 
 use ipirig_entry::passage::{Blocked, Event};
-use kvm_bindings::kvm_vcpu_events;
+use kvm_bindings::{KVM_X86_SHADOW_INT_MOV_SS, kvm_vcpu_events};
+
+/// In [`kvm_vcpu_events`], that the instruction before was a load of SS.
+const MOV_SS: u8 = KVM_X86_SHADOW_INT_MOV_SS as u8;
 
 /// RFLAGS.IF (SDM vol. 3, 2.3).
 const INTERRUPTS: u64 = 1 << 9;
@@ -9,11 +12,13 @@ const INTERRUPTS: u64 = 1 << 9;
 /// What keeps a vCPU with these `events` and `rflags` from taking `event`, if anything.
 pub(super) fn blocked(event: Event, events: &kvm_vcpu_events, rflags: u64) -> Option<Blocked> {
     match event {
-        Event::Stand => None,
+        Event::Stand | Event::MachineCheck => None,
+        // An STI keeps off interrupts and NMIs only (SDM vol. 3, 6.8.3).
+        Event::Debug if events.interrupt.shadow & MOV_SS == 0 => None,
         Event::Nmi | Event::NestedNmi if events.nmi.masked != 0 => Some(Blocked::NmiMasked),
         Event::Interrupt(_) if rflags & INTERRUPTS == 0 => Some(Blocked::InterruptsOff),
         _ if events.interrupt.shadow != 0 => Some(Blocked::Shadow),
-        Event::Nmi | Event::NestedNmi | Event::Interrupt(_) => None,
+        Event::Nmi | Event::NestedNmi | Event::Interrupt(_) | Event::Debug => None,
     }
 }
 
@@ -29,7 +34,8 @@ mod tests {
             set(&mut events);
             events
         };
-        let shadow = with(|events| events.interrupt.shadow = 1);
+        let shadow = with(|events| events.interrupt.shadow = MOV_SS);
+        let sti = with(|events| events.interrupt.shadow = 2);
         let masked = with(|events| events.nmi.masked = 1);
         let interrupt = Event::Interrupt(0xec);
         for (event, events, rflags, expected) in [
@@ -40,6 +46,10 @@ mod tests {
             (interrupt, masked, 0x202, None),
             (interrupt, none, 2, Some(Blocked::InterruptsOff)),
             (interrupt, shadow, 0x202, Some(Blocked::Shadow)),
+            (Event::Debug, masked, 2, None),
+            (Event::Debug, sti, 0x202, None),
+            (Event::Debug, shadow, 0x202, Some(Blocked::Shadow)),
+            (Event::MachineCheck, shadow, 2, None),
             (Event::Stand, shadow, 2, None),
         ] {
             assert_eq!(blocked(event, &events, rflags), expected, "{event:?}");

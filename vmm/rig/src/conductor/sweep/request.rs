@@ -3,7 +3,10 @@
 use ipirig_abi::NOT_PRODUCED;
 use ipirig_scenario::EntryKind;
 use ipirig_scenario::plan::Options;
-use ipirig_sweep::{EventName, PathName, PointName, Sender, Shard, Side, SweepResult, happens_on};
+use ipirig_sweep::{
+    EventName, PathName, PointName, PointResult, Sender, Shard, Side, Status, SweepResult,
+    happens_on,
+};
 use thiserror::Error;
 
 /// What is to be swept.
@@ -23,6 +26,8 @@ pub struct SweepRequest {
     pub shard: Shard,
     /// What an earlier sweep of the same kernel came to. Its points are not visited again, but for errors.
     pub earlier: Option<Box<SweepResult>>,
+    /// The sweep ends after so many violated points.
+    pub most_violated: Option<usize>,
 }
 
 /// A path, by an entry kind that there is.
@@ -88,6 +93,7 @@ impl SweepRequest {
             only: None,
             shard,
             earlier: None,
+            most_violated: None,
         };
         for name in paths {
             match Sender::find(name) {
@@ -128,6 +134,14 @@ impl SweepRequest {
 }
 
 impl SweepRequest {
+    /// Whether `points` have as many violated ones as are wanted at most.
+    #[must_use]
+    pub fn has_enough(&self, points: &[PointResult]) -> bool {
+        let violated = points.iter().filter(|it| it.status == Status::Violated);
+        self.most_violated
+            .is_some_and(|most| violated.count() >= most)
+    }
+
     /// `options` for the guest that is to be swept: its tasks do not try ways into the kernel that depend on the CPU and are on
     /// no path. A kernel whose bug is in one of them would come no further than that.
     #[must_use]
@@ -162,6 +176,8 @@ fn path(name: &PathName) -> Result<RequestedPath, SweepRequestError> {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_sweep::Outcome;
+
     use super::*;
 
     const WHOLE: Shard = Shard { index: 1, of: 1 };
@@ -267,5 +283,36 @@ mod tests {
                 .to_string()
                 .starts_with("no path is called `sender-nothing`")
         );
+    }
+
+    #[test]
+    fn a_sweep_has_enough_when_so_many_points_are_violated() {
+        let point = |number: usize, outcome| {
+            let name = format!("nmi@syscall+{number}").parse().unwrap();
+            PointResult::new(name, outcome, None)
+        };
+        let points = [
+            point(0, Outcome::Violated(vec![])),
+            point(1, Outcome::Held),
+            point(2, Outcome::Error(String::new())),
+            point(3, Outcome::Violated(vec![])),
+        ];
+        let has = |most_violated, visited: usize| {
+            let request = SweepRequest::of(&[], &[], Shard::WHOLE).unwrap();
+            let request = SweepRequest {
+                most_violated,
+                ..request
+            };
+            request.has_enough(&points[..visited])
+        };
+        assert_eq!(
+            [0, 1, 3].map(|visited| has(Some(1), visited)),
+            [false, true, true]
+        );
+        assert_eq!(
+            [1, 3, 4].map(|visited| has(Some(2), visited)),
+            [false, false, true]
+        );
+        assert!(!has(None, 4));
     }
 }

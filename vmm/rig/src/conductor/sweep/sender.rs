@@ -1,10 +1,11 @@
 //! The sender's side: the control vCPU stands at an instruction of its decision while the target enters.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
 use ipirig_abi::Role;
-use ipirig_entry::passage::{Event, Passage};
+use ipirig_entry::passage::{Event, EventAt, Passage};
 use ipirig_entry::{Ended as RecordEnded, Step};
 use ipirig_machine::Placed;
 use ipirig_scenario::{EntryKind, Trigger};
@@ -15,7 +16,7 @@ use ipirig_sweep::{
 use super::super::Ended;
 use super::super::mailbox::post_order;
 use super::super::release::RECORD_MAX;
-use super::{Sweep, SweepRequest, Swept, operation};
+use super::{RSP, Sweep, SweepRequest, Swept, operation};
 
 /// The way by which the target enters.
 pub(super) const ENTRY: EntryKind = EntryKind::Syscall;
@@ -146,11 +147,46 @@ impl Sweep<'_, '_> {
             return Ok(Err("the trace of the sender has no end".to_owned()));
         }
         let steps: &[Step] = &record.steps;
-        let sender = SenderPath::new((of, target), steps, self.layout);
+        if !self.stand_at_first(cpu, of, steps)? {
+            return Ok(Err("the sender did not come there again".to_owned()));
+        }
+        let read = |range: Range<u64>| self.code(cpu, range);
+        let sender = SenderPath::new((of, target), steps, (self.layout, &read));
         if of == Sender::Flip && sender.changes.is_empty() {
             return Ok(Err("the sender was not seen to change text".to_owned()));
         }
         Ok(Ok((cpu, sender)))
+    }
+
+    /// Has the sender `cpu` stand where `trace` begins: with the kernel's page table.
+    fn stand_at_first(&mut self, cpu: usize, of: Sender, trace: &[Step]) -> Result<bool, Ended> {
+        let Some(first) = trace.first().map(|step| &step.registers) else {
+            return Ok(false);
+        };
+        self.rewind_quietly()?;
+        let at = EventAt {
+            event: Event::Stand,
+            rip: first.rip,
+            rsp: first.general[RSP],
+            skip: 0,
+            first: None,
+            outer: None,
+            assembly: vec![],
+            resume: None,
+            flag: None,
+            limit: 0,
+        };
+        self.real(|machine| Ok(machine.place(cpu, at)?))?;
+        let (command, args) = operation(of);
+        self.conductor.begin_command(command, args);
+        self.wait_until(cpu, Placed::Stands)
+    }
+
+    /// The kernel's code, as `cpu` has it mapped now.
+    fn code(&self, cpu: usize, range: Range<u64>) -> Option<Vec<u8>> {
+        let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
+        let machine = self.conductor.guest.real()?;
+        machine.read_virtual(cpu, range.start, len).ok().flatten()
     }
 
     /// Visits a point of a sender.

@@ -9,7 +9,7 @@ use super::super::Ended;
 use super::{PATIENCE, Sweep};
 
 /// Between two looks at what the target does.
-const LOOK: Duration = Duration::from_micros(50);
+const LOOK: Duration = Duration::from_micros(200);
 /// The same where the target says when it has come further.
 const LONG_LOOK: Duration = Duration::from_millis(10);
 /// How long the target may run alone. Then it waits for another vCPU, or is slow.

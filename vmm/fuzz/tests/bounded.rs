@@ -1,0 +1,56 @@
+//! What fits a test of what can go on for hours: see the head of the crate.
+
+use ipirig_fuzz::{Corpus, TARGETS, apic};
+
+fn feed(name: &str) {
+    let target = TARGETS
+        .iter()
+        .find(|target| target.name == name)
+        .expect("a target");
+    let mut corpus = Corpus::new((target.corpus)(), 1);
+    for good in (target.corpus)() {
+        (target.feed)(&good);
+    }
+    for _ in 0..target.bounded {
+        (target.feed)(&corpus.next_input());
+    }
+}
+
+macro_rules! bounded {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                feed($name);
+            }
+        )*
+
+        #[test]
+        fn each_target_has_its_test() {
+            let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
+            assert_eq!(names, [$($name),*]);
+        }
+    };
+}
+
+bounded! {
+    no_scenario_file_panics: "scenario",
+    no_result_file_panics: "results",
+    no_kernel_file_panics: "kernel",
+    no_orc_table_panics: "orc",
+    no_stack_panics_or_has_no_end: "stack",
+    no_snapshot_is_restored_without_its_hashes: "snapshot",
+    no_counters_panic_or_grow: "counters",
+    no_text_of_a_guest_panics_or_grows: "guest-text",
+}
+
+// Five at once, on as many cores as there are.
+#[test]
+fn no_stream_of_accesses_breaks_an_apic_1() {
+    apic::stream(5_000_000, 1);
+}
+
+#[test]
+fn no_stream_of_accesses_breaks_an_apic_2() {
+    apic::stream(5_000_000, 2);
+}
