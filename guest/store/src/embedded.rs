@@ -56,49 +56,67 @@ impl Embedded {
         let mut ingredients = Ingredients::of("sources", RECIPE);
         ingredients.bytes("archive", self.0);
         let store = Store::open(cache)?;
-        let slot = store.slot("sources", ingredients.key(), &[GUEST, AGENT], &(), |work| {
-            extract(self.0, &work.out)
+        // Each of them: the slot is looked through for what is named, and what was changed there is made again.
+        let mut files = Vec::new();
+        each(self.0, |name, mode, _| {
+            if mode & FILE_TYPE != DIRECTORY {
+                files.push(name.to_owned());
+            }
+            Ok(())
+        })?;
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let slot = store.slot("sources", ingredients.key(), &files, &(), |work| {
+            each(self.0, |name, mode, content| {
+                write(&work.out.join(name), mode, content)
+            })
         })?;
         Ok(slot.dir)
     }
 }
 
-/// Writes the files of `archive` into `dir`.
-fn extract(archive: &[u8], dir: &Path) -> Result<(), StoreError> {
-    let damaged = |error| StoreError::io("unpack what is inside this program into", dir)(error);
+/// Hands over each entry of `archive`: its name, which stays below the directory that it is joined to, its mode, and what
+/// is in it.
+fn each(
+    archive: &[u8],
+    mut entry: impl FnMut(&str, u32, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let damaged = |error| StoreError::io("read what is inside this program for", GUEST)(error);
     let mut rest = archive;
     loop {
         let mut reader = Reader::new(rest).map_err(damaged)?;
-        let entry = reader.entry();
-        if entry.is_trailer() {
+        let header = reader.entry();
+        if header.is_trailer() {
             return Ok(());
         }
-        let path = dir.join(entry.name());
+        let (name, mode) = (header.name().to_owned(), header.mode());
         let plain = |part| matches!(part, Component::Normal(_));
-        if !Path::new(entry.name()).components().all(plain) {
-            let name = format!("`{}` is not below it", entry.name());
-            return Err(damaged(io::Error::other(name)));
+        if !Path::new(&name).components().all(plain) {
+            let words = format!("`{name}` is no place for it");
+            return Err(damaged(io::Error::other(words)));
         }
-        let mode = entry.mode();
-        if mode & FILE_TYPE == DIRECTORY {
-            make_dir(&path)?;
-        } else {
-            if let Some(parent) = path.parent() {
-                make_dir(parent)?;
-            }
-            let mut content = Vec::new();
-            reader.read_to_end(&mut content).map_err(damaged)?;
-            fs::write(&path, content).map_err(StoreError::io("create", &path))?;
-            let permissions = fs::Permissions::from_mode(mode & 0o777);
-            fs::set_permissions(&path, permissions).map_err(StoreError::io("create", &path))?;
-        }
+        let mut content = Vec::new();
+        reader.read_to_end(&mut content).map_err(damaged)?;
+        entry(&name, mode, &content)?;
         rest = reader.finish().map_err(damaged)?;
     }
+}
+
+fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), StoreError> {
+    if mode & FILE_TYPE == DIRECTORY {
+        return make_dir(path);
+    }
+    if let Some(parent) = path.parent() {
+        make_dir(parent)?;
+    }
+    fs::write(path, content).map_err(StoreError::io("create", path))?;
+    let permissions = fs::Permissions::from_mode(mode & 0o777);
+    fs::set_permissions(path, permissions).map_err(StoreError::io("create", path))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     use cpio::newc::{Builder, ModeFileType, trailer};
 
@@ -139,10 +157,19 @@ pub(crate) mod tests {
         for (name, (text, mode)) in written {
             assert_eq!(found(name), (text.to_owned(), mode), "{name}");
         }
-        // A second time nothing is written: what somebody marked stays.
-        fs::write(root.join("mark"), "").expect("written");
+        // A second time nothing is written.
+        let file = root.join("guest/kernel/config/base.config");
+        let inode = || fs::metadata(&file).expect("there").ino();
+        let first = inode();
         assert_eq!(embedded.unpack(dir.path()).expect("found"), root);
-        assert!(root.join("mark").exists());
+        assert_eq!(inode(), first);
+        // What somebody changed is put back.
+        fs::write(&file, "CONFIG_A=n\n").expect("written");
+        assert_eq!(embedded.unpack(dir.path()).expect("made again"), root);
+        assert_eq!(
+            found("guest/kernel/config/base.config"),
+            ("CONFIG_A=y\n".to_owned(), 0o644)
+        );
     }
 
     #[test]
