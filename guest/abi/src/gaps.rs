@@ -16,13 +16,13 @@ pub struct Gaps {
     /// Turns of the loop that take as many ticks of the counter, or more, are gaps. 0: none is looked for. Rig.
     pub threshold: AtomicU64,
     /// What the task itself writes. Agent; on cache lines of its own.
-    pub told: Told,
+    pub told: GapRecord,
 }
 
 /// What a task says of its gaps.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Told {
+pub struct GapRecord {
     /// Gaps so far. Agent, written after all else of a gap.
     pub count: AtomicU64,
     /// Their ticks, in all. Agent.
@@ -50,7 +50,7 @@ impl Gaps {
     pub const fn new() -> Self {
         Self {
             threshold: AtomicU64::new(0),
-            told: Told {
+            told: GapRecord {
                 count: AtomicU64::new(0),
                 ticks: AtomicU64::new(0),
                 longest: AtomicU64::new(0),

@@ -219,7 +219,7 @@ const _: () = {
     assert!(offset_of!(Mailbox, handed) == offset_of!(Mailbox, text) + size_of::<Text>());
     assert!(offset_of!(Mailbox, gaps) == offset_of!(Mailbox, handed) + size_of::<Text>());
     assert!(offset_of!(Gaps, told) == 64);
-    assert!(offset_of!(gaps::Told, ring) == 24 + 8 * gaps::BUCKETS);
+    assert!(offset_of!(gaps::GapRecord, ring) == 24 + 8 * gaps::BUCKETS);
     assert!(size_of::<Gaps>() == 64 + 576 + 16 * gaps::GAPS);
     assert!(size_of::<Mailbox>() <= MAILBOX_SIZE);
 };

@@ -4,7 +4,6 @@
 
 mod commands;
 mod failure;
-mod inside;
 mod output;
 mod pictures;
 mod progress;
@@ -18,7 +17,7 @@ use ipirig_verdict::exit::Code;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    inside::provide();
+    ipirig_embedded::provide();
     let (code, bisect) = match ipirig_args::Args::try_parse() {
         Ok(args) => {
             let bisect = args.bisect();

@@ -1,4 +1,4 @@
-//! Results as they are written: JSON, and the [`schema`] of it.
+//! Results as they are written, alone and as a [`suite`]: JSON, and the [`schema`] of it.
 //!
 //! The way through: a result (`ipirig-verdict`) → its document, which has what others may rely on and nothing
 //! besides → JSON. Field names are an interface: they change only together with [`SCHEMA_VERSION`].
@@ -11,11 +11,12 @@
 mod observation;
 mod run;
 pub mod schema;
-mod suite;
+pub mod suite;
+mod suite_document;
 
 pub use observation::ObservationDocument;
 pub use run::{Blame, EntryDocument, RunDocument, ScenarioDocument};
-pub use suite::SuiteDocument;
+pub use suite_document::SuiteDocument;
 
 use serde::Serialize;
 

@@ -1,77 +1,157 @@
-//! The document of several runs.
+//! Several runs together: one table, one verdict.
 
 use ipirig_verdict::check::Verdict;
-use ipirig_verdict::suite::Suite;
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use crate::{RunDocument, SCHEMA_VERSION};
+use ipirig_verdict::overall::isolation_held;
+use ipirig_verdict::result::RunResult;
 
 /// The results of several runs.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-#[schemars(rename = "Suite")]
-pub struct SuiteDocument<'a> {
-    /// [`SCHEMA_VERSION`].
-    #[schemars(extend("const" = SCHEMA_VERSION))]
-    pub schema_version: u32,
+#[derive(Debug)]
+pub struct Suite {
     /// `violated` if one run is, else `error` if one is, else `skipped` if one is that may not be or if
     /// none is `held`, else `held`.
-    pub verdict: Verdict,
-    /// The names of the runs that may be skipped (`--allow-skipped`).
-    pub may_skip: Vec<&'a str>,
+    verdict: Verdict,
     /// Each run's result, in the order in which they were run.
-    pub runs: Vec<RunDocument<'a>>,
+    runs: Vec<RunResult>,
 }
 
-impl<'a> From<&'a Suite> for SuiteDocument<'a> {
-    fn from(suite: &'a Suite) -> Self {
-        let may_skip = suite.runs().iter().filter(|run| run.may_skip);
+impl Suite {
+    /// Puts results together.
+    #[must_use]
+    pub fn new(runs: Vec<RunResult>) -> Self {
         Self {
-            schema_version: SCHEMA_VERSION,
-            verdict: suite.verdict(),
-            may_skip: may_skip.map(|run| run.scenario.name.as_str()).collect(),
-            runs: suite.runs().iter().map(Into::into).collect(),
+            verdict: overall(&runs),
+            runs,
         }
+    }
+
+    /// Puts together those results that there are of a suite that was ended before all of it ran: what the rest would
+    /// have been is not known, so it is `violated` if one is, else `error`.
+    #[must_use]
+    pub fn cut_short(runs: Vec<RunResult>) -> Self {
+        Self {
+            verdict: match overall(&runs) {
+                Verdict::Violated => Verdict::Violated,
+                Verdict::Error | Verdict::Skipped | Verdict::Held => Verdict::Error,
+            },
+            runs,
+        }
+    }
+
+    /// `violated` if one is, else `error` if one is, else `skipped` if one is that may not be or if none
+    /// is `held`, else `held`. Without a run `error`: nothing is known.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The names of the runs that were skipped and may not be.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&str> {
+        let missing = self.runs.iter().filter(|run| is_missing(run));
+        missing.map(|run| run.scenario.name.as_str()).collect()
+    }
+
+    /// Each run's result, in the order in which they were run.
+    #[must_use]
+    pub fn runs(&self) -> &[RunResult] {
+        &self.runs
+    }
+
+    /// Whether one of the runs that were skipped and may not be would be `held` if it were for isolation
+    /// alone.
+    #[must_use]
+    pub fn isolation_held(&self) -> bool {
+        let mut missing = self.runs.iter().filter(|run| is_missing(run));
+        missing.any(|run| isolation_held(&run.checks))
     }
 }
 
-impl SuiteDocument<'_> {
-    /// Indented JSON with a newline at its end.
-    ///
-    /// # Errors
-    ///
-    /// serde_json's; none of the types here can cause one.
-    pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        crate::json(self)
+fn is_missing(run: &RunResult) -> bool {
+    run.verdict == Verdict::Skipped && !run.may_skip
+}
+
+/// See [`Suite::verdict`]. In a CI whose host has lost something, what the missing runs would have found
+/// is not known: those that held do not make up for them, unless somebody said so. Nor does a suite
+/// hold in which nothing did, whatever may be skipped.
+#[must_use]
+pub fn overall(runs: &[RunResult]) -> Verdict {
+    let has = |verdict| runs.iter().any(|run| run.verdict == verdict);
+    if has(Verdict::Violated) {
+        Verdict::Violated
+    } else if has(Verdict::Error) || runs.is_empty() {
+        Verdict::Error
+    } else if runs.iter().any(is_missing) || !has(Verdict::Held) {
+        Verdict::Skipped
+    } else {
+        Verdict::Held
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ipirig_fake::plan;
-    use ipirig_verdict::check::Check;
-    use ipirig_verdict::result::RunResult;
 
     use super::*;
+    use ipirig_verdict::check::Check;
+
+    fn run(scenario: &str, verdict: Verdict) -> RunResult {
+        let check = Check::new("run", verdict, "because");
+        let mut run = RunResult::new(&plan(scenario, None), vec![check]);
+        run.verdict = verdict;
+        run.timing.total_s = 12.34;
+        run
+    }
 
     #[test]
-    fn it_has_the_verdict_the_runs_and_the_names_of_those_that_may_be_skipped() {
-        let run = |scenario, verdict, may_skip| {
-            let check = Check::new("run", verdict, "because");
-            RunResult {
-                verdict,
-                may_skip,
-                ..RunResult::new(&plan(scenario, None), vec![check])
-            }
+    fn a_suite_that_was_cut_short_never_holds() {
+        for (verdict, expected) in [
+            (Verdict::Held, Verdict::Error),
+            (Verdict::Skipped, Verdict::Error),
+            (Verdict::Error, Verdict::Error),
+            (Verdict::Violated, Verdict::Violated),
+        ] {
+            let suite = Suite::cut_short(vec![run("static-key-flip", verdict)]);
+            assert_eq!((suite.verdict(), suite.runs().len()), (expected, 1));
+        }
+        assert_eq!(Suite::cut_short(vec![]).verdict(), Verdict::Error);
+    }
+
+    #[test]
+    fn the_verdict_follows_the_worst_and_none_may_be_missing_unless_it_may_be_skipped() {
+        use Verdict::{Error, Held, Skipped, Violated};
+        let may_skip = |verdict| RunResult {
+            may_skip: true,
+            ..run("vunmap-storm", verdict)
+        };
+        let one = |verdict| run("static-key-flip", verdict);
+        for (runs, expected) in [
+            (vec![], Error),
+            (vec![one(Held), one(Held)], Held),
+            (vec![one(Held), one(Skipped)], Skipped),
+            (vec![one(Held), may_skip(Skipped)], Held),
+            (vec![one(Held), may_skip(Skipped), one(Skipped)], Skipped),
+            (vec![may_skip(Skipped), may_skip(Skipped)], Skipped),
+            (vec![one(Held), may_skip(Error)], Error),
+            (vec![one(Held), may_skip(Violated), one(Skipped)], Violated),
+            (vec![one(Held), one(Error), one(Skipped)], Error),
+            (vec![one(Held), one(Error), one(Violated)], Violated),
+        ] {
+            let verdicts: Vec<_> = runs.iter().map(|run| (run.verdict, run.may_skip)).collect();
+            assert_eq!(overall(&runs), expected, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let may_skip = RunResult {
+            may_skip: true,
+            ..run("vunmap-storm", Verdict::Skipped)
         };
         let suite = Suite::new(vec![
-            run("static-key-flip", Verdict::Violated, false),
-            run("vunmap-storm", Verdict::Skipped, true),
+            run("static-key-flip", Verdict::Held),
+            may_skip,
+            run("set-memory", Verdict::Skipped),
         ]);
-        let json = SuiteDocument::from(&suite).to_json().unwrap();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["verdict"], "violated");
-        assert_eq!(json["may_skip"], serde_json::json!(["vunmap-storm"]));
-        assert_eq!(json["runs"][1]["scenario"]["name"], "vunmap-storm");
+        assert_eq!(suite.missing(), ["set-memory"]);
     }
 }

@@ -60,7 +60,7 @@ pub const TARGETS: [Target; 8] = [
         name: "stack",
         feed: stacks::stack,
         corpus: corpus::none,
-        bounded: 50_000,
+        bounded: 500_000,
     },
     Target {
         name: "snapshot",

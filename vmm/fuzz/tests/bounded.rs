@@ -44,7 +44,7 @@ bounded! {
     no_text_of_a_guest_panics_or_grows: "guest-text",
 }
 
-// Five at once, on as many cores as there are.
+// Ten million accesses in all.
 #[test]
 fn no_stream_of_accesses_breaks_an_apic_1() {
     apic::stream(5_000_000, 1);

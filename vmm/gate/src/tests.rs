@@ -350,7 +350,7 @@ fn results_of_one_run_and_of_several_are_read_back() {
         "one.json",
         &RunDocument::from(&run()).to_json().unwrap(),
     );
-    let suite = ipirig_verdict::suite::Suite::new(vec![run(), run()]);
+    let suite = ipirig_document::suite::Suite::new(vec![run(), run()]);
     let two = file(
         &dir,
         "two.json",

@@ -20,10 +20,11 @@ const BELOW: [&[&str]; 5] = [
         "guest/abi",
         "guest/store",
         "guest/system",
+        "vmm/bench",
         "vmm/house",
         "vmm/lab",
     ],
-    &["guest/build", "guest/storms"],
+    &["guest/build", "guest/embedded", "guest/storms"],
     &["guest/agent"],
     &["guest/hostile"],
 ];

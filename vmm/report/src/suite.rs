@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use ipirig_document::suite::Suite;
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::result::RunResult;
-use ipirig_verdict::suite::Suite;
 
 use crate::paint::Paint;
 use crate::render::ISOLATION_ONLY;

@@ -112,7 +112,7 @@ pub struct PointResult {
     /// Which invariants do not hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
-    /// IPIs that the control vCPU sent to the target while that stood at the instruction.
+    /// IPIs that the control vCPU sent to the target while that stood at the instruction; of an `exit`, 1 if there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipis: Option<u64>,
 }

@@ -18,6 +18,5 @@ pub mod exit;
 pub mod overall;
 pub mod result;
 pub mod strip;
-pub mod suite;
 
 pub use conclude::{conclude, not_run};

@@ -7,6 +7,7 @@ use std::sync::Once;
 
 use anyhow::{Context, anyhow};
 use ipirig_args::{Apic, PictureOptions, RunArgs, RunOptions, Switch};
+use ipirig_document::suite::Suite;
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, ConsoleStyle, check_initramfs, check_kernel};
@@ -20,7 +21,6 @@ use ipirig_snapshots::Snapshots;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
-use ipirig_verdict::suite::Suite;
 use ipirig_verdict::{conclude, not_run};
 
 use super::check_interrupt;

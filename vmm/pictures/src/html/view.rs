@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use askama::Template;
+use ipirig_document::suite::overall;
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
 use ipirig_verdict::check::Verdict;
 use ipirig_verdict::entry::{Extent, RecordedEntry};
 use ipirig_verdict::result::{RunResult, Vcpu};
-use ipirig_verdict::suite::overall;
 
 use super::Provenance;
 use super::facts::{Facts, facts};

@@ -4,20 +4,18 @@
 //! Hosts differ by a factor of a hundred, and this one may be busy: so the two are compared with each
 //! other, in each turn, and each time is also given as a multiple of a yardstick taken in the same
 //! breath, the host's own speed at a fixed piece of work.
-//! `cargo bench -p ipirig --bench run [-- TURNS]`.
-
-mod measure;
+//! `cargo bench -p ipirig-bench --bench run [-- TURNS]`.
 
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use measure::{numbers, run, seconds};
+use ipirig_bench::{numbers, run, seconds};
 
 const TURNS: usize = 5;
 
 fn main() -> ExitCode {
-    measure::end(bench(numbers().first().copied().unwrap_or(TURNS)))
+    ipirig_bench::end(bench(numbers().first().copied().unwrap_or(TURNS)))
 }
 
 /// One turn.
@@ -48,7 +46,7 @@ fn bench(turns: usize) -> Result<(), String> {
         println!("{turn}: {}", row.text());
         rows.push(row);
     }
-    let median = |pick: fn(&Turn) -> f64| measure::median(rows.iter().map(pick));
+    let median = |pick: fn(&Turn) -> f64| ipirig_bench::median(rows.iter().map(pick));
     let of = |pick: [fn(&Turn) -> f64; 3]| {
         let [ready, window, total] = pick.map(median);
         Row {

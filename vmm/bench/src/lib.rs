@@ -1,13 +1,15 @@
-//! What benches of whole runs have in common: `ipirig run`, and what to make of several figures.
+//! What benches of whole runs have in common: `ipirig run`, and what to make of several figures. What it does not do: time parts of
+//! a run; `ipirig-evidence`, `ipirig-machine` and `ipirig-apic` have benches of their own.
 
 use std::env;
 use std::io::{Read, Seek};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
 
 use serde_json::Value;
 
 /// The numbers on the command line: `cargo bench` adds words of its own.
-pub(crate) fn numbers() -> Vec<usize> {
+pub fn numbers() -> Vec<usize> {
     env::args()
         .skip(1)
         .filter_map(|arg| arg.parse().ok())
@@ -15,7 +17,7 @@ pub(crate) fn numbers() -> Vec<usize> {
 }
 
 /// A bench's end.
-pub(crate) fn end(outcome: Result<(), String>) -> ExitCode {
+pub fn end(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -25,13 +27,30 @@ pub(crate) fn end(outcome: Result<(), String>) -> ExitCode {
     }
 }
 
+/// The command line, built as this bench is.
+fn program() -> Result<PathBuf, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--quiet", "--package", "ipirig"])
+        .status()
+        .map_err(told)?;
+    if !built.success() {
+        return Err("ipirig cannot be built".to_owned());
+    }
+    // target/release/deps/run-0123456789abcdef
+    let bench = env::current_exe().map_err(told)?;
+    let release = bench.ancestors().nth(2);
+    let program = release.map(|release| release.join("ipirig"));
+    program.ok_or_else(|| format!("{} is in no target directory", bench.display()))
+}
+
 /// The result of `ipirig run static-key-flip` with more arguments; `meanwhile` may watch the process.
 /// An error, with what it said, if it has no window that was held.
-pub(crate) fn run(args: &[&str], meanwhile: impl FnOnce(&mut Child)) -> Result<Value, String> {
+pub fn run(args: &[&str], meanwhile: impl FnOnce(&mut Child)) -> Result<Value, String> {
     let told = |error: std::io::Error| error.to_string();
     let json = tempfile::NamedTempFile::new().map_err(told)?;
     let mut words = tempfile::tempfile().map_err(told)?;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ipirig"))
+    let mut child = Command::new(program()?)
         .args(["run", "static-key-flip", "--json"])
         .arg(json.path())
         .args(args)
@@ -55,13 +74,14 @@ pub(crate) fn run(args: &[&str], meanwhile: impl FnOnce(&mut Child)) -> Result<V
 }
 
 /// A time of a result, in seconds.
-pub(crate) fn seconds(result: &Value, name: &str) -> Result<f64, String> {
+pub fn seconds(result: &Value, name: &str) -> Result<f64, String> {
     result["timing"][name]
         .as_f64()
         .ok_or_else(|| format!("no timing.{name} in the result"))
 }
 
-pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The median; NaN of nothing.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,11 +1,12 @@
-//! What the program has inside for when it is away from its checkout. `build.rs` packs it.
+//! What the program has inside for when it is away from its checkout: the sources that a guest is built from, the
+//! baselines, and the agent. `build.rs` packs it; `ipirig-store` unpacks it into the cache.
 
-use ipirig_guest::Embedded;
+use ipirig_store::Embedded;
 
 const ARCHIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inside.cpio"));
 
 /// Has guests built from what is inside, where that is enough to build one: debug builds have no agent.
-pub(crate) fn provide() {
+pub fn provide() {
     if cfg!(agent_inside) {
         Embedded::provide(ARCHIVE);
     }

@@ -1,11 +1,9 @@
 //! A cold boot in the rig and in QEMU: the same kernel, initramfs, command line, vCPUs and memory, by
-//! turns, until the agent speaks. `cargo bench -p ipirig --bench qemu [-- TURNS]`.
+//! turns, until the agent speaks. `cargo bench -p ipirig-bench --bench qemu [-- TURNS]`.
 //!
 //! In QEMU the agent finds no mailbox and says so on the console; in the rig it must also have started the
 //! isolated tasks. QEMU's machines are `pc`, with its firmware, and `microvm`, which has next to none. Where QEMU does not come that far, its last
 //! words are the figure.
-
-mod measure;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -13,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use measure::{numbers, run, seconds};
+use ipirig_bench::{numbers, run, seconds};
 use serde_json::Value;
 
 const TURNS: usize = 5;
@@ -40,7 +38,7 @@ const PATIENCE: f64 = 3.0;
 const AGENT: &str = "ipirig-agent: ";
 
 fn main() -> ExitCode {
-    measure::end(bench(numbers().first().copied().unwrap_or(TURNS)))
+    ipirig_bench::end(bench(numbers().first().copied().unwrap_or(TURNS)))
 }
 
 fn bench(turns: usize) -> Result<(), String> {
@@ -75,13 +73,13 @@ fn bench(turns: usize) -> Result<(), String> {
     }
     println!(
         "the rig: {:.2} s (median of {turns})",
-        measure::median(rig.into_iter())
+        ipirig_bench::median(rig.into_iter())
     );
     for (name, _, ratios) in ways {
         match ratios {
             Ok(ratios) => println!(
                 "{name}: the rig takes {:.1} times as long (median)",
-                measure::median(ratios.into_iter())
+                ipirig_bench::median(ratios.into_iter())
             ),
             Err(why) => println!("{name}: does not boot: {why}"),
         }

@@ -1,16 +1,13 @@
 //! How things grow with the number of vCPUs: boot, restore, the window, and the memory of the process beyond
 //! the guest's own. Whole runs of `ipirig run static-key-flip`, as ratios to the first machine.
-//! `cargo bench -p ipirig --bench scale [-- VCPUS...]`.
-
-#[expect(dead_code, reason = "the other benches have more use for it")]
-mod measure;
+//! `cargo bench -p ipirig-bench --bench scale [-- VCPUS...]`.
 
 use std::fs;
 use std::process::{Child, ExitCode};
 use std::thread::sleep;
 use std::time::Duration;
 
-use measure::{numbers, run, seconds};
+use ipirig_bench::{numbers, run, seconds};
 
 const VCPUS: [usize; 6] = [2, 4, 8, 16, 32, 64];
 /// A machine of 64 overcommitted vCPUs may be slow.
