@@ -105,10 +105,7 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
         below(&places.guest, &mut files)?;
         below(&places.cache.join("agent"), &mut files)?;
     }
-    for place in [
-        places.cache.join("initramfs"),
-        places.cache.join("module"),
-    ] {
+    for place in [places.cache.join("initramfs"), places.cache.join("module")] {
         below(&place, &mut files)?;
     }
     // What was downloaded is told in small files beside it.
