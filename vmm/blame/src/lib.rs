@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod advice;
 mod causes;
 mod chain;
 mod interner;
@@ -22,6 +23,7 @@ mod memory;
 mod prologue;
 mod unwind;
 
+pub use advice::{Advice, advice};
 pub use causes::{Cause, Causes, CausesError, Deferrable, UNKNOWN, base_name};
 pub use chain::{Broken, Chain, End, MAX_FRAMES};
 pub use interner::Interner;

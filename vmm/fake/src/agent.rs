@@ -135,6 +135,10 @@ impl Fake<'_> {
                 self.parts_read = if next { self.parts_read + 1 } else { 0 };
                 let parts = match KernelText::try_from(arg as u32) {
                     Ok(KernelText::Setup) => &[self.script.setup.as_bytes()],
+                    Ok(KernelText::Symbols) => {
+                        self.names_asked = true;
+                        self.script.kernel_text
+                    }
                     _ => self.script.kernel_text,
                 };
                 let part = parts.get(self.parts_read).copied();

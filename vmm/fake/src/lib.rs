@@ -57,6 +57,8 @@ pub struct Fake<'a> {
     calls: BTreeMap<usize, u32>,
     /// Which part of the kernel's text was read last.
     parts_read: usize,
+    /// The rig wanted to know how the kernel's functions are called.
+    names_asked: bool,
     probes_after: u64,
     settled: bool,
     /// It has stopped.
@@ -105,6 +107,7 @@ impl<'a> Fake<'a> {
             alias: 0x1111,
             calls: BTreeMap::new(),
             parts_read: 0,
+            names_asked: false,
             probes_after: 0,
             settled: false,
             gone: Cell::new(false),

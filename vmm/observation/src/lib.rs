@@ -11,7 +11,7 @@ mod judge;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use ipirig_abi::{Ending, Role};
@@ -19,7 +19,7 @@ use ipirig_machine::StopReason;
 use serde::Serialize;
 
 pub use durations::{Bucket, Durations, Interruptions};
-use ipirig_evidence::blame::Taken;
+use ipirig_evidence::blame::{Attribution, Taken};
 use ipirig_evidence::chain;
 use ipirig_evidence::deliveries::{Delivered, delivered};
 use ipirig_evidence::ledger::{Detail, Ledger};
@@ -54,6 +54,33 @@ pub struct Observation {
     /// Where the IPIs to isolated vCPUs were sent from, most sends first. What is known of their
     /// causes is in `blame`.
     pub origins: Vec<Origin>,
+    /// What can be done about the causes that `blame` has.
+    pub advice: Vec<AdviceReport>,
+}
+
+/// What can be done about a cause, without another kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AdviceReport {
+    /// The cause, as `blame` has it.
+    pub cause: String,
+    /// What to do.
+    pub what: String,
+    /// A file of the kernel or its documentation, or a manual page, that this is from.
+    pub source: String,
+}
+
+/// What can be done about the causes of what was sent to one of `isolated`.
+fn advice(blame: &[Attribution], isolated: &[usize]) -> Vec<AdviceReport> {
+    let sent = |one: &&Attribution| isolated.iter().any(|cpu| one.targets.contains_key(cpu));
+    let causes: BTreeSet<&str> = blame.iter().filter(sent).map(|one| &*one.cause).collect();
+    let known = ipirig_blame::advice().unwrap_or_default().into_iter();
+    let known = known.filter(|advice| causes.contains(&*advice.cause));
+    let report = |advice: ipirig_blame::Advice| AdviceReport {
+        cause: advice.cause,
+        what: advice.what,
+        source: advice.source,
+    };
+    known.map(report).collect()
 }
 
 /// The command, as the guest speaks of it.
@@ -247,6 +274,7 @@ impl Report {
         let observation = Observation {
             isolated: visited.collect(),
             origins,
+            advice: advice(&run.blame, &isolated),
             command: CommandReport {
                 words: plan.command.clone(),
                 ending: match observed.command.ending {

@@ -361,3 +361,31 @@ fn gaps_that_were_lost_are_told_and_take_nothing_away_from_the_rest() {
     let durations = report.observation.unwrap().isolated[0].durations.clone();
     assert!(durations.unwrap().lost > 0);
 }
+
+#[test]
+fn advice_is_given_for_the_causes_that_reached_an_isolated_vcpu_and_for_no_other() {
+    let sent = |cause: &str, cpu: usize| Attribution {
+        cause: cause.to_owned(),
+        deferrable: ipirig_evidence::blame::Deferrable::No,
+        kind: "call-function".to_owned(),
+        source: 0,
+        number: Some(0),
+        targets: BTreeMap::from([(cpu, 1)]),
+        taken: Taken::default(),
+        chain: vec![],
+        broken: None,
+    };
+    let blame = [
+        sent("fair server", 2),
+        sent("fair server", 3),
+        sent("clocksource watchdog", 1),
+        sent("unknown", 2),
+    ];
+    let given = advice(&blame, &[2, 3]);
+    let causes: Vec<&str> = given.iter().map(|one| &*one.cause).collect();
+    assert_eq!(causes, ["fair server"]);
+    assert_eq!(
+        given[0].source,
+        "kernel/sched/debug.c, sched_fair_server_write(), since 6.12"
+    );
+}

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::origins::Origin;
-use ipirig_observation::{CommandReport, Observation, Report, Visited};
+use ipirig_observation::{AdviceReport, CommandReport, Observation, Report, Visited};
 use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
 use ipirig_verdict::result::RunResult;
 
@@ -80,12 +80,33 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
     } else {
         *out += &Account::from(run).table(To::Isolated, paint);
     }
+    advised(out, observation, paint);
     let ratios = durations::are_ratios(run.host.as_ref());
     for visited in &observation.isolated {
         durations::render(out, visited, ratios, paint);
     }
     switched_off(out, run, paint);
     printed(out, &observation.command, paint);
+}
+
+/// What can be done about the causes.
+fn advised(out: &mut String, observation: &Observation, paint: Paint) {
+    if observation.advice.is_empty() {
+        return;
+    }
+    line(out, "");
+    line(
+        out,
+        paint.dim("what can be done about it, with this kernel"),
+    );
+    for advice in &observation.advice {
+        let AdviceReport {
+            cause,
+            what,
+            source,
+        } = advice;
+        line(out, format!("  {cause}: {what} ({source})"));
+    }
 }
 
 /// What nobody sees here because the rig keeps it away.

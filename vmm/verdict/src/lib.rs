@@ -17,6 +17,5 @@ pub mod entry;
 pub mod exit;
 pub mod overall;
 pub mod result;
-pub mod strip;
 
 pub use conclude::{conclude, not_run};

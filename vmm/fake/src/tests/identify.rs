@@ -2,6 +2,7 @@
 
 use ipirig_evidence::Evidence;
 use ipirig_evidence::ledger::{DETAILS, Ledger};
+use ipirig_evidence::stacks::{Code, SymbolSource};
 use ipirig_rig::conductor::{Ended, Start, conduct};
 
 use crate::kernel;
@@ -76,6 +77,40 @@ fn a_kernel_of_another_build_than_the_vmlinux_ends_the_run() {
 fn a_text_is_put_together_and_one_without_an_end_is_left() {
     static PARTS: [&[u8]; 2] = [NOTES.split_at(9).0, NOTES.split_at(9).1];
     assert!(ending(Some("abce"), &PARTS).is_some());
-    static ENDLESS: [&[u8]; TOO_MANY] = [b"x"; TOO_MANY];
+    // Its first part is a note: if it were taken, it would be of another build.
+    static ENDLESS: [&[u8]; TOO_MANY] = {
+        let mut parts: [&[u8]; TOO_MANY] = [b"x"; TOO_MANY];
+        parts[0] = NOTES;
+        parts
+    };
     assert_eq!(ending(Some("abce"), &ENDLESS), None);
+}
+
+#[test]
+fn the_guest_is_asked_for_names_where_the_kernel_s_file_has_none_and_only_there() {
+    let asked = |source: Option<SymbolSource>| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let bzimage = file("bzImage", "no ELF file");
+        let initramfs = file("initramfs", "");
+        let plan = plan("static-key-flip", None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        if let Some(source) = source {
+            ledger
+                .stacks()
+                .of(Code::read(&bzimage, &source, &initramfs));
+        }
+        let mut guest = Fake::new(&plan, &ledger, Script::default());
+        let layout = Box::new(kernel::layout);
+        // What it makes of no names at all is another test's.
+        let _ = conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {});
+        guest.names_asked
+    };
+    assert!(asked(Some(SymbolSource::Kernel)));
+    assert!(!asked(Some(SymbolSource::Text("/nonexistent".into()))));
+    assert!(!asked(None));
 }

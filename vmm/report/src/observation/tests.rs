@@ -110,3 +110,19 @@ observe: 3 IPIs to isolated vCPUs, by cause
     assert!(text.contains(table), "{text}");
     assert!(!text.contains("housekeeping only"));
 }
+
+#[test]
+fn what_can_be_done_stands_below_the_causes_with_its_source() {
+    let mut report = observed();
+    let observation = report.observation.as_mut().unwrap();
+    observation.advice = vec![AdviceReport {
+        cause: "fair server".to_owned(),
+        what: "write 0 somewhere".to_owned(),
+        source: "kernel/x.c".to_owned(),
+    }];
+    let text = render(&report, Paint::PLAIN);
+    let told = "\nwhat can be done about it, with this kernel\n  fair server: write 0 somewhere (kernel/x.c)\n";
+    assert!(text.contains(told), "{text}");
+    report.observation.as_mut().unwrap().advice.clear();
+    assert!(!render(&report, Paint::PLAIN).contains("what can be done"));
+}
