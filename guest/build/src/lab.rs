@@ -97,17 +97,15 @@ pub fn files(progress: &dyn Progress) -> Result<Vec<PathBuf>, GuestError> {
     crate::build_at(&places, &Request::default(), progress)?;
     let workspace = places.workspace();
     let mut files = vec![places.cache.join(ipirig_store::FORMAT)];
-    if let Some(agent) = &places.agent {
-        files.push(agent.clone());
+    if places.agent.is_some() {
+        // A slot of the cache, with its hashes.
+        below(workspace, &mut files)?;
     } else {
         files.extend(["Cargo.toml", "Cargo.lock"].map(|name| workspace.join(name)));
+        below(&places.guest, &mut files)?;
         below(&places.cache.join("agent"), &mut files)?;
     }
-    for place in [
-        places.guest.clone(),
-        places.cache.join("initramfs"),
-        places.cache.join("module"),
-    ] {
+    for place in [places.cache.join("initramfs"), places.cache.join("module")] {
         below(&place, &mut files)?;
     }
     // What was downloaded is told in small files beside it.

@@ -1,6 +1,6 @@
 //! Where results go. A reader that has seen enough (`| head`) is no failure.
 //!
-//! This is the one way to a terminal: [`print`], [`say`] and what `crate::progress` shows replace control characters,
+//! This is the one way to a terminal: [`print()`], [`say`] and what `crate::progress` shows replace control characters,
 //! which a guest, a kernel's file or somebody's results may have in them. The guest's console has its own way
 //! (`ipirig_machine::ConsoleStyle`), with the same filter.
 

@@ -291,3 +291,16 @@ fn text_of_a_file_does_not_steer_the_terminal() {
     let steers = |c: char| c.is_control() && !"\n\t".contains(c);
     assert!(!words.contains(steers), "{words:?}");
 }
+
+#[test]
+fn a_file_of_results_that_never_ends_is_refused() {
+    for args in [
+        &["compare", "/dev/zero", "/dev/zero"][..],
+        &["merge", "/dev/zero"],
+    ] {
+        let output = ipirig().args(args).output().expect("ipirig starts");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {words}");
+        assert!(words.contains("longer than 16 MiB"), "{args:?}: {words}");
+    }
+}

@@ -1,4 +1,4 @@
-//! Results as they are written, alone and as a [`suite`]: JSON, and the [`schema`] of it.
+//! Results as they are written, alone, as a [`suite`] or as the [`strip`]s of a sweep: JSON, and the [`schema`] of it.
 //!
 //! The way through: a result (`ipirig-verdict`) → its document, which has what others may rely on and nothing
 //! besides → JSON. Field names are an interface: they change only together with [`SCHEMA_VERSION`].
@@ -11,6 +11,7 @@
 mod observation;
 mod run;
 pub mod schema;
+pub mod strip;
 pub mod suite;
 mod suite_document;
 

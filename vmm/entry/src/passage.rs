@@ -40,8 +40,8 @@ pub struct EventAt {
     pub skip: usize,
     /// An instruction that is executed before all that, and RSP then.
     pub first: Option<(u64, u64)>,
-    /// An NMI that comes before.
-    pub outer: Option<OuterNmi>,
+    /// An event that comes before.
+    pub outer: Option<OuterEvent>,
     /// Where what is written down instruction by instruction is.
     pub assembly: Vec<Range<u64>>,
     /// If the instruction is not in `assembly`: the first one there that comes after it, and RSP then.
@@ -52,9 +52,11 @@ pub struct EventAt {
     pub limit: usize,
 }
 
-/// An NMI in whose handler an event is to come.
+/// An event in whose handler another one is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OuterNmi {
+pub struct OuterEvent {
+    /// Which: one that the CPU takes.
+    pub event: Event,
     /// The instruction before which it comes, and RSP then.
     pub rip: u64,
     /// See `rip`.

@@ -29,7 +29,7 @@ use ipirig_verdict::exit::Code;
 pub use baseline::{BASELINE_VERSION, Baseline, Count, Tolerances};
 pub use compare::{Change, changes};
 pub use entries::{CatchUp, EntryRelations, FlagCleared, FlagSet};
-pub use read::{ReadError, Recorded, RecordedScenario};
+pub use read::{ReadError, Recorded, RecordedScenario, TOO_LONG, bytes};
 
 /// What became of one scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,8 +16,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Results of a whole catalogue are a few hundred KiB; what is longer is some other file.
-const MAX_BYTES: u64 = 64 << 20;
+/// Results of a whole catalogue are five MiB at most; what is longer is some other file. As a tree, JSON takes some
+/// twenty times its length.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -244,20 +245,30 @@ impl Recorded {
 /// What a file of results is called in errors.
 pub(super) const RESULT: &str = "result";
 
+/// Why [`bytes`] has none.
+pub const TOO_LONG: &str = "it is longer than 16 MiB";
+
+/// What a file of results has in it; `None` if that is more than results are. The path may be that of a device that
+/// never ends.
+///
+/// # Errors
+///
+/// The file system's.
+pub fn bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= MAX_BYTES).then_some(bytes))
+}
+
 /// The file as JSON.
 pub(super) fn json(path: &Path, wanted: &'static str) -> Result<Value, ReadError> {
     let unreadable = |source| ReadError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let mut bytes = Vec::new();
-    // Bounded: the path may be a device that never ends.
-    File::open(path)
-        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(other(path, wanted, "it is longer than 64 MiB"));
-    }
+    let bytes = bytes(path).map_err(unreadable)?;
+    let bytes = bytes.ok_or_else(|| other(path, wanted, TOO_LONG))?;
     serde_json::from_slice(&bytes).map_err(|source| malformed(path, wanted, source))
 }
 

@@ -2,8 +2,8 @@
 //! leads to what is wrong there.
 
 use askama::Template;
+use ipirig_document::strip::{Strip, strips};
 use ipirig_sweep::{PointResult, Status, SweepResult};
-use ipirig_verdict::strip::{Strip, strips};
 
 use crate::html::{HtmlError, unprintable};
 

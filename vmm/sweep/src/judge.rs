@@ -9,7 +9,7 @@ use ipirig_entry::control::pcid;
 use ipirig_entry::decode::Decoder;
 use ipirig_entry::layout::CodeRegion;
 use ipirig_entry::paging::USER_TABLE_BIT;
-use ipirig_entry::passage::{Arrival, Blocked, Crossed, OuterNmi, Passage, PassageEnd};
+use ipirig_entry::passage::{Arrival, Blocked, Crossed, OuterEvent, Passage, PassageEnd};
 use ipirig_entry::shadow::Shadow;
 use ipirig_entry::{KernelLayout, Paging, Pending};
 use ipirig_image::{KERNEL_HALF, Table};
@@ -117,8 +117,8 @@ pub struct JudgeContext<'a> {
     pub paging: Paging,
     /// The same way without an event, all of it instruction by instruction.
     pub whole: &'a Passage,
-    /// The NMI that comes on that way.
-    pub outer: Option<OuterNmi>,
+    /// The event that comes on that way before.
+    pub outer: Option<OuterEvent>,
 }
 
 /// Judges what `passage` says of `event` at `point`. `sent`: of an operation of the control vCPU.
@@ -160,7 +160,7 @@ pub fn judge(
     }
     let outer = passage.outer.map(|frame| (frame.rip, frame.rsp));
     if outer != context.outer.map(|outer| (outer.rip, outer.rsp)) {
-        let why = format!("the NMI before came at {outer:x?} by the frame on its stack");
+        let why = format!("the event before came at {outer:x?} by the frame on its stack");
         return Outcome::Error(why);
     }
     if let Some(why) = came_otherwise(context, point, passage) {

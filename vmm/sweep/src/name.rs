@@ -12,6 +12,8 @@ use thiserror::Error;
 const EXIT: &str = "-exit";
 /// The entry kind of an NMI.
 pub(crate) const NMI: &str = "nmi";
+/// Events that come wherever the CPU is, and in whose handlers others are swept.
+const OUTER: [EventName; 3] = [EventName::Nmi, EventName::Debug, EventName::MachineCheck];
 /// The entry kind of a #DB.
 pub(crate) const DEBUG: &str = "debug";
 
@@ -23,7 +25,7 @@ pub enum NameError {
     Event(String),
     /// No path.
     #[error(
-        "`{0}` is no path: an entry kind, or an entry kind and `-exit`, or PATH+NUMBER/nmi, as in syscall+5/nmi-exit"
+        "`{0}` is no path: an entry kind, or an entry kind and `-exit`, or PATH+NUMBER/EVENT with nmi, debug or machine-check, as in syscall+5/nmi-exit"
     )]
     Path(String),
     /// No point.
@@ -47,11 +49,12 @@ pub struct PathName {
     pub entry: String,
     /// The half.
     pub side: Side,
-    /// Where on another path the NMI comes whose way this is; `None` for one that comes from user space.
+    /// Where on another path the event comes whose way this is, and whose name `entry` is; `None` for one that comes from
+    /// user space.
     pub within: Option<Within>,
 }
 
-/// An instruction of a path that begins in user space, at which an NMI comes.
+/// An instruction of a path that begins in user space, at which an event comes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Within {
     /// The entry kind of the path.
@@ -73,11 +76,11 @@ impl PathName {
         }
     }
 
-    /// Of the NMI that comes at instruction `number` of this path.
+    /// Of the `event` that comes at instruction `number` of this path.
     #[must_use]
-    pub fn nmi_at(&self, number: usize, side: Side) -> Self {
+    pub fn event_at(&self, event: EventName, number: usize, side: Side) -> Self {
         Self {
-            entry: NMI.to_owned(),
+            entry: event.name().to_owned(),
             side,
             within: Some(Within {
                 entry: self.entry.clone(),
@@ -85,6 +88,19 @@ impl PathName {
                 number,
             }),
         }
+    }
+}
+
+impl PathName {
+    /// The event whose way this is, on another path.
+    #[must_use]
+    pub fn outer(&self) -> Option<EventName> {
+        self.within.as_ref().and_then(|_| self.entry.parse().ok())
+    }
+
+    /// Whether it is the way of an NMI.
+    pub(crate) fn handles_nmi(&self) -> bool {
+        self.entry == NMI
     }
 }
 
@@ -121,11 +137,13 @@ impl FromStr for PathName {
             return Ok(Self::new(entry, side));
         };
         let (outer, number) = outer.rsplit_once('+').ok_or_else(none)?;
-        let (Some((NMI, side)), Some((entry, outer_side))) = (half(name), half(outer)) else {
+        let (Some((event, side)), Some((entry, outer_side))) = (half(name), half(outer)) else {
             return Err(none());
         };
+        let event = OUTER.into_iter().find(|it| it.name() == event);
+        let event = event.ok_or_else(none)?;
         let number = instruction(number).ok_or_else(none)?;
-        Ok(Self::new(entry, outer_side).nmi_at(number, side))
+        Ok(Self::new(entry, outer_side).event_at(event, number, side))
     }
 }
 
@@ -302,14 +320,14 @@ mod tests {
         );
         assert!(told("nmi@-exit+1").contains("entry kind"));
         assert!(told("nmi@Sys call+1").contains("entry kind"));
-        // An NMI alone comes in another's way.
+        // Interrupts do not come in another's way.
         for text in [
             "flip@syscall+1/timer+1",
             "flip@syscall/nmi+1",
             "flip@/nmi+1",
             "flip@syscall+1/nmi+2/nmi+1",
         ] {
-            assert!(told(text).contains("PATH+NUMBER/nmi"), "{text}");
+            assert!(told(text).contains("PATH+NUMBER/EVENT"), "{text}");
         }
     }
 
@@ -318,7 +336,7 @@ mod tests {
         fn a_name_is_read_as_it_was_written(
             entry in "[a-z][a-z0-9-]{0,20}[a-z0-9]",
             exit: bool,
-            outer in proptest::option::of((any::<bool>(), any::<usize>())),
+            outer in proptest::option::of((any::<bool>(), any::<usize>(), 0..OUTER.len())),
             event in 0..EventName::ALL.len(),
             number: usize,
         ) {
@@ -326,7 +344,9 @@ mod tests {
             let side = |exit| if exit { Side::Out } else { Side::In };
             let path = match outer {
                 None => PathName::new(&entry, side(exit)),
-                Some((outer, at)) => PathName::new(&entry, side(outer)).nmi_at(at, side(exit)),
+                Some((outer, at, event)) => {
+                    PathName::new(&entry, side(outer)).event_at(OUTER[event], at, side(exit))
+                }
             };
             let name = PointName {
                 path,

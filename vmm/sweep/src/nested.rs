@@ -1,10 +1,10 @@
-//! Which events there are on which path; and the paths on which an NMI has come before.
+//! Which events there are on which path; and the paths on which another event has come before.
 
 use std::ops::Range;
 
-use ipirig_entry::passage::{Crossed, OuterNmi, Passage};
+use ipirig_entry::passage::{Crossed, Event, OuterEvent, Passage};
 
-use crate::name::{DEBUG, EventName, NMI, PathName, Side};
+use crate::name::{DEBUG, EventName, PathName, Side};
 use crate::plan::{PlannedPath, PlannedPoint, place};
 use crate::sender::Sender;
 
@@ -14,19 +14,27 @@ use crate::sender::Sender;
 /// there (arch/x86/kernel/hw_breakpoint.c).
 #[must_use]
 pub fn happens_on(event: EventName, path: &PathName) -> bool {
+    let outer = path.outer();
+    if let (Some(outer), Some(within)) = (outer, &path.within)
+        && !happens_on(outer, &PathName::new(&within.entry, within.side))
+    {
+        return false;
+    }
     let of_sender = Sender::find(path).map(|(_, target)| target);
     match event {
         EventName::Entry => of_sender == Some(Side::In),
         EventName::Exit => of_sender == Some(Side::Out),
         // In the handler of another one it is masked.
-        EventName::Nmi if path.within.is_some() => false,
+        EventName::Nmi if outer == Some(EventName::Nmi) => false,
+        // The one before has its frame on the stack that it would use.
+        EventName::Debug | EventName::MachineCheck if outer == Some(event) => false,
         EventName::Debug => {
             let within = path.within.as_ref();
-            let (entry, side) =
-                within.map_or((&path.entry, path.side), |outer| (&outer.entry, outer.side));
+            let on = within.map(|within| (&within.entry, within.side));
+            let (entry, side) = on.unwrap_or((&path.entry, path.side));
             of_sender.is_none() && !(entry == DEBUG && side == Side::In)
         }
-        EventName::NestedNmi => path.entry == NMI && path.side == Side::Out,
+        EventName::NestedNmi => path.handles_nmi() && path.side == Side::Out,
         _ => of_sender.is_none(),
     }
 }
@@ -57,21 +65,21 @@ pub fn turning_points<'p>(
         .collect()
 }
 
-/// The way on which an NMI comes at a point of another.
+/// The way on which an event comes at a point of another.
 #[derive(Clone, Debug)]
 pub struct NestedWay {
     /// All of it: the other way up to the point, and what the CPU executed from the handler on.
     pub whole: Passage,
     /// Where in it the handler is.
     pub handler: Range<usize>,
-    /// Where the NMI comes.
-    pub outer: OuterNmi,
+    /// Where the event comes.
+    pub outer: OuterEvent,
 }
 
 impl NestedWay {
-    /// The way `whole`, with an NMI at `point` of it, of which `passage` came.
+    /// The way `whole`, with an event at a point of it, of which `passage` came.
     #[must_use]
-    pub fn new(whole: &Passage, point: &PlannedPoint, passage: &Passage) -> Self {
+    pub fn new(whole: &Passage, (event, point): (Event, &PlannedPoint), passage: &Passage) -> Self {
         let before = whole.steps.get(..point.step).unwrap_or_default();
         let back = passage
             .steps
@@ -86,16 +94,17 @@ impl NestedWay {
                 ..passage.clone()
             },
             handler: before.len()..before.len() + len,
-            outer: point.outer(),
+            outer: point.outer(event),
         }
     }
 }
 
 impl PlannedPoint {
-    /// As the place of an NMI that comes first.
+    /// As the place of an event that comes first.
     #[must_use]
-    pub fn outer(&self) -> OuterNmi {
-        OuterNmi {
+    pub fn outer(&self, event: Event) -> OuterEvent {
+        OuterEvent {
+            event,
             rip: self.rip,
             rsp: self.rsp,
             skip: self.skip,
@@ -128,7 +137,7 @@ mod tests {
         cpu.nmi(Wrong::Nothing).syscall(step, true);
         let points = [path(Side::In).points, path(Side::Out).points].concat();
         let point = points.iter().find(|point| point.step == step).unwrap();
-        NestedWay::new(&whole, point, &cpu.passage(Arrival::Stood))
+        NestedWay::new(&whole, (Event::Nmi, point), &cpu.passage(Arrival::Stood))
     }
 
     #[test]
@@ -158,7 +167,7 @@ mod tests {
         assert_eq!(after.first().map(place), rest.first().map(place));
         assert_eq!(after.last().map(place), rest.last().map(place));
         // Its points are the handler's alone.
-        let name = PathName::new("syscall", Side::In).nmi_at(1, Side::Out);
+        let name = PathName::new("syscall", Side::In).event_at(EventName::Nmi, 1, Side::Out);
         let path = PlannedPath::within(name, &way.whole.steps, way.handler.clone(), &layout(&[]));
         let last = path.points.last().unwrap();
         assert_eq!((path.points[0].number, last.step), (0, way.handler.end - 1));
@@ -176,6 +185,9 @@ mod tests {
         let of_debug = [
             true, false, false, true, true, true, true, true, false, false,
         ];
+        let of_machine_check = [
+            true, false, true, false, true, true, true, true, false, false,
+        ];
         let from_user = [true, true, true, true, true, true, true, true, false, false];
         let nested = [
             false, true, true, true, true, true, true, true, false, false,
@@ -192,6 +204,10 @@ mod tests {
         assert_eq!(on("debug+4/nmi"), in_debug);
         assert_eq!(on("nmi-exit"), from_user);
         assert_eq!(on("syscall+3/nmi-exit"), nested);
+        assert_eq!(on("syscall+3/debug"), of_debug);
+        assert_eq!(on("syscall+3/debug-exit"), of_debug);
+        assert_eq!(on("double-fault+3/machine-check"), of_machine_check);
+        assert_eq!(on("debug+3/debug"), [false; 10]);
         assert_eq!(on("sender-flip"), entered);
         assert_eq!(on("sender-flip-exit"), left);
     }

@@ -1,7 +1,7 @@
 //! What the evidence of a run means.
 //!
 //! The way through: evidence → [`checks`] (named, each with what it rests on; the comparison of
-//! `ipirig-crosscheck` is one) → the verdict on a run → [`result`] → [`suite`] (several runs) → [`exit`]
+//! `ipirig-crosscheck` is one) → the verdict on a run → [`result`] → several runs (`ipirig-document`) → [`exit`]
 //! (the code). [`conclude()`] goes that way for a scenario's run, `ipirig-observation` for one of a user's
 //! command.
 //!
@@ -17,6 +17,5 @@ pub mod entry;
 pub mod exit;
 pub mod overall;
 pub mod result;
-pub mod strip;
 
 pub use conclude::{conclude, not_run};

@@ -1,7 +1,6 @@
 //! `ipirig sweep`.
 
 use std::cell::Cell;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -118,7 +117,9 @@ fn show(result: &SweepResult, wanted: Vec<(PathBuf, Format)>) -> Result<Code, Fa
 /// The result of a sweep that was written as JSON.
 pub(super) fn read(path: &Path) -> Result<SweepResult, Failure> {
     let what = || format!("cannot read the result of a sweep from {}", path.display());
-    let bytes = fs::read(path).with_context(what).map_err(Failure::usage)?;
+    let bytes = ipirig_gate::bytes(path).with_context(what);
+    let bytes = bytes.and_then(|bytes| bytes.context(ipirig_gate::TOO_LONG).with_context(what));
+    let bytes = bytes.map_err(Failure::usage)?;
     serde_json::from_slice(&bytes)
         .with_context(what)
         .map_err(Failure::usage)

@@ -270,20 +270,20 @@ impl Vcpu {
             self.announce(Placed::Stands);
             return Ok(());
         }
+        if event == Event::NestedNmi {
+            self.unmask_nmis()?;
+        }
+        self.inject_event(event, false)
+    }
+
+    /// Injects `event` at the instruction before which the vCPU stands: the one that comes `before`, or not.
+    fn inject_event(&mut self, event: Event, before: bool) -> Result<(), Break> {
         let vector = match event {
             Event::Interrupt(vector) => vector,
             Event::Debug => DEBUG,
             Event::MachineCheck => MACHINE_CHECK,
             Event::Nmi | Event::NestedNmi | Event::Stand => NMI,
         };
-        if event == Event::NestedNmi {
-            self.unmask_nmis()?;
-        }
-        self.inject_event(event, vector, false)
-    }
-
-    /// Injects `event` at the instruction before which the vCPU stands: the one that comes `before`, or not.
-    fn inject_event(&mut self, event: Event, vector: u8, before: bool) -> Result<(), Break> {
         let events = self
             .fd
             .get_vcpu_events()

@@ -3,7 +3,7 @@
 
 use ipirig_entry::Record;
 use ipirig_entry::passage::{
-    Arrival, Blocked, Event, EventAt, Frame, OuterNmi, Passage, PassageEnd,
+    Arrival, Blocked, Event, EventAt, Frame, OuterEvent, Passage, PassageEnd,
 };
 use ipirig_machine::{Beginning, Follow, Line, Placed, Raise};
 
@@ -313,7 +313,8 @@ fn in_handler(
     offset: u64,
 ) -> Passage {
     let inner = at(event, record, number);
-    let outer = OuterNmi {
+    let outer = OuterEvent {
+        event: Event::Nmi,
         rip: inner.rip,
         rsp: inner.rsp,
         skip: inner.skip,

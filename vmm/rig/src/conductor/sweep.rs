@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Mailbox, StormKind};
-use ipirig_entry::passage::{Event, EventAt, OuterNmi, Passage, PassageEnd};
+use ipirig_entry::passage::{Event, EventAt, OuterEvent, Passage, PassageEnd};
 use ipirig_entry::{Began, KernelLayout, Paging};
 use ipirig_evidence::Phase;
 use ipirig_evidence::ledger::Ledger;
@@ -126,8 +126,8 @@ struct Way {
     entry: EntryKind,
     path: PlannedPath,
     whole: std::rc::Rc<Passage>,
-    /// The NMI that comes on it.
-    outer: Option<OuterNmi>,
+    /// The event that comes on it.
+    outer: Option<OuterEvent>,
 }
 
 /// On whose path a point is.
@@ -242,21 +242,10 @@ impl Sweep<'_, '_> {
         point: &PlannedPoint,
         event: EventName,
     ) -> Result<(Outcome, Option<Sent>), Ended> {
-        let what = match event {
-            EventName::Nmi => Event::Nmi,
-            EventName::NestedNmi => Event::NestedNmi,
-            EventName::Debug => Event::Debug,
-            EventName::MachineCheck => Event::MachineCheck,
-            EventName::Timer => Event::Interrupt(LOCAL_TIMER),
-            EventName::Reschedule => Event::Interrupt(RESCHEDULE),
-            EventName::Flip | EventName::Vunmap | EventName::Entry | EventName::Exit => {
-                Event::Stand
-            }
-        };
         let at = EventAt {
             first: first_of(way.entry, &way.whole),
             outer: way.outer,
-            ..self.event_at(what, point)
+            ..self.event_at(taken(event), point)
         };
         let operation = match event {
             EventName::Flip => Some(operation(Sender::Flip)),
@@ -442,6 +431,19 @@ fn first_of(entry: EntryKind, whole: &Passage) -> Option<(u64, u64)> {
     };
     let registers = &whole.steps.first()?.step.registers;
     Some((registers.rip, registers.general[RSP]))
+}
+
+/// What the target takes of `event`.
+fn taken(event: EventName) -> Event {
+    match event {
+        EventName::Nmi => Event::Nmi,
+        EventName::NestedNmi => Event::NestedNmi,
+        EventName::Debug => Event::Debug,
+        EventName::MachineCheck => Event::MachineCheck,
+        EventName::Timer => Event::Interrupt(LOCAL_TIMER),
+        EventName::Reschedule => Event::Interrupt(RESCHEDULE),
+        EventName::Flip | EventName::Vunmap | EventName::Entry | EventName::Exit => Event::Stand,
+    }
 }
 
 /// The command that carries out one operation.

@@ -1,4 +1,4 @@
-use ipirig_entry::passage::Frame;
+use ipirig_entry::passage::{Event, Frame};
 use ipirig_entry::record::Code;
 
 use super::*;
@@ -345,7 +345,7 @@ fn an_nmi_before_that_came_elsewhere_is_an_error() {
         layout: &layout,
         paging: paging(),
         whole: &whole,
-        outer: Some(points[0].outer()),
+        outer: Some(points[0].outer(Event::Nmi)),
     };
     let mut passage = nmi(1, Wrong::Nothing);
     let outcome = |passage: &Passage| judge(&context, &points[1], EventName::Nmi, passage, None);

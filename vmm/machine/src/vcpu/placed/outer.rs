@@ -1,12 +1,12 @@
-//! What comes before an event: an instruction from which on all is counted, and an NMI in whose handler the event comes.
+//! What comes before an event: an instruction from which on all is counted, and another event in whose handler the event comes.
 
-use ipirig_entry::passage::{Event, EventAt, Frame};
+use ipirig_entry::passage::{EventAt, Frame};
 
 use super::super::{Break, Vcpu};
-use super::{NMI, Placing, Stage};
+use super::{Placing, Stage};
 
 impl Placing {
-    /// The instruction at which the NMI that comes `before` is to come, or the event itself.
+    /// The instruction at which the event that comes `before` is to come, or the event itself.
     pub(super) fn instruction(&self, before: bool) -> Option<u64> {
         if before {
             self.at.outer.map(|outer| outer.rip)
@@ -52,7 +52,7 @@ impl Vcpu {
         Ok(Some(same == Some(true)))
     }
 
-    /// At a breakpoint, while the NMI that comes before has not come. See [`Vcpu::reached_for_event`].
+    /// At a breakpoint, while the event that comes before has not come. See [`Vcpu::reached_for_event`].
     pub(super) fn reached_before(&mut self, rip: u64, rsp: u64) -> Result<Option<bool>, Break> {
         let Some(outer) = self.placing.as_mut().and_then(|it| it.at.outer.as_mut()) else {
             return Ok(None);
@@ -67,11 +67,12 @@ impl Vcpu {
             outer.skip = left;
             return Ok(Some(false));
         }
-        self.inject_event(Event::Nmi, NMI, true)?;
+        let event = outer.event;
+        self.inject_event(event, true)?;
         Ok(Some(true))
     }
 
-    /// The vCPU is about to execute the first instruction of the handler of the NMI that came before, with `frame`
+    /// The vCPU is about to execute the first instruction of the handler of the event that came before, with `frame`
     /// on the stack.
     pub(super) fn in_outer(
         &mut self,

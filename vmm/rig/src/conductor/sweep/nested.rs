@@ -1,16 +1,18 @@
-//! Ways on which an NMI comes, so that the points are in its handler.
+//! Ways on which an event comes, so that the points are in its handler.
 
 use std::rc::Rc;
 
 use ipirig_entry::passage::{Arrival, Event, EventAt, Passage, PassageEnd};
 use ipirig_scenario::EntryKind;
+use ipirig_sweep::judge::missed;
+use ipirig_sweep::result::rule_name;
 use ipirig_sweep::{
-    NestedWay, PathName, PlannedPath, PlannedPoint, Side, happens_on, turning_points,
+    EventName, NestedWay, PathName, PlannedPath, PlannedPoint, Side, happens_on, turning_points,
 };
 
 use super::super::Ended;
 use super::super::release::RECORD_MAX;
-use super::{RequestedPath, Sweep, SweepRequest, Way, first_of};
+use super::{RequestedPath, Sweep, SweepRequest, Way, first_of, taken};
 
 impl Sweep<'_, '_> {
     /// The request's paths, and with each those of the NMIs that are to come on it.
@@ -44,7 +46,8 @@ impl Sweep<'_, '_> {
             let path = PlannedPath::new(requested.name.clone(), &whole.steps, self.layout);
             for point in turning_points(&path, &whole.steps, request.pairs) {
                 let sides = [Side::In, Side::Out];
-                let names = sides.map(|side| requested.name.nmi_at(point.number, side));
+                let names =
+                    sides.map(|side| requested.name.event_at(EventName::Nmi, point.number, side));
                 let happens = |name: &PathName| {
                     let mut events = request.events.iter();
                     events.any(|event| happens_on(*event, name))
@@ -59,15 +62,15 @@ impl Sweep<'_, '_> {
         Ok(paths)
     }
 
-    /// The way `name`, by `entry` and then an NMI. `Ok(Err)`: it cannot be traced.
+    /// The way `name`, by `entry` and then the event whose handler it is. `Ok(Err)`: it cannot be traced.
     pub(super) fn nested_way(
         &mut self,
         name: &PathName,
         entry: EntryKind,
         ways: &[Way],
     ) -> Result<Result<Way, String>, Ended> {
-        let Some(within) = &name.within else {
-            return Ok(Err("no NMI comes on it".to_owned()));
+        let (Some(within), Some(event)) = (&name.within, name.outer()) else {
+            return Ok(Err("no event comes on it".to_owned()));
         };
         let whole = match self.whole_of(entry, ways)? {
             Ok(whole) => whole,
@@ -79,13 +82,20 @@ impl Sweep<'_, '_> {
             let count = outer.points.len();
             return Ok(Err(format!("{} has {count} instructions", outer.name)));
         };
+        if let Some(rule) = missed(self.layout, point, event) {
+            return Ok(Err(format!(
+                "{event} does not come there: {}",
+                rule_name(rule)
+            )));
+        }
         let first = first_of(entry, &whole);
-        let one = match self.trace_nmi(entry, point, first)? {
-            Ok(passage) => NestedWay::new(&whole, point, &passage),
+        let event = taken(event);
+        let one = match self.trace_event(entry, (event, point), first)? {
+            Ok(passage) => NestedWay::new(&whole, (event, point), &passage),
             Err(why) => return Ok(Err(why)),
         };
-        let other = match self.trace_nmi(entry, point, first)? {
-            Ok(passage) => NestedWay::new(&whole, point, &passage),
+        let other = match self.trace_event(entry, (event, point), first)? {
+            Ok(passage) => NestedWay::new(&whole, (event, point), &passage),
             Err(why) => return Ok(Err(why)),
         };
         fn handler(way: &NestedWay) -> &[ipirig_entry::passage::Crossed] {
@@ -103,18 +113,18 @@ impl Sweep<'_, '_> {
         }))
     }
 
-    /// What is executed from an NMI at `point` on.
-    fn trace_nmi(
+    /// What is executed from `event` at `point` on.
+    fn trace_event(
         &mut self,
         entry: EntryKind,
-        point: &PlannedPoint,
+        (event, point): (Event, &PlannedPoint),
         first: Option<(u64, u64)>,
     ) -> Result<Result<Passage, String>, Ended> {
         let at = EventAt {
             first,
             assembly: vec![self.layout.entry_text(), self.layout.noinstr_text()],
             limit: RECORD_MAX,
-            ..self.event_at(Event::Nmi, point)
+            ..self.event_at(event, point)
         };
         let Some((passage, _)) = self.passage(entry, at, None)? else {
             return Ok(Err("the CPU did not come there, or not back".to_owned()));
@@ -126,7 +136,7 @@ impl Sweep<'_, '_> {
         if !came {
             let what = passage.arrival;
             return Ok(Err(format!(
-                "the NMI did not come at {}: {what:x?}",
+                "the event did not come at {}: {what:x?}",
                 point.address
             )));
         }

@@ -2,7 +2,7 @@
 
 use ipirig_sweep::{EventName, PointResult, SweepResult};
 
-use crate::check::Verdict;
+use ipirig_verdict::check::Verdict;
 
 /// A path and an event, or what a sweep could not come to.
 #[derive(Clone, Debug)]
