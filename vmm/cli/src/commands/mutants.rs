@@ -91,10 +91,10 @@ impl From<NoSuchNotice> for Failure {
     }
 }
 
-/// Builds kernels and runs scenarios on them.
 /// So many violated points of a sweep show that a mutant is noticed: more may take long, if each is a sender that hangs.
 const VIOLATED: usize = 10;
 
+/// Builds kernels and runs scenarios on them.
 struct Bench<'a> {
     host: &'a Host,
     progress: &'a Progress,
