@@ -339,11 +339,11 @@ fn made<P: Planned>(
     })
 }
 
-/// Writes the guest that is ready down for later runs; a run that cannot goes on without.
+/// Saves the guest that is ready for later runs; a run that cannot goes on without.
 fn save(guest: &dyn Guest, place: &SnapshotPath) -> Result<(), String> {
     let mut written = place.begin().map_err(|error| chain(&error))?;
     guest
-        .save(&place.key, written.as_file_mut())
+        .save(&place.key, written.file())
         .map_err(|error| format!("no snapshot was kept: {}", chain(&*error)))?;
     place.keep(written).map_err(|error| chain(&error))
 }

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use ipirig_machine::{Config, Host, MachineError, Snapshot, snapshot_key};
 use ipirig_store::{Distrust, Trust};
+use ipirig_terminal::tidy::Unfinished;
 use tempfile::NamedTempFile;
 
 /// At most so many bytes are kept, of those that were used last: some fifty of the reference kernels.
@@ -24,6 +25,20 @@ const SUFFIX: &str = ".snapshot";
 const UNFINISHED: &str = ".unfinished-";
 /// What is unfinished for so long is left over from a process that was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A snapshot that is being written. It vanishes when this is dropped, and when the process is made to end.
+#[derive(Debug)]
+pub struct BegunSnapshot {
+    file: NamedTempFile,
+    unfinished: Unfinished,
+}
+
+impl BegunSnapshot {
+    /// The file.
+    pub fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+}
 
 /// The directory of snapshots.
 #[derive(Clone, Debug)]
@@ -146,25 +161,31 @@ impl SnapshotPath {
     }
 
     /// A file to write the snapshot to. Until [`SnapshotPath::keep`] it is nobody's, and vanishes.
-    pub fn begin(&self) -> Result<NamedTempFile, SnapshotsError> {
+    pub fn begin(&self) -> Result<BegunSnapshot, SnapshotsError> {
         let directory = &self.directory;
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(directory)
             .map_err(file("cannot make", directory))?;
-        tempfile::Builder::new()
+        let begun = tempfile::Builder::new()
             .prefix(UNFINISHED)
             .tempfile_in(directory)
-            .map_err(file("cannot write in", directory))
+            .map_err(file("cannot write in", directory))?;
+        Ok(BegunSnapshot {
+            unfinished: Unfinished::new(begun.path()),
+            file: begun,
+        })
     }
 
     /// Makes what was written the snapshot, and makes room.
-    pub fn keep(&self, written: NamedTempFile) -> Result<(), SnapshotsError> {
+    pub fn keep(&self, written: BegunSnapshot) -> Result<(), SnapshotsError> {
         let path = self.path();
         written
+            .file
             .persist(&path)
             .map_err(|error| file("cannot write", &path)(error.error))?;
+        drop(written.unfinished);
         make_room(&self.directory, SystemTime::now(), BYTES_KEPT)
             .map_err(file("cannot tidy up", &self.directory))
     }
