@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use agent_profile::{NAME, RUSTFLAGS, SMALL, TARGET};
+use agent_profile::{BUILD, NAME, RUSTFLAGS, SMALL, TARGET};
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 /// What of the checkout is inside, beside the agent.
@@ -101,14 +101,8 @@ fn agent(checkout: &Path, target: &Path) -> Result<PathBuf, Box<dyn Error>> {
         cargo.env_remove(name);
     }
     let output = cargo
-        .args([
-            "build",
-            "--locked",
-            "--profile",
-            "release",
-            "--package",
-            NAME,
-        ])
+        .args(BUILD)
+        .arg(NAME)
         .args(["--target", TARGET, "--target-dir"])
         .arg(target)
         .env("RUSTFLAGS", RUSTFLAGS)

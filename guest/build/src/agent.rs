@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use object::elf::{EM_X86_64, FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use crate::agent_profile::{NAME, RUSTFLAGS, SMALL, TARGET};
+use crate::agent_profile::{BUILD, NAME, RUSTFLAGS, SMALL, TARGET};
 use crate::{Built, GuestError, Places, Progress};
 use ipirig_store::{Ingredients, Program, Store, StoreError};
 
@@ -88,14 +88,8 @@ pub(crate) fn build(
             cargo.keep(var);
         }
         cargo
-            .args([
-                "build",
-                "--locked",
-                "--profile",
-                "release",
-                "--package",
-                name,
-            ])
+            .args(BUILD)
+            .args([name])
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target)
             // Also overrides what the user's Cargo configuration says.

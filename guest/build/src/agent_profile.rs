@@ -3,6 +3,9 @@
 /// The package, and the program that it makes.
 pub(crate) const NAME: &str = "ipirig-agent";
 
+/// What Cargo is told first; the package comes next.
+pub(crate) const BUILD: [&str; 5] = ["build", "--locked", "--profile", "release", "--package"];
+
 /// glibc linked statically: the musl target is not there on a machine that cannot download it.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 

@@ -130,8 +130,7 @@ impl SenderPath {
         for (step, (it, (name, _))) in trace.iter().zip(&places).enumerate() {
             let (rip, rsp) = (it.registers.rip, it.registers.general[RSP]);
             let seen = before.entry((rip, rsp)).or_default();
-            let again = step >= synced;
-            if DECIDING.contains(name) && !waits(rip) && (!again || *seen == 0) {
+            if DECIDING.contains(name) && !waits(rip) && (step < synced || *seen == 0) {
                 points.push(PlannedPoint {
                     number: points.len(),
                     step,
