@@ -4,7 +4,6 @@
 use ipirig_abi::{Command, KernelText};
 use ipirig_evidence::{Isolation, KernelSetup, SwitchedOff};
 use ipirig_image::build_id;
-use ipirig_scenario::Mode;
 use ipirig_scenario::cmdline::quieting;
 
 use super::{Conductor, Ended, Phase};
@@ -49,7 +48,7 @@ impl Conductor<'_> {
         let Some(mut setup) = KernelSetup::parse(&String::from_utf8_lossy(&text)) else {
             return Ok(None);
         };
-        let balanced = self.plan.isolated_in != Mode::Replugged;
+        let balanced = self.plan.isolated_at_boot();
         match (setup.compare(&self.isolated, balanced), self.scenario) {
             (Isolation::Ticks(what), Some(_)) => return Err(Ended::NotIsolated { what }),
             (Isolation::NoSuchThing(what), Some(_)) => return Err(Ended::Lacking { what }),

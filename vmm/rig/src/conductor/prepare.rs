@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipirig_abi::{Command, Role, TRACED_FUNCTION, Target};
 use ipirig_entry::KernelLayout;
 use ipirig_image::{Site, SiteKind};
-use ipirig_scenario::{Mode, Part, Vcpus};
+use ipirig_scenario::{Mode, Part, Partition, Vcpus};
 
 use super::{Conductor, Ended};
 
@@ -45,6 +45,13 @@ impl Conductor<'_> {
             for cpu in self.plan.cpus(Role::Housekeeping) {
                 self.command(Command::Occupy, [cpu as u64, 0, 0, 0])?;
             }
+        }
+        if self.plan.isolated_by == Partition::Cpuset {
+            let cpus = self
+                .isolated
+                .iter()
+                .fold(0, |cpus, cpu| cpus | 1_u64 << cpu);
+            self.command(Command::Partition, [cpus, 0, 0, 0])?;
         }
         if self.plan.isolated_in == Mode::Replugged {
             for cpu in self.isolated.clone() {
