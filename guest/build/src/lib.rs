@@ -24,6 +24,7 @@ pub mod lab;
 pub mod linux_tree;
 mod module;
 mod patches;
+mod pool;
 mod recipe;
 pub mod requirements;
 mod root;
