@@ -22,6 +22,7 @@ mod initramfs;
 mod kernel;
 pub mod lab;
 pub mod linux_tree;
+mod llvm;
 mod module;
 mod patches;
 mod pool;
