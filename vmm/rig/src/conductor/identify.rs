@@ -49,10 +49,19 @@ impl Conductor<'_> {
             return Ok(None);
         };
         let balanced = self.plan.isolated_at_boot();
-        match (setup.compare(&self.isolated, balanced), self.scenario) {
-            (Isolation::Ticks(what), Some(_)) => return Err(Ended::NotIsolated { what }),
+        let vcpus = self.plan.roles.len();
+        match (
+            setup.compare(vcpus, &self.isolated, balanced),
+            self.scenario,
+        ) {
+            (Isolation::Ticks(what) | Isolation::Missing(what), Some(_)) => {
+                return Err(Ended::NotIsolated { what });
+            }
             (Isolation::NoSuchThing(what), Some(_)) => return Err(Ended::Lacking { what }),
-            (Isolation::Ticks(what) | Isolation::NoSuchThing(what), None)
+            (
+                Isolation::Ticks(what) | Isolation::Missing(what) | Isolation::NoSuchThing(what),
+                None,
+            )
             | (Isolation::Balanced(what), _) => setup.differences.push(what),
             (Isolation::AsPlanned, _) => setup.differences.extend(setup.complaints()),
         }

@@ -12,6 +12,9 @@ use super::{Conductor, Ended};
 /// Where things are in the kernel that runs, or why that is not known.
 type Layout = Result<Arc<KernelLayout>, String>;
 
+/// What a kernel says of a partition in which CPUs are isolated (kernel/cgroup/cpuset.c, cpuset_partition_show).
+const ISOLATED: &str = "isolated";
+
 /// Bytes of the SYSCALL entry that are searched for a NOP: less than to the switch of stacks.
 const ENTRY_CODE: usize = 64;
 
@@ -52,6 +55,13 @@ impl Conductor<'_> {
                 .iter()
                 .fold(0, |cpus, cpu| cpus | 1_u64 << cpu);
             self.command(Command::Partition, [cpus, 0, 0, 0])?;
+            let says = self.text();
+            if says != ISOLATED {
+                let what = format!(
+                    "the kernel says `{says}` of the partition by a cpuset, and not `{ISOLATED}`"
+                );
+                return Err(Ended::NotIsolated { what });
+            }
         }
         if self.plan.isolated_in == Mode::Replugged {
             for cpu in self.isolated.clone() {
