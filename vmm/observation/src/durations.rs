@@ -7,10 +7,12 @@ use hdrhistogram::Histogram;
 use ipirig_abi::Gap;
 use serde::Serialize;
 
-use ipirig_evidence::blame::Attribution;
+use ipirig_evidence::blame::{Attribution, TimerAttribution};
 use ipirig_evidence::deliveries::Delivered;
 use ipirig_evidence::gaps::GapRecord;
 use ipirig_verdict::check::Verdict;
+
+use crate::TimerReport;
 
 /// How far the moments by which the two clocks are brought together may be off, in nanoseconds. An interrupt is put down to
 /// the gap that it was delivered in, or else to the nearest one within this.
@@ -64,6 +66,15 @@ pub struct Bucket {
     pub times: u64,
 }
 
+/// What is known of why interrupts came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    /// Of IPIs.
+    pub(super) blame: &'a [Attribution],
+    /// Of timers.
+    pub(super) timers: &'a [TimerAttribution],
+}
+
 /// What is collected of one cause.
 #[derive(Debug, Default)]
 struct Collected {
@@ -76,7 +87,7 @@ pub(super) fn durations(
     cpu: usize,
     record: &GapRecord,
     delivered: &[Delivered],
-    blame: &[Attribution],
+    known: Known<'_>,
 ) -> Option<Durations> {
     let mut gaps: Vec<(u64, u64)> = Vec::with_capacity(record.gaps.len());
     for &Gap { begin, ticks } in &record.gaps {
@@ -93,7 +104,7 @@ pub(super) fn durations(
     let mut causes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); gaps.len()];
     let mut collected: BTreeMap<Option<String>, Collected> = BTreeMap::new();
     for one in mine {
-        let named = named(one, blame);
+        let named = named(one, known);
         match place(&gaps, one.delivery.time_ns).and_then(|at| causes.get_mut(at)) {
             Some(causes) => causes.extend(named),
             None => collected.entry(Some(joined(named))).or_default().unmeasured += 1,
@@ -115,17 +126,24 @@ pub(super) fn durations(
     })
 }
 
-/// By what one interrupt was caused: several causes if sends were merged.
-fn named(one: &Delivered, blame: &[Attribution]) -> BTreeSet<String> {
+/// By what one interrupt was caused: several causes if sends were merged, or several timers were due.
+fn named(one: &Delivered, known: Known<'_>) -> BTreeSet<String> {
     let kind = one.delivery.kind.to_string();
+    if let Some(number) = one.delivery.due {
+        let alike =
+            |timers: &&TimerAttribution| (timers.cpu, timers.number) == (one.delivery.cpu, number);
+        if let Some(timers) = known.timers.iter().find(alike) {
+            return TimerReport::from(timers).reasons();
+        }
+    }
     let causes = one.writes.iter().map(|write| {
-        let known = blame.iter().find(|known| {
+        let known = known.blame.iter().find(|known| {
             known.source == write.source && known.number == write.chain && known.kind == kind
         });
         // Without its calls nothing is known of an IPI but its kind.
         known
             .filter(|known| known.number.is_some())
-            .map_or_else(|| kind.clone(), |known| known.cause.clone())
+            .map_or_else(|| kind.clone(), Attribution::reason)
     });
     let causes: BTreeSet<String> = causes.collect();
     if causes.is_empty() {

@@ -61,6 +61,7 @@ fn delivery(time_ns: u64, cpu: usize, kind: Kind, ipi: bool) -> Delivery {
         ipi,
         user: cpu == 2,
         idle: false,
+        due: None,
     }
 }
 
@@ -110,6 +111,7 @@ pub(crate) fn blame() -> Attribution {
     };
     Attribution {
         cause: "static key".into(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: CALL.to_string(),
         source: 0,

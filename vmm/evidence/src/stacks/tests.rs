@@ -22,6 +22,20 @@ struct FixedSender {
     words: Vec<u64>,
 }
 
+impl ipirig_machine::VirtualMemory for FixedSender {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let Some(start) = address.checked_sub(STACK) else {
+            return false;
+        };
+        let Some(part) = bytes.get(start as usize..start as usize + buffer.len()) else {
+            return false;
+        };
+        buffer.copy_from_slice(part);
+        true
+    }
+}
+
 impl Sender for FixedSender {
     fn registers(&self) -> SenderRegisters {
         SenderRegisters {
@@ -34,18 +48,6 @@ impl Sender for FixedSender {
 
     fn cr3(&self) -> Option<u64> {
         None
-    }
-
-    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let Some(start) = address.checked_sub(STACK) else {
-            return false;
-        };
-        let Some(part) = bytes.get(start as usize..start as usize + buffer.len()) else {
-            return false;
-        };
-        buffer.copy_from_slice(part);
-        true
     }
 }
 
@@ -111,6 +113,7 @@ fn take(ledger: &Ledger, time_ns: u64, cpu: usize, user: bool, idle: bool) {
         ipi: true,
         user,
         idle,
+        due: None,
     });
 }
 

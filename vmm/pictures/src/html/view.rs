@@ -349,7 +349,7 @@ impl Cause {
             .collect();
         Self {
             sends: counted(blame.targets.values().sum(), "IPI", "IPIs"),
-            name: blame.cause.clone(),
+            name: blame.reason(),
             kind: blame.kind.clone(),
             source: blame.source,
             targets: blame
