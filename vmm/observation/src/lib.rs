@@ -18,7 +18,7 @@ use ipirig_abi::{Ending, Role};
 use ipirig_machine::StopReason;
 use serde::Serialize;
 
-pub use durations::{Bucket, Durations, Interruptions};
+pub use durations::{Bucket, Durations, Interruptions, NO_INTERRUPT, are_ratios};
 use ipirig_evidence::blame::{Attribution, Taken, TimerAttribution, reason};
 use ipirig_evidence::chain;
 use ipirig_evidence::deliveries::{Delivered, delivered};

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::origins::Origin;
-use ipirig_observation::{AdviceReport, CommandReport, Observation, Report, Visited};
+use ipirig_observation::{AdviceReport, CommandReport, Observation, Report, Visited, are_ratios};
 use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
 use ipirig_verdict::result::RunResult;
 
@@ -83,7 +83,7 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
     }
     timers(out, observation, paint);
     advised(out, observation, paint);
-    let ratios = durations::are_ratios(run.host.as_ref());
+    let ratios = are_ratios(run.host.as_ref());
     for visited in &observation.isolated {
         durations::render(out, visited, ratios, paint);
     }

@@ -268,6 +268,7 @@ fn a_histogram_has_each_length_in_its_bucket() {
     let bucket = |up_to_ns, times| Bucket { up_to_ns, times };
     let expected = Interruptions {
         cause: None,
+        note: Some(NO_INTERRUPT),
         times: 4,
         total_ns: 13_000,
         median_ns: 1500,
