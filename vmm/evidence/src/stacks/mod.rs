@@ -56,6 +56,22 @@ struct Local {
     due_numbers: HashMap<DueTimers, u32>,
 }
 
+impl Local {
+    /// The number of what was due; None if there is no place for one more.
+    fn number_due(&mut self, timers: DueTimers) -> Option<u32> {
+        if let Some(number) = self.due_numbers.get(&timers) {
+            return Some(*number);
+        }
+        if self.due.len() >= DUE {
+            return None;
+        }
+        let number = u32::try_from(self.due.len()).ok()?;
+        self.due.push(timers);
+        self.due_numbers.insert(timers, number);
+        Some(number)
+    }
+}
+
 impl Stacks {
     /// None are taken until [`Stacks::begin`].
     pub(crate) fn new(cpus: usize) -> Self {
@@ -134,20 +150,7 @@ impl Stacks {
         let memory = View(memory);
         let kernel = self.kernel.get_or_init(|| self.learn(&memory));
         let timers = kernel.due_timers(cpu, &memory)?;
-        let mut local = lock(self.senders.get(cpu)?);
-        let Local {
-            due, due_numbers, ..
-        } = &mut *local;
-        if let Some(number) = due_numbers.get(&timers) {
-            return Some(*number);
-        }
-        if due.len() >= DUE {
-            return None;
-        }
-        let number = u32::try_from(due.len()).ok()?;
-        due.push(timers);
-        due_numbers.insert(timers, number);
-        Some(number)
+        lock(self.senders.get(cpu)?).number_due(timers)
     }
 
     /// How often there was no place for one more chain.
