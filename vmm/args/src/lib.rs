@@ -228,6 +228,9 @@ pub struct ObserveArgs {
     /// isolated CPUs
     #[arg(long)]
     pub as_is: bool,
+    /// Write the report as one web page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
     pub max_ipis: Option<u64>,
