@@ -68,9 +68,10 @@ pub const DEVIATIONS: [Deviation; 15] = [
         rule: "the APIC is not disabled",
     },
     Deviation {
-        what: "KVM moves the page of registers; ours refuses by #GP, as RAM could be laid over it",
+        what: "KVM moves the page of registers anywhere, but our machine is not told where to; ours keeps it where there is no \
+               RAM, and refuses all else by #GP",
         section: "11.4.5",
-        rule: "the page is not moved",
+        rule: "the page is not moved but by an own test",
     },
     Deviation {
         what: "KVM's LVT LINT0 of the boot CPU is ExtINT and unmasked after a reset",

@@ -137,7 +137,10 @@ impl Choice {
             },
             37 => match self.face {
                 Face::Xapic => self.read(),
-                Face::X2apic => Operation::Page(Register(self.byte() & 0x3f)),
+                Face::X2apic => Operation::Page {
+                    register: Register(self.byte() & 0x3f),
+                    page: 0xfee0_0000,
+                },
             },
             38 => Operation::ApicBase(self.base()),
             _ => Operation::Settle,

@@ -153,8 +153,13 @@ pub enum Operation {
         /// The divide configuration.
         divide: u32,
     },
-    /// Reads the xAPIC's page at a register, whatever the APIC's mode.
-    Page(Register),
+    /// Reads a page at a register of the xAPIC, whatever the APIC's mode.
+    Page {
+        /// Which.
+        register: Register,
+        /// The page's guest-physical address: one of the 512 from 0xfee0_0000 on, which the guest has mapped.
+        page: u32,
+    },
     /// Writes IA32_APIC_BASE.
     ApicBase(u32),
     /// Nothing.
@@ -218,7 +223,7 @@ impl Operation {
             } => (10, vector, ticks, count, 0),
             Self::Halt { vector, count } => (11, vector, 0, count, 0),
             Self::Count { divide } => (12, 0, 0, divide, 0),
-            Self::Page(register) => (13, register.0, 0, 0, 0),
+            Self::Page { register, page } => (13, register.0, 0, page, 0),
             Self::ApicBase(value) => (14, 0, 0, value, 0),
             Self::Settle => (15, 0, 0, 0, 0),
             // 16 is a step of the interpreter's own.
@@ -282,7 +287,7 @@ impl fmt::Display for Operation {
                 write!(f, "hlt until timer {vector:#x}, count {count}")
             }
             Self::Count { divide } => write!(f, "count, divide {divide:#x}"),
-            Self::Page(register) => write!(f, "read the page at {register}"),
+            Self::Page { register, page } => write!(f, "read {register} at {page:#x}"),
             Self::ApicBase(value) => write!(f, "write IA32_APIC_BASE = {value:#x}"),
             Self::Settle => f.write_str("nothing"),
             Self::Rest => f.write_str("hlt until an interrupt"),

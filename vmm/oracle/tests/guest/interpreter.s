@@ -505,9 +505,7 @@ oracle_do_count:
 oracle_do_page:
     mov esi, ecx
     shl ecx, 4
-    mov edx, 0xfee00000
-    mov eax, dword ptr [rdx + rcx]
-    mov eax, eax
+    mov eax, dword ptr [rax + rcx]
     shl rsi, 40
     or rax, rsi
     mov edi, 3

@@ -25,9 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(500);
 const CONSOLE_LINES: usize = 512;
 
 /// Which images, by the file's name without its end, with how many CPUs and which face, as their unittests.cfg has
-/// them, and which of their tests may fail, with the reason in the comment.
+/// them, and which of their tests may fail, with the reason in a comment.
 const IMAGES: [(&str, usize, ApicMode, &[&str]); 6] = [
-    // They move the APIC's page, which is refused here by #GP (`ipirig_apic::LocalApic::set_apic_base`).
     ("apic", 2, ApicMode::Xapic, &[]),
     ("apic", 2, ApicMode::X2apic, &[]),
     ("smptest", 2, ApicMode::Auto, &[]),
