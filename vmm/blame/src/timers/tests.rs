@@ -153,6 +153,10 @@ fn a_tick_is_told_by_the_timers_of_the_wheel_that_are_due() {
     wheel(&mut memory, 7, (NOW, 0), SLEEP);
     wheel(&mut memory, 64 + 4, (NOW - NOW % 8 - 1, 0), SLEEP);
     let expected = vec![(SLEEP, None), (DELAYED, Some(VMSTAT))];
+    assert_eq!(due(&memory), Some(expected.clone()));
+    // The timer that runs is in no list any more: nothing in it points back at the wheel's pointer to it.
+    memory.set(HEAP + 0x8000, &[0, 0, NOW, MCE, 7 << 22]);
+    memory.set(AREA + WHEEL + 8, &[HEAP + 0x8000]);
     assert_eq!(due(&memory), Some(expected));
     // Another timer is sooner than the tick: the wheel has no part in it.
     first(&mut memory, Layout::Old, 4, (4999, 0), MCE);
