@@ -24,7 +24,6 @@ mod cpuid;
 mod feature;
 mod host;
 mod inspect;
-mod kick;
 mod kvm_events;
 mod machine;
 mod memory;

@@ -31,7 +31,7 @@ impl Vcpu {
     /// Has KVM complete what the last exit was for, and come back. It may end in an exception: that
     /// comes first, and takes the place of an interrupt that KVM has queued by then.
     fn finish_first(&mut self) {
-        self.fd.set_kvm_immediate_exit(1);
+        self.immediate_exit.set();
     }
 
     /// Whether KVM will deliver something else to the guest first.
