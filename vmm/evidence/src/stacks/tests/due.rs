@@ -25,6 +25,8 @@ fn timer_interrupts_of_the_window_are_counted_by_what_was_due() {
     let symbols = [
         (bases, u64::MAX, "hrtimer_bases"),
         (TEXT, TEXT + 0x400, "tick_nohz_handler"),
+        (TEXT, TEXT + 0x800, "_stext"),
+        (TEXT + 0x800, u64::MAX, "_etext"),
         (TEXT + 0x100, TEXT + 0x400, "some_timer_fn"),
         (TEXT + 0x300, TEXT + 0x400, "entry_SYSCALL_64"),
         (offsets, u64::MAX, "__per_cpu_offset"),
