@@ -172,8 +172,9 @@ fn what_is_no_function_and_what_lies_behind_the_wheels_is_no_timer() {
     let mut memory = quiet(Layout::Old);
     first(&mut memory, Layout::Old, 0, (5000, 0), TICKS);
     // A list in another variable, and one whose word in the function's place is data.
-    let behind = (0x3000 - 112) / 8 + 7;
-    wheel(&mut memory, behind, (NOW, 7 << 22), SLEEP);
+    let behind = AREA + WHEEL + 0x3008;
+    memory.set(behind, &[HEAP + 0x8000]);
+    memory.set(HEAP + 0x8000, &[0, behind, NOW, SLEEP, 7 << 22]);
     wheel(&mut memory, 7, (NOW, 0), TEXT + 0x1800);
     wheel(&mut memory, 7, (NOW, 0), HEAP);
     assert_eq!(due(&memory), Some(vec![(TICKS, None)]));
