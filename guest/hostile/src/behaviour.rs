@@ -9,6 +9,7 @@ use ipirig_system::sys;
 
 use crate::flood;
 use crate::lapic::{self, Registers};
+use crate::ring0::{self, Ring0};
 
 /// Before the name on the kernel's command line, which the kernel passes over (init/main.c, unknown_bootoption).
 const WORD: &str = "ipirig.hostile=";
@@ -61,6 +62,16 @@ impl Behaviour for Hostile {
             },
             "resets" if is_storm => {
                 sys::reboot();
+                Obedience::Never
+            }
+            name if is_storm && ring0::of_name(name).is_some() => {
+                // Where it cannot be had the storm is the honest one, which may be `held`: the test fails then.
+                let Some(ring0) = Ring0::take() else {
+                    return Obedience::With(args);
+                };
+                if let Some(abuse) = ring0::of_name(name) {
+                    abuse(&ring0);
+                }
                 Obedience::Never
             }
             name if is_storm => {

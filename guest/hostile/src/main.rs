@@ -7,6 +7,7 @@
 mod behaviour;
 mod flood;
 mod lapic;
+mod ring0;
 
 /// Where the C library enters.
 #[cfg(not(test))]

@@ -6,8 +6,12 @@ use crate::local::LocalApic;
 /// The number of the `IA32_APIC_BASE` MSR.
 pub const IA32_APIC_BASE: u32 = 0x1b;
 
-/// The guest-physical address of the xAPIC's page of registers. It cannot be moved.
+/// The guest-physical address of the xAPIC's page of registers after power-up.
 pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
+
+/// Where the page can be moved to: where a PC's chipset and processor have their devices (the I/O APIC from
+/// 0xfec0_0000, TXT and TPM from 0xfed2_0000), so that a machine has no RAM there.
+pub(crate) const PAGES: std::ops::Range<u64> = 0xfe00_0000..0xff00_0000;
 
 pub(crate) const BSP: u64 = 1 << 8;
 const EXTD: u64 = 1 << 10;
@@ -53,9 +57,11 @@ pub enum GeneralProtection {
         /// The reserved bits that were set.
         bits: u64,
     },
-    /// A write to `IA32_APIC_BASE` that moves the registers.
+    /// A write to `IA32_APIC_BASE` that moves the registers to where there may be RAM.
     #[error(
-        "moving the APIC's registers to {address:#x} is not offered, keep {APIC_BASE_ADDRESS:#x}"
+        "the APIC's registers cannot be moved to {address:#x}, only within {:#x} to {:#x}",
+        PAGES.start,
+        PAGES.end
     )]
     Moved {
         /// Where the guest wanted them.
@@ -74,12 +80,13 @@ pub enum GeneralProtection {
     },
 }
 
-/// Checks a value for `IA32_APIC_BASE` against the mode `from` and returns the new mode.
+/// Checks a value for `IA32_APIC_BASE` against the mode `from` and returns the new mode, and where the page of
+/// registers is.
 pub(crate) fn switch(
     from: Mode,
     value: u64,
     x2apic_supported: bool,
-) -> Result<Mode, GeneralProtection> {
+) -> Result<(Mode, u64), GeneralProtection> {
     let reserved = if x2apic_supported {
         RESERVED
     } else {
@@ -93,7 +100,7 @@ pub(crate) fn switch(
         });
     }
     let address = value & !(BSP | EXTD | ENABLE);
-    if address != APIC_BASE_ADDRESS {
+    if !PAGES.contains(&address) {
         return Err(GeneralProtection::Moved { address });
     }
     let to = match (value & ENABLE != 0, value & EXTD != 0) {
@@ -106,7 +113,7 @@ pub(crate) fn switch(
         (Mode::Disabled, Mode::X2Apic) | (Mode::X2Apic, Mode::XApic) => {
             Err(GeneralProtection::IllegalSwitch { from, to })
         }
-        _ => Ok(to),
+        _ => Ok((to, address)),
     }
 }
 
@@ -119,21 +126,22 @@ impl LocalApic {
             Mode::XApic => ENABLE,
             Mode::X2Apic => ENABLE | EXTD,
         };
-        APIC_BASE_ADDRESS | mode | if self.is_bsp() { BSP } else { 0 }
+        self.page | mode | if self.is_bsp() { BSP } else { 0 }
     }
 
     /// A write to `IA32_APIC_BASE`.
     ///
     /// Disabling the APIC loses its state, pending interrupts included (SDM 11.4.3). The BSP flag
-    /// is given by the CPU's number; what a guest writes there is ignored. Moving the registers is
-    /// refused: a guest could lay them over RAM, where its accesses would no longer exit and its
+    /// is given by the CPU's number; what a guest writes there is ignored. Moving the registers out of the top of
+    /// the first 4 GiB is refused: a guest could lay them over RAM, where its accesses would no longer exit and its
     /// IPIs no longer be counted.
     ///
     /// # Errors
-    /// [`GeneralProtection`], with nothing changed, for reserved bits, another address, and
+    /// [`GeneralProtection`], with nothing changed, for reserved bits, such an address, and
     /// switches that the SDM does not allow: x2APIC from disabled, xAPIC from x2APIC.
     pub fn set_apic_base(&mut self, value: u64) -> Result<(), GeneralProtection> {
-        let to = switch(self.mode(), value, self.x2apic_supported())?;
+        let (to, page) = switch(self.mode(), value, self.x2apic_supported())?;
+        self.page = page;
         self.set_mode(to);
         Ok(())
     }
@@ -171,11 +179,14 @@ mod tests {
         assert_eq!(switch(0xfee0_0801), Err(reserved(1)));
         assert_eq!(switch(0xfee0_0a00), Err(reserved(0x200)));
         assert_eq!(switch(0xfee0_0c00), Err(reserved(0x400)));
+        let moved = |address| GeneralProtection::Moved { address };
+        assert_eq!(switch(0xfe00_0800), Ok((Mode::XApic, 0xfe00_0000)));
+        assert_eq!(switch(0xfeff_f800), Ok((Mode::XApic, 0xfeff_f000)));
+        assert_eq!(switch(0xfdff_f800), Err(moved(0xfdff_f000)));
+        assert_eq!(switch(0xff00_0800), Err(moved(0xff00_0000)));
         assert_eq!(
-            switch(0xfed0_0800),
-            Err(GeneralProtection::Moved {
-                address: 0xfed0_0000
-            })
+            moved(0x1000).to_string(),
+            "the APIC's registers cannot be moved to 0x1000, only within 0xfe000000 to 0xff000000"
         );
         assert_eq!(
             switch(0x8000_0000_fee0_0800),

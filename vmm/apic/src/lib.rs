@@ -37,7 +37,7 @@
 //! * LINT0, LINT1, thermal and performance interrupts, MSIs, and with them level-triggered
 //!   interrupts: nothing here raises them, so the TMR reads as zero. The LVT entries can be
 //!   programmed.
-//! * A moved register page: `IA32_APIC_BASE` keeps 0xfee0_0000, see [`LocalApic::set_apic_base`].
+//! * A register page over what may be RAM: see [`LocalApic::set_apic_base`].
 //! * Bus arbitration (APR), remote reads (RRD), EOI-broadcast suppression, CMCI: absent on the
 //!   modelled version, and treated as reserved registers or bits.
 //!

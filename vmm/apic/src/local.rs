@@ -1,6 +1,7 @@
 //! The local APIC of one CPU: its state, and what it has to deliver.
 
 use crate::addressing::{Addressing, Mode};
+use crate::base::APIC_BASE_ADDRESS;
 use crate::bus::{Bus, SetupError};
 use crate::observer::{Accepted, AcceptedKind, ApicObserver, Origin};
 use crate::posted::{Events, PostedInterrupts};
@@ -30,6 +31,8 @@ pub struct LocalApic {
     pub(crate) x2apic_supported: bool,
     pub(crate) tsc_deadline_supported: bool,
     pub(crate) mode: Mode,
+    /// Where the xAPIC's page of registers is.
+    pub(crate) page: u64,
     pub(crate) waiting_for_startup: bool,
     /// The pending NMI came by [`LocalApic::raise`].
     pub(crate) nmi_from_line: bool,
@@ -64,6 +67,7 @@ impl LocalApic {
             x2apic_supported,
             tsc_deadline_supported: false,
             mode: Mode::XApic,
+            page: APIC_BASE_ADDRESS,
             waiting_for_startup: cpu != 0,
             nmi_from_line: false,
             regs: ApicRegisters::power_up(),

@@ -1,6 +1,7 @@
 //! The state of an APIC apart from its machine: to be saved, and to be restored.
 
 use crate::addressing::Mode;
+use crate::base::PAGES;
 use crate::local::LocalApic;
 use crate::posted::Events;
 use crate::registers::ApicRegisters;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct SavedApic {
     cpu: usize,
     mode: Mode,
+    page: u64,
     waiting_for_startup: bool,
     nmi_from_line: bool,
     registers: ApicRegisters,
@@ -37,6 +39,14 @@ pub enum RestoreError {
     NoX2Apic {
         /// Whose APIC it was given to.
         cpu: usize,
+    },
+    /// Its page of registers is where there may be RAM.
+    #[error("the saved APIC of CPU {cpu} has its registers at {page:#x}, which may be RAM")]
+    Page {
+        /// Whose APIC it was given to.
+        cpu: usize,
+        /// Where its registers are.
+        page: u64,
     },
     /// Its timer is in the TSC-deadline mode, which this APIC does not offer.
     #[error("the saved APIC's timer is in TSC-deadline mode, which CPU {cpu} is not offered")]
@@ -79,6 +89,7 @@ impl LocalApic {
         SavedApic {
             cpu: self.cpu,
             mode: self.mode,
+            page: self.page,
             waiting_for_startup: self.waiting_for_startup,
             nmi_from_line: self.nmi_from_line,
             registers,
@@ -101,6 +112,10 @@ impl LocalApic {
         if saved.mode == Mode::X2Apic && !self.x2apic_supported {
             return Err(RestoreError::NoX2Apic { cpu });
         }
+        if !PAGES.contains(&saved.page) {
+            let page = saved.page;
+            return Err(RestoreError::Page { cpu, page });
+        }
         if saved.registers.lvts.timer_is_tsc_deadline() && !self.tsc_deadline_supported {
             return Err(RestoreError::NoTscDeadline { cpu });
         }
@@ -108,6 +123,7 @@ impl LocalApic {
             return Err(RestoreError::Vector { cpu, vector });
         }
         self.mode = saved.mode;
+        self.page = saved.page;
         self.waiting_for_startup = saved.waiting_for_startup;
         self.nmi_from_line = saved.nmi_from_line;
         self.regs = saved.registers.clone();
@@ -145,7 +161,7 @@ mod tests {
             .unwrap()
             .update(|events| events.startup = Some(8));
         assert_eq!(apic.accept_startup(&()), Some(8));
-        apic.set_apic_base(apic.apic_base() | 1 << 10).unwrap();
+        apic.set_apic_base(0xfed4_0c00).unwrap();
         write(&mut apic, 0x80f, 0x1ff, 0);
         apic
     }
@@ -169,6 +185,7 @@ mod tests {
         other.restore(&saved, 1_000_000).unwrap();
         assert_eq!(other.timer_deadline(), Some(1_007_000));
         assert_eq!(other.save(1_000_000), saved);
+        assert_eq!(other.apic_base(), 0xfed4_0c00);
         assert_eq!(
             (other.irr(), other.isr(), other.ppr()),
             (apic.irr(), apic.isr(), apic.ppr())
@@ -216,6 +233,15 @@ mod tests {
         assert_eq!(
             plain.restore(&saved, 0),
             Err(RestoreError::NoX2Apic { cpu: 1 })
+        );
+        let elsewhere = SavedApic {
+            page: 0x10_0000,
+            ..saved.clone()
+        };
+        let (cpu, page) = (1, 0x10_0000);
+        assert_eq!(
+            apic.restore(&elsewhere, 0),
+            Err(RestoreError::Page { cpu, page })
         );
         let bus = Bus::new(2).unwrap();
         let mut counting = LocalApic::new(bus, 1, true).unwrap();

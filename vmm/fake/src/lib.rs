@@ -193,6 +193,7 @@ impl<'a> Fake<'a> {
             ipi,
             user,
             idle: ipi && self.plan.isolated_in.idles(),
+            due: None,
         });
     }
 

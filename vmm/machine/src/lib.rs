@@ -54,7 +54,9 @@ pub use ipirig_boot::{
 pub use kvm_events::{KvmEventsError, KvmTrace, NoEvent};
 pub use machine::{Beginning, Checkpoint, Follow, Machine, MachineError, Raise, Still, Wakeup};
 pub use memory::MemoryError;
-pub use observer::{AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, WatchEvent};
+pub use observer::{
+    AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, VirtualMemory, WatchEvent,
+};
 pub use placement::{Placement, PlacementError};
 pub use probe::ProbeError;
 pub use report::{Counters, CrashReport, VcpuState};

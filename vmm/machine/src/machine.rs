@@ -144,6 +144,12 @@ impl Machine {
         Ok(events.report(self.vcpu_set.observer.as_ref(), vcpu)?)
     }
 
+    /// Gives the guest a device isa-debug-exit, as test images want: a write to port 0xf4 ends it with that code.
+    /// A kernel has none.
+    pub fn offer_debug_exit(&self) {
+        self.vcpu_set.ports.offer_debug_exit();
+    }
+
     /// Starts every vCPU's thread, and returns when each is there: it can be kicked, asked and pinned.
     /// Each may use every core until [`Machine::settle`]: a boot has one busy vCPU after the other,
     /// and on a small host those that will share a core would only wait for one another. A second

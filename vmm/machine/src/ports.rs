@@ -1,9 +1,12 @@
 //! The I/O ports of the machine: a serial port, and the two ways a PC resets itself.
 //!
+//! For test images there is a device isa-debug-exit besides, where [`Ports::offer_debug_exit`] asks for it.
+//!
 //! The doorbell ([`ipirig_abi::DOORBELL_PORT`]) is not here: KVM signals an eventfd for it, with no
 //! exit to user space.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use vm_superio::serial::{NoEvents, SerialState};
@@ -25,11 +28,16 @@ const CF9_RESET: u8 = 1 << 2;
 const NMI_STATUS: u16 = 0x61;
 const NMI_SOURCES: u8 = 0xc0;
 
+/// The device isa-debug-exit of QEMU, where kvm-unit-tests has it (their x86/run).
+const DEBUG_EXIT: u16 = 0xf4;
+
 /// What a port write asked of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortWrite {
     Done,
     Reset,
+    /// The device isa-debug-exit was written this.
+    DebugExit(u32),
 }
 
 /// The console is polled: no interrupt ever comes from it.
@@ -46,6 +54,7 @@ impl Trigger for NoInterrupt {
 /// The ports, shared by all vCPUs.
 pub(crate) struct Ports {
     serial: Mutex<Serial<NoInterrupt, NoEvents, Console>>,
+    debug_exit: AtomicBool,
 }
 
 impl std::fmt::Debug for Ports {
@@ -58,7 +67,13 @@ impl Ports {
     pub(crate) fn new(console: Console) -> Self {
         Self {
             serial: Mutex::new(Serial::new(NoInterrupt, console)),
+            debug_exit: AtomicBool::new(false),
         }
+    }
+
+    /// From now on there is a device isa-debug-exit.
+    pub(crate) fn offer_debug_exit(&self) {
+        self.debug_exit.store(true, Ordering::Relaxed);
     }
 
     /// The serial port's registers.
@@ -111,6 +126,11 @@ impl Ports {
         match (port, first) {
             (I8042, I8042_RESET) => PortWrite::Reset,
             (CF9, value) if value & CF9_RESET != 0 => PortWrite::Reset,
+            (DEBUG_EXIT, _) if self.debug_exit.load(Ordering::Relaxed) => {
+                let mut code = [0; 4];
+                code.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+                PortWrite::DebugExit(u32::from_le_bytes(code))
+            }
             _ => PortWrite::Done,
         }
     }
@@ -163,6 +183,16 @@ mod tests {
         assert_eq!(ports.write(CF9, &[0x02]), PortWrite::Done);
         assert_eq!(ports.write(I8042, &[0xd1]), PortWrite::Done);
         assert_eq!(ports.write(0x80, &[0xfe]), PortWrite::Done);
+    }
+
+    #[test]
+    fn a_debug_exit_ends_with_its_code_where_it_was_asked_for() {
+        let (ports, _) = ports();
+        assert_eq!(ports.write(DEBUG_EXIT, &[7, 0, 0, 0]), PortWrite::Done);
+        ports.offer_debug_exit();
+        let wide = ports.write(DEBUG_EXIT, &[7, 1, 0, 0]);
+        assert_eq!(wide, PortWrite::DebugExit(0x107));
+        assert_eq!(ports.write(DEBUG_EXIT, &[5]), PortWrite::DebugExit(5));
     }
 
     #[test]

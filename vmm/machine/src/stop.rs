@@ -9,6 +9,12 @@ pub enum StopReason {
     /// The guest reset itself: a reboot or a power-off, or a reset of the boot CPU.
     #[error("the guest reset itself")]
     Reset,
+    /// The guest wrote to the device isa-debug-exit: see [`crate::Machine::offer_debug_exit`].
+    #[error("the guest ended itself with code {code}")]
+    DebugExit {
+        /// What it wrote.
+        code: u32,
+    },
     /// An exception could not be delivered.
     #[error("triple fault on vCPU {cpu}")]
     TripleFault {

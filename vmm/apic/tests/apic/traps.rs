@@ -192,17 +192,29 @@ fn a_globally_disabled_apic_takes_nothing_and_loses_what_it_had() {
 }
 
 #[test]
-fn a_moved_apic_base_is_refused_and_nothing_changes() {
+fn an_apic_base_over_what_may_be_ram_is_refused_and_nothing_changes() {
     let mut machine = Machine::x2apic(1);
     let before = machine.cpus[0].apic_base();
-    assert_eq!(
-        machine.cpus[0].set_apic_base((before & !APIC_BASE_ADDRESS) | 0xfec0_0000),
-        Err(GeneralProtection::Moved {
-            address: 0xfec0_0000
-        })
-    );
+    for address in [0, 0x10_0000, 0xfdff_f000, 0xff00_0000, 1 << 36, 1 << 52] {
+        assert_eq!(
+            machine.cpus[0].set_apic_base((before & !APIC_BASE_ADDRESS) | address),
+            Err(GeneralProtection::Moved { address })
+        );
+    }
     assert_eq!(machine.cpus[0].set_apic_base(before & !EXTD).ok(), None);
     assert_eq!(machine.cpus[0].apic_base(), before);
+}
+
+#[test]
+fn a_moved_apic_base_reads_back_and_stays_through_an_init() {
+    let mut machine = Machine::xapic(2);
+    machine.cpus[1].set_apic_base(0xfed4_0800).unwrap();
+    machine.ipi(0, 0x4500, 1);
+    machine.cpus[1].accept_init(&());
+    assert_eq!(
+        [0, 1].map(|cpu| machine.cpus[cpu].apic_base()),
+        [0xfee0_0900, 0xfed4_0800]
+    );
 }
 
 #[test]

@@ -32,6 +32,13 @@ const HOSTILE: &[(&str, &[&str], &str)] = &[
     ("init-storm", &["error", "violated"], "xapic"),
     ("self-ipis", &["error", "violated"], "xapic"),
     ("end-of-nothing", &["error", "violated"], "xapic"),
+    // The same and more by MSRs, from ring 0.
+    ("apic-base-random", &["error", "violated"], "auto"),
+    ("apic-moved", &["error", "violated"], "auto"),
+    ("apic-base-off", &["error", "violated"], "auto"),
+    ("x2apic-random", &["error", "violated"], "auto"),
+    ("icr-msr-flood", &["error", "violated"], "x2apic"),
+    ("tsc-deadline-flood", &["error", "violated"], "auto"),
     // Machines that are broken.
     ("apic-off", &["error", "violated"], "xapic"),
     ("apic-renamed", &["error", "violated"], "xapic"),

@@ -96,6 +96,7 @@ impl Vcpu {
                 match vcpu_set.ports.write(port, data) {
                     PortWrite::Done => ExitAction::Nothing,
                     PortWrite::Reset => ExitAction::Stop(StopReason::Reset),
+                    PortWrite::DebugExit(code) => ExitAction::Stop(StopReason::DebugExit { code }),
                 }
             }
             VcpuExit::IoIn(port, data) => {

@@ -92,6 +92,19 @@ impl Guest {
 
     /// The same with an observer of the test's own; nothing else is kept of what happens.
     pub(crate) fn start_with(self, observer: Arc<dyn Observer>) -> Running {
+        let host = Arc::new(Host::probe().unwrap());
+        let image = image::vmlinux(self.entry);
+        self.start_image(&host, &image, observer).unwrap()
+    }
+
+    /// The same of an image of the test's own, on a host that it has probed. An error of the machine that is
+    /// made is the test's to judge.
+    pub(crate) fn start_image(
+        self,
+        host: &Arc<Host>,
+        image: &[u8],
+        observer: Arc<dyn Observer>,
+    ) -> Result<Running, MachineError> {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, bytes: &[u8]| -> PathBuf {
             let path = dir.path().join(name);
@@ -110,7 +123,7 @@ impl Guest {
                 .collect(),
             memory_mib: 64,
             symbols: None,
-            kernel: file("vmlinux", &image::vmlinux(self.entry)),
+            kernel: file("vmlinux", image),
             initramfs: file("initramfs", b"070701"),
             cmdline: String::new(),
             apic: self.apic,
@@ -118,20 +131,20 @@ impl Guest {
             sandbox: self.sandbox,
             console: ConsoleSinks::default(),
         };
-        let host = Arc::new(Host::probe().unwrap());
-        let mut machine = Machine::new(&host, &config, observer).unwrap();
+        let mut machine = Machine::new(host, &config, observer)?;
         assert_eq!(machine.x2apic(), self.apic != ApicMode::Xapic);
         if self.boots {
             machine.expect_boot();
         }
-        machine.start().unwrap();
-        Running {
+        machine.offer_debug_exit();
+        machine.start()?;
+        Ok(Running {
             machine,
             seen: Arc::default(),
-            host,
+            host: Arc::clone(host),
             config,
             _dir: dir,
-        }
+        })
     }
 }
 

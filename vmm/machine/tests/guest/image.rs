@@ -84,22 +84,31 @@ fn code() -> &'static [u8] {
 
 /// An ELF file with all guests' code, entered at `entry`: the least that passes for a vmlinux.
 pub(crate) fn vmlinux(entry: &u8) -> Vec<u8> {
-    const HEADERS: u64 = 64 + 56;
-    let code = code();
-    let len = code.len() as u64;
+    vmlinux_with(entry, &[])
+}
+
+/// The same with these bytes at these guest-physical addresses as well, which the code must not reach.
+pub(crate) fn vmlinux_with(entry: &u8, others: &[(u64, &[u8])]) -> Vec<u8> {
+    let code = [(LOAD, code())];
+    let segments: Vec<(u64, &[u8])> = code.iter().chain(others).copied().collect();
+    let number = segments.len() as u8;
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
     file.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable for x86-64
     for field in [address(entry), 64, 0] {
         file.extend(u64::to_le_bytes(field)); // entry, program headers, no sections
     }
-    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]); // one program header
-    file.extend([1, 0, 0, 0, 7, 0, 0, 0]); // to be loaded
-    // Offset, virtual and physical address, size in the file and in memory, alignment.
-    let virt = 0xffff_ffff_8000_0000 + LOAD;
-    for field in [HEADERS, virt, LOAD, len, len, 1] {
-        file.extend(u64::to_le_bytes(field));
+    file.extend([0, 0, 0, 0, 64, 0, 56, 0, number, 0, 0, 0, 0, 0, 0, 0]); // program headers
+    let mut offset = 64 + 56 * u64::from(number);
+    for (place, bytes) in &segments {
+        file.extend([1, 0, 0, 0, 7, 0, 0, 0]); // to be loaded
+        // Offset, virtual and physical address, size in the file and in memory, alignment.
+        let (virt, len) = (0xffff_ffff_8000_0000 + place, bytes.len() as u64);
+        for field in [offset, virt, *place, len, len, 1] {
+            file.extend(u64::to_le_bytes(field));
+        }
+        offset += len;
     }
-    file.extend(code);
+    segments.iter().for_each(|(_, bytes)| file.extend(*bytes));
     file
 }

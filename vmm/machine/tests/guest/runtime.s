@@ -72,13 +72,15 @@ rt_handler:
     pop rax
     iretq
 
-# Enables this CPU's APIC, as x2APIC if CPUID offers it; sets R14. Changes RBX.
+# Enables this CPU's APIC, as x2APIC if CPUID offers it and the byte at 0x13ff8 is zero; sets R14. Changes RBX.
 rt_apic_on:
     mov eax, 1
     cpuid
     xor r14d, r14d
     bt ecx, 21
     jnc 21f
+    cmp byte ptr [0x13ff8], 0
+    jne 21f
     mov ecx, 0x1b
     rdmsr
     or eax, 0x400
