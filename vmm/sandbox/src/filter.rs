@@ -8,7 +8,7 @@ use seccompiler::{
 };
 
 /// Whatever their arguments are.
-const ANY: [libc::c_long; 26] = [
+const ANY: [libc::c_long; 28] = [
     // Locks, `park`, channels, condition variables.
     libc::SYS_futex,
     libc::SYS_sched_yield,
@@ -41,7 +41,10 @@ const ANY: [libc::c_long; 26] = [
     libc::SYS_getpid,
     libc::SYS_getrandom,
     libc::SYS_getcpu,
+    libc::SYS_sched_getaffinity,
     libc::SYS_rseq,
+    // Which `refusals` refuses.
+    libc::SYS_openat,
 ];
 
 /// What the standard library reads for the backtrace of a panic: the program, its debug information, the mappings.
@@ -59,6 +62,32 @@ const BACKTRACE: [libc::c_long; 8] = [
 /// Ioctls of KVM have this in their second byte (KVMIO in linux/kvm.h).
 const KVMIO: u64 = 0xae << 8;
 
+/// Has the opening of files fail (EACCES), or of those that would be changed by it, where `backtraces` may be read. It is
+/// not the end of all, because the C library tries to read a setting as its heap shrinks (check_may_shrink_heap in
+/// malloc-sysdep.h), and does without.
+pub(crate) fn refusals(backtraces: bool) -> Result<BpfProgram, BackendError> {
+    let changes = [
+        (libc::O_ACCMODE, libc::O_WRONLY),
+        (libc::O_ACCMODE, libc::O_RDWR),
+        (libc::O_CREAT, libc::O_CREAT),
+        (libc::O_TRUNC, libc::O_TRUNC),
+    ];
+    let rules = changes.map(|(mask, value)| masked(2, mask as u64, value as u64));
+    let rules = if backtraces {
+        rules.into_iter().collect::<Result<_, _>>()?
+    } else {
+        vec![]
+    };
+    SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_openat, rules)]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EACCES as u32),
+        TargetArch::x86_64,
+    )?
+    .try_into()
+}
+
+/// Has those system calls be made that there are here, and the others trap.
 pub(crate) fn program(backtraces: bool) -> Result<BpfProgram, BackendError> {
     let process = u64::from(std::process::id());
     let no_code = || masked(2, libc::PROT_EXEC as u64, 0);
@@ -81,8 +110,6 @@ pub(crate) fn program(backtraces: bool) -> Result<BpfProgram, BackendError> {
         for call in BACKTRACE {
             rules.insert(call, vec![]);
         }
-        let writes = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
-        rules.insert(libc::SYS_openat, vec![masked(2, writes, 0)?]);
     }
     SeccompFilter::new(
         rules,

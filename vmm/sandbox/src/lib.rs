@@ -4,10 +4,10 @@
 //! finds a way to execute code here can then open no file, start no program and map no code. The rest of the process is
 //! untouched: a filter (seccomp(2)) and `no_new_privs` are a thread's own.
 //!
-//! A system call that is not allowed is not made. The process says which one it was and ends at once, with the code of a
-//! fault of the rig: who got so far is not to go on, and a thread that stood still would be a hang. Where the thread has
-//! SIGSYS blocked, as the C library does while it starts a thread or a program, the kernel ends the process by that signal,
-//! and nothing is said.
+//! Files cannot be opened: that fails. Any other system call that is not allowed is not made either, and the process says
+//! which one it was and ends at once, with the code of a fault of the rig: who got so far is not to go on, and a thread
+//! that stood still would be a hang. Where the thread has SIGSYS blocked, as the C library does while it starts a thread or
+//! a program, the kernel ends the process by that signal, and nothing is said.
 //!
 //! What this crate does not do: keep a thread from the memory of others, which it shares. It is a second wall behind the
 //! first, no jail.
@@ -51,7 +51,8 @@ pub enum SandboxError {
 /// What the threads of vCPUs may do.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
-    program: Arc<BpfProgram>,
+    /// In the order in which they are installed; the strictest answer of them counts.
+    programs: Arc<[BpfProgram; 2]>,
 }
 
 impl Sandbox {
@@ -66,7 +67,7 @@ impl Sandbox {
         }
         trap::install().map_err(failed("sigaction"))?;
         Ok(Self {
-            program: Arc::new(filter::program(backtraces)?),
+            programs: Arc::new([filter::refusals(backtraces)?, filter::program(backtraces)?]),
         })
     }
 
@@ -81,25 +82,30 @@ impl Sandbox {
         if done != 0 {
             return Err(failed("PR_SET_NO_NEW_PRIVS")(io::Error::last_os_error()));
         }
-        let program = libc::sock_fprog {
-            len: u16::try_from(self.program.len()).unwrap_or(u16::MAX),
-            filter: self.program.as_ptr().cast_mut().cast(),
-        };
-        // Without the flag kernels before 5.16 have the thread do without speculation, which guests then pay for.
-        // SAFETY: the kernel copies the program, which is live, of that length, and of the layout of sock_filter.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-                &raw const program,
-            )
-        };
-        if done != 0 {
-            return Err(failed("seccomp")(io::Error::last_os_error()));
-        }
-        Ok(())
+        self.programs.iter().try_for_each(install)
     }
+}
+
+/// Adds a filter to the calling thread's.
+fn install(filter: &BpfProgram) -> Result<(), SandboxError> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).unwrap_or(u16::MAX),
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // Without the flag kernels before 5.16 have the thread do without speculation, which guests then pay for.
+    // SAFETY: the kernel copies the program, which is live, of that length, and of the layout of sock_filter.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program,
+        )
+    };
+    if done != 0 {
+        return Err(failed("seccomp")(io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 /// Whether this host's kernel has filters that trap.
