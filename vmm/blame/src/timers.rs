@@ -45,6 +45,8 @@ const PLACE_SHIFT: u32 = 22;
 /// Places of each level, and by how much a level is coarser than the one before (`LVL_BITS`, `LVL_CLK_SHIFT`).
 const LEVEL_BITS: u32 = 6;
 const COARSER_BITS: u32 = 3;
+/// Where kernel and modules have their text (Documentation/arch/x86/x86_64/mm.rst): what a timer calls is there.
+const TEXT: u64 = 0xffff_ffff_8000_0000;
 /// Levels of a wheel (`LVL_DEPTH`), at most.
 const LEVELS: u32 = 9;
 /// `struct delayed_work`: its work's function is in the word before its timer, whose function is this.
@@ -175,7 +177,8 @@ fn due_entry(entry: &[u8; ENTRY], jiffies: u64) -> Option<u64> {
     let [due, function, flags] = [16, 24, 32].map(|offset| at(entry, offset));
     let flags = flags & u64::from(u32::MAX);
     let level = (flags >> (PLACE_SHIFT + LEVEL_BITS)) as u32;
-    if flags & DEFERRABLE != 0 || level >= LEVELS {
+    // The head of a list of others' that is behind the wheels leads back as well.
+    if flags & DEFERRABLE != 0 || level >= LEVELS || function < TEXT {
         return None;
     }
     // calc_index(): the next moment of the level.

@@ -184,6 +184,10 @@ fn where_pointers_do_not_lead_back_nothing_is_said() {
         assert_eq!(due(&memory), None);
     }
     assert_eq!(due(&Words::default()), None);
+    // The head of a list of something else, behind the wheels: what would be the function is no text.
+    memory = sound.clone();
+    wheel(&mut memory, 300, (NOW, 0), HEAP + 0x10);
+    assert_eq!(due(&memory), Some(vec![(TICKS, None)]));
     // A list that ends in itself.
     memory = sound;
     let timer = wheel(&mut memory, 7, (NOW, 0), SLEEP);
