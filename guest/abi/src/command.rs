@@ -109,6 +109,9 @@ codes! {
         /// Text: the next part of a [`KernelText`] `args[0]`; empty at its end. `args[1]`: 0 for its first
         /// part, 1 for the one after the part that was read last.
         ReadKernelText = 18,
+        /// Make the CPUs whose bit is set in `args[0]` a partition of their own (`cpuset.cpus.partition`), with the
+        /// isolated tasks in it. Text: what the kernel then says of it, `isolated`.
+        Partition = 19,
     }
 }
 

@@ -12,7 +12,7 @@ pub const OUTPUT_FILE: &str = "ipirig/output";
 pub const LOAD: &str = "load";
 /// What may follow [`LOAD`]: the names of the loads that the agent has. A number of rounds may come before them
 /// ([`ROUNDS`]).
-pub const LOADS: [&str; 10] = [
+pub const LOADS: [&str; 17] = [
     "idle",
     "fork",
     "bpf",
@@ -23,6 +23,13 @@ pub const LOADS: [&str; 10] = [
     "module",
     "tracepoint",
     "kprobe",
+    "vmstat",
+    "caches",
+    "compact",
+    "hugetlb",
+    "ignore-ce",
+    "hotplug",
+    "trace-pipe",
 ];
 /// Before the names: how often each load is done. Without it, until somebody kills it.
 pub const ROUNDS: &str = "--rounds";

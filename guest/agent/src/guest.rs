@@ -16,6 +16,7 @@ use crate::kernel_text::KernelTexts;
 use crate::mounts;
 use crate::obey::Guest;
 use crate::online;
+use crate::partition;
 use crate::put::Part;
 use crate::relay;
 use crate::tasks::{self, Tasks};
@@ -109,6 +110,11 @@ impl Guest for ThisGuest {
 
     fn replug(&self, cpu: u64) -> Result<(), Failure> {
         online::replug(self.interfaces().root, cpu)
+    }
+
+    fn partition(&self, cpus: u64) -> Result<Vec<u8>, StormError> {
+        let root = self.interfaces().root;
+        partition::make(root, cpus, &self.tasks.pids(), mounts::cgroup2)
     }
 
     fn trace(&self, step: Step) -> Result<Vec<u8>, StormError> {

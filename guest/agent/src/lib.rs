@@ -24,6 +24,7 @@ mod not_produced;
 mod obey;
 mod online;
 mod page;
+mod partition;
 mod put;
 mod quiet;
 mod relay;

@@ -26,8 +26,17 @@ pub(crate) fn kernel() -> Result<(), Failure> {
 
 /// Mounts tracefs, which the storms that trace need.
 pub(crate) fn tracefs(target: &Path) -> Result<(), Errno> {
+    attempt_at(c"tracefs", target)
+}
+
+/// Mounts cgroup2, which partitions of CPUs need.
+pub(crate) fn cgroup2(target: &Path) -> Result<(), Errno> {
+    attempt_at(c"cgroup2", target)
+}
+
+fn attempt_at(kind: &CStr, target: &Path) -> Result<(), Errno> {
     let target = CString::new(target.as_os_str().as_bytes()).map_err(|_| Errno(libc::EINVAL))?;
-    attempt(c"tracefs", &target)
+    attempt(kind, &target)
 }
 
 fn mount(kind: &CStr, target: &CStr) -> Result<(), Failure> {

@@ -39,6 +39,8 @@ pub(crate) trait Guest {
     fn occupy(&self, cpu: u64) -> Result<(), Failure>;
     /// Takes `cpu` offline and brings it back.
     fn replug(&self, cpu: u64) -> Result<(), Failure>;
+    /// Makes `cpus`, one bit each, a partition with the isolated tasks in it; what the kernel says of it.
+    fn partition(&self, cpus: u64) -> Result<Vec<u8>, StormError>;
     /// Takes a step of recording what the kernel itself says of IPIs.
     fn trace(&self, step: Step) -> Result<Vec<u8>, StormError>;
     /// Writes a part of a file, as [`Command::Put`] explains; the file's length.
@@ -132,6 +134,10 @@ impl Request {
             Ok(Command::AddressSpaces) => self.address_spaces(guest),
             Ok(Command::Occupy) => Answer::new([0; 4], guest.occupy(self.args[0])),
             Ok(Command::Replug) => Answer::new([0; 4], guest.replug(self.args[0])),
+            Ok(Command::Partition) => match guest.partition(self.args[0]) {
+                Ok(text) => Answer::text(text),
+                Err(stopped) => Answer::stopped([0; 4], stopped),
+            },
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), NextAction::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,

@@ -95,6 +95,11 @@ impl Tasks {
         failures
     }
 
+    /// Their processes.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        self.0.iter().map(|task| task.pid).collect()
+    }
+
     /// Sends [`KICK_SIGNAL`] to the task of `cpu`; ESRCH if none runs there.
     pub(crate) fn signal(&self, cpu: u64) -> Result<(), Failure> {
         let task = self.0.iter().find(|task| task.cpu as u64 == cpu);

@@ -10,6 +10,9 @@ use crate::error::LostOption;
 use crate::{Flavour, GuestError};
 use ipirig_store::Ingredients;
 
+/// The fragment that turns the reference series on.
+const DEFERRAL: &str = "deferral.config";
+
 /// What the fragments ask for that not all configurations have.
 fn own_text(dir: &Path, of: Configuration) -> Result<String, GuestError> {
     let read = |name| {
@@ -67,6 +70,11 @@ impl Fragments {
         let required = match of {
             // Of many versions: options came and went. What its own fragment asks for, it is for.
             Configuration::Stock => own_text(dir, of)?,
+            Configuration::Patched => {
+                let switch = dir.join(DEFERRAL);
+                let switch = fs::read_to_string(&switch).map_err(GuestError::io("read", switch))?;
+                own_text(dir, of)? + &switch
+            }
             _ => text.clone(),
         };
         Ok(Self {

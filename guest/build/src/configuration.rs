@@ -13,6 +13,8 @@ pub(crate) enum Configuration {
     Reference(Flavour),
     /// Source as Debian ships it ([`crate::stock`]).
     Stock,
+    /// The same with the reference series.
+    Patched,
     /// No guest's kernel at all, but that of an emulated host ([`crate::lab`]).
     Lab,
 }
@@ -22,6 +24,7 @@ impl Configuration {
         match self {
             Self::Reference(flavour) => flavour.name(),
             Self::Stock => "stock",
+            Self::Patched => "patched",
             Self::Lab => "lab",
         }
     }
@@ -33,7 +36,7 @@ impl Configuration {
             Self::Reference(Flavour::Tracing) => &["tracing.config"],
             Self::Reference(Flavour::Rt) => &["tracing.config", "rt.config"],
             // In a directory of its own: the reference kernel knows nothing of it.
-            Self::Stock => &["stock/stock.config"],
+            Self::Stock | Self::Patched => &["stock/stock.config"],
             Self::Lab => &["lab/lab.config"],
         }
     }
@@ -42,7 +45,7 @@ impl Configuration {
     /// and the further ways into the kernel, which no stock kernel is asked about.
     pub(crate) const fn left_out(self) -> &'static [&'static str] {
         match self {
-            Self::Reference(_) => &[],
+            Self::Reference(_) | Self::Patched => &[],
             Self::Stock | Self::Lab => &["compat.config", "deferral.config"],
         }
     }
@@ -54,7 +57,7 @@ impl Configuration {
             Self::Reference(Flavour::Fast) => 1130,
             Self::Reference(Flavour::Tracing) => 1300,
             Self::Reference(Flavour::Rt) => 1300,
-            Self::Stock => 1600,
+            Self::Stock | Self::Patched => 1600,
             Self::Lab => 1500,
         }
     }
@@ -85,6 +88,7 @@ impl TryFrom<String> for Configuration {
     fn try_from(name: String) -> Result<Self, String> {
         match name.as_str() {
             "stock" => Ok(Self::Stock),
+            "patched" => Ok(Self::Patched),
             "lab" => Ok(Self::Lab),
             other => Flavour::find(other).map(Self::Reference).ok_or(name),
         }
@@ -104,9 +108,14 @@ mod tests {
     #[test]
     fn each_is_read_from_the_name_that_a_manifest_keeps() {
         let all = Flavour::ALL.map(Configuration::Reference);
-        let all = [&all[..], &[Configuration::Stock, Configuration::Lab]].concat();
+        let others = [
+            Configuration::Stock,
+            Configuration::Patched,
+            Configuration::Lab,
+        ];
+        let all = [&all[..], &others].concat();
         let json = serde_json::to_string(&all).expect("text");
-        assert_eq!(json, r#"["fast","tracing","rt","stock","lab"]"#);
+        assert_eq!(json, r#"["fast","tracing","rt","stock","patched","lab"]"#);
         let read: Vec<Configuration> = serde_json::from_str(&json).expect("read");
         assert_eq!(read, all);
         serde_json::from_str::<Configuration>("\"other\"").expect_err("no such kernel");

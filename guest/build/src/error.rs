@@ -32,6 +32,21 @@ pub enum GuestError {
         advice: String,
     },
 
+    /// There is no reference series for a version.
+    #[error(
+        "there is no reference series for Linux {version} in {}, but for {}",
+        dir.display(),
+        versions.join(", ")
+    )]
+    NoSeries {
+        /// The version asked for.
+        version: String,
+        /// Those that there is one for.
+        versions: Vec<String>,
+        /// Where they are.
+        dir: PathBuf,
+    },
+
     /// A line of the list of kernels in Debian's pool does not make sense.
     #[error("{}:{line}: {reason}", path.display())]
     BadPool {
@@ -136,6 +151,7 @@ impl GuestError {
             | Self::BadSource { .. }
             | Self::Patch(_)
             | Self::NoTree { .. }
+            | Self::NoSeries { .. }
             | Self::Tree { .. }
             | Self::TreeConfig { .. }
             | Self::Config { .. } => ErrorClass::Input,

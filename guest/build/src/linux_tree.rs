@@ -15,7 +15,7 @@ use crate::config::{self, Fragments};
 use crate::module::Headers;
 use crate::requirements::{self, Lack};
 use crate::{
-    Built, Flavour, GuestError, Places, Progress, agent, initramfs, module, recipe, tools,
+    Built, Flavour, GuestError, Places, Progress, agent, initramfs, llvm, module, recipe, tools,
 };
 use ipirig_store::{Ingredients, Store, make_dir, remove_file};
 
@@ -32,7 +32,7 @@ pub struct TreeRequest {
     /// The tree.
     pub dir: PathBuf,
     /// Have `make` bring a kernel with the rig's own configuration up to date, in a directory of the cache;
-    /// the source must be clean, as for any `make O=`.
+    /// the source must be clean, as for any `make O=`. With `LLVM` in the environment, by LLVM.
     pub build: bool,
 }
 
@@ -158,9 +158,7 @@ impl BuiltTree {
             // `make vmlinux` alone leaves none. What the module uses is then not checked before it is loaded.
             arguments.push("KBUILD_MODPOST_WARN=1".to_owned());
         }
-        if config::value(&self.config, "CONFIG_CC_IS_CLANG").is_some() {
-            arguments.push("LLVM=1".to_owned());
-        }
+        arguments.extend(llvm::argument(&self.config));
         let headers = Headers {
             tree: self.dir.clone(),
             slot: None,
@@ -202,6 +200,11 @@ fn make(
     }
     let mut place = Ingredients::of("linux", 1);
     place.add("source", &source.to_string_lossy());
+    // What one compiler made is of no use to another.
+    let llvm = std::env::var(llvm::VARIABLE).ok();
+    if let Some(llvm) = &llvm {
+        place.add("llvm", llvm);
+    }
     let place = place.key();
     let name = format!("linux-{}", place.short());
     let out = store.stage_dir("linux").join(place.short());
@@ -218,20 +221,17 @@ fn make(
     fs::write(&merged, &wanted).map_err(GuestError::io("write", &merged))?;
     // Anew each time: another commit of the source may know other options. What depends on an option is only
     // compiled again if that option changed.
-    recipe::make(source)
-        .assign("O", &out)
+    let make = || {
+        let mut make = recipe::make(source);
+        make.keep(llvm::VARIABLE);
+        make.assign("O", &out)
+    };
+    make()
         .assign("KCONFIG_ALLCONFIG", &merged)
         .arg("allnoconfig")
         .run("configuring the kernel", &log, |_| {})?;
     progress.stage(&format!("building {}", source.display()));
-    recipe::compile(
-        recipe::make(source).assign("O", &out),
-        &recipe::TARGETS,
-        None,
-        None,
-        &log,
-        progress,
-    )?;
+    recipe::compile(make(), &recipe::TARGETS, None, None, &log, progress)?;
     Ok(out)
 }
 

@@ -47,7 +47,7 @@ impl Recipe<'_> {
         ingredients.add("sha256", &self.source.sha256);
         ingredients.add("patches", &patches.to_string());
         self.fragments.add_to(&mut ingredients);
-        if self.fragments.of == Configuration::Stock {
+        if let Configuration::Stock | Configuration::Patched = self.fragments.of {
             // Those that were built before had nothing that a module could be built against.
             ingredients.add("kept", "headers");
         }

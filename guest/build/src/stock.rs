@@ -1,5 +1,5 @@
-//! Kernels of source as Debian ships it, with a small configuration and no patches of ours: what
-//! people run, to be observed.
+//! Kernels of source as Debian ships it, with a small configuration: what people run, to be observed. And the same
+//! with the reference series, for those versions that there is one for (`guest/kernel/patches`).
 //!
 //! The source comes from where apt has it; for what apt does not offer, from Debian's pool, by a list
 //! of what was there (`guest/kernel/stock/pool`), or from a file of the user's.
@@ -17,6 +17,7 @@ use crate::configuration::Configuration;
 use crate::kernel::{self, Keep, Manifest, earlier_steps, read_manifest};
 use crate::module::{self, Headers};
 use crate::patches::Patches;
+use crate::pool::{name, pool};
 use crate::recipe::Recipe;
 use crate::source::{self, Source};
 use crate::{GuestError, Initramfs, Places, Progress, agent, initramfs, tools};
@@ -32,10 +33,12 @@ const FILES: [&str; 5] = [
 ];
 
 /// Which stock kernel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct StockRequest {
     /// The version as Debian's package names have it: `7.2` of `linux-source-7.2`.
     pub version: String,
+    /// With the reference series for this version.
+    pub series: bool,
     /// The source: a linux-source package or a tarball of a kernel, instead of what Debian has.
     pub source: Option<PathBuf>,
     /// Ask for a newer package even if one has been downloaded.
@@ -57,12 +60,25 @@ pub struct StockKernel {
     pub release: String,
     /// The Debian version of the source, or the name of the user's file.
     pub package: String,
+    /// A short hash of the patches of the reference series. `None`: there are none of them in it.
+    pub series: Option<String>,
     /// What modules are built against. `None`: the source is older than scripts/package/install-extmod-build.
     pub headers: Option<PathBuf>,
     /// The hash of everything that went into the kernel.
     pub key: String,
     /// Whether it was built by this call rather than found in the cache.
     pub fresh: bool,
+}
+
+impl StockKernel {
+    /// What was done to its source, in a word or two.
+    #[must_use]
+    pub fn patches(&self) -> String {
+        match &self.series {
+            Some(series) => format!("series {series}"),
+            None => "unpatched".to_owned(),
+        }
+    }
 }
 
 /// Builds the kernel unless it is in the cache.
@@ -79,13 +95,13 @@ pub fn build(request: &StockRequest, progress: &dyn Progress) -> Result<StockKer
 /// # Errors
 ///
 /// See [`GuestError`].
-pub fn cached(version: &str) -> Result<Option<StockKernel>, GuestError> {
+pub fn cached(request: &StockRequest) -> Result<Option<StockKernel>, GuestError> {
     let places = Places::find()?;
     let store = Store::open(&places.cache)?;
-    let Some(source) = recorded(&store, version) else {
+    let Some(source) = recorded(&store, &request.version) else {
         return Ok(None);
     };
-    let recipe = recipe(&store, &places, version, &source, None, &())?;
+    let recipe = recipe(&store, &places, request, &source, &())?;
     let key = recipe.key(&recipe.series.key()?);
     let slot = store.find("kernel", key, &FILES)?;
     slot.map(finished).transpose()
@@ -135,14 +151,7 @@ fn build_at(
         Some(path) => own(path, &request.version)?,
         None => find(&store, places, request, progress)?,
     };
-    let recipe = recipe(
-        &store,
-        places,
-        &request.version,
-        &source,
-        request.jobs,
-        progress,
-    )?;
+    let recipe = recipe(&store, places, request, &source, progress)?;
     let series = recipe.series.key()?;
     let slot = store.slot("kernel", recipe.key(&series), &FILES, progress, |work| {
         tools::ensure(&work.log, progress)?;
@@ -154,7 +163,7 @@ fn build_at(
             kernel::keep_kernel
         };
         keep(&linux, work, Keep::Move, &|release, compiler| Manifest {
-            flavour: Configuration::Stock,
+            flavour: recipe.fragments.of,
             release,
             package: source.package.clone(),
             series: series.short().to_owned(),
@@ -168,20 +177,45 @@ fn build_at(
 fn recipe<'a>(
     store: &'a Store,
     places: &Places,
-    version: &str,
+    request: &StockRequest,
     source: &'a Source,
-    jobs: Option<NonZeroUsize>,
     progress: &'a dyn Progress,
 ) -> Result<Recipe<'a>, GuestError> {
+    let version = &request.version[..];
+    let (of, series) = if request.series {
+        let patches = places.guest.join("kernel/patches");
+        (Configuration::Patched, series(&patches, version)?)
+    } else {
+        (Configuration::Stock, Patches::of(&[])?)
+    };
     Ok(Recipe {
         store,
         source,
-        series: Patches::of(&[])?,
-        fragments: Fragments::read(&places.guest.join("kernel/config"), Configuration::Stock)?
-            .of_version(version)?,
-        jobs,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel"), Configuration::Stock),
+        series,
+        fragments: Fragments::read(&places.guest.join("kernel/config"), of)?.of_version(version)?,
+        jobs: request.jobs,
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), of),
         progress,
+    })
+}
+
+/// The reference series for a version; `patches` has a directory for each.
+fn series(patches: &Path, version: &str) -> Result<Patches, GuestError> {
+    let dir = patches.join(version);
+    if dir.join("series").is_file() {
+        return Patches::series(&dir);
+    }
+    let entries = fs::read_dir(patches).map_err(GuestError::io("list", patches))?;
+    let mut versions: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.path().join("series").is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    versions.sort();
+    Err(GuestError::NoSeries {
+        version: version.to_owned(),
+        versions,
+        dir: patches.to_owned(),
     })
 }
 
@@ -189,7 +223,9 @@ fn finished(slot: Slot) -> Result<StockKernel, GuestError> {
     let Slot { dir, key, fresh } = slot;
     let manifest = read_manifest(&dir)?;
     let headers = dir.join("tree");
+    let patched = manifest.flavour == Configuration::Patched;
     Ok(StockKernel {
+        series: patched.then_some(manifest.series),
         vmlinux: dir.join("vmlinux"),
         config: dir.join("config"),
         log: dir.join("build.log"),
@@ -255,51 +291,12 @@ fn find(
     Ok(source)
 }
 
-fn name(version: &str) -> String {
-    format!("linux-source-{version}")
-}
-
 fn record(store: &Store, version: &str) -> PathBuf {
     store.source().join(format!("stock-{version}.json"))
 }
 
 fn recorded(store: &Store, version: &str) -> Option<Source> {
     Source::read(&record(store, version))
-}
-
-/// Reads the list of what is in Debian's pool. An error has the line, from 1, and what is wrong.
-fn pool(text: &str) -> Result<Vec<Source>, (usize, &'static str)> {
-    let mut sources = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [version, package, size, sha256, place] = words[..] else {
-            return Err((number, "it has not five words"));
-        };
-        let hex = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !hex {
-            return Err((number, "the fourth word is no SHA-256"));
-        }
-        let file = place.rsplit('/').next().unwrap_or_default();
-        if !place.starts_with("pool/") || !file.ends_with(".deb") {
-            return Err((number, "the fifth word is no package in the pool"));
-        }
-        sources.push(Source {
-            name: name(version),
-            pool: Some(place.to_owned()),
-            own: None,
-            file: file.to_owned(),
-            package: package.to_owned(),
-            sha256: sha256.to_owned(),
-            size: size
-                .parse()
-                .map_err(|_| (number, "the third word is no size"))?,
-        });
-    }
-    Ok(sources)
 }
 
 /// A file of the user's.
@@ -376,9 +373,7 @@ mod tests {
     fn request(version: &str) -> StockRequest {
         StockRequest {
             version: version.to_owned(),
-            source: None,
-            update: false,
-            jobs: None,
+            ..StockRequest::default()
         }
     }
 
@@ -400,50 +395,28 @@ mod tests {
     }
 
     #[test]
-    fn pool_s_lines_are_read_and_each_wrong_one_is_named() {
-        let sha = "a".repeat(64);
-        let good = format!("# remark\n\n7.2 7.2.1-1 12 {sha} pool/y/linux-source_1_all.deb\n");
-        let sources = pool(&good).expect("read");
-        let [source] = &sources[..] else {
-            panic!("{sources:?}")
+    fn a_series_is_that_of_the_version_and_its_switch_must_survive() {
+        let fake = fake("7.2");
+        let with_series = |version| StockRequest {
+            series: true,
+            ..request(version)
         };
-        assert_eq!(
-            (
-                &source.name[..],
-                &source.package[..],
-                source.size,
-                &source.file[..]
-            ),
-            ("linux-source-7.2", "7.2.1-1", 12, "linux-source_1_all.deb")
-        );
-        for (line, reason) in [
-            ("7.2 7.2.1-1 12", "it has not five words"),
-            (
-                "7.2 7.2.1-1 12 abc pool/y.deb",
-                "the fourth word is no SHA-256",
-            ),
-            (
-                &format!("7.2 7.2.1-1 big {sha} pool/y.deb")[..],
-                "the third word is no size",
-            ),
-            (
-                &format!("7.2 7.2.1-1 12 {sha} http://x/y.deb")[..],
-                "the fifth word is no package in the pool",
-            ),
-        ] {
-            assert_eq!(pool(&format!("#\n{line}\n")), Err((2, reason)));
-        }
-    }
-
-    #[test]
-    fn list_that_is_shipped_can_be_read() {
-        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/stock/pool");
-        let sources = pool(&fs::read_to_string(list).expect("read")).expect("parsed");
-        assert!(
-            sources
-                .iter()
-                .any(|source| source.name == "linux-source-7.2")
-        );
+        let build = |version| build_at(&fake.places, &with_series(version), &());
+        fake.write("kernel/patches/6.12/series", "# none\n");
+        let error = build("7.2").expect_err("there is none").to_string();
+        assert!(error.ends_with("kernel/patches, but for 6.12"), "{error}");
+        fake.write("kernel/patches/7.2/series", "# none yet\n");
+        let built = build("7.2").expect("built");
+        assert!(built.patches().starts_with("series "), "{built:?}");
+        let config = fs::read_to_string(&built.config).expect("read");
+        let asked = "CONFIG_A=y\n\nCONFIG_DEFERRAL=y\n\nCONFIG_S=y\n\nCONFIG_V=y\n";
+        assert!(config.starts_with(asked), "{config}");
+        // Another kernel than the one without.
+        let without = build_at(&fake.places, &request("7.2"), &()).expect("built");
+        assert_eq!((without.fresh, &without.patches()[..]), (true, "unpatched"));
+        fake.write("kernel/config/deferral.config", "CONFIG_UNKNOWN=y\n");
+        let lost = build("7.2").expect_err("its switch is lost").to_string();
+        assert!(lost.contains("CONFIG_UNKNOWN"), "{lost}");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! A storm does a number of operations that the rig asks for; a load goes on until it is killed. A
 //! new one is a line in `LOADS`.
 
-mod keys;
+mod hotplug;
+mod knob;
 mod membarrier;
 mod net;
 mod perf;
+mod pipe;
 
 use std::ffi::CString;
 use std::thread;
@@ -19,6 +21,7 @@ use crate::children::{self, Children};
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
 use ipirig_system::{During, Errno, sys};
+use knob::Knob;
 
 /// Between two operations of a load. Real ones also do something else in between.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -39,6 +42,10 @@ struct Load {
 enum Run {
     /// One of its own.
     Own(fn() -> Result<(), StormError>),
+    /// The same, with the kernel's files.
+    With(fn(&Interfaces<'_>) -> Result<(), StormError>),
+    /// Writes to one of the kernel's files.
+    Turn(Knob),
     /// One of a storm.
     Storm(StormKind),
 }
@@ -68,7 +75,11 @@ const LOADS: &[Load] = &[
     Load {
         name: "keys",
         what: "a sysctl turns scheduler statistics, a static key, on and off",
-        run: Run::Own(keys::run),
+        run: Run::Turn(Knob {
+            file: "proc/sys/kernel/sched_schedstats",
+            values: &["1", "0"],
+            needs: "CONFIG_SCHEDSTATS",
+        }),
     },
     Load {
         name: "membarrier",
@@ -94,6 +105,61 @@ const LOADS: &[Load] = &[
         name: "kprobe",
         what: "a kprobe is added and removed",
         run: Run::Storm(StormKind::Kprobe),
+    },
+    Load {
+        name: "vmstat",
+        what: "a sysctl has each CPU's statistics of memory summed up",
+        run: Run::Turn(Knob {
+            file: "proc/sys/vm/stat_refresh",
+            values: &["1"],
+            needs: "CONFIG_PROC_SYSCTL",
+        }),
+    },
+    Load {
+        name: "caches",
+        what: "the page cache is dropped, after what each CPU keeps of it",
+        run: Run::Turn(Knob {
+            file: "proc/sys/vm/drop_caches",
+            values: &["1"],
+            needs: "CONFIG_PROC_SYSCTL",
+        }),
+    },
+    Load {
+        name: "compact",
+        what: "memory is compacted, after what each CPU keeps of it",
+        run: Run::Turn(Knob {
+            file: "proc/sys/vm/compact_memory",
+            values: &["1"],
+            needs: "CONFIG_COMPACTION",
+        }),
+    },
+    Load {
+        name: "hugetlb",
+        what: "huge pages are set aside and given back",
+        run: Run::Turn(Knob {
+            file: "proc/sys/vm/nr_hugepages",
+            values: &["2", "0"],
+            needs: "CONFIG_HUGETLBFS",
+        }),
+    },
+    Load {
+        name: "ignore-ce",
+        what: "the poll for corrected machine checks is turned off and on, on each CPU",
+        run: Run::Turn(Knob {
+            file: "sys/devices/system/machinecheck/machinecheck0/ignore_ce",
+            values: &["1", "0"],
+            needs: "machine checks (CONFIG_X86_MCE, and a CPU that has them)",
+        }),
+    },
+    Load {
+        name: "hotplug",
+        what: "a housekeeping CPU goes offline and comes back",
+        run: Run::With(hotplug::run),
+    },
+    Load {
+        name: "trace-pipe",
+        what: "somebody reads a trace of the interrupts that CPUs take",
+        run: Run::With(pipe::run),
     },
 ];
 
@@ -170,6 +236,8 @@ fn offered(load: &Load, interfaces: &Interfaces<'_>) -> String {
 fn once(load: &Load, interfaces: &Interfaces<'_>) -> Result<(), String> {
     let outcome = match load.run {
         Run::Own(run) => run(),
+        Run::With(run) => run(interfaces),
+        Run::Turn(ref knob) => knob.turn(interfaces.root),
         Run::Storm(kind) => {
             let request = StormRequest {
                 kind,

@@ -53,6 +53,7 @@
 
 mod access;
 mod addressing;
+mod atomics;
 mod base;
 mod bus;
 mod cpu_set;

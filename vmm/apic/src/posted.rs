@@ -1,10 +1,10 @@
 //! The part of an APIC that other CPUs may touch.
 
 use crate::addressing::{Addressing, LogicalModel, Mode};
+use crate::atomics::{AtomicBool, AtomicU32, Ordering};
 use crate::icr::DeliveryMode;
 use crate::vectors::SharedVectors;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What became of a posted interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

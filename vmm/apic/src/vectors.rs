@@ -1,8 +1,8 @@
 //! Sets of interrupt vectors: the 256-bit registers, private and shared.
 
+use crate::atomics::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Vectors below this are reserved for exceptions; an APIC never sets their IRR bit (SDM 11.5.2).
 pub(crate) const FIRST_LEGAL_VECTOR: u8 = 16;

@@ -141,6 +141,9 @@ pub struct GuestBuildArgs {
     /// Instead of it, a kernel as Debian ships its source: 7.2, 6.12, 6.1 and what else apt offers
     #[arg(long, value_name = "VERSION", conflicts_with = "flavour")]
     pub stock: Option<String>,
+    /// Put the reference series onto the source of --stock first: 6.12 and 7.2 have one
+    #[arg(long, requires = "stock")]
+    pub series: bool,
     /// The source of the stock kernel: a linux-source package or a tarball of a kernel
     #[arg(long, value_name = "FILE", requires = "stock")]
     pub source: Option<PathBuf>,
@@ -225,6 +228,9 @@ pub struct ObserveArgs {
     /// isolated CPUs
     #[arg(long)]
     pub as_is: bool,
+    /// Write the report as one web page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Fail if an isolated vCPU gets more IPIs than this
     #[arg(long, value_name = "N")]
     pub max_ipis: Option<u64>,
@@ -327,7 +333,7 @@ pub struct RunArgs {
 }
 
 /// What says how to run, or reports of runs: nothing to a gate that runs nothing.
-const NOT_WITH_FROM: [&str; 26] = [
+const NOT_WITH_FROM: [&str; 27] = [
     "vcpus",
     "apic",
     "deferral",
@@ -337,6 +343,7 @@ const NOT_WITH_FROM: [&str; 26] = [
     "symbols",
     "tree",
     "stock",
+    "series",
     "without",
     "initramfs",
     "pin",

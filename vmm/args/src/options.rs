@@ -80,6 +80,9 @@ pub struct RunOptions {
     /// what else apt offers. It defers nothing
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["kernel", "tree", "initramfs"])]
     pub stock: Option<String>,
+    /// Put the reference series onto the source of --stock first: 6.12 and 7.2 have one
+    #[arg(long, requires = "stock")]
+    pub series: bool,
     /// An initramfs with the agent, for --kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initramfs: Option<PathBuf>,

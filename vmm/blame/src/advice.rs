@@ -39,16 +39,27 @@ mod tests {
     use crate::Causes;
 
     #[test]
-    fn each_is_about_one_cause_of_the_table_and_has_a_source() {
+    fn each_cause_has_one_and_it_has_a_source() {
         let causes = Causes::built_in().expect("a table");
         let known: BTreeSet<&str> = causes.names().collect();
         let advice = advice().expect("a table");
-        let mut seen = BTreeSet::new();
+        let given: Vec<&str> = advice.iter().map(|one| &*one.cause).collect();
+        let distinct: BTreeSet<&str> = given.iter().copied().collect();
+        assert_eq!(distinct, known);
+        assert_eq!(given.len(), known.len(), "one each");
         for one in &advice {
-            assert!(known.contains(&*one.cause), "{one:?}");
-            assert!(seen.insert(&one.cause), "twice: {one:?}");
             assert!(!one.what.is_empty() && !one.source.is_empty(), "{one:?}");
         }
-        assert!(!advice.is_empty());
+    }
+
+    #[test]
+    fn where_nothing_can_be_done_the_reason_stands_beside_it() {
+        for one in advice().expect("a table") {
+            let Some(rest) = one.what.strip_prefix("nothing") else {
+                continue;
+            };
+            let reason = rest.split_once([':', ',']).or(rest.split_once(" for "));
+            assert!(reason.is_some_and(|(_, why)| why.len() > 20), "{one:?}");
+        }
     }
 }

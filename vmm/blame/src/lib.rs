@@ -3,7 +3,8 @@
 //!
 //! What it does: walks the kernel's stack by ORC tables or frame pointers ([`Kernel::unwind`]), gives
 //! each distinct chain a number ([`Interner`]), names its functions ([`Kernel::name`]) and looks it up
-//! in a table of causes ([`Causes`], `causes.toml`).
+//! in a table of causes ([`Causes`], `causes.toml`). It finds the timers for which a CPU's timer interrupt
+//! comes ([`Kernel::due_timers`]), whose functions have causes in the same table.
 //!
 //! What it does not do: read a guest's memory (`ipirig-machine` does, behind [`Memory`]), know when an
 //! IPI was sent or to whom (`ipirig-evidence` does), or read kernel files (`ipirig-image` does).
@@ -21,6 +22,7 @@ mod interner;
 mod kernel;
 mod memory;
 mod prologue;
+mod timers;
 mod unwind;
 
 pub use advice::{Advice, advice};
@@ -30,6 +32,7 @@ pub use interner::Interner;
 pub use kernel::{Frames, Kernel, Module, Name};
 pub use memory::Memory;
 pub use prologue::Prologues;
+pub use timers::{DueTimer, DueTimers, MAX_TIMERS};
 pub use unwind::UnwindRegisters;
 
 #[cfg(test)]

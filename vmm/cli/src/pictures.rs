@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
 use ipirig_args::PictureOptions;
-use ipirig_pictures::html::{Provenance, html};
+use ipirig_observation::Report;
+use ipirig_pictures::html::{Provenance, html, observation};
 use ipirig_pictures::trace::chrome_trace;
 use ipirig_verdict::result::RunResult;
 
@@ -16,14 +17,33 @@ use crate::output::{check_writable, not_written, write_file, write_file_by};
 /// Checks, as far as can be told beforehand, that the files can be written when the runs are over.
 pub(crate) fn check(options: &PictureOptions) -> Result<(), Failure> {
     for (option, path) in [("--html", &options.html), ("--trace", &options.trace)] {
-        let Some(path) = path else { continue };
-        if path == Path::new("-") {
-            let error = anyhow!("{option} -: standard output has the result; give a file");
-            return Err(Failure::usage(error));
-        }
-        check_writable(path).map_err(Failure::usage)?;
+        check_file(option, path.as_deref())?;
     }
     Ok(())
+}
+
+/// The same for the file of one option.
+pub(crate) fn check_file(option: &str, path: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    if path == Path::new("-") {
+        let error = anyhow!("{option} -: standard output has the result; give a file");
+        return Err(Failure::usage(error));
+    }
+    check_writable(path).map_err(Failure::usage)
+}
+
+/// Writes the page of an observation, if it is asked for.
+pub(crate) fn write_observation(path: Option<&Path>, report: &Report) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let page = observation(report, &made()).context("cannot show the report")?;
+    write_file(path, &page).map_err(not_written)
+}
+
+fn made() -> Provenance {
+    Provenance {
+        command: command_line(),
+        time: Some(SystemTime::now()),
+    }
 }
 
 /// Writes what is asked for.
@@ -33,11 +53,7 @@ pub(crate) fn write(options: &PictureOptions, runs: &[RunResult]) -> Result<(), 
         write_file_by(path, trace).map_err(not_written)?;
     }
     if let Some(path) = &options.html {
-        let made = Provenance {
-            command: command_line(),
-            time: Some(SystemTime::now()),
-        };
-        let page = html(runs, &made).context("cannot show the results")?;
+        let page = html(runs, &made()).context("cannot show the results")?;
         write_file(path, &page).map_err(not_written)?;
     }
     Ok(())

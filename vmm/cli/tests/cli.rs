@@ -475,6 +475,10 @@ fn observations_that_cannot_be_are_refused_before_anything_is_built() {
         "cannot be used with",
     );
     refused(
+        &["observe", "--html", "-"],
+        "--html -: standard output has the result; give a file",
+    );
+    refused(
         &["observe", "--isolated-cpus", "0-1"],
         "vCPU 0 boots, and runs the command: it cannot be isolated",
     );

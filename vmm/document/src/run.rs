@@ -86,6 +86,9 @@ pub struct EntryDocument<'a> {
 pub struct Blame {
     /// The named cause, such as `static key` or `vunmap`; `unknown` if no rule knows the chain.
     pub cause: String,
+    /// The function that asked for it, where the cause says only what was asked for, as `queued work` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// Whether a CPU in user space could do without this IPI.
     pub deferrable: Deferrable,
     /// The vector or delivery mode, by its name.
@@ -150,6 +153,7 @@ impl From<&Attribution> for Blame {
     fn from(attribution: &Attribution) -> Self {
         Self {
             cause: attribution.cause.clone(),
+            by: attribution.by.clone(),
             deferrable: attribution.deferrable,
             kind: attribution.kind.clone(),
             source: attribution.source,

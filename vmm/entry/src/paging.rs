@@ -91,6 +91,32 @@ impl Paging {
     }
 }
 
+/// The physical address of a kernel's virtual one, by the kernel's page table of a pair, whichever of the two
+/// `cr3` has. `word` gives the 8 bytes at a physical address. `None`: nothing is mapped there.
+pub fn kernel_translation(
+    cr3: u64,
+    cr4: u64,
+    address: u64,
+    word: impl Fn(u64) -> Option<u64>,
+) -> Option<u64> {
+    let levels = if cr4 & LA57 == 0 { 4 } else { 5 };
+    let mut table = cr3 & ADDRESS & !USER_TABLE;
+    for level in (1..=levels).rev() {
+        let shift = 12 + 9 * (level - 1);
+        let entry = word(table + 8 * (address >> shift & 0x1ff))?;
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        if level == 1 || level < 4 && entry & LEAF != 0 {
+            // Below the size of a large page is its PAT bit (SDM vol. 3, table 4-17).
+            let within = (1 << shift) - 1;
+            return Some(entry & ADDRESS & !within | address & within);
+        }
+        table = entry & ADDRESS;
+    }
+    None
+}
+
 fn entries(page: &[u8]) -> Vec<u64> {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
     page.chunks_exact(8).map(word).collect()
@@ -256,5 +282,27 @@ mod tests {
         });
         assert!(!paging.unwrap().global);
         assert!(calls.get() <= TABLES_MAX + 1);
+    }
+
+    #[test]
+    fn what_the_user_page_table_lacks_is_found_by_the_kernel_s() {
+        // Entry 402, then a page of 4 KiB, one of 2 MiB with its PAT bit set, and nothing.
+        let words = BTreeMap::from([
+            (KERNEL + 8 * 402, 0x30_0003),
+            (0x30_0000, 0x31_0003),
+            (0x31_0000 + 8 * 3, 0x32_0003),
+            (0x31_0000 + 8 * 4, 0x4020_1083),
+            (0x32_0000 + 8 * 7, 0x8000_0000_0123_4003),
+        ]);
+        let translate = |cr3, offset| {
+            let word = |at| Some(words.get(&at).copied().unwrap_or(0));
+            kernel_translation(cr3, 0, VMALLOC.start + offset, word)
+        };
+        let (small, large) = ((3 << 21) + (7 << 12) + 5, (4 << 21) + 0x12_3456);
+        for cr3 in [KERNEL, USER, USER | 0x801] {
+            let found = [small, large, 0].map(|offset| translate(cr3, offset));
+            assert_eq!(found, [Some(0x123_4005), Some(0x4032_3456), None]);
+        }
+        assert_eq!(kernel_translation(USER, 0, VMALLOC.start, |_| None), None);
     }
 }

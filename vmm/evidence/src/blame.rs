@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub struct Attribution {
     /// The named cause, such as `static key` or `vunmap`; `unknown` if no rule knows the chain.
     pub cause: String,
+    /// The function that asked for it, where the cause says only what was asked for, as `queued work` does.
+    pub by: Option<String>,
     /// Whether a CPU in user space could do without this IPI.
     pub deferrable: Deferrable,
     /// The vector or delivery mode, by its name.
@@ -31,6 +33,49 @@ pub struct Attribution {
     pub chain: Vec<Frame>,
     /// Why the chain ends where it does, if that is not its natural end.
     pub broken: Option<String>,
+}
+
+impl Attribution {
+    /// The cause, with who asked for it: `queued work by smp_call_on_cpu`.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        reason(&self.cause, self.by.as_deref())
+    }
+}
+
+/// A cause, with who asked for it if that is known.
+#[must_use]
+pub fn reason(cause: &str, by: Option<&str>) -> String {
+    match by {
+        Some(by) => format!("{cause} by {by}"),
+        None => cause.to_owned(),
+    }
+}
+
+/// Timer interrupts of one vCPU that were programmed for the same timers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerAttribution {
+    /// The vCPU.
+    pub cpu: usize,
+    /// Its number, as in [`crate::ledger::Delivery::due`].
+    pub number: u32,
+    /// What the vCPU was doing when it took them.
+    pub taken: Taken,
+    /// The timers that were due. None: those that the interrupt was programmed for were gone by then.
+    pub timers: Vec<TimerFunction>,
+}
+
+/// A timer that was due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerFunction {
+    /// The named cause, such as `tick`; `timer` if no rule knows the function.
+    pub cause: String,
+    /// The function that tells, where the cause does not.
+    pub by: Option<String>,
+    /// The function that the timer calls, or its address where that has no name.
+    pub function: String,
+    /// The function of the delayed work that it queues, if it does.
+    pub work: Option<String>,
 }
 
 /// Whether the kernel could defer an IPI to a CPU that is in user space.
@@ -82,6 +127,16 @@ pub struct Taken {
     pub idle: u64,
 }
 
+impl Taken {
+    /// How many there were.
+    #[must_use]
+    pub fn all(self) -> u64 {
+        self.user
+            .saturating_add(self.kernel)
+            .saturating_add(self.idle)
+    }
+}
+
 /// One call of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Frame {
@@ -108,11 +163,13 @@ impl Frame {
 /// nothing is known of them.
 #[must_use]
 pub fn summary(blame: &[Attribution], cpu: usize) -> Option<String> {
-    let mut causes: BTreeMap<(&str, Deferrable), u64> = BTreeMap::new();
+    let mut causes: BTreeMap<(String, Deferrable), u64> = BTreeMap::new();
     for blame in blame {
         let count = blame.targets.get(&cpu).copied().unwrap_or_default();
         if count > 0 {
-            *causes.entry((&blame.cause, blame.deferrable)).or_default() += count;
+            *causes
+                .entry((blame.reason(), blame.deferrable))
+                .or_default() += count;
         }
     }
     let mut causes: Vec<_> = causes.into_iter().collect();
@@ -136,6 +193,7 @@ mod tests {
     ) -> Attribution {
         Attribution {
             cause: cause.to_owned(),
+            by: None,
             deferrable,
             kind: "call-function".to_owned(),
             source,

@@ -46,6 +46,9 @@ pub struct Delivery {
     pub user: bool,
     /// Whether it ended a HLT.
     pub idle: bool,
+    /// Of a timer's interrupt, the number of what was due, among those of its vCPU; see
+    /// [`Stacks`](crate::stacks::Stacks).
+    pub due: Option<u32>,
 }
 
 /// One recorded event.

@@ -142,6 +142,7 @@ mod tests {
             ipi,
             user,
             idle: false,
+            due: None,
         })
     }
 

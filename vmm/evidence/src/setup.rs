@@ -51,6 +51,8 @@ pub enum Isolation {
     NoSuchThing(String),
     /// It does not stop its tick there.
     Ticks(String),
+    /// CPUs of the plan are not up.
+    Missing(String),
     /// It may put other tasks there.
     Balanced(String),
 }
@@ -115,9 +117,18 @@ impl KernelSetup {
         (setup != Self::default()).then_some(setup)
     }
 
-    /// Whether the kernel isolates `cpus`: from its tick, and from load balancing where it was told to (`balanced`).
+    /// Whether the kernel has all of `vcpus` up and isolates `cpus` of them: from its tick, and from load balancing where
+    /// it was told to (`balanced`).
     #[must_use]
-    pub fn compare(&self, cpus: &[usize], balanced: bool) -> Isolation {
+    pub fn compare(&self, vcpus: usize, cpus: &[usize], balanced: bool) -> Isolation {
+        let all: Vec<usize> = (0..vcpus).collect();
+        if let Some(online) = self.online.as_ref().filter(|list| !has_all(list, &all)) {
+            let possible = self.possible.as_deref().unwrap_or("not said");
+            return Isolation::Missing(format!(
+                "of {vcpus} vCPUs the kernel has `{online}` up (possible: `{possible}`){}",
+                self.quoted()
+            ));
+        }
         let tick = "the kernel keeps its tick on isolated vCPUs";
         let should = format!("and {cpus:?} should be in it{}", self.quoted());
         match &self.nohz_full {
@@ -248,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_told_with_the_kernels_own_words() {
-        let compare = |text| KernelSetup::parse(text).unwrap().compare(&[2], true);
+        let compare = |text| KernelSetup::parse(text).unwrap().compare(3, &[2], true);
         let tick = "the kernel keeps its tick on isolated vCPUs: ";
         let complaint = "Housekeeping: nohz_full= must match isolcpus=";
         let log = format!("nohz_full\t1\nlog\t{complaint}\n");
@@ -264,8 +275,13 @@ mod tests {
             compare("nohz_full\t2\n"),
             Isolation::Balanced(balanced.into())
         );
-        let whole = "nohz_full\t2\nisolated\t1-2\n";
+        let whole = "nohz_full\t2\nisolated\t1-2\nonline\t0-2\n";
         assert_eq!(compare(whole), Isolation::AsPlanned);
+        let missing = "of 3 vCPUs the kernel has `0,2` up (possible: `0,2-3`)";
+        assert_eq!(
+            compare("nohz_full\t2\nisolated\t2\nonline\t0,2\npossible\t0,2-3\n"),
+            Isolation::Missing(missing.into())
+        );
     }
 
     #[test]

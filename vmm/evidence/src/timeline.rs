@@ -232,6 +232,7 @@ mod tests {
             ipi,
             user: true,
             idle: false,
+            due: None,
         }
     }
 

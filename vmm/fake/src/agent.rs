@@ -145,6 +145,10 @@ impl Fake<'_> {
                 self.mailbox.text.set(part.unwrap_or_default());
             }
             Command::AddressSpaces => results[0] = self.mailbox.control.args[1].load(SeqCst),
+            Command::Partition => {
+                let says = self.script.partition.unwrap_or("isolated");
+                self.mailbox.text.set(says.as_bytes());
+            }
             Command::PowerOff
             | Command::Symbols
             | Command::Prepare

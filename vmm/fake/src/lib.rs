@@ -188,6 +188,7 @@ impl<'a> Fake<'a> {
             ipi,
             user,
             idle: ipi && self.plan.isolated_in.idles(),
+            due: None,
         });
     }
 

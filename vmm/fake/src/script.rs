@@ -100,6 +100,8 @@ pub struct Script {
     pub fails_to_start: bool,
     /// How the kernel is set up, as the agent says.
     pub setup: &'static str,
+    /// What the kernel says of a partition that was made; `None`: that it is isolated.
+    pub partition: Option<&'static str>,
     /// The parts of what the kernel says of itself otherwise, whatever is asked for.
     pub kernel_text: &'static [&'static [u8]],
     /// The guest stops because KVM cannot emulate this, not because of a triple fault.

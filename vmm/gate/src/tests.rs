@@ -38,6 +38,7 @@ fn bad() -> Recorded {
     };
     let blame = |cause: &str, targets: [(usize, u64); 2], chain: &[&str]| Attribution {
         cause: cause.to_owned(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),
         source: 0,

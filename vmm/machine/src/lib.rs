@@ -24,7 +24,6 @@ mod cpuid;
 mod feature;
 mod host;
 mod inspect;
-mod kick;
 mod kvm_events;
 mod machine;
 mod memory;
@@ -55,7 +54,9 @@ pub use ipirig_boot::{
 pub use kvm_events::KvmEventsError;
 pub use machine::{Beginning, Checkpoint, Follow, Machine, MachineError, Raise, Still, Wakeup};
 pub use memory::MemoryError;
-pub use observer::{AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, WatchEvent};
+pub use observer::{
+    AcceptedEvent, IpiEvent, Observer, Sender, SenderRegisters, VirtualMemory, WatchEvent,
+};
 pub use placement::{Placement, PlacementError};
 pub use probe::ProbeError;
 pub use report::{Counters, CrashReport, VcpuState};

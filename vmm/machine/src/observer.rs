@@ -4,16 +4,20 @@ use std::fmt;
 
 use ipirig_apic::{Accepted, Sent};
 
-/// The vCPU that sends an IPI, for as long as the event lasts. Each call costs at most a few ioctls;
-/// who asks nothing pays nothing.
-pub trait Sender: fmt::Debug {
+/// Memory as a vCPU sees it, for as long as an event lasts. Each call costs at most a few ioctls; who
+/// asks nothing pays nothing.
+pub trait VirtualMemory: fmt::Debug {
+    /// Reads at a virtual address, by the vCPU's page tables; `false`, and anything in `buffer`, where
+    /// not all of it is mapped to RAM.
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
+}
+
+/// The vCPU that sends an IPI, for as long as the event lasts.
+pub trait Sender: VirtualMemory {
     /// The registers that say where it is and how it came there.
     fn registers(&self) -> SenderRegisters;
     /// Its page-table base, if KVM gives it.
     fn cr3(&self) -> Option<u64>;
-    /// Reads memory at a virtual address, by its page tables; `false`, and anything in `buffer`, where
-    /// not all of it is mapped to RAM.
-    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
 }
 
 /// Those registers of a sender on which the layout of a kernel's stack may depend
@@ -90,6 +94,11 @@ pub trait Observer: Send + Sync + fmt::Debug {
     }
     /// A vCPU is about to take an interrupt.
     fn accepted(&self, _event: &AcceptedEvent) {}
+    /// The same, where the memory of the vCPU that takes it can be read. What it was doing has ended; the
+    /// handler has not begun.
+    fn accepted_in(&self, event: &AcceptedEvent, _memory: &dyn VirtualMemory) {
+        self.accepted(event);
+    }
     /// An IPI of which was not said what it interrupts ([`AcceptedEvent::cpl`]) interrupted user space.
     fn interrupted_user(&self, _cpu: usize) {}
     /// This many events happened that nobody will hear of.

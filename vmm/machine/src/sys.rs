@@ -4,6 +4,7 @@
     reason = "raw ioctls, a clock, CPUID, and unions whose live member KVM names"
 )]
 
+use ipirig_kick::ImmediateExit;
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVMIO,
     Xsave, kvm_interrupt, kvm_run, kvm_xsave,
@@ -184,8 +185,15 @@ impl Cr8 {
     }
 }
 
-/// The address of `immediate_exit` in the vCPU's mapped `kvm_run`, for the kick's signal handler.
-pub(crate) fn immediate_exit(vcpu: &mut VcpuFd) -> *const std::sync::atomic::AtomicU8 {
+/// `immediate_exit` of `vcpu`, which must live as long: the two belong into one value.
+pub(crate) fn immediate_exit(vcpu: &mut VcpuFd) -> ImmediateExit {
     let byte: *mut u8 = &raw mut vcpu.get_kvm_run().immediate_exit;
-    byte.cast_const().cast()
+    // SAFETY: the mapping lives (see above), and nothing else here accesses the byte but KVM in KVM_RUN.
+    unsafe { ImmediateExit::at(byte.cast_const().cast()) }
+}
+
+/// Whether a KVM_RUN that failed with `error` was made to come back: by `immediate_exit` or a signal, or as another vCPU
+/// changed what this one would have entered with (KVM API 4.10).
+pub(crate) fn kicked(error: &errno::Error) -> bool {
+    matches!(error.errno(), libc::EINTR | libc::EAGAIN)
 }

@@ -9,7 +9,6 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use crate::clock;
-use crate::kick;
 
 /// A timer that sends the kick signal to the thread that made it.
 #[derive(Debug)]
@@ -27,8 +26,8 @@ impl KickTimer {
         // SAFETY: `sigevent` is plain data for which all zeroes is valid.
         let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = kick::SIGNAL;
-        event.sigev_notify_thread_id = kick::thread_id();
+        event.sigev_signo = ipirig_kick::SIGNAL;
+        event.sigev_notify_thread_id = ipirig_kick::thread_id();
         let mut id: libc::timer_t = ptr::null_mut();
         // SAFETY: both pointers are to live locals of the right type.
         if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) } != 0 {

@@ -10,11 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipirig_apic::{Bus, CpuSet};
+use ipirig_kick::{Kicker, SignalledThread};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Console;
-use crate::kick::Kicker;
 use crate::observer::Observer;
 use crate::ports::Ports;
 use crate::stop::StopReason;
@@ -96,7 +96,7 @@ impl Held {
 /// One vCPU, as the others and the machine see it.
 #[derive(Default)]
 pub(crate) struct Slot {
-    pub(crate) kicker: Kicker,
+    pub(crate) kicker: Kicker<SignalledThread>,
     asked: AtomicBool,
     /// A [`crate::Placed`].
     placed: AtomicU8,

@@ -7,10 +7,13 @@ use hdrhistogram::Histogram;
 use ipirig_abi::Gap;
 use serde::Serialize;
 
-use ipirig_evidence::blame::Attribution;
+use ipirig_evidence::blame::{Attribution, TimerAttribution};
 use ipirig_evidence::deliveries::Delivered;
 use ipirig_evidence::gaps::GapRecord;
+use ipirig_machine::{HostFacts, Virtualization};
 use ipirig_verdict::check::Verdict;
+
+use crate::TimerReport;
 
 /// How far the moments by which the two clocks are brought together may be off, in nanoseconds. An interrupt is put down to
 /// the gap that it was delivered in, or else to the nearest one within this.
@@ -21,6 +24,17 @@ const DIGITS: u8 = 3;
 const LONGEST_NS: u64 = 3_600_000_000_000;
 /// By how much the rig's histogram and the task's own sums may differ, in hundredths.
 const TOLERATED: u64 = 5;
+
+/// What is said of gaps without an interrupt.
+pub const NO_INTERRUPT: &str =
+    "no interrupt: noise of the host, which took the CPU, or an SMI, as its firmware did";
+
+/// Whether times are told as parts and multiples only: where the CPU is emulated, or the guest's kernel, or nobody
+/// knows, none says anything of hardware.
+#[must_use]
+pub fn are_ratios(host: Option<&HostFacts>) -> bool {
+    host.is_none_or(|host| host.emulated.is_some() || host.virtualization == Virtualization::None)
+}
 
 /// How long one isolated vCPU was kept from its task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -38,9 +52,12 @@ pub struct Durations {
 /// Gaps with one cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Interruptions {
-    /// The cause of the IPI, or the name of another interrupt; several where they came in one gap. `None`: no
-    /// interrupt was delivered meanwhile, so it was the host that took the CPU away, or its firmware.
+    /// The cause of the IPI, or of the timer's interrupt, or the name of another one; several where they came in one
+    /// gap. `None`: no interrupt was delivered meanwhile, so it was the host that took the CPU away, or its firmware.
     pub cause: Option<String>,
+    /// The same in words where there is no cause: [`NO_INTERRUPT`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
     /// How many gaps there were.
     pub times: u64,
     /// How long they were in all, in nanoseconds.
@@ -55,6 +72,46 @@ pub struct Interruptions {
     pub unmeasured: u64,
 }
 
+impl Durations {
+    /// How often the task was kept from its loop.
+    #[must_use]
+    pub fn times(&self) -> u64 {
+        let times = self.causes.iter().map(|one| one.times);
+        times.fold(0, u64::saturating_add)
+    }
+
+    /// For how long in all, in nanoseconds.
+    #[must_use]
+    pub fn total_ns(&self) -> u64 {
+        let totals = self.causes.iter().map(|one| one.total_ns);
+        totals.fold(0, u64::saturating_add)
+    }
+
+    /// So much of what was measured: `0.010 %`.
+    #[must_use]
+    pub fn share(&self, ns: u64) -> String {
+        let parts = u128::from(ns) * 100_000 / u128::from(self.measured_ns.max(1));
+        format!("{}.{:03} %", parts / 1000, parts % 1000)
+    }
+
+    /// A time as a multiple of the shortest median: `5.0 x`.
+    #[must_use]
+    pub fn multiple(&self, ns: u64) -> String {
+        let medians = self.causes.iter().filter(|one| one.times > 0);
+        let unit = medians.map(|one| one.median_ns).min().unwrap_or(1).max(1);
+        let tenths = u128::from(ns) * 10 / u128::from(unit);
+        format!("{}.{} x", tenths / 10, tenths % 10)
+    }
+}
+
+impl Interruptions {
+    /// The cause, or what is said where no interrupt came.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        self.cause.as_deref().unwrap_or(NO_INTERRUPT)
+    }
+}
+
 /// Gaps of about one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bucket {
@@ -62,6 +119,15 @@ pub struct Bucket {
     pub up_to_ns: u64,
     /// How many.
     pub times: u64,
+}
+
+/// What is known of why interrupts came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    /// Of IPIs.
+    pub(super) blame: &'a [Attribution],
+    /// Of timers.
+    pub(super) timers: &'a [TimerAttribution],
 }
 
 /// What is collected of one cause.
@@ -76,7 +142,7 @@ pub(super) fn durations(
     cpu: usize,
     record: &GapRecord,
     delivered: &[Delivered],
-    blame: &[Attribution],
+    known: Known<'_>,
 ) -> Option<Durations> {
     let mut gaps: Vec<(u64, u64)> = Vec::with_capacity(record.gaps.len());
     for &Gap { begin, ticks } in &record.gaps {
@@ -93,7 +159,7 @@ pub(super) fn durations(
     let mut causes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); gaps.len()];
     let mut collected: BTreeMap<Option<String>, Collected> = BTreeMap::new();
     for one in mine {
-        let named = named(one, blame);
+        let named = named(one, known);
         match place(&gaps, one.delivery.time_ns).and_then(|at| causes.get_mut(at)) {
             Some(causes) => causes.extend(named),
             None => collected.entry(Some(joined(named))).or_default().unmeasured += 1,
@@ -115,17 +181,24 @@ pub(super) fn durations(
     })
 }
 
-/// By what one interrupt was caused: several causes if sends were merged.
-fn named(one: &Delivered, blame: &[Attribution]) -> BTreeSet<String> {
+/// By what one interrupt was caused: several causes if sends were merged, or several timers were due.
+fn named(one: &Delivered, known: Known<'_>) -> BTreeSet<String> {
     let kind = one.delivery.kind.to_string();
+    if let Some(number) = one.delivery.due {
+        let alike =
+            |timers: &&TimerAttribution| (timers.cpu, timers.number) == (one.delivery.cpu, number);
+        if let Some(timers) = known.timers.iter().find(alike) {
+            return TimerReport::from(timers).reasons();
+        }
+    }
     let causes = one.writes.iter().map(|write| {
-        let known = blame.iter().find(|known| {
+        let known = known.blame.iter().find(|known| {
             known.source == write.source && known.number == write.chain && known.kind == kind
         });
         // Without its calls nothing is known of an IPI but its kind.
         known
             .filter(|known| known.number.is_some())
-            .map_or_else(|| kind.clone(), |known| known.cause.clone())
+            .map_or_else(|| kind.clone(), Attribution::reason)
     });
     let causes: BTreeSet<String> = causes.collect();
     if causes.is_empty() {
@@ -168,6 +241,7 @@ fn interruptions(cause: Option<String>, collected: &Collected) -> Option<Interru
     });
     let sum = |sum: u64, ns: &u64| sum.saturating_add(*ns);
     Some(Interruptions {
+        note: cause.is_none().then_some(NO_INTERRUPT),
         cause,
         times: collected.gaps.len() as u64,
         total_ns: collected.gaps.iter().fold(0, sum),

@@ -18,8 +18,8 @@ use ipirig_abi::{Ending, Role};
 use ipirig_machine::StopReason;
 use serde::Serialize;
 
-pub use durations::{Bucket, Durations, Interruptions};
-use ipirig_evidence::blame::{Attribution, Taken};
+pub use durations::{Bucket, Durations, Interruptions, NO_INTERRUPT, are_ratios};
+use ipirig_evidence::blame::{Attribution, Taken, TimerAttribution, reason};
 use ipirig_evidence::chain;
 use ipirig_evidence::deliveries::{Delivered, delivered};
 use ipirig_evidence::ledger::{Detail, Ledger};
@@ -54,7 +54,9 @@ pub struct Observation {
     /// Where the IPIs to isolated vCPUs were sent from, most sends first. What is known of their
     /// causes is in `blame`.
     pub origins: Vec<Origin>,
-    /// What can be done about the causes that `blame` has.
+    /// What timer interrupts of isolated vCPUs came for, most first. Those of which nothing is known are not here.
+    pub timers: Vec<TimerReport>,
+    /// What can be done about the causes that `blame` and `timers` have.
     pub advice: Vec<AdviceReport>,
 }
 
@@ -69,10 +71,79 @@ pub struct AdviceReport {
     pub source: String,
 }
 
-/// What can be done about the causes of what was sent to one of `isolated`.
-fn advice(blame: &[Attribution], isolated: &[usize]) -> Vec<AdviceReport> {
+/// Timer interrupts of an isolated vCPU that came for the same timers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TimerReport {
+    /// The vCPU.
+    pub cpu: usize,
+    /// How many came.
+    pub times: u64,
+    /// What the vCPU was doing when it took them.
+    pub taken: Taken,
+    /// The timers that were due. None: they were gone when the interrupt came.
+    pub due: Vec<DueReport>,
+}
+
+/// A timer that was due.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DueReport {
+    /// The named cause, such as `tick`; `timer` if no rule knows the function.
+    pub cause: String,
+    /// The function that tells, where the cause does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The function that the timer calls, or its address where that has no name.
+    pub function: String,
+    /// The function of the delayed work that it queues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub work: Option<String>,
+}
+
+impl TimerReport {
+    /// What the interrupts came for, in words: `tick`, `timer by mce_timer_fn + vmstat`.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let reasons: Vec<String> = self.reasons().into_iter().collect();
+        reasons.join(" + ")
+    }
+
+    /// The same, each by itself.
+    fn reasons(&self) -> BTreeSet<String> {
+        if self.due.is_empty() {
+            return [NOTHING_DUE.to_owned()].into();
+        }
+        let due = self.due.iter();
+        due.map(|due| reason(&due.cause, due.by.as_deref()))
+            .collect()
+    }
+}
+
+impl From<&TimerAttribution> for TimerReport {
+    fn from(timers: &TimerAttribution) -> Self {
+        let due = timers.timers.iter().map(|timer| DueReport {
+            cause: timer.cause.clone(),
+            by: timer.by.clone(),
+            function: timer.function.clone(),
+            work: timer.work.clone(),
+        });
+        Self {
+            cpu: timers.cpu,
+            times: timers.taken.all(),
+            taken: timers.taken,
+            due: due.collect(),
+        }
+    }
+}
+
+/// What is said of a timer interrupt that came for nothing.
+const NOTHING_DUE: &str = "timer that was gone";
+
+/// What can be done about the causes of what was sent to one of `isolated`, and of its timers.
+fn advice(blame: &[Attribution], timers: &[TimerReport], isolated: &[usize]) -> Vec<AdviceReport> {
     let sent = |one: &&Attribution| isolated.iter().any(|cpu| one.targets.contains_key(cpu));
-    let causes: BTreeSet<&str> = blame.iter().filter(sent).map(|one| &*one.cause).collect();
+    let sent = blame.iter().filter(sent).map(|one| &*one.cause);
+    let due = timers.iter().flat_map(|timers| &timers.due);
+    let causes: BTreeSet<&str> = sent.chain(due.map(|due| &*due.cause)).collect();
     let known = ipirig_blame::advice().unwrap_or_default().into_iter();
     let known = known.filter(|advice| causes.contains(&*advice.cause));
     let report = |advice: ipirig_blame::Advice| AdviceReport {
@@ -187,7 +258,13 @@ fn lacking(ended: &Ended) -> Option<String> {
     ))
 }
 
-fn visited(cpu: usize, observed: &Observed, ledger: &Ledger, delivered: &[Delivered]) -> Visited {
+fn visited(
+    cpu: usize,
+    observed: &Observed,
+    ledger: &Ledger,
+    delivered: &[Delivered],
+    timers: &[TimerAttribution],
+) -> Visited {
     let evidence = &observed.evidence;
     let tally = evidence.ledger.cpus.get(cpu).map(|record| &record.window);
     let named = |counts: Option<&BTreeMap<Kind, u64>>| {
@@ -223,10 +300,13 @@ fn visited(cpu: usize, observed: &Observed, ledger: &Ledger, delivered: &[Delive
         turns: marks.map_or(0, |(open, close)| {
             close.heartbeat.saturating_sub(open.heartbeat)
         }),
-        durations: observed
-            .gaps
-            .get(&cpu)
-            .and_then(|record| durations::durations(cpu, record, delivered, &evidence.blame)),
+        durations: observed.gaps.get(&cpu).and_then(|record| {
+            let known = durations::Known {
+                blame: &evidence.blame,
+                timers,
+            };
+            durations::durations(cpu, record, delivered, known)
+        }),
     }
 }
 
@@ -266,15 +346,19 @@ impl Report {
         let symbols = observed.evidence.layout.as_ref().ok();
         let symbols = symbols.map(|layout| layout.symbols());
         let origins = origins(ledger.details().iter(), &isolated, symbols);
+        let mut timers = ledger.timers();
+        timers.retain(|timer| isolated.contains(&timer.cpu));
         // One window: there is none before it.
         let delivered = delivered(ledger.details().iter(), &[]);
         let visited = isolated
             .iter()
-            .map(|&cpu| visited(cpu, &observed, ledger, &delivered));
+            .map(|&cpu| visited(cpu, &observed, ledger, &delivered, &timers));
+        let reports: Vec<TimerReport> = timers.iter().map(Into::into).collect();
         let observation = Observation {
             isolated: visited.collect(),
             origins,
-            advice: advice(&run.blame, &isolated),
+            advice: advice(&run.blame, &reports, &isolated),
+            timers: reports,
             command: CommandReport {
                 words: plan.command.clone(),
                 ending: match observed.command.ending {

@@ -366,6 +366,7 @@ fn gaps_that_were_lost_are_told_and_take_nothing_away_from_the_rest() {
 fn advice_is_given_for_the_causes_that_reached_an_isolated_vcpu_and_for_no_other() {
     let sent = |cause: &str, cpu: usize| Attribution {
         cause: cause.to_owned(),
+        by: None,
         deferrable: ipirig_evidence::blame::Deferrable::No,
         kind: "call-function".to_owned(),
         source: 0,
@@ -378,12 +379,24 @@ fn advice_is_given_for_the_causes_that_reached_an_isolated_vcpu_and_for_no_other
     let blame = [
         sent("fair server", 2),
         sent("fair server", 3),
-        sent("clocksource watchdog", 1),
+        sent("load balancing", 1),
         sent("unknown", 2),
     ];
-    let given = advice(&blame, &[2, 3]);
+    let due = |cause: &str| DueReport {
+        cause: cause.to_owned(),
+        by: None,
+        function: "f".to_owned(),
+        work: None,
+    };
+    let timers = [TimerReport {
+        cpu: 2,
+        times: 1,
+        taken: Taken::default(),
+        due: vec![due("clocksource watchdog")],
+    }];
+    let given = advice(&blame, &timers, &[2, 3]);
     let causes: Vec<&str> = given.iter().map(|one| &*one.cause).collect();
-    assert_eq!(causes, ["fair server"]);
+    assert_eq!(causes, ["fair server", "clocksource watchdog"]);
     assert_eq!(
         given[0].source,
         "kernel/sched/debug.c, sched_fair_server_write(), since 6.12"

@@ -6,6 +6,7 @@
 
 mod facts;
 mod matrix;
+mod observation;
 mod picture;
 mod view;
 mod words;
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 use askama::Template;
 use ipirig_verdict::result::RunResult;
 
+pub use observation::observation;
 use view::Page;
 
 /// Why there is no page.

@@ -1,4 +1,5 @@
-//! A run as a picture: what happened when, on which vCPU. And a sweep as one: what is so at which instruction.
+//! A run as a picture: what happened when, on which vCPU. An observation as one: who interrupted whom, and why. And a
+//! sweep: what is so at which instruction.
 //!
 //! [`html`] makes a web page, [`trace`] a file for trace viewers. Both take whole results with their timeline,
 //! of which documents (`ipirig-document`) have nothing. [`sweep`] makes a web page of a sweep.

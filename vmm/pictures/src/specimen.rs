@@ -9,6 +9,10 @@ use ipirig_evidence::ledger::changes::{Sighted, Sighting};
 use ipirig_evidence::ledger::{Delivery, Write};
 use ipirig_evidence::timeline::{Entered, Span, Timeline};
 use ipirig_evidence::vectors::Kind;
+use ipirig_observation::{
+    AdviceReport, Bucket, CommandReport, DueReport, Durations, Interruptions, NO_INTERRUPT,
+    Observation, Report, TimerReport, Visited,
+};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_verdict::check::{Check, Verdict};
@@ -61,6 +65,7 @@ fn delivery(time_ns: u64, cpu: usize, kind: Kind, ipi: bool) -> Delivery {
         ipi,
         user: cpu == 2,
         idle: false,
+        due: None,
     }
 }
 
@@ -110,6 +115,7 @@ pub(crate) fn blame() -> Attribution {
     };
     Attribution {
         cause: "static key".into(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: CALL.to_string(),
         source: 0,
@@ -220,4 +226,99 @@ pub(crate) fn violated() -> RunResult {
         warnings: vec!["vCPUs 0 and 1 share a core".into()],
     });
     run
+}
+
+/// An observation: the IPIs of [`violated`], two timer interrupts, and the host's noise.
+pub(crate) fn observed() -> Report {
+    let mut run = violated();
+    run.scenario.name = "observe".into();
+    run.scenario.storm = "load fork".into();
+    run.verdict = Verdict::Held;
+    run.checks = vec![Check {
+        name: "nothing-lost",
+        status: Verdict::Held,
+        evidence: "all 6 events of the window recorded".into(),
+    }];
+    let mut to_others = blame();
+    to_others.cause = "vunmap".into();
+    to_others.targets = BTreeMap::from([(1, 5)]);
+    let mut queued = blame();
+    queued.cause = "queued work".into();
+    queued.by = Some("smp_call_on_cpu".into());
+    queued.deferrable = Deferrable::No;
+    queued.targets = BTreeMap::from([(1, 1), (2, 1)]);
+    run.blame.extend([to_others, queued]);
+    let interruptions = |cause: Option<&str>, times, total_ns, histogram| Interruptions {
+        cause: cause.map(str::to_owned),
+        note: cause.is_none().then_some(NO_INTERRUPT),
+        times,
+        total_ns,
+        median_ns: 1500,
+        longest_ns: 9000,
+        histogram,
+        unmeasured: 0,
+    };
+    let bucket = |up_to_ns, times| Bucket { up_to_ns, times };
+    let due = DueReport {
+        cause: "timer".into(),
+        by: Some("mce_timer_fn".into()),
+        function: "mce_timer_fn".into(),
+        work: None,
+    };
+    let taken = Taken {
+        user: 2,
+        ..Taken::default()
+    };
+    let advice = |cause: &str| AdviceReport {
+        cause: cause.into(),
+        what: format!("stop the {cause}"),
+        source: "kernel/x.c".into(),
+    };
+    Report {
+        observation: Some(Observation {
+            command: CommandReport {
+                words: vec!["load".into(), "fork".into()],
+                ending: "exited",
+                code: 0,
+                printed: 8,
+                output: "hello\n".into(),
+            },
+            unrest: Some("a tick came".into()),
+            isolated: vec![Visited {
+                id: 2,
+                ipis: BTreeMap::from([("call-function".into(), 3)]),
+                other: BTreeMap::from([("local-timer".into(), 2)]),
+                taken: Taken {
+                    user: 4,
+                    kernel: 1,
+                    idle: 0,
+                },
+                longest_alone_s: 0.25,
+                turns: 100,
+                durations: Some(Durations {
+                    measured_ns: 4_000_000,
+                    threshold_ns: 1000,
+                    causes: vec![
+                        interruptions(
+                            Some("static key"),
+                            4,
+                            13_000,
+                            vec![bucket(999, 1), bucket(1999, 2), bucket(15_999, 1)],
+                        ),
+                        interruptions(None, 1, 2000, vec![bucket(3999, 1)]),
+                    ],
+                    lost: 0,
+                }),
+            }],
+            origins: vec![],
+            timers: vec![TimerReport {
+                cpu: 2,
+                times: 2,
+                taken,
+                due: vec![due],
+            }],
+            advice: vec![advice("static key"), advice("timer")],
+        }),
+        run,
+    }
 }

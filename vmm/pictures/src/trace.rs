@@ -396,7 +396,7 @@ fn explain(args: &mut Value, blame: &Attribution) {
         .iter()
         .map(|frame: &Frame| call(frame))
         .collect();
-    args["cause"] = json!(blame.cause);
+    args["cause"] = json!(blame.reason());
     args["deferrable"] = json!(blame.deferrable);
     args["chain"] = json!(chain);
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use ipirig_blame::Causes;
 use ipirig_document::{Blame, SCHEMA_VERSION};
-use ipirig_evidence::blame::{Deferrable, Frame};
+use ipirig_evidence::blame::{Deferrable, Frame, reason};
 use ipirig_verdict::result::RunResult;
 use serde::Deserialize;
 
@@ -51,6 +51,7 @@ struct Vcpu {
 /// IPIs with one cause, kind, sender and chain of functions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Origin {
+    /// With who asked for it.
     cause: String,
     deferrable: Deferrable,
     kind: String,
@@ -104,7 +105,7 @@ impl Account {
                 .sum();
             if count > 0 {
                 let origin = Origin {
-                    cause: blame.cause.clone(),
+                    cause: reason(&blame.cause, blame.by.as_deref()),
                     deferrable: blame.deferrable,
                     kind: blame.kind.clone(),
                     source: blame.source,

@@ -2,12 +2,13 @@
 
 mod durations;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::origins::Origin;
-use ipirig_observation::{AdviceReport, CommandReport, Observation, Report, Visited};
+use ipirig_observation::{AdviceReport, CommandReport, Observation, Report, Visited, are_ratios};
 use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
 use ipirig_verdict::result::RunResult;
 
@@ -80,13 +81,34 @@ fn observed(out: &mut String, run: &RunResult, observation: &Observation, paint:
     } else {
         *out += &Account::from(run).table(To::Isolated, paint);
     }
+    timers(out, observation, paint);
     advised(out, observation, paint);
-    let ratios = durations::are_ratios(run.host.as_ref());
+    let ratios = are_ratios(run.host.as_ref());
     for visited in &observation.isolated {
         durations::render(out, visited, ratios, paint);
     }
     switched_off(out, run, paint);
     printed(out, &observation.command, paint);
+}
+
+/// What timer interrupts came for.
+fn timers(out: &mut String, observation: &Observation, paint: Paint) {
+    let mut known: BTreeMap<(usize, String), u64> = BTreeMap::new();
+    for timer in &observation.timers {
+        let times = known.entry((timer.cpu, timer.reason())).or_default();
+        *times = times.saturating_add(timer.times);
+    }
+    if known.is_empty() {
+        return;
+    }
+    let mut rows: Vec<_> = known.into_iter().collect();
+    rows.sort_by_key(|((cpu, _), times)| (*cpu, Reverse(*times)));
+    line(out, "");
+    let head = "timer interrupts of isolated vCPUs, by what was due";
+    line(out, paint.dim(head));
+    for ((cpu, reason), times) in rows {
+        line(out, format!("{times:>7}  vCPU {cpu}: {reason}"));
+    }
 }
 
 /// What can be done about the causes.

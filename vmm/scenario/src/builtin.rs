@@ -1,7 +1,7 @@
 //! The scenarios that come with the rig. A new one is a file and a line here.
 
 /// File stem and contents, by name.
-pub(super) const FILES: [(&str, &str); 32] = [
+pub(super) const FILES: [(&str, &str); 33] = [
     (
         "address-space-switch",
         include_str!("../../../scenarios/address-space-switch.toml"),
@@ -71,6 +71,10 @@ pub(super) const FILES: [(&str, &str); 32] = [
     (
         "set-memory-large",
         include_str!("../../../scenarios/set-memory-large.toml"),
+    ),
+    (
+        "run-time-partition",
+        include_str!("../../../scenarios/run-time-partition.toml"),
     ),
     (
         "static-call-update",

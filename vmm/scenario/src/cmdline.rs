@@ -6,7 +6,6 @@ use ipirig_abi::Role;
 use crate::cpu_list::CpuList;
 use crate::parameters::{PARAMETERS, Value, name};
 use crate::plan::GuestPlan;
-use crate::scenario::Mode;
 
 /// The rig's part of the kernel command line for `plan`, with the user's part last so that it wins.
 #[must_use]
@@ -15,7 +14,7 @@ pub fn command_line(plan: &GuestPlan) -> String {
     let others: Vec<usize> = (0..plan.roles.len())
         .filter(|cpu| !isolated.contains(cpu))
         .collect();
-    let replugged = plan.isolated_in == Mode::Replugged;
+    let at_boot = plan.isolated_at_boot();
     let tasks = plan.isolated_in.has_task();
     let mut words: Vec<String> = PARAMETERS
         .iter()
@@ -30,7 +29,7 @@ pub fn command_line(plan: &GuestPlan) -> String {
             Value::Plain | Value::Quiets(_) => name.to_owned(),
             Value::NoTasks | Value::AsIs => format!("{name}=none"),
             Value::Isolated(prefix) => format!("{name}{prefix}{}", CpuList(&isolated)),
-            Value::Flagged(_, rest) if replugged => format!("{name}{rest}{}", CpuList(&isolated)),
+            Value::Flagged(_, rest) if !at_boot => format!("{name}{rest}{}", CpuList(&isolated)),
             Value::Flagged(first, rest) => format!("{name}{first}{rest}{}", CpuList(&isolated)),
             Value::Others => format!("{name}{}", CpuList(&others)),
             Value::Deferral => format!("{name}{}", if plan.deferral { "on" } else { "off" }),
@@ -57,6 +56,7 @@ mod tests {
     use super::*;
     use crate::Scenario;
     use crate::plan::{Options, Plan};
+    use crate::scenario::{Mode, Partition};
 
     fn line(options: Options) -> String {
         let scenario = Scenario::find("static-key-flip").unwrap();
@@ -86,6 +86,15 @@ mod tests {
             assert!(words.contains(&"ipirig_tasks=none"), "{line}");
             assert!(words.contains(&flags), "{line}");
         }
+    }
+
+    #[test]
+    fn cpus_that_a_cpuset_isolates_are_in_scheduling_domains_at_boot() {
+        let mut scenario = Scenario::find("static-key-flip").unwrap();
+        scenario.vcpus.isolated_by = Partition::Cpuset;
+        let line = command_line(&Plan::new(scenario, Options::default()).unwrap());
+        let isolating: Vec<&str> = line.split(' ').filter(|word| word.contains('2')).collect();
+        assert_eq!(isolating, ["nohz_full=2", "isolcpus=managed_irq,2"]);
     }
 
     #[test]

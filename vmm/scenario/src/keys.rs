@@ -6,7 +6,7 @@ use ipirig_abi::{Flavour, Role};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::EntryKind;
-use crate::scenario::Mode;
+use crate::scenario::{Mode, Partition};
 use crate::storm::Kind;
 
 /// Operations of one storm. The upper end keeps a window within minutes on a slow host.
@@ -31,6 +31,11 @@ pub(crate) const MODES: [(&str, Mode); 5] = [
     ("unused", Mode::Unused),
     ("replugged", Mode::Replugged),
 ];
+/// What keeps other tasks off isolated vCPUs.
+pub(crate) const PARTITIONS: [(&str, Partition); 2] = [
+    ("isolcpus", Partition::CommandLine),
+    ("cpuset", Partition::Cpuset),
+];
 /// Where housekeeping vCPUs are, and whether that is user space.
 pub(crate) const HOUSEKEEPING: [(&str, bool); 2] = [("idle", false), ("user", true)];
 
@@ -52,6 +57,10 @@ pub(crate) fn roles(_: &mut SchemaGenerator) -> Schema {
 
 pub(crate) fn modes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": MODES.map(|(name, _)| name) })
+}
+
+pub(crate) fn partitions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": PARTITIONS.map(|(name, _)| name) })
 }
 
 pub(crate) fn housekeeping_modes(_: &mut SchemaGenerator) -> Schema {

@@ -35,7 +35,7 @@ pub use diagnostic::Diagnostic;
 pub use entry::{EntryKind, LOCAL_TIMER, RESCHEDULE, Trigger};
 pub use find::ScenarioError;
 pub use role::role_name;
-pub use scenario::{Expectations, IsolatedIpis, Mode, Scenario, Vcpus};
+pub use scenario::{Expectations, IsolatedIpis, Mode, Partition, Scenario, Vcpus};
 pub use selection::{ALL, SelectionError, base_name, select};
 pub use storm::{Kind, Part, Storm};
 pub use validate::is_name;

@@ -44,7 +44,7 @@ pub(crate) const PARAMETERS: &[(&str, Value)] = &[
     //
     // Without the first where they are to be taken offline: a CPU in no scheduling domain is the last of
     // its own, which 6.12 then thinks has deadline bandwidth to lose (dl_bw_manage of
-    // kernel/sched/deadline.c), EBUSY.
+    // kernel/sched/deadline.c), EBUSY. Nor where a cpuset is to do it.
     ("isolcpus=", Value::Flagged("domain,", "managed_irq,")),
     // Device interrupts, should there be any, go elsewhere.
     ("irqaffinity=", Value::Others),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipirig_abi::{Flavour, MAX_CPUS, Role};
 
 use crate::parameters::{self, NotOurs};
-use crate::{EntryKind, Mode, Scenario, Vcpus};
+use crate::{EntryKind, Mode, Partition, Scenario, Vcpus};
 
 /// MiB of guest memory that the machine can lay out.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=3072;
@@ -106,6 +106,8 @@ pub struct GuestPlan {
     pub kernel: Flavour,
     /// Where the isolated vCPUs are while the window is open.
     pub isolated_in: Mode,
+    /// What keeps other tasks off them.
+    pub isolated_by: Partition,
     /// Role of each vCPU, by number.
     pub roles: Vec<Role>,
     /// Whether the kernel is told to defer.
@@ -293,6 +295,7 @@ impl GuestPlan {
         Ok(Self {
             kernel,
             isolated_in: vcpus.isolated_in,
+            isolated_by: vcpus.isolated_by,
             roles,
             deferral: !options.no_deferral,
             pin: options.pin,
@@ -314,6 +317,12 @@ impl GuestPlan {
     /// [`PlanError::Memory`].
     pub fn check_memory(&self) -> Result<(), PlanError> {
         check_memory(self.memory_mib)
+    }
+
+    /// Whether `isolcpus=domain` keeps other tasks off isolated vCPUs.
+    #[must_use]
+    pub fn isolated_at_boot(&self) -> bool {
+        self.isolated_in != Mode::Replugged && self.isolated_by == Partition::CommandLine
     }
 
     /// Numbers of the vCPUs with `role`, ascending.

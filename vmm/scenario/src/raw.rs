@@ -8,7 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::keys::{
-    entry_kinds, housekeeping_modes, kernels, modes, name, operations, roles, storms, summary,
+    entry_kinds, housekeeping_modes, kernels, modes, name, operations, partitions, roles, storms,
+    summary,
 };
 
 /// What to provoke, on which vCPUs, and what must hold.
@@ -70,6 +71,11 @@ pub(super) struct RawVcpus {
     #[schemars(schema_with = "modes", extend("default" = "user"))]
     #[serde(default)]
     pub(super) isolated_in: Option<Spanned<String>>,
+    /// What keeps other tasks off the isolated vCPUs: `isolcpus=` of the command line, or a cpuset that is made a
+    /// partition once the guest has booted, which needs a kernel with cpusets.
+    #[schemars(schema_with = "partitions", extend("default" = "isolcpus"))]
+    #[serde(default)]
+    pub(super) isolated_by: Option<Spanned<String>>,
     /// Where the housekeeping vCPUs are while the storm runs.
     #[schemars(schema_with = "housekeeping_modes", extend("default" = "idle"))]
     #[serde(default)]

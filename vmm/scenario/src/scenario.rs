@@ -41,11 +41,24 @@ pub struct Vcpus {
     pub further: Role,
     /// Where the isolated vCPUs are while the storm runs.
     pub isolated_in: Mode,
+    /// What keeps other tasks off the isolated vCPUs.
+    pub isolated_by: Partition,
     /// Whether each housekeeping vCPU is in a user-space loop while the storm runs; else it idles.
     pub housekeeping_in_user: bool,
     /// Address spaces besides its task's that each isolated vCPU uses before the window, and that the
     /// entry after it goes through; 0 to 16.
     pub address_spaces: u64,
+}
+
+/// What keeps the scheduler from putting other tasks on isolated CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Partition {
+    /// `isolcpus=domain` on the kernel's command line.
+    #[default]
+    CommandLine,
+    /// A cpuset whose `cpuset.cpus.partition` becomes `isolated` once the guest has booted
+    /// (Documentation/admin-guide/cgroup-v2.rst).
+    Cpuset,
 }
 
 /// Where a vCPU is.

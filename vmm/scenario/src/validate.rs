@@ -9,10 +9,12 @@ use toml::Spanned;
 
 use super::raw::{RawExpect, RawScenario, RawStorm, RawVcpus};
 use super::{
-    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Scenario, Storm, Vcpus,
+    Diagnostic, EntryKind, Expectations, IsolatedIpis, Kind, Mode, Partition, Scenario, Storm,
+    Vcpus,
 };
 use crate::keys::{
-    ADDRESS_SPACES, ENTER_BEFORE, FURTHER, HOUSEKEEPING, MODES, NAME_MAX, OPERATIONS, SUMMARY_MAX,
+    ADDRESS_SPACES, ENTER_BEFORE, FURTHER, HOUSEKEEPING, MODES, NAME_MAX, OPERATIONS, PARTITIONS,
+    SUMMARY_MAX,
 };
 use crate::suggest;
 
@@ -44,6 +46,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Scenario, Diagnostic> {
     };
     place.enters_from_user(raw.enter_before.as_ref(), &scenario)?;
     place.address_spaces(&raw.vcpus, &scenario)?;
+    place.partition(&raw.vcpus, &scenario)?;
     Ok(scenario)
 }
 
@@ -138,6 +141,9 @@ impl SourceText<'_> {
             isolated_in: self
                 .one_of("mode", raw.isolated_in.as_ref(), &MODES)?
                 .unwrap_or_default(),
+            isolated_by: self
+                .one_of("partition", raw.isolated_by.as_ref(), &PARTITIONS)?
+                .unwrap_or_default(),
             housekeeping_in_user: self
                 .one_of("mode", raw.housekeeping_in.as_ref(), &HOUSEKEEPING)?
                 .unwrap_or_default(),
@@ -146,6 +152,21 @@ impl SourceText<'_> {
                 None => 0,
             },
         })
+    }
+
+    /// A partition is of CPUs that are up and have a task to be in it.
+    fn partition(&self, raw: &RawVcpus, scenario: &Scenario) -> Result<(), Diagnostic> {
+        match &raw.isolated_by {
+            Some(value)
+                if scenario.vcpus.isolated_by == Partition::Cpuset
+                    && !scenario.vcpus.isolated_in.has_task() =>
+            {
+                Err(self
+                    .at(value.span(), "a vCPU without a task is in no cpuset")
+                    .help("leave out `isolated_in`, or this line"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A vCPU goes through address spaces in a system call that comes from user space.

@@ -105,6 +105,15 @@ fn a_cpu_is_occupied_or_replugged_or_the_reason_why_not_comes_back() {
 }
 
 #[test]
+fn what_the_kernel_says_of_a_partition_comes_back_or_what_it_lacks() {
+    let guest = FakeGuest::default();
+    let make = |cpus| obey(&guest, Command::Partition, [cpus, 0, 0, 0]).0;
+    assert_eq!(make(4), Answer::text(b"isolated".into()));
+    let lacking = Answer::lacking([0; 4], "no cpusets".into());
+    assert_eq!(make(8), lacking);
+}
+
+#[test]
 fn a_kernel_whose_flips_patch_nothing_is_lacking() {
     let guest = with_module(FakeModule {
         trigger_fails: Some(Errno(libc::EOPNOTSUPP)),

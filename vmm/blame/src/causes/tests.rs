@@ -90,7 +90,7 @@ fn chains_as_kernels_have_them_get_their_cause() {
         (
             // Not what it was left for: the purge woke somebody up.
             "native_smp_send_reschedule try_to_wake_up __queue_work __purge_vmap_area_lazy",
-            "wake-up",
+            "queued work",
             No,
         ),
         (
@@ -120,7 +120,7 @@ fn chains_as_kernels_have_them_get_their_cause() {
             No,
         ),
         (
-            "irq_work_queue_on tick_nohz_full_kick_cpu wake_up_nohz_cpu",
+            "irq_work_queue_on tick_nohz_full_kick_cpu tick_nohz_dep_set_cpu",
             "tick kick",
             No,
         ),
@@ -142,6 +142,95 @@ fn chains_as_kernels_have_them_get_their_cause() {
     ] {
         let functions: Vec<&str> = chain.split_whitespace().collect();
         assert_eq!(cause(&functions), (name.to_owned(), deferrable), "{chain}");
+    }
+}
+
+#[test]
+fn who_asked_is_told_where_the_cause_says_only_what_was_asked_for() {
+    let causes = Causes::built_in().unwrap();
+    for (chain, name, by) in [
+        (
+            "native_smp_send_reschedule resched_curr ttwu_do_activate try_to_wake_up kick_pool \
+             __queue_work queue_work_on schedule_work_on smp_call_on_cpu coretemp_probe",
+            "queued work",
+            Some("coretemp_probe"),
+        ),
+        (
+            // It has a name of its own, further in than who wrote the sysctl.
+            "native_smp_send_reschedule try_to_wake_up kick_pool __queue_work queue_work_on \
+             schedule_on_each_cpu vmstat_refresh proc_sys_call_handler vfs_write",
+            "vmstat",
+            None,
+        ),
+        (
+            "try_to_wake_up kick_pool __queue_work queue_work_on __lru_add_drain_all.constprop.0 \
+             drop_caches_sysctl_handler proc_sys_call_handler",
+            "LRU drain",
+            Some("drop_caches_sysctl_handler"),
+        ),
+        (
+            "x2apic_send_IPI try_to_wake_up __queue_work delayed_work_timer_fn \
+             asm_sysvec_apic_timer_interrupt vfs_write",
+            "queued work",
+            Some("delayed_work_timer_fn"),
+        ),
+        (
+            "try_to_wake_up wake_up_q futex_wake do_futex __x64_sys_futex",
+            "wake-up",
+            Some("futex_wake"),
+        ),
+        (
+            "x2apic_send_IPI smp_call_function_many_cond on_each_cpu_cond_mask new_driver_sync",
+            "function call",
+            Some("new_driver_sync"),
+        ),
+        (
+            "irq_work_queue_on wake_up_nohz_cpu add_timer_on __queue_delayed_work mce_cpu_online",
+            "timer from another CPU",
+            Some("mce_cpu_online"),
+        ),
+        ("try_to_wake_up entry_SYSCALL_64", "wake-up", None),
+        ("x2apic_send_IPI try_to_wake_up", "wake-up", None),
+        ("text_poke_bp_batch jump_label_update f", "static key", None),
+    ] {
+        let cause = causes.of(chain.split_whitespace());
+        assert_eq!((cause.name, cause.by), (name, by), "{chain}");
+    }
+}
+
+#[test]
+fn timers_have_the_cause_of_their_function_or_of_the_work_they_queue() {
+    let causes = Causes::built_in().unwrap();
+    for (function, work, name, by) in [
+        ("tick_nohz_handler", None, "tick", None),
+        (
+            "clocksource_watchdog.cold",
+            None,
+            "clocksource watchdog",
+            None,
+        ),
+        (
+            "delayed_work_timer_fn",
+            Some("vmstat_update"),
+            "vmstat",
+            None,
+        ),
+        (
+            "delayed_work_timer_fn",
+            Some("new_work.part.0"),
+            "timer",
+            Some("new_work"),
+        ),
+        (
+            "delayed_work_timer_fn",
+            None,
+            "timer",
+            Some("delayed_work_timer_fn"),
+        ),
+        ("new_timer_fn", None, "timer", Some("new_timer_fn")),
+    ] {
+        let cause = causes.of_timer(function, work);
+        assert_eq!((cause.name, cause.by), (name, by), "{function}");
     }
 }
 
@@ -188,9 +277,9 @@ fn plumbing_and_entry_say_nothing_of_the_reason() {
     let causes = Causes::built_in().unwrap();
     for name in causes.plumbing.iter().chain(&causes.entry) {
         let (cause, _) = cause(&[name.as_str()]);
-        // Scheduling and irq_work have nothing further in.
+        // Scheduling, irq_work and calls have nothing further in.
         assert!(
-            ["unknown", "reschedule", "irq_work"].contains(&cause.as_str()),
+            ["unknown", "reschedule", "irq_work", "function call"].contains(&cause.as_str()),
             "{name}: {cause}"
         );
     }
@@ -241,6 +330,38 @@ fn tables_that_contradict_themselves_are_refused() {
         table(&format!("{yes}{other}")),
         wrong("`b` is never reached, after `a`")
     );
+    assert_eq!(
+        table(&rule("a", "no", "at = [\"f\"]\nthrough = [\"g.cold\"]")),
+        wrong("`a` names g.cold, which has a compiler's suffix")
+    );
+    let timer = |name: &str, at: &str| format!("[[timer]]\nname = \"{name}\"\nat = [{at}]\n");
+    let timers = |timers: &[String]| {
+        let cause = rule("a", "no", "at = [\"f\"]");
+        table(&format!("{cause}{}", timers.concat()))
+    };
+    let last = timer("timer", "");
+    let place = "has no function, and is not the last, or is the last and has one";
+    for (wrong_ones, what) in [
+        (vec![timer("t", "\"g\"")], format!("timer `t` {place}")),
+        (
+            vec![timer("t", ""), last.clone()],
+            format!("timer `t` {place}"),
+        ),
+        (
+            vec![timer("unknown", "\"g\""), last.clone()],
+            "timer `unknown` is no name of a cause".to_owned(),
+        ),
+        (
+            vec![timer("t", "\"g.cold\""), last.clone()],
+            "timer `t` names g.cold, which has a compiler's suffix".to_owned(),
+        ),
+        (
+            vec![timer("t", "\"g\""), timer("u", "\"g\""), last.clone()],
+            "timer `u` names g, as one before it does".to_owned(),
+        ),
+    ] {
+        assert_eq!(timers(&wrong_ones), wrong(&what));
+    }
     assert_eq!(
         table(&rule("a", "perhaps", "at = [\"f\"]")),
         "the table of causes is damaged"

@@ -16,6 +16,7 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
     if let Some(version) = &args.stock {
         let request = StockRequest {
             version: version.clone(),
+            series: args.series,
             source: args.source.clone(),
             update: args.update,
             jobs: args.jobs,
@@ -54,9 +55,10 @@ fn stock(request: &StockRequest, progress: &Progress) -> Result<Code, Failure> {
         "already built"
     };
     print(&format!(
-        "{state}: Linux {} from {}, unpatched\nkernel     {}\ninitramfs  {}\nconfig     {}\nlog        {}\n",
+        "{state}: Linux {} from {}, {}\nkernel     {}\ninitramfs  {}\nconfig     {}\nlog        {}\n",
         kernel.release,
         kernel.package,
+        kernel.patches(),
         kernel.vmlinux.display(),
         initramfs.path.display(),
         kernel.config.display(),

@@ -20,6 +20,7 @@ use super::run::{check_files, kernel_files, options, print_both, setup};
 use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
 use crate::output::{check_writable, not_written, say, write_file};
+use crate::pictures::{check_file, write_observation};
 use crate::progress::Progress;
 
 pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
@@ -48,6 +49,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     if let Some(path) = &args.output {
         check_writable(path).map_err(Failure::usage)?;
     }
+    check_file("--html", args.html.as_deref())?;
     let files = args
         .file
         .iter()
@@ -60,12 +62,13 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         any_exit_code: args.ignore_exit_code,
         max_ipis: args.max_ipis,
     };
-    let json = args.options.json.clone();
+    let (json, page) = (args.options.json.clone(), args.html);
 
     let host = match host() {
         Ok(host) => host,
         Err(error) => {
             let report = not_begun(&plan, host_verdict(error), error);
+            write_observation(page.as_deref(), &report)?;
             let code = publish(&report, json.as_deref())?;
             if let Some(advice) = error.advice() {
                 say(&format!("hint: {advice}\n"));
@@ -97,6 +100,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
         write_file(path, &observation.command.output).map_err(not_written)?;
     }
+    write_observation(page.as_deref(), &report)?;
     publish(&report, json.as_deref())
 }
 

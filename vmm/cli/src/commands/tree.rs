@@ -37,6 +37,7 @@ pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
     if let Some(version) = &options.stock {
         let request = StockRequest {
             version: version.clone(),
+            series: options.series,
             source: None,
             update: false,
             jobs: None,
@@ -44,8 +45,8 @@ pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
         let progress = Progress::new(false);
         let kernel = stock::build(&request, &progress)?;
         options.initramfs = Some(stock::initramfs(&kernel, &progress)?.path);
+        options.package = Some(format!("{}, {}", kernel.package, kernel.patches()));
         options.kernel = Some(kernel.vmlinux);
-        options.package = Some(format!("{}, unpatched", kernel.package));
         return Ok(());
     }
     let Some(dir) = &options.tree else {

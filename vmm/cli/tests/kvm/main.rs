@@ -11,6 +11,7 @@ mod hostile;
 mod machines;
 mod observe;
 mod second_opinion;
+mod series;
 mod snapshots;
 mod sweep;
 mod tiny;
@@ -45,6 +46,10 @@ fn main() {
         let lacking = no_kvm.clone().or_else(|| observe::no_stock(version));
         unless(&lacking, Trial::test(name, move || observe::stock(version)))
     });
+    let ports = series::PORTS.iter().map(|&(version, name)| {
+        let lacking = no_kvm.clone().or_else(|| series::lacking(version));
+        unless(&lacking, Trial::test(name, move || series::flips(version)))
+    });
     let asked_for = no_kvm.clone().unwrap_or_else(second_opinion::asked_for);
     let traced = second_opinion::TESTS
         .iter()
@@ -58,6 +63,7 @@ fn main() {
         on_kvm
             .chain(hostile)
             .chain(stock)
+            .chain(ports)
             .chain(traced)
             .chain(long)
             .chain(without)

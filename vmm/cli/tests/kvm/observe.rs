@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use ipirig_guest::stock::StockRequest;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -19,10 +20,21 @@ pub(crate) const STOCK: &[(&str, &str)] = &[
 
 /// Why a version cannot be observed.
 pub(crate) fn no_stock(version: &str) -> Option<String> {
-    match ipirig_guest::stock::cached(version) {
+    not_built(version, false)
+}
+
+/// Why a kernel of Debian's source cannot be run, with the reference series or without.
+pub(crate) fn not_built(version: &str, series: bool) -> Option<String> {
+    let request = StockRequest {
+        version: version.to_owned(),
+        series,
+        ..StockRequest::default()
+    };
+    let with = if series { " --series" } else { "" };
+    match ipirig_guest::stock::cached(&request) {
         Ok(Some(_)) => None,
         Ok(None) => Some(format!(
-            "not in the cache: `ipirig guest build --stock {version}` builds it"
+            "not in the cache: `ipirig guest build --stock {version}{with}` builds it"
         )),
         Err(error) => Some(error.to_string()),
     }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Orde
 
 use ipirig_machine::{WatchEvent, clock};
 
-use crate::blame::Attribution;
+use crate::blame::{Attribution, TimerAttribution};
 pub use crate::details::{DETAILS, Delivery, Detail, Details, Write};
 use crate::stacks::Stacks;
 use crate::vectors::Kind;
@@ -230,6 +230,12 @@ impl Ledger {
         let windows = stretches.iter().filter(|s| s.doing == Doing::Window);
         let opened: Vec<u64> = windows.map(|window| window.from_ns).collect();
         self.stacks.account(&self.details, &opened)
+    }
+
+    /// What the timer interrupts of all windows came for, most first. Empty if no stacks were taken.
+    #[must_use]
+    pub fn timers(&self) -> Vec<TimerAttribution> {
+        self.stacks.timers(&self.details)
     }
 
     /// Records an ICR write.

@@ -1,7 +1,7 @@
 //! The ledger as the machine's observer: from the APIC's words to the ledger's.
 
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
-use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, Sender, WatchEvent};
+use ipirig_machine::{AcceptedEvent, IpiEvent, Observer, Sender, VirtualMemory, WatchEvent};
 
 use super::{Delivery, Ledger, Write};
 use crate::vectors::Kind;
@@ -23,19 +23,16 @@ impl Observer for Ledger {
     }
 
     fn accepted(&self, event: &AcceptedEvent) {
-        self.delivery(&Delivery {
-            time_ns: event.time_ns,
-            cpu: event.cpu,
-            kind: match event.accepted.kind {
-                AcceptedKind::Fixed(vector) => Kind::Vector(vector),
-                AcceptedKind::Nmi => Kind::Nmi,
-                AcceptedKind::Init => Kind::Init,
-                AcceptedKind::Startup(_) => Kind::Startup,
-            },
-            ipi: event.accepted.origin == Origin::Ipi,
-            user: event.cpl == Some(3),
-            idle: event.idle,
-        });
+        self.accepted_with(event, None);
+    }
+
+    fn accepted_in(&self, event: &AcceptedEvent, memory: &dyn VirtualMemory) {
+        let due = if event.accepted.origin == Origin::Timer && self.inside() {
+            self.stacks().due(event.cpu, memory)
+        } else {
+            None
+        };
+        self.accepted_with(event, due);
     }
 
     fn interrupted_user(&self, cpu: usize) {
@@ -52,6 +49,23 @@ impl Observer for Ledger {
 }
 
 impl Ledger {
+    fn accepted_with(&self, event: &AcceptedEvent, due: Option<u32>) {
+        self.delivery(&Delivery {
+            time_ns: event.time_ns,
+            cpu: event.cpu,
+            kind: match event.accepted.kind {
+                AcceptedKind::Fixed(vector) => Kind::Vector(vector),
+                AcceptedKind::Nmi => Kind::Nmi,
+                AcceptedKind::Init => Kind::Init,
+                AcceptedKind::Startup(_) => Kind::Startup,
+            },
+            ipi: event.accepted.origin == Origin::Ipi,
+            user: event.cpl == Some(3),
+            idle: event.idle,
+            due,
+        });
+    }
+
     fn ipi_with(&self, event: &IpiEvent, chain: Option<u32>) {
         let ipi = &event.sent.ipi;
         let kind = match ipi.mode {

@@ -55,6 +55,7 @@ fn vcpus_that_do_not_exist_are_strangers() {
         ipi: true,
         user: false,
         idle: false,
+        due: None,
     });
     assert_eq!(ledger.counts().strangers, 3);
 }
@@ -121,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
                 ipi,
                 user,
                 idle: false,
+                due: None,
             })
         });
     prop_oneof![1 => Just(Step::Open), 1 => Just(Step::Close), 6 => write, 6 => delivery]

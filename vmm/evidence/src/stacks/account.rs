@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ipirig_blame::{Broken, Causes, Chain, End, Frames, Kernel};
+use ipirig_blame::{Broken, Causes, Chain, DueTimers, End, Frames, Kernel};
 
 use ipirig_image::Inlined;
 
-use crate::blame::{Attribution, Deferrable, Frame, Taken};
+use crate::blame::{Attribution, Deferrable, Frame, Taken, TimerAttribution, TimerFunction};
 use crate::deliveries::{Delivered, delivered};
 use crate::details::{Detail, Details, Write};
 use crate::origins;
@@ -56,6 +56,57 @@ pub(super) fn account(
         )
     });
     all
+}
+
+/// See [`super::Stacks::timers`].
+pub(super) fn timers(
+    kernel: &Kernel,
+    due: &dyn Fn(usize, u32) -> Option<DueTimers>,
+    details: &Details,
+) -> Vec<TimerAttribution> {
+    let Ok(causes) = Causes::built_in() else {
+        return Vec::new();
+    };
+    let mut found: BTreeMap<(usize, u32), Taken> = BTreeMap::new();
+    for detail in details.iter() {
+        if let Detail::Delivery(delivery) = detail
+            && let Some(number) = delivery.due
+        {
+            let taken = found.entry((delivery.cpu, number)).or_default();
+            origins::count(taken, delivery);
+        }
+    }
+    let attribution = |((cpu, number), taken)| {
+        let timers = due(cpu, number)?;
+        let functions = timers.iter().map(|timer| {
+            let name = |address: u64| function(kernel, address);
+            let (function, work) = (name(timer.function), timer.work.map(name));
+            let cause = causes.of_timer(&function, work.as_deref());
+            TimerFunction {
+                cause: cause.name.to_owned(),
+                by: cause.by.map(str::to_owned),
+                function: function.clone(),
+                work: work.clone(),
+            }
+        });
+        Some(TimerAttribution {
+            cpu,
+            number,
+            taken,
+            timers: functions.collect(),
+        })
+    };
+    let mut all: Vec<TimerAttribution> = found.into_iter().filter_map(attribution).collect();
+    all.sort_by_key(|one| (std::cmp::Reverse(one.taken.all()), one.cpu, one.number));
+    all
+}
+
+/// The name of the function at an address, or the address.
+fn function(kernel: &Kernel, address: u64) -> String {
+    match kernel.name(address) {
+        Some(name) => name.function.name.to_owned(),
+        None => format!("{address:#x}"),
+    }
 }
 
 /// Counts sends by their origin, and puts each delivery down to the sends that it was for.
@@ -118,6 +169,7 @@ fn blame(
             .as_ref()
             .map_or("unknown", |cause| cause.name)
             .to_owned(),
+        by: cause.as_ref().and_then(|cause| cause.by).map(str::to_owned),
         deferrable: cause.map_or(Deferrable::Unknown, |cause| cause.deferrable.into()),
         kind: kind.to_string(),
         source,

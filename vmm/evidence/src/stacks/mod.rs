@@ -11,23 +11,27 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use ipirig_blame::{Chain, End, Frames, Interner, Kernel, Memory, Prologues, UnwindRegisters};
+use ipirig_blame::{
+    Chain, DueTimers, End, Frames, Interner, Kernel, Memory, Prologues, UnwindRegisters,
+};
 use ipirig_image::{Inlined, Symbols};
-use ipirig_machine::{Sender, SenderRegisters};
+use ipirig_machine::{Sender, SenderRegisters, VirtualMemory};
 
 pub use code::Code;
 pub use source::{SourceError, SymbolSource};
 
-use crate::blame::Attribution;
+use crate::blame::{Attribution, TimerAttribution};
 use crate::details::{Detail, Details};
 
 /// Chains kept of each vCPU.
 const CHAINS: usize = 4096;
+/// Sets of timers that were due together, kept of each vCPU.
+const DUE: usize = 1024;
 
 /// The stacks of one run's senders.
 #[derive(Debug)]
@@ -47,6 +51,25 @@ pub struct Stacks {
 struct Local {
     chains: Interner,
     prologues: Prologues,
+    /// What was due, by its number and by what it is.
+    due: Vec<DueTimers>,
+    due_numbers: HashMap<DueTimers, u32>,
+}
+
+impl Local {
+    /// The number of what was due; None if there is no place for one more.
+    fn number_due(&mut self, timers: DueTimers) -> Option<u32> {
+        if let Some(number) = self.due_numbers.get(&timers) {
+            return Some(*number);
+        }
+        if self.due.len() >= DUE {
+            return None;
+        }
+        let number = u32::try_from(self.due.len()).ok()?;
+        self.due.push(timers);
+        self.due_numbers.insert(timers, number);
+        Some(number)
+    }
 }
 
 impl Stacks {
@@ -55,6 +78,8 @@ impl Stacks {
         let local = || Local {
             chains: Interner::new(CHAINS),
             prologues: Prologues::default(),
+            due: Vec::new(),
+            due_numbers: HashMap::new(),
         };
         Self {
             code: Mutex::new(None),
@@ -110,9 +135,22 @@ impl Stacks {
         let memory = View(sender);
         let kernel = self.kernel.get_or_init(|| self.learn(&memory));
         let mut local = lock(self.senders.get(cpu)?);
-        let Local { chains, prologues } = &mut *local;
+        let Local {
+            chains, prologues, ..
+        } = &mut *local;
         let chain = kernel.unwind(&registers, &memory, prologues);
         chains.number(&chain)
+    }
+
+    /// The number of what the timer interrupt that `cpu` is about to take was programmed for. None if stacks are not
+    /// taken, the kernel's timers cannot be read, or there was no place for one more number.
+    #[must_use]
+    pub fn due(&self, cpu: usize, memory: &dyn VirtualMemory) -> Option<u32> {
+        self.active.get()?;
+        let memory = View(memory);
+        let kernel = self.kernel.get_or_init(|| self.learn(&memory));
+        let timers = kernel.due_timers(cpu, &memory)?;
+        lock(self.senders.get(cpu)?).number_due(timers)
     }
 
     /// How often there was no place for one more chain.
@@ -135,6 +173,19 @@ impl Stacks {
         let file = lock(&self.file).clone().unwrap_or_default();
         let chain = |cpu, number| self.chain(cpu, number);
         account::account(kernel, &Inlined::open(&file), &chain, details, opened)
+    }
+
+    /// What timer interrupts among `details` came for, most first.
+    #[must_use]
+    pub fn timers(&self, details: &Details) -> Vec<TimerAttribution> {
+        let Some(kernel) = self.kernel.get() else {
+            return Vec::new();
+        };
+        let due = |cpu: usize, number: u32| {
+            let local = lock(self.senders.get(cpu)?);
+            local.due.get(number as usize).copied()
+        };
+        account::timers(kernel, &due, details)
     }
 
     /// The calls of each chain among `details`, by sender and number.
@@ -205,10 +256,10 @@ impl Caller {
     }
 }
 
-/// A sender's memory.
-struct View<'a>(&'a dyn Sender);
+/// A vCPU's memory.
+struct View<'a, M: VirtualMemory + ?Sized>(&'a M);
 
-impl Memory for View<'_> {
+impl<M: VirtualMemory + ?Sized> Memory for View<'_, M> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
         self.0.read(address, buffer)
     }

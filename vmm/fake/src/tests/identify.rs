@@ -55,10 +55,31 @@ fn a_kernel_that_did_not_isolate_as_planned_ends_a_scenario_s_run() {
             "lacking: the kernel keeps its tick on isolated",
         ),
         ("nohz_full\t2\n", "the kernel balances load onto isolated"),
+        ("nohz_full\t2\nonline\t0-1\n", "error: of 3"),
         ("", ""),
     ] {
         assert_eq!(shown(setup).as_deref(), Some(expected), "{setup:?}");
     }
+}
+
+#[test]
+fn a_partition_that_the_kernel_does_not_confirm_ends_the_run() {
+    let ending = |partition| {
+        let plan = plan("run-time-partition", None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let script = Script {
+            partition,
+            ..Script::default()
+        };
+        let mut guest = Fake::new(&plan, &ledger, script);
+        let layout = Box::new(kernel::layout);
+        let ended = conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {}).err();
+        ended.map(|ended| ended.to_string())
+    };
+    assert_eq!(ending(None), None);
+    let says =
+        "the kernel says `isolated invalid` of the partition by a cpuset, and not `isolated`";
+    assert_eq!(ending(Some("isolated invalid")).as_deref(), Some(says));
 }
 
 #[test]

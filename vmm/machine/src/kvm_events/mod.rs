@@ -84,7 +84,7 @@ impl KvmEvents {
                 return Err(failed("open", &path)(source));
             }
         };
-        let thread = crate::kick::thread_id().to_string();
+        let thread = ipirig_kick::thread_id().to_string();
         events.write("trace_clock", "mono")?;
         events.write("options/event-fork", "1")?;
         events.write("set_event_pid", &thread)?;

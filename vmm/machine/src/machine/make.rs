@@ -17,7 +17,6 @@ use crate::config::{ApicMode, Config};
 use crate::console::Console;
 use crate::cpuid::{self, Policy};
 use crate::host::{Host, HostFacts};
-use crate::kick;
 use crate::memory::{self, MailboxMemory};
 use crate::observer::Observer;
 use crate::placement::Placement;
@@ -173,7 +172,7 @@ fn assemble(
     let mailbox = MailboxMemory::new()?;
     prepare(mailbox.mailbox(), config);
 
-    kick::install().map_err(host("installing the kick signal"))?;
+    ipirig_kick::install().map_err(host("installing the kick signal"))?;
     let follow: Vec<_> = assists(host_)
         .iter()
         .filter_map(|assist| assist.msrs())

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 
+use ipirig_kick::{Kicker, NoExit};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, MsrExitReason, VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
@@ -13,7 +14,6 @@ use vmm_sys_util::errno;
 
 use crate::clock;
 use crate::feature::{CpuidRegisters, Feature};
-use crate::kick::{self, Kicker};
 use crate::memory::{self, MemoryError};
 use crate::msr;
 use crate::sys;
@@ -109,7 +109,7 @@ pub(crate) struct Prober<'a> {
 
 impl<'a> Prober<'a> {
     pub(crate) fn new(kvm_fd: &'a Kvm) -> Result<Self, ProbeError> {
-        kick::install().map_err(ProbeError::Watchdog)?;
+        ipirig_kick::install().map_err(ProbeError::Watchdog)?;
         let cpuid = kvm_fd
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm("KVM_GET_SUPPORTED_CPUID"))?;
@@ -202,7 +202,7 @@ impl<'a> Prober<'a> {
         regs.rsp = layout::RING0_STACK;
         regs.rflags = 2;
         vcpu.set_regs(&regs).map_err(kvm("KVM_SET_REGS"))?;
-        vcpu.set_kvm_immediate_exit(0);
+        sys::immediate_exit(&mut vcpu).clear();
         Ok(Guest {
             vcpu,
             _vm: vm,
@@ -222,20 +222,20 @@ impl Guest {
     /// Runs the guest to its end.
     fn run(&mut self) -> Result<Outcome, ProbeError> {
         let kicker = Kicker::default();
-        let _attached = kicker.attach(&mut self.vcpu);
+        let exit = sys::immediate_exit(&mut self.vcpu);
+        let _attached = ipirig_kick::attach(&kicker, &exit);
         let mut watchdog = KickTimer::for_this_thread().map_err(ProbeError::Watchdog)?;
         let deadline = clock::now() + PATIENCE_NS;
         watchdog.set(Some(deadline)).map_err(ProbeError::Watchdog)?;
         loop {
-            let internal = match self.vcpu.run() {
-                Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
-                    self.vcpu.set_kvm_immediate_exit(0);
+            let internal = match exit.enter(|| self.vcpu.run(), sys::kicked) {
+                Err(NoExit::Kicked) => {
                     if clock::now() >= deadline {
                         return Ok(Outcome::TimedOut);
                     }
                     continue;
                 }
-                Err(source) => {
+                Err(NoExit::Failed(source)) => {
                     return Err(ProbeError::Kvm {
                         ioctl: "KVM_RUN",
                         source,

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use ipirig_apic::{Accepted, ApicObserver, Origin, Sent};
 
 use crate::clock;
-use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender};
+use crate::observer::{AcceptedEvent, IpiEvent, Observer, Sender, VirtualMemory};
 
 /// Passes the APIC's events on, with what only the vCPU knows.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(super) struct Annotate<'a> {
     observer: &'a dyn Observer,
     /// When an IPI is sent, from where and by whom.
     sending: Option<(u64, u64, &'a dyn Sender)>,
+    /// When an interrupt is taken, what memory is there.
+    memory: Option<&'a dyn VirtualMemory>,
     cpl: Option<u8>,
     idle: bool,
     /// Set when the timer's interrupt is accepted.
@@ -25,9 +27,18 @@ impl<'a> Annotate<'a> {
         Self {
             observer,
             sending: None,
+            memory: None,
             cpl,
             idle,
             tick: Cell::new(false),
+        }
+    }
+
+    /// The same, with the memory of the vCPU.
+    pub(super) fn with_memory(self, memory: &'a dyn VirtualMemory) -> Self {
+        Self {
+            memory: Some(memory),
+            ..self
         }
     }
 
@@ -63,6 +74,9 @@ impl ApicObserver for Annotate<'_> {
             cpl: self.cpl,
             idle: self.idle,
         };
-        self.observer.accepted(&event);
+        match self.memory {
+            Some(memory) => self.observer.accepted_in(&event, memory),
+            None => self.observer.accepted(&event),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What each KVM exit means to the machine.
 
 use ipirig_apic::{Action, Icr, Mode};
+use ipirig_kick::NoExit;
 use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
@@ -57,6 +58,7 @@ impl Vcpu {
             cpu,
             fd,
             cr8,
+            immediate_exit,
             apic,
             apics,
             vcpu_set,
@@ -67,22 +69,18 @@ impl Vcpu {
             ..
         } = self;
         *unfinished = false;
-        let exit = match fd.run() {
+        let exit = match immediate_exit.enter(|| fd.run(), sys::kicked) {
             Ok(exit) => {
                 // Before the exit is looked at: it may be a read or a write of the TPR.
                 apic.set_cr8(cr8.get());
                 exit
             }
-            Err(error) => match error.errno() {
-                // Clear first, look at the APIC afterwards: a kick in between is not lost.
-                libc::EINTR | libc::EAGAIN => {
-                    fd.set_kvm_immediate_exit(0);
-                    apic.set_cr8(cr8.get());
-                    counters.kicks += 1;
-                    return Ok(ExitAction::Nothing);
-                }
-                _ => return Err(self.host("KVM_RUN", error)),
-            },
+            Err(NoExit::Kicked) => {
+                apic.set_cr8(cr8.get());
+                counters.kicks += 1;
+                return Ok(ExitAction::Nothing);
+            }
+            Err(NoExit::Failed(error)) => return Err(self.host("KVM_RUN", error)),
         };
         *unfinished = matches!(
             exit,

@@ -3,7 +3,9 @@
 use ipirig_apic::Work;
 use kvm_bindings::kvm_vcpu_events;
 
+use super::sender::MappedMemory;
 use super::{Annotate, Break, Vcpu};
+use crate::assist::Cpu;
 use crate::clock;
 use crate::sys;
 
@@ -29,7 +31,7 @@ impl Vcpu {
     /// Has KVM complete what the last exit was for, and come back. It may end in an exception: that
     /// comes first, and takes the place of an interrupt that KVM has queued by then.
     fn finish_first(&mut self) {
-        self.fd.set_kvm_immediate_exit(1);
+        self.immediate_exit.set();
     }
 
     /// Whether KVM will deliver something else to the guest first.
@@ -78,7 +80,13 @@ impl Vcpu {
         self.expect_vector(vector)?;
         sys::interrupt(&self.fd, vector).map_err(|e| self.host("KVM_INTERRUPT", e))?;
         self.counters.injected += 1;
+        // As `self.access()`, beside the APIC, which changes.
+        let memory = MappedMemory::new(Cpu {
+            fd: &self.fd,
+            memory: &self.vcpu_set.memory,
+        });
         let observer = Annotate::taking(self.vcpu_set.observer.as_ref(), Some(cpl), idle);
+        let observer = observer.with_memory(&memory);
         self.apic.accept_interrupt(vector, &observer);
         if observer.tick.get() {
             self.last_tick = clock::now();

@@ -16,9 +16,11 @@ mod stops;
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use ipirig_apic::{Icr, Line, LocalApic, Work};
 use ipirig_entry::Record;
+use ipirig_kick::ImmediateExit;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events,
@@ -60,6 +62,7 @@ pub(crate) struct Vcpu {
     cpu: usize,
     fd: VcpuFd,
     cr8: sys::Cr8,
+    immediate_exit: ImmediateExit,
     apic: LocalApic,
     apics: Apics,
     vcpu_set: Arc<VcpuSet>,
@@ -144,6 +147,7 @@ impl Vcpu {
         Ok(Self {
             cpu,
             cr8: sys::Cr8::of(&mut fd),
+            immediate_exit: sys::immediate_exit(&mut fd),
             fd,
             apic,
             apics,
@@ -188,7 +192,7 @@ impl Vcpu {
             vcpu_set: &vcpu_set,
             cpu: self.cpu,
         };
-        let _attached = slot.kicker.attach(&mut self.fd);
+        let _attached = ipirig_kick::attach(&slot.kicker, &self.immediate_exit);
         arrival.announce();
         let end = match KickTimer::for_this_thread() {
             Ok(mut timer) => loop {
@@ -309,7 +313,11 @@ impl Vcpu {
         };
         let vcpu_set = &self.vcpu_set;
         let apic = &mut self.apic;
-        slot.kicker.park(deadline.map(|at| at.max(least)), || {
+        let longest = deadline.map(|at| {
+            let left = at.max(least).saturating_sub(clock::now());
+            Duration::from_nanos(left)
+        });
+        slot.kicker.park(longest, || {
             let now = held_back(clock::now(), deadline, least);
             vcpu_set.stopping() || slot.asked() || busy(apic, now)
         });
@@ -345,10 +353,10 @@ impl Vcpu {
     /// Lets KVM finish the access that the last exit was for, which it else would do at the next
     /// entry, to registers that a reset has changed by then (KVM API 5).
     fn complete_exit(&mut self) {
-        self.fd.set_kvm_immediate_exit(1);
+        self.immediate_exit.set();
         // EINTR is what it is asked for.
         let _ = self.fd.run();
-        self.fd.set_kvm_immediate_exit(0);
+        self.immediate_exit.clear();
         self.unfinished = false;
     }
 

@@ -16,7 +16,7 @@ impl Vcpu {
     pub(crate) fn finish_exit(&mut self) -> bool {
         loop {
             let kicks = self.counters.kicks;
-            self.fd.set_kvm_immediate_exit(1);
+            self.immediate_exit.set();
             // An access in several parts comes back with the next of them.
             match self.enter() {
                 Ok(()) if self.counters.kicks != kicks => return true,

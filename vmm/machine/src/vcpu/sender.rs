@@ -1,34 +1,47 @@
-//! A vCPU that is in the middle of sending an IPI, as the observer may look at it.
+//! A vCPU that is in the middle of sending an IPI, or of taking an interrupt, as the observer may look at it.
 
 use std::cell::Cell;
 
+use ipirig_entry::paging::kernel_translation;
 use kvm_bindings::kvm_regs;
 use vm_memory::{Address, Bytes, GuestAddress};
 
 use crate::assist::Cpu;
-use crate::observer::{Sender, SenderRegisters};
+use crate::observer::{Sender, SenderRegisters, VirtualMemory};
 
 /// Pages whose translation is remembered: a kernel's stack has four, and rarely more than two are
 /// asked for.
 const PAGES: usize = 4;
 const PAGE: u64 = 0x1000;
 
-/// See [`Sender`].
+/// See [`VirtualMemory`].
 #[derive(Debug)]
-pub(super) struct SendingVcpu<'a> {
+pub(super) struct MappedMemory<'a> {
     cpu: Cpu<'a>,
-    regs: kvm_regs,
     /// Virtual and physical address of pages that were looked up, and the place for the next one. The
     /// vCPU does not run meanwhile, so they stay right unless another one changes the page tables.
     pages: [Cell<Option<(u64, u64)>>; PAGES],
     next: Cell<usize>,
 }
 
+/// See [`Sender`].
+#[derive(Debug)]
+pub(super) struct SendingVcpu<'a> {
+    memory: MappedMemory<'a>,
+    regs: kvm_regs,
+}
+
 impl<'a> SendingVcpu<'a> {
     pub(super) fn new(cpu: Cpu<'a>, regs: kvm_regs) -> Self {
+        let memory = MappedMemory::new(cpu);
+        Self { memory, regs }
+    }
+}
+
+impl<'a> MappedMemory<'a> {
+    pub(super) fn new(cpu: Cpu<'a>) -> Self {
         Self {
             cpu,
-            regs,
             pages: Default::default(),
             next: Cell::new(0),
         }
@@ -42,16 +55,26 @@ impl<'a> SendingVcpu<'a> {
             return Some(physical | offset);
         }
         let translation = self.cpu.fd.translate_gva(page).ok()?;
-        if translation.valid == 0 {
-            return None;
-        }
-        let physical = translation.physical_address & !(PAGE - 1);
+        let physical = if translation.valid != 0 {
+            translation.physical_address
+        } else {
+            self.translate_by_the_kernel_s(page)?
+        };
+        let physical = physical & !(PAGE - 1);
         let place = self.next.get() % PAGES;
         if let Some(cell) = self.pages.get(place) {
             cell.set(Some((page, physical)));
         }
         self.next.set(place + 1);
         Some(physical | offset)
+    }
+
+    /// The same for a vCPU in user space, whose page table lacks the kernel.
+    fn translate_by_the_kernel_s(&self, page: u64) -> Option<u64> {
+        let sregs = self.cpu.fd.get_sregs().ok()?;
+        kernel_translation(sregs.cr3, sregs.cr4, page, |at| {
+            self.cpu.memory.read_obj(GuestAddress::new(at)).ok()
+        })
     }
 }
 
@@ -71,9 +94,17 @@ impl Sender for SendingVcpu<'_> {
     }
 
     fn cr3(&self) -> Option<u64> {
-        Some(self.cpu.fd.get_sregs().ok()?.cr3)
+        Some(self.memory.cpu.fd.get_sregs().ok()?.cr3)
     }
+}
 
+impl VirtualMemory for SendingVcpu<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.memory.read(address, buffer)
+    }
+}
+
+impl VirtualMemory for MappedMemory<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
         let (mut at, mut rest) = (address, buffer);
         while !rest.is_empty() {

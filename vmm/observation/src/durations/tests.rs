@@ -3,7 +3,7 @@
 use std::collections::BTreeMap as Map;
 
 use ipirig_apic::CpuSet;
-use ipirig_evidence::blame::{Deferrable, Taken};
+use ipirig_evidence::blame::{Deferrable, Taken, TimerFunction};
 use ipirig_evidence::gaps::GapSums;
 use ipirig_evidence::ledger::{Delivery, Write};
 use ipirig_evidence::vectors::Kind;
@@ -58,6 +58,7 @@ fn taken(time_ns: u64, kind: Kind, chains: &[Option<u32>]) -> Delivered {
             ipi: !chains.is_empty(),
             user: true,
             idle: false,
+            due: None,
         },
         writes: chains.iter().map(write).collect(),
     }
@@ -66,6 +67,7 @@ fn taken(time_ns: u64, kind: Kind, chains: &[Option<u32>]) -> Delivered {
 fn blame() -> Vec<Attribution> {
     let one = |number, cause: &str| Attribution {
         cause: cause.to_owned(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: CALL.to_string(),
         source: 0,
@@ -78,11 +80,41 @@ fn blame() -> Vec<Attribution> {
     vec![one(0, "static key"), one(1, "vunmap")]
 }
 
+/// Number 3 of vCPU 2 are two timers, number 4 is none that was still there; vCPU 1 has others.
+fn timers() -> Vec<TimerAttribution> {
+    let timer = |cause: &str, by: Option<&str>| TimerFunction {
+        cause: cause.to_owned(),
+        by: by.map(str::to_owned),
+        function: String::new(),
+        work: None,
+    };
+    let one = |cpu, number, timers: &[TimerFunction]| TimerAttribution {
+        cpu,
+        number,
+        taken: Taken::default(),
+        timers: timers.to_vec(),
+    };
+    vec![
+        one(1, 3, &[timer("tick", None)]),
+        one(2, 3, &[timer("vmstat", None), timer("timer", Some("f"))]),
+        one(2, 4, &[]),
+    ]
+}
+
 /// By cause: how many gaps, their nanoseconds in all, the longest, and interrupts without one.
 type Row = (String, u64, u64, u64, u64);
 
 fn found(gaps: &[(u64, u64)], taken: &[Delivered]) -> Vec<Row> {
-    let durations = durations(2, &record(gaps), taken, &blame()).expect("a counter that counts");
+    let durations = durations(
+        2,
+        &record(gaps),
+        taken,
+        Known {
+            blame: &blame(),
+            timers: &timers(),
+        },
+    )
+    .expect("a counter that counts");
     assert_eq!(
         (
             durations.measured_ns,
@@ -189,6 +221,29 @@ fn what_other_vcpus_took_and_what_came_before_and_afterwards_is_left_out() {
 }
 
 #[test]
+fn a_timer_s_interrupt_is_called_by_the_timers_that_were_due() {
+    let gaps = [(1_000_000, 1_010_000), (2_000_000, 2_005_000)];
+    let due = |time_ns, number| {
+        let mut one = taken(time_ns, TIMER, &[]);
+        one.delivery.due = Some(number);
+        one
+    };
+    let call = taken(1_003_000, CALL, &[Some(0)]);
+    assert_eq!(
+        found(&gaps, &[due(1_002_000, 3), call, due(2_001_000, 4)]),
+        [
+            row("static key + timer by f + vmstat", 1, 10_000, 10_000, 0),
+            row("timer that was gone", 1, 5_000, 5_000, 0),
+        ]
+    );
+    // Of a number that nobody has nothing is known.
+    assert_eq!(
+        found(&gaps[..1], &[due(1_002_000, 9)]),
+        [row("local-timer", 1, 10_000, 10_000, 0)]
+    );
+}
+
+#[test]
 fn an_ipi_without_calls_is_called_by_its_kind() {
     let taken = [taken(1_004_000, CALL, &[None])];
     assert_eq!(
@@ -205,10 +260,15 @@ fn a_histogram_has_each_length_in_its_bucket() {
         (20_000, 21_700),
         (40_000, 49_000),
     ];
-    let found = durations(2, &record(&gaps), &[], &[]).expect("a counter that counts");
+    let nothing = Known {
+        blame: &[],
+        timers: &[],
+    };
+    let found = durations(2, &record(&gaps), &[], nothing).expect("a counter that counts");
     let bucket = |up_to_ns, times| Bucket { up_to_ns, times };
     let expected = Interruptions {
         cause: None,
+        note: Some(NO_INTERRUPT),
         times: 4,
         total_ns: 13_000,
         median_ns: 1500,

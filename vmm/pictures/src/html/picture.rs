@@ -68,7 +68,7 @@ pub(super) struct Text {
 
 /// A length, written with one digit after the point.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Unit(f64);
+pub(super) struct Unit(pub(super) f64);
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -198,7 +198,7 @@ impl Suite {
 }
 
 impl Run {
-    fn new(number: usize, level: u8, run: &RunResult) -> Self {
+    pub(super) fn new(number: usize, level: u8, run: &RunResult) -> Self {
         let scenario = &run.scenario;
         let left_out = run.timeline.left_out;
         Self {
@@ -298,7 +298,7 @@ impl VcpuRow {
 }
 
 /// `call-function 303, reschedule 2`, or the name alone if there is one.
-fn kinds(counts: &BTreeMap<String, u64>) -> String {
+pub(super) fn kinds(counts: &BTreeMap<String, u64>) -> String {
     if counts.len() == 1 {
         return counts.keys().cloned().collect();
     }
@@ -349,7 +349,7 @@ impl Cause {
             .collect();
         Self {
             sends: counted(blame.targets.values().sum(), "IPI", "IPIs"),
-            name: blame.cause.clone(),
+            name: blame.reason(),
             kind: blame.kind.clone(),
             source: blame.source,
             targets: blame

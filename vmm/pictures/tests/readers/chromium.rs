@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ipirig_pictures::html::{Provenance, html};
+use ipirig_pictures::html::{Provenance, html, observation};
 use libtest_mimic::Failed;
 
 use crate::{specimen, works};
@@ -65,24 +65,39 @@ impl Browser<'_> {
 }
 
 pub(crate) fn shows(program: &Path) -> Result<(), Failed> {
-    let dir = tempfile::tempdir()?;
-    let browser = Browser {
-        program,
-        dir: dir.path(),
-    };
     let page = html(&[specimen::violated()], &Provenance::default())?;
-
-    let (document, complaints) = browser.read(&page)?;
-    if !complaints.is_empty() {
-        return Err(complaints.join("\n").into());
-    }
     let shown = [
         "vCPU 2: 2 IPIs (call-function 2)",
         "text_poke_sync",
         "</svg>",
     ];
+    reads(program, &page, &shown)
+}
+
+pub(crate) fn shows_an_observation(program: &Path) -> Result<(), Failed> {
+    let page = observation(&specimen::observed(), &Provenance::default())?;
+    let shown = [
+        "queued work by smp_call_on_cpu",
+        "stop the static key",
+        "text_poke_sync",
+        "</svg>",
+    ];
+    reads(program, &page, &shown)
+}
+
+fn reads(program: &Path, page: &str, shown: &[&str]) -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let browser = Browser {
+        program,
+        dir: dir.path(),
+    };
+
+    let (document, complaints) = browser.read(page)?;
+    if !complaints.is_empty() {
+        return Err(complaints.join("\n").into());
+    }
     for part in shown {
-        if !document.contains(part) {
+        if !document.contains(*part) {
             return Err(format!("no {part:?} in\n{document}").into());
         }
     }
@@ -94,7 +109,7 @@ pub(crate) fn shows(program: &Path) -> Result<(), Failed> {
         return Err("a page that fetches a picture is as good as one that does not".into());
     }
 
-    let [dark, light] = [0, 1].map(|scheme| browser.picture(&page, scheme));
+    let [dark, light] = [0, 1].map(|scheme| browser.picture(page, scheme));
     if dark? == light? {
         return Err("light and dark look the same".into());
     }

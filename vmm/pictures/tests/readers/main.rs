@@ -30,6 +30,11 @@ const READINGS: &[Reading] = &[
         chromium::find,
         chromium::shows,
     ),
+    (
+        "chromium_shows_the_page_of_an_observation_and_asks_nobody_for_anything",
+        chromium::find,
+        chromium::shows_an_observation,
+    ),
 ];
 
 fn main() {

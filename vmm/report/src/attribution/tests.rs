@@ -22,6 +22,7 @@ fn blame(
 ) -> Blame {
     Blame {
         cause: cause.to_owned(),
+        by: None,
         deferrable,
         kind: "call-function".to_owned(),
         source: 0,
@@ -171,6 +172,7 @@ fn a_results_json_is_an_account() {
     let mut result = RunResult::new(&plan, Vec::new());
     let attribution = |blame: Blame| Attribution {
         cause: blame.cause,
+        by: blame.by,
         deferrable: blame.deferrable,
         kind: blame.kind,
         source: blame.source,

@@ -1,14 +1,10 @@
 //! How long isolated vCPUs were kept from their tasks.
 
-use ipirig_machine::{HostFacts, Virtualization};
 use ipirig_observation::{Durations, Interruptions, Visited};
 
 use super::columns;
 use crate::paint::Paint;
 use crate::render::line;
-
-/// What is said of gaps without an interrupt.
-const HOST: &str = "no interrupt: the host took the CPU, or its firmware did";
 
 /// A table. `ratios`: no time is told, only what is a part of what.
 pub(super) fn render(out: &mut String, visited: &Visited, ratios: bool, paint: Paint) {
@@ -36,21 +32,9 @@ pub(super) fn render(out: &mut String, visited: &Visited, ratios: bool, paint: P
     }
 }
 
-/// Where its CPU is emulated, or the guest's kernel, or nobody knows, no time says anything of hardware.
-pub(super) fn are_ratios(host: Option<&HostFacts>) -> bool {
-    host.is_none_or(is_emulated)
-}
-
-fn is_emulated(host: &HostFacts) -> bool {
-    host.emulated.is_some() || host.virtualization == Virtualization::None
-}
-
 fn head(cpu: usize, durations: &Durations, ratios: bool) -> String {
-    let causes = &durations.causes;
-    let times: u64 = causes.iter().map(|one| one.times).sum();
-    let sum = |sum: u64, one: &Interruptions| sum.saturating_add(one.total_ns);
-    let total = causes.iter().fold(0, sum);
-    let share = percent(total, durations.measured_ns);
+    let (times, total) = (durations.times(), durations.total_ns());
+    let share = durations.share(total);
     let lost = match durations.lost {
         0 => String::new(),
         lost => format!("; {lost} more came too fast to be told"),
@@ -70,21 +54,18 @@ fn head(cpu: usize, durations: &Durations, ratios: bool) -> String {
 }
 
 fn row(one: &Interruptions, durations: &Durations, ratios: bool) -> [String; 5] {
-    let cause = one.cause.as_deref().unwrap_or(HOST);
+    let cause = one.reason();
     let unmeasured = match one.unmeasured {
         0 => String::new(),
         more => format!(" ({more} more in no gap that was measured)"),
     };
-    // The shortest median is what the others are compared with.
-    let medians = durations.causes.iter().filter(|one| one.times > 0);
-    let unit = medians.map(|one| one.median_ns).min().unwrap_or(1).max(1);
     let [total, median, longest] = if one.times == 0 {
         ["-"; 3].map(str::to_owned)
     } else if ratios {
         [
-            percent(one.total_ns, durations.measured_ns),
-            times(one.median_ns, unit),
-            times(one.longest_ns, unit),
+            durations.share(one.total_ns),
+            durations.multiple(one.median_ns),
+            durations.multiple(one.longest_ns),
         ]
     } else {
         [one.total_ns, one.median_ns, one.longest_ns].map(time)
@@ -108,16 +89,6 @@ fn time(ns: u64) -> String {
     };
     let tenths = u128::from(ns) * 10 / per;
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
-}
-
-fn percent(part: u64, whole: u64) -> String {
-    let parts = u128::from(part) * 100_000 / u128::from(whole.max(1));
-    format!("{}.{:03} %", parts / 1000, parts % 1000)
-}
-
-fn times(ns: u64, unit: u64) -> String {
-    let tenths = u128::from(ns) * 10 / u128::from(unit);
-    format!("{}.{} x", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]
@@ -154,6 +125,7 @@ mod tests {
         let [total_ns, median_ns, longest_ns] = ns;
         Interruptions {
             cause: cause.map(str::to_owned),
+            note: None,
             times,
             total_ns,
             median_ns,
@@ -185,7 +157,7 @@ mod tests {
 vCPU 2 was kept from its task 36 times, for 202.0 us in all, 0.010 % of 2.0 s (from 1.0 us on)
 times    in all   median  longest  by
     6  112.0 us  15.1 us  41.0 us  stop_machine
-   30   90.0 us   3.0 us   5.0 us  no interrupt: the host took the CPU, or its firmware did
+   30   90.0 us   3.0 us   5.0 us  no interrupt: noise of the host, which took the CPU, or an SMI, as its firmware did
     0         -        -        -  static key (3 more in no gap that was measured)
 "
         );
@@ -199,7 +171,7 @@ times    in all   median  longest  by
 vCPU 2 was kept from its task 36 times, for 0.010 % of the time; 7 more came too fast to be told (ratios only: CPUs are emulated here)
 times  of the time  median  longest  by
     6      0.005 %   5.0 x   13.5 x  stop_machine
-   30      0.004 %   1.0 x    1.6 x  no interrupt: the host took the CPU, or its firmware did
+   30      0.004 %   1.0 x    1.6 x  no interrupt: noise of the host, which took the CPU, or an SMI, as its firmware did
     0            -       -        -  static key (3 more in no gap that was measured)
 "
         );

@@ -2,6 +2,7 @@
 
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
 use ipirig_fake::{Observing, Script, observation_plan};
+use ipirig_observation::{DueReport, TimerReport};
 use ipirig_rig::run::KernelFiles;
 use ipirig_verdict::result::{KernelInfo, MachineInfo};
 
@@ -79,6 +80,7 @@ fn what_is_known_of_causes_takes_the_place_of_addresses() {
     };
     let blame = |cause: &str, targets: &[(usize, u64)]| Attribution {
         cause: cause.to_owned(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),
         source: 0,
@@ -109,6 +111,42 @@ observe: 3 IPIs to isolated vCPUs, by cause
 ";
     assert!(text.contains(table), "{text}");
     assert!(!text.contains("housekeeping only"));
+}
+
+#[test]
+fn timer_interrupts_are_told_by_what_was_due_most_first() {
+    let mut report = observed();
+    let due = |cause: &str, by: Option<&str>| DueReport {
+        cause: cause.to_owned(),
+        by: by.map(str::to_owned),
+        function: "f".to_owned(),
+        work: None,
+    };
+    let timers = |times, due: &[DueReport]| TimerReport {
+        cpu: 2,
+        times,
+        taken: Taken::default(),
+        due: due.to_vec(),
+    };
+    let both = [due("vmstat", None), due("timer", Some("mce_fn"))];
+    let observation = report.observation.as_mut().unwrap();
+    // The second and the fourth differ in what is not shown.
+    observation.timers = vec![
+        timers(3, &[due("tick", None)]),
+        timers(2, &both),
+        timers(1, &[]),
+        timers(2, &both),
+    ];
+    let text = render(&report, Paint::PLAIN);
+    let table = "
+timer interrupts of isolated vCPUs, by what was due
+      4  vCPU 2: timer by mce_fn + vmstat
+      3  vCPU 2: tick
+      1  vCPU 2: timer that was gone
+";
+    assert!(text.contains(table), "{text}");
+    report.observation.as_mut().unwrap().timers.clear();
+    assert!(!render(&report, Paint::PLAIN).contains("by what was due"));
 }
 
 #[test]

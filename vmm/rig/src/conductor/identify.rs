@@ -4,7 +4,6 @@
 use ipirig_abi::{Command, KernelText};
 use ipirig_evidence::{Isolation, KernelSetup, SwitchedOff};
 use ipirig_image::build_id;
-use ipirig_scenario::Mode;
 use ipirig_scenario::cmdline::quieting;
 
 use super::{Conductor, Ended, Phase};
@@ -49,11 +48,20 @@ impl Conductor<'_> {
         let Some(mut setup) = KernelSetup::parse(&String::from_utf8_lossy(&text)) else {
             return Ok(None);
         };
-        let balanced = self.plan.isolated_in != Mode::Replugged;
-        match (setup.compare(&self.isolated, balanced), self.scenario) {
-            (Isolation::Ticks(what), Some(_)) => return Err(Ended::NotIsolated { what }),
+        let balanced = self.plan.isolated_at_boot();
+        let vcpus = self.plan.roles.len();
+        match (
+            setup.compare(vcpus, &self.isolated, balanced),
+            self.scenario,
+        ) {
+            (Isolation::Ticks(what) | Isolation::Missing(what), Some(_)) => {
+                return Err(Ended::NotIsolated { what });
+            }
             (Isolation::NoSuchThing(what), Some(_)) => return Err(Ended::Lacking { what }),
-            (Isolation::Ticks(what) | Isolation::NoSuchThing(what), None)
+            (
+                Isolation::Ticks(what) | Isolation::Missing(what) | Isolation::NoSuchThing(what),
+                None,
+            )
             | (Isolation::Balanced(what), _) => setup.differences.push(what),
             (Isolation::AsPlanned, _) => setup.differences.extend(setup.complaints()),
         }

@@ -269,7 +269,7 @@ impl Conductor<'_> {
     }
 
     /// The guest's text, fit for a terminal: one line, no control characters, not endless.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let bytes: Vec<u8> = self.guest.mailbox().text.iter().collect();
         let text = String::from_utf8_lossy(&bytes);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");

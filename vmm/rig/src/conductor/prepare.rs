@@ -5,12 +5,15 @@ use std::sync::Arc;
 use ipirig_abi::{Command, Role, TRACED_FUNCTION, Target};
 use ipirig_entry::KernelLayout;
 use ipirig_image::{Site, SiteKind};
-use ipirig_scenario::{Mode, Part, Vcpus};
+use ipirig_scenario::{Mode, Part, Partition, Vcpus};
 
 use super::{Conductor, Ended};
 
 /// Where things are in the kernel that runs, or why that is not known.
 type Layout = Result<Arc<KernelLayout>, String>;
+
+/// What a kernel says of a partition in which CPUs are isolated (kernel/cgroup/cpuset.c, cpuset_partition_show).
+const ISOLATED: &str = "isolated";
 
 /// Bytes of the SYSCALL entry that are searched for a NOP: less than to the switch of stacks.
 const ENTRY_CODE: usize = 64;
@@ -44,6 +47,20 @@ impl Conductor<'_> {
         if vcpus.is_some_and(|vcpus| vcpus.housekeeping_in_user) {
             for cpu in self.plan.cpus(Role::Housekeeping) {
                 self.command(Command::Occupy, [cpu as u64, 0, 0, 0])?;
+            }
+        }
+        if self.plan.isolated_by == Partition::Cpuset {
+            let cpus = self
+                .isolated
+                .iter()
+                .fold(0, |cpus, cpu| cpus | 1_u64 << cpu);
+            self.command(Command::Partition, [cpus, 0, 0, 0])?;
+            let says = self.text();
+            if says != ISOLATED {
+                let what = format!(
+                    "the kernel says `{says}` of the partition by a cpuset, and not `{ISOLATED}`"
+                );
+                return Err(Ended::NotIsolated { what });
             }
         }
         if self.plan.isolated_in == Mode::Replugged {

@@ -16,7 +16,7 @@ use ipirig_evidence::Phase;
 use ipirig_machine::Host;
 use ipirig_scenario::guest_files;
 use ipirig_scenario::plan::{GuestPlan, Options, PlanError, Planned};
-use ipirig_scenario::{EntryKind, Mode, Vcpus};
+use ipirig_scenario::{EntryKind, Mode, Partition, Vcpus};
 
 use crate::conductor::{self, GuestFile, Observed, Workload};
 use crate::run::{self, Outcome, RunError, Setup};
@@ -101,6 +101,7 @@ pub fn guest(
         isolated: count,
         further: Role::Housekeeping,
         isolated_in: Mode::User,
+        isolated_by: Partition::CommandLine,
         housekeeping_in_user: false,
         address_spaces: 0,
     };

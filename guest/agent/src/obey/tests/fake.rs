@@ -131,6 +131,13 @@ impl Guest for FakeGuest {
         }
     }
 
+    fn partition(&self, cpus: u64) -> Result<Vec<u8>, StormError> {
+        match cpus {
+            4 => Ok(b"isolated".into()),
+            _ => Err(StormError::Lacking("no cpusets".into())),
+        }
+    }
+
     fn put(&self, path_len: u64, from: u64, mode: u64) -> Result<u64, Failure> {
         match path_len {
             0 => Err(Failure::new("the file has no name")),

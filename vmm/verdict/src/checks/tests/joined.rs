@@ -34,12 +34,14 @@ fn taken(time_ns: u64) -> Detail {
         ipi: true,
         user: false,
         idle: false,
+        due: None,
     })
 }
 
 fn blame(cause: &str, number: u32, count: u64) -> Attribution {
     Attribution {
         cause: cause.to_owned(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: "call-function-single".to_owned(),
         source: 0,

@@ -19,6 +19,7 @@ use super::*;
 fn blame(cpu: usize, causes: &[(&str, u64)]) -> Vec<Attribution> {
     let one = |&(cause, count): &(&str, u64)| Attribution {
         cause: cause.to_owned(),
+        by: None,
         deferrable: Deferrable::Yes,
         kind: "call-function".to_owned(),
         source: 0,
@@ -470,6 +471,7 @@ fn waits(delays: &[u64]) -> (Verdict, String) {
             ipi: true,
             user: false,
             idle: false,
+            due: None,
         }));
     }
     evidence.sequence = Some(sequence);
