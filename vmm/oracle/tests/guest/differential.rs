@@ -45,7 +45,7 @@ pub(crate) fn list(suite: &mut Suite) {
                 .or_else(|| suite.no_x2apic.clone()),
         };
         for (cpus, number, programs, steps) in [
-            (1, "one_cpu", 12, 500),
+            (1, "one_cpu", 6, 500),
             (2, "two_cpus", 2, 100),
             (3, "three_cpus", 2, 100),
         ] {
