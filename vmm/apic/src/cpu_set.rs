@@ -145,10 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn union_and_intersection_are_by_member() {
+    fn union_intersection_and_difference_are_by_member() {
         let (low, high) = (CpuSet::all(3), [2, 3].into_iter().collect::<CpuSet>());
         assert_eq!(low | high, CpuSet::all(4));
         assert_eq!(low & high, [2].into_iter().collect());
+        assert_eq!(low.difference(high), CpuSet::all(2));
+        assert_eq!(high.difference(low), [3].into_iter().collect());
         assert_eq!(low.without(0) & CpuSet::all(1), CpuSet::EMPTY);
     }
 }

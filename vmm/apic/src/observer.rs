@@ -1,7 +1,6 @@
 //! Where counting hangs on.
 
 use crate::route::Sent;
-use std::sync::Arc;
 
 /// What a CPU took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,23 +56,3 @@ pub trait ApicObserver {
 
 /// Ignores everything.
 impl ApicObserver for () {}
-
-impl<T: ApicObserver + ?Sized> ApicObserver for &T {
-    fn ipi_sent(&self, sent: &Sent) {
-        (**self).ipi_sent(sent);
-    }
-
-    fn interrupt_accepted(&self, cpu: usize, accepted: Accepted) {
-        (**self).interrupt_accepted(cpu, accepted);
-    }
-}
-
-impl<T: ApicObserver + ?Sized> ApicObserver for Arc<T> {
-    fn ipi_sent(&self, sent: &Sent) {
-        (**self).ipi_sent(sent);
-    }
-
-    fn interrupt_accepted(&self, cpu: usize, accepted: Accepted) {
-        (**self).interrupt_accepted(cpu, accepted);
-    }
-}

@@ -5,7 +5,7 @@ use crate::base::PAGES;
 use crate::local::LocalApic;
 use crate::posted::Events;
 use crate::registers::ApicRegisters;
-use crate::vectors::VectorSet;
+use crate::vectors::{FIRST_LEGAL_VECTOR, VectorSet};
 use serde::{Deserialize, Serialize};
 
 /// The state of one [`LocalApic`]: registers, timer, and what waits for the CPU. Times in it count
@@ -54,6 +54,29 @@ pub enum RestoreError {
         /// Whose APIC it was given to.
         cpu: usize,
     },
+    /// It has a vector pending or in service that no APIC takes (SDM 11.5.2).
+    #[error("the saved APIC of CPU {cpu} has vector {vector}, which is an exception's")]
+    Vector {
+        /// Whose APIC it was given to.
+        cpu: usize,
+        /// The vector, below 16.
+        vector: u8,
+    },
+}
+
+impl SavedApic {
+    /// A vector that an APIC can neither have pending nor in service.
+    fn illegal_vector(&self) -> Option<u8> {
+        let ApicRegisters {
+            isr,
+            timer_irr,
+            lvt_irr,
+            ..
+        } = &self.registers;
+        let sets = [*isr, *timer_irr, *lvt_irr, self.ipi_irr];
+        let mut vectors = sets.into_iter().flat_map(VectorSet::iter);
+        vectors.find(|vector| *vector < FIRST_LEGAL_VECTOR)
+    }
 }
 
 impl LocalApic {
@@ -95,6 +118,9 @@ impl LocalApic {
         }
         if saved.registers.lvts.timer_is_tsc_deadline() && !self.tsc_deadline_supported {
             return Err(RestoreError::NoTscDeadline { cpu });
+        }
+        if let Some(vector) = saved.illegal_vector() {
+            return Err(RestoreError::Vector { cpu, vector });
         }
         self.mode = saved.mode;
         self.page = saved.page;
@@ -223,6 +249,27 @@ mod tests {
             counting.restore(&saved, 0),
             Err(RestoreError::NoTscDeadline { cpu: 1 })
         );
+    }
+
+    #[test]
+    fn no_vector_of_an_exception_is_restored_wherever_it_is() {
+        type Place = fn(&mut SavedApic) -> &mut VectorSet;
+        let places: [Place; 4] = [
+            |saved| &mut saved.ipi_irr,
+            |saved| &mut saved.registers.isr,
+            |saved| &mut saved.registers.timer_irr,
+            |saved| &mut saved.registers.lvt_irr,
+        ];
+        for place in places {
+            let bus = Bus::new(2).unwrap();
+            let mut apic = started(&bus);
+            let mut saved = apic.save(0);
+            place(&mut saved).insert(16);
+            assert_eq!(apic.restore(&saved, 0), Ok(()));
+            place(&mut saved).insert(15);
+            let refused = Err(RestoreError::Vector { cpu: 1, vector: 15 });
+            assert_eq!(apic.restore(&saved, 0), refused);
+        }
     }
 
     #[test]

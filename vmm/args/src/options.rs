@@ -119,6 +119,10 @@ pub struct RunOptions {
     /// how long IPIs took. Takes some 20 s more where guests are emulated
     #[arg(long)]
     pub cross_check: bool,
+    /// Let the threads of vCPUs make any system call. Else they may make those only that they need, where
+    /// the host's kernel has seccomp; any other ends ipirig with an error that names it
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Seconds that each phase may take [default: 120 for the boot, 60 for others]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,

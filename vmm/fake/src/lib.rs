@@ -126,6 +126,11 @@ impl<'a> Fake<'a> {
         }
     }
 
+    /// Whether the storm has begun.
+    pub fn stormed(&self) -> bool {
+        self.stormed.get()
+    }
+
     /// What the kernel changes in one operation, as the machine reports it.
     fn change(&self, address: u64, arguments: [u64; 6]) {
         if !self.script.changes_unseen {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ipirig_apic::{Action, Bus, CpuSet, Line, LocalApic};
+use ipirig_apic::{Action, Bus, CpuSet, Line, LocalApic, SavedApic};
 
 use crate::Numbers;
 
@@ -175,6 +175,45 @@ impl Apics {
             apic.timer_deadline()
                 .is_none_or(|at| at > now || now == u64::MAX)
         );
+    }
+}
+
+/// States of a few APICs that were used, as snapshots have them.
+pub(crate) fn saved_states() -> Vec<Vec<u8>> {
+    let mut numbers = Numbers::new(1);
+    let Some(mut apics) = Apics::new() else {
+        return Vec::new();
+    };
+    for _ in 0..10_000 {
+        apics.step(numbers.next_u64(), numbers.next_u64());
+    }
+    let now = apics.now;
+    let states = apics
+        .apics
+        .iter()
+        .map(|apic| serde_json::to_vec(&apic.save(now)));
+    states.filter_map(Result::ok).collect()
+}
+
+/// A state that a file has. The APIC takes it or not; it is one either way.
+pub(crate) fn saved(bytes: &[u8]) {
+    let Ok(saved) = serde_json::from_slice::<SavedApic>(bytes) else {
+        return;
+    };
+    let mut numbers = Numbers::new(bytes.len() as u64);
+    let Some(mut apics) = Apics::new() else {
+        return;
+    };
+    let now = numbers.next_u64() >> 16;
+    apics.now = now;
+    for apic in &mut apics.apics {
+        let before = apic.save(now);
+        if apic.restore(&saved, now).is_err() {
+            assert_eq!(apic.save(now), before);
+        }
+    }
+    for _ in 0..100 {
+        apics.step(numbers.next_u64(), numbers.next_u64());
     }
 }
 

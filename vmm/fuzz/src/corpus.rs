@@ -168,3 +168,55 @@ pub(crate) fn guest_texts() -> Vec<Vec<u8>> {
         b"nohz_full\t2-3\nisolated\t2\nlog\tkernel said\nset\t/proc/sys/x\t0\ttick\nrefused\ta\tb\tc\tEPERM\n".to_vec(),
     ]
 }
+
+/// Instructions of entries, from SWAPGS to IRETQ, with those that audits look for.
+pub(crate) fn code() -> Vec<Vec<u8>> {
+    vec![
+        vec![
+            // swapgs; mov [gs:0x6014], rsp; mov rsp, cr3; and rsp, ~0x1800; mov cr3, rsp
+            0x0f, 0x01, 0xf8, 0x65, 0x48, 0x89, 0x24, 0x25, 0x14, 0x60, 0, 0, 0x0f, 0x20, 0xdc,
+            0x48, 0x81, 0xe4, 0xff, 0xe7, 0xff, 0xff, 0x0f, 0x22, 0xdc,
+            // mov byte [gs:0x15000], 1; mov rax, cr4; mov cr4, rax; cpuid; mfence
+            0x65, 0xc6, 0x04, 0x25, 0, 0x50, 1, 0, 1, 0x0f, 0x20, 0xe0, 0x0f, 0x22, 0xe0, 0x0f,
+            0xa2, 0x0f, 0xae, 0xf0,
+            // invlpg [rax]; invpcid rax, [rcx]; call; ret; jmp; iretq; sysretq
+            0x0f, 0x01, 0x38, 0x66, 0x0f, 0x38, 0x82, 0x01, 0xe8, 0, 0, 0, 0, 0xc3, 0xeb, 0xfe,
+            0x48, 0xcf, 0x48, 0x0f, 0x07,
+        ],
+        // rep movsb; lock cmpxchg16b [rdi]; xsave [rsi]; vmovdqu ymm0, [rdi]; nops; int3; ud2
+        vec![
+            0xf3, 0xa4, 0xf0, 0x48, 0x0f, 0xc7, 0x0f, 0x0f, 0xae, 0x26, 0xc5, 0xfe, 0x6f, 0x07,
+            0x0f, 0x1f, 0x44, 0, 0, 0x66, 0x90, 0xcc, 0x0f, 0x0b,
+        ],
+    ]
+}
+
+/// As `trace_pipe` has it, but that threads have the numbers of their vCPUs.
+pub(crate) fn kvm_traces() -> Vec<Vec<u8>> {
+    vec![
+        b" vcpu0-0 [001] d..1. 77.123456: kvm_apic_ipi: dst 2 vec 251 (Fixed|physical|assert|edge|all-but-self)\n\
+          vcpu0-0 [001] d..1. 77.123457: kvm_apic_accept_irq: apicid 1 vec 251 (Fixed|edge)\n\
+          vcpu0-0 [001] d..1. 77.123458: kvm_apic_accept_irq: apicid 2 vec 251 (Fixed|edge)\n\
+          vcpu2-2 [000] d..1. 77.123459: kvm_inj_virq: IRQ 0xfb [reinjected]\n\
+          vcpu2-2 [000] d..1. 77.123460: kvm_entry: vcpu 2, rip 0x401136\n\
+         CPU:1 [LOST 17 EVENTS]\n"
+            .to_vec(),
+    ]
+}
+
+pub(crate) fn initramfs() -> Vec<Vec<u8>> {
+    vec![
+        b"070701000000010000\0\0".to_vec(),
+        b"\x1f\x8b\x08\0".to_vec(),
+        b"(\xb5/\xfd\0".to_vec(),
+    ]
+}
+
+/// That of the file that [`crate::files`] puts before it.
+pub(crate) fn snapshot_indexes() -> Vec<Vec<u8>> {
+    vec![crate::files::index().into_bytes()]
+}
+
+pub(crate) fn saved_apics() -> Vec<Vec<u8>> {
+    crate::apic::saved_states()
+}

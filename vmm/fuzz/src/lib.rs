@@ -5,11 +5,14 @@
 //! inputs, made of [`Numbers`] and of small good files that are damaged ([`Corpus`]); the program of this crate has one
 //! take as many as it is told to, for hours (`results/robustness.md`).
 //!
-//! Records of entries, patchable sites and guest memory have properties of their own, in their crates.
+//! Patchable sites and guest memory have properties of their own, in their crates. `libfuzzer` has the same targets for
+//! `cargo fuzz`, which looks for inputs by what they cover.
 
 pub mod apic;
 mod corpus;
+mod entries;
 mod files;
+mod mailbox;
 mod numbers;
 mod stacks;
 mod texts;
@@ -30,8 +33,28 @@ pub struct Target {
     pub bounded: u64,
 }
 
+impl Target {
+    /// The one of this name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        TARGETS.into_iter().find(|target| target.name == name)
+    }
+}
+
+/// Has the target `name` take one input.
+///
+/// # Panics
+/// If there is no such target, or an invariant is not kept.
+pub fn feed(name: &str, input: &[u8]) {
+    let target = Target::find(name);
+    assert!(target.is_some(), "no target {name}");
+    if let Some(target) = target {
+        (target.feed)(input);
+    }
+}
+
 /// All that is fed with bytes. The APIC is fed with accesses, many more of them: [`apic`].
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 14] = [
     Target {
         name: "scenario",
         feed: texts::scenario,
@@ -79,5 +102,41 @@ pub const TARGETS: [Target; 8] = [
         feed: texts::guest,
         corpus: corpus::guest_texts,
         bounded: 100_000,
+    },
+    Target {
+        name: "entry",
+        feed: entries::entry,
+        corpus: corpus::code,
+        bounded: 5_000,
+    },
+    Target {
+        name: "mailbox",
+        feed: mailbox::mailbox,
+        corpus: corpus::none,
+        bounded: 500,
+    },
+    Target {
+        name: "kvm-trace",
+        feed: texts::kvm_trace,
+        corpus: corpus::kvm_traces,
+        bounded: 50_000,
+    },
+    Target {
+        name: "initramfs",
+        feed: files::initramfs,
+        corpus: corpus::initramfs,
+        bounded: 10_000,
+    },
+    Target {
+        name: "snapshot-index",
+        feed: files::snapshot_index,
+        corpus: corpus::snapshot_indexes,
+        bounded: 5_000,
+    },
+    Target {
+        name: "saved-apic",
+        feed: apic::saved,
+        corpus: corpus::saved_apics,
+        bounded: 20_000,
     },
 ];

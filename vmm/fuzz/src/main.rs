@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ipirig_fuzz::{Corpus, TARGETS, apic};
+use ipirig_fuzz::{Corpus, TARGETS, Target, apic};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     if name == "apic" {
         apic::stream(count, seed);
-    } else if let Some(target) = TARGETS.iter().find(|target| target.name == name) {
+    } else if let Some(target) = Target::find(name) {
         let mut corpus = Corpus::new((target.corpus)(), seed);
         for _ in 0..count {
             (target.feed)(&corpus.next_input());

@@ -1,12 +1,9 @@
 //! What fits a test of what can go on for hours: see the head of the crate.
 
-use ipirig_fuzz::{Corpus, TARGETS, apic};
+use ipirig_fuzz::{Corpus, TARGETS, Target, apic};
 
 fn feed(name: &str) {
-    let target = TARGETS
-        .iter()
-        .find(|target| target.name == name)
-        .expect("a target");
+    let target = Target::find(name).expect("a target");
     let mut corpus = Corpus::new((target.corpus)(), 1);
     for good in (target.corpus)() {
         (target.feed)(&good);
@@ -42,6 +39,12 @@ bounded! {
     no_snapshot_is_restored_without_its_hashes: "snapshot",
     no_counters_panic_or_grow: "counters",
     no_text_of_a_guest_panics_or_grows: "guest-text",
+    no_record_of_an_entry_panics_or_grows: "entry",
+    no_mailbox_panics_a_run: "mailbox",
+    no_trace_of_kvm_panics_or_grows: "kvm-trace",
+    no_initramfs_panics: "initramfs",
+    no_index_has_a_snapshot_restored_from_elsewhere: "snapshot-index",
+    no_saved_apic_breaks_one: "saved-apic",
 }
 
 // Ten million accesses in all.

@@ -41,6 +41,9 @@ pub struct Config {
     pub apic: ApicMode,
     /// A host core for each vCPU; `None` chooses.
     pub pin: Option<Vec<usize>>,
+    /// The vCPUs' threads may make those system calls only that they need, where the host's kernel can see to it
+    /// ([`crate::HostFacts::sandbox`]).
+    pub sandbox: bool,
     /// Where console output goes.
     pub console: ConsoleSinks,
 }

@@ -182,6 +182,8 @@ pub struct HostFacts {
     pub ipis_past_kvm: Vec<String>,
     /// KVM can be made to deliver all IPIs of one machine itself.
     pub inhibits_acceleration: bool,
+    /// The system calls of a thread can be filtered.
+    pub sandbox: bool,
     /// The quirks looked for, and what was found.
     pub probes: Vec<ProbeResult>,
 }
@@ -290,6 +292,7 @@ impl Host {
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
+            sandbox: ipirig_sandbox::available(),
             cores: affinity::usable_cores().map_err(HostError::Cores)?,
             tsc_khz: tsc_khz(&kvm)?,
             x2apic,

@@ -51,7 +51,7 @@ pub use ipirig_apic::Line;
 pub use ipirig_boot::{
     BootError, FirstBytes, InitramfsFault, KernelFault, KernelFormat, check_initramfs, check_kernel,
 };
-pub use kvm_events::KvmEventsError;
+pub use kvm_events::{KvmEventsError, KvmTrace, NoEvent};
 pub use machine::{Beginning, Checkpoint, Follow, Machine, MachineError, Raise, Still, Wakeup};
 pub use memory::MemoryError;
 pub use observer::{

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
 use ipirig_image::Symbols;
+use ipirig_sandbox::Sandbox;
 use ipirig_terminal::interrupt;
 use kvm_ioctls::VmFd;
 
@@ -66,6 +67,7 @@ pub struct Machine {
     cmdline: String,
     x2apic: bool,
     vcpus: Vec<Vcpu>,
+    sandbox: Option<Sandbox>,
     pub(crate) threads: Vec<JoinHandle<VcpuState>>,
     states: Vec<VcpuState>,
     /// What of guest debugging works here.
@@ -157,7 +159,10 @@ impl Machine {
     /// No threads; nothing runs then.
     pub fn start(&mut self) -> Result<(), MachineError> {
         let bodies = self.vcpus.drain(..);
-        let bodies = bodies.map(|vcpu| move |arrival| vcpu.run(arrival));
+        let bodies = bodies.map(|vcpu| {
+            let sandbox = self.sandbox.clone();
+            move |arrival| vcpu.run(arrival, sandbox.as_ref())
+        });
         threads::start(bodies, &mut self.threads).map_err(|source| {
             self.vcpu_set.stop(None);
             MachineError::Host {

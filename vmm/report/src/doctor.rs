@@ -123,6 +123,14 @@ fn describe(out: &mut String, facts: &HostFacts, paint: Paint) {
         ),
         ("debugging", debugging(&facts.debug)),
         ("kernel APIC", kernel_apic(facts)),
+        (
+            "sandbox",
+            yes(
+                facts.sandbox,
+                "threads of vCPUs may make those system calls only that they need",
+                "none: the host's kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)",
+            ),
+        ),
     ];
     let emulated = facts.emulated.as_ref().map(|how| {
         (

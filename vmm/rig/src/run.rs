@@ -30,6 +30,8 @@ pub struct Setup<P = Plan> {
     pub kernel: KernelFiles,
     /// The APIC's face.
     pub apic: ApicMode,
+    /// The vCPUs' threads are confined.
+    pub sandbox: bool,
     /// Where console output goes.
     pub console: ConsoleSinks,
     /// Where snapshots of booted guests are; `None`: each run boots.
@@ -175,6 +177,7 @@ pub(crate) fn on_machine<E, P: Planned>(
         cmdline: command_line(plan),
         apic: setup.apic,
         pin: plan.pin.clone(),
+        sandbox: setup.sandbox,
         console: setup.console.clone(),
     };
     let course = match made(host, setup, &config, &ledger) {

@@ -58,6 +58,17 @@ fn a_file_that_is_changed_missing_or_new_is_named() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_is_not_one_that_is_missing() {
+    let dir = slot();
+    let list = dir.path().join(SUMS);
+    let line = format!("{}  vmlinux/x\n", "0".repeat(DIGITS));
+    fs::write(&list, line).expect("written");
+    // ENOTDIR.
+    let looked = Sums::check(dir.path(), &["vmlinux/x"], &Trust::here());
+    assert!(matches!(looked, Err(StoreError::Io { .. })), "{looked:?}");
+}
+
+#[test]
 fn a_list_that_is_missing_or_cut_short_or_names_other_places_is_none() {
     let dir = slot();
     let list = dir.path().join(SUMS);
@@ -71,6 +82,9 @@ fn a_list_that_is_missing_or_cut_short_or_names_other_places_is_none() {
     let hash = "0".repeat(DIGITS);
     for path in ["/etc/passwd", "../x", ""] {
         assert_eq!(Sums::parse(&format!("{hash}  {path}\n")), None, "{path}");
+    }
+    for hash in ["0".repeat(DIGITS - 1), "g".repeat(DIGITS)] {
+        assert_eq!(Sums::parse(&format!("{hash}  vmlinux\n")), None, "{hash}");
     }
     fs::remove_file(&list).expect("removed");
     assert_eq!(check(&dir), other("SHA256SUMS is missing"));
@@ -123,6 +137,7 @@ fn a_link_may_not_lead_out_of_a_slot() {
     for (target, expected) in [
         ("a.h", Found::Built),
         ("../tree/./a.h", Found::Built),
+        ("./a.h", Found::Built),
         ("/etc/passwd", other("tree/link leads out of it")),
         ("../../x", other("tree/link leads out of it")),
     ] {

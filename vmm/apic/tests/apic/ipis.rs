@@ -42,6 +42,16 @@ fn icr_write_sends_ipi() {
 }
 
 #[test]
+fn nobody_is_started_before_the_init_that_is_pending() {
+    let mut machine = Machine::power_up(2);
+    machine.ipi(0, 0x4500, 1);
+    machine.ipi(0, 0x4610, 1);
+    assert_eq!(machine.cpus[1].accept_startup(&()), None);
+    machine.cpus[1].accept_init(&());
+    assert_eq!(machine.cpus[1].accept_startup(&()), Some(0x10));
+}
+
+#[test]
 fn both_faces_send_the_same_ipi() {
     let by_mmio = Machine::xapic(3).ipi(1, 0x000c_40fc, 0);
     let by_msr = Machine::x2apic(3).x2ipi(1, 0x000c_40fc, 0);

@@ -148,6 +148,7 @@ fn setup(plan: Plan, kernel: KernelFiles) -> Setup {
         plan,
         kernel,
         apic: ApicMode::Auto,
+        sandbox: true,
         console: ConsoleSinks::default(),
         snapshots: snapshots(),
     }

@@ -257,6 +257,7 @@ pub(super) fn setup<P>(plan: P, kernel: KernelFiles, args: RunOptions) -> Setup<
             Apic::X2apic => ApicMode::X2apic,
             Apic::Kernel => ApicMode::Kernel,
         },
+        sandbox: !args.no_sandbox,
         console: ConsoleSinks {
             terminal: args.console.map(|style| match style {
                 ipirig_args::ConsoleStyle::Text => ConsoleStyle::Text,

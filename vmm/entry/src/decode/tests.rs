@@ -1,8 +1,8 @@
 //! Instructions as bytes, by hand and by an assembler.
 
 use iced_x86::code_asm::{
-    CodeAssembler, cl, cr0, cr2, cr3, cr4, cr8, dr7, dword_ptr, eax, ebx, qword_ptr, r12, rax, rbx,
-    rcx, rdi, rdx, rsi, rsp, xmmword_ptr,
+    CodeAssembler, cl, cr0, cr2, cr3, cr4, cr8, dr7, dword_ptr, dx, eax, ebx, edx, qword_ptr, r12,
+    rax, rbx, rcx, rdi, rdx, rsi, rsp, word_ptr, xmmword_ptr,
 };
 use iced_x86::{Encoder, IcedError};
 
@@ -157,6 +157,13 @@ fn a_bit_test_reaches_beyond_its_operand() {
     assert_eq!(at(63), rdi_);
     assert_eq!(at(64), rdi_ + 8);
     assert_eq!(at((-1_i64).cast_unsigned()), rdi_ - 8);
+    let mut registers = registers();
+    registers.general[2] = 3 << 5;
+    let doubleword = executed(registers, |a| a.bts(dword_ptr(rdi), edx));
+    assert_eq!(seen(&doubleword)[0].0, rdi_ + 3 * 4);
+    registers.general[2] = 3 << 4;
+    let word = executed(registers, |a| a.bts(word_ptr(rdi), dx));
+    assert_eq!(seen(&word)[0].0, rdi_ + 3 * 2);
     let immediate = accesses(|a| a.bts(qword_ptr(rdi), 65));
     assert_eq!(immediate[0].0, rdi_);
 }

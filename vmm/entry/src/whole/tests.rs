@@ -58,6 +58,30 @@ fn to(rip: u64) -> impl FnOnce(&mut StepRegisters) {
 fn nothing(_: &mut StepRegisters) {}
 
 #[test]
+fn only_what_an_instruction_writes_may_be_another_after_it() {
+    let changes = |code: &[u8], register: usize| {
+        follows(code, nothing, move |registers| {
+            registers.rip += 3;
+            registers.general[register] ^= 8;
+        })
+    };
+    const RAX: usize = 0;
+    const RBX: usize = 3;
+    let copies = [0x48, 0x89, 0xd8]; // mov rax, rbx
+    let reads_rsp = [0x48, 0x89, 0xe0]; // mov rax, rsp
+    let writes_rsp = [0x48, 0x89, 0xc4]; // mov rsp, rax
+    let found = [
+        (&copies, RAX),
+        (&copies, RBX),
+        (&copies, RSP),
+        (&reads_rsp, RSP),
+        (&writes_rsp, RSP),
+    ]
+    .map(|(code, register)| changes(code, register));
+    assert_eq!(found, [true, false, false, false, true]);
+}
+
+#[test]
 fn a_way_in_and_out_is_whole_and_one_of_its_steps_less_is_a_hole() {
     let whole = good();
     assert_eq!(check(&whole), Ok(()));

@@ -7,6 +7,7 @@
 //! (Linux 5.9).
 
 mod parse;
+mod trace;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::observer::Observer;
-use parse::{Line, Senders};
+pub use trace::{KvmTrace, NoEvent};
 
 /// Where tracefs is (Documentation/trace/ftrace.rst).
 const TRACING: &str = "/sys/kernel/tracing";
@@ -52,9 +53,7 @@ pub(crate) struct KvmEvents {
 #[derive(Debug)]
 struct Reader {
     pipe: File,
-    /// What has been read of a line that is not whole yet.
-    rest: Vec<u8>,
-    senders: Senders,
+    trace: KvmTrace,
 }
 
 impl KvmEvents {
@@ -75,8 +74,7 @@ impl KvmEvents {
                 instance,
                 reader: Mutex::new(Reader {
                     pipe,
-                    rest: Vec::new(),
-                    senders: Senders::default(),
+                    trace: KvmTrace::default(),
                 }),
             },
             Err(source) => {
@@ -153,28 +151,12 @@ impl KvmEvents {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed("read", &path)(error)),
             };
-            reader
-                .rest
-                .extend_from_slice(buffer.get(..read).unwrap_or_default());
-            while let Some(end) = reader.rest.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = reader.rest.drain(..=end).collect();
-                let text = String::from_utf8_lossy(&line);
-                match Line::parse(text.trim_end()) {
-                    Some(Line::Lost(count)) => observer.lost(count),
-                    Some(Line::Event(event)) => {
-                        if let Some(cpu) = vcpu(event.thread) {
-                            reader.senders.take(cpu, &event, observer);
-                        }
-                    }
-                    None => {
-                        let source = io::Error::other(format!("no event: {}", text.trim_end()));
-                        return Err(failed("read", &path)(source));
-                    }
-                }
-            }
+            let more = buffer.get(..read).unwrap_or_default();
+            let taken = reader.trace.read(more, &vcpu, observer);
+            taken.map_err(|error| failed("read", &path)(io::Error::other(error)))?;
         }
         // All that belongs to a send has been recorded with it.
-        reader.senders.finish(observer);
+        reader.trace.finish(observer);
         Ok(())
     }
 }

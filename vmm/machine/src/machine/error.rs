@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ipirig_abi::MAX_CPUS;
+use ipirig_sandbox::SandboxError;
 use thiserror::Error;
 use vmm_sys_util::errno;
 
@@ -45,6 +46,9 @@ pub enum MachineError {
         #[source]
         source: io::Error,
     },
+    /// The threads of vCPUs cannot be confined, and were to be.
+    #[error("cannot confine the threads of vCPUs; --no-sandbox does without")]
+    Sandbox(#[from] SandboxError),
     /// A vCPU does not answer: there is none of that number, or the machine stopped.
     #[error("vCPU {0} does not answer")]
     NoAnswer(usize),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ipirig_abi::{DOORBELL_PORT, MAGIC, MAX_CPUS, Mailbox, Role, VERSION};
 use ipirig_apic::{Bus, LocalApic};
+use ipirig_sandbox::Sandbox;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -197,6 +198,9 @@ fn assemble(
     let heard_stopped = stopped.try_clone().map_err(host("dup"))?;
     let wakeups = Wakeups::new(doorbell, heard_stopped).map_err(host("making an epoll set"))?;
 
+    let sandbox = config.sandbox && facts.sandbox;
+    let sandbox = sandbox.then(|| Sandbox::new(backtraces())).transpose()?;
+
     let bus = Bus::new(cpus).map_err(|_| MachineError::Cpus(cpus))?;
     let vcpu_set = Arc::new(VcpuSet::new(
         Arc::clone(&bus),
@@ -241,6 +245,7 @@ fn assemble(
         cmdline,
         x2apic: policy.x2apic,
         vcpus,
+        sandbox,
         threads: vec![],
         states: vec![],
         debug: facts.debug,
@@ -277,6 +282,11 @@ fn inhibits(parameters: &[String], can: bool) -> Result<bool, MachineError> {
         });
     }
     Ok(can)
+}
+
+/// Whether a panic is to print where it came from, for which the standard library reads files (std::backtrace).
+fn backtraces() -> bool {
+    std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0")
 }
 
 fn event() -> Result<EventFd, MachineError> {

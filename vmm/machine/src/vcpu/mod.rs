@@ -21,6 +21,7 @@ use std::time::Duration;
 use ipirig_apic::{Icr, Line, LocalApic, Work};
 use ipirig_entry::Record;
 use ipirig_kick::ImmediateExit;
+use ipirig_sandbox::Sandbox;
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events,
@@ -183,7 +184,7 @@ impl Vcpu {
 
     /// Runs until the machine stops, once it has announced that it can be kicked; gives back the
     /// vCPU's last state.
-    pub(crate) fn run(mut self, arrival: Arrival) -> VcpuState {
+    pub(crate) fn run(mut self, arrival: Arrival, sandbox: Option<&Sandbox>) -> VcpuState {
         let vcpu_set = Arc::clone(&self.vcpu_set);
         let Some(slot) = vcpu_set.slots.get(self.cpu) else {
             return self.state();
@@ -194,16 +195,26 @@ impl Vcpu {
         };
         let _attached = ipirig_kick::attach(&slot.kicker, &self.immediate_exit);
         arrival.announce();
-        let end = match KickTimer::for_this_thread() {
+        let end = match self.confine(sandbox) {
             Ok(mut timer) => loop {
                 if let Err(end) = self.turn(slot, &mut timer) {
                     break end;
                 }
             },
-            Err(error) => self.host("timer_create", error),
+            Err(end) => end,
         };
         self.end(end);
         self.state()
+    }
+
+    /// Takes from the calling thread what it will not need any more; with the timer, which it does.
+    fn confine(&self, sandbox: Option<&Sandbox>) -> Result<KickTimer, Break> {
+        let timer = KickTimer::for_this_thread().map_err(|e| self.host("timer_create", e))?;
+        if let Some(sandbox) = sandbox {
+            let confined = sandbox.enter(self.cpu);
+            confined.map_err(|e| self.host("its sandbox", e))?;
+        }
+        Ok(timer)
     }
 
     /// Ends the whole machine.

@@ -50,6 +50,7 @@ pub(crate) struct Guest {
     cpus: usize,
     apic: ApicMode,
     boots: bool,
+    sandbox: bool,
 }
 
 impl Guest {
@@ -59,6 +60,7 @@ impl Guest {
             cpus: 1,
             apic: ApicMode::Auto,
             boots: false,
+            sandbox: true,
         }
     }
 
@@ -68,6 +70,11 @@ impl Guest {
             boots: true,
             ..self
         }
+    }
+
+    /// Whether the threads of its vCPUs are confined.
+    pub(crate) fn sandbox(self, sandbox: bool) -> Self {
+        Self { sandbox, ..self }
     }
 
     pub(crate) fn cpus(self, cpus: usize) -> Self {
@@ -121,6 +128,7 @@ impl Guest {
             cmdline: String::new(),
             apic: self.apic,
             pin: None,
+            sandbox: self.sandbox,
             console: ConsoleSinks::default(),
         };
         let mut machine = Machine::new(host, &config, observer)?;

@@ -27,6 +27,7 @@ mod placed;
 mod pmu;
 mod priority;
 mod recording;
+mod sandbox;
 mod senders;
 mod snapshots;
 mod startup;
@@ -157,6 +158,7 @@ fn main() -> ExitCode {
     pmu::list(&mut suite);
     priority::list(&mut suite);
     recording::list(&mut suite);
+    sandbox::list(&mut suite);
     snapshots::list(&mut suite);
     senders::list(&mut suite);
     startup::list(&mut suite);
