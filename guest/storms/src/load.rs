@@ -50,6 +50,13 @@ enum Run {
     Storm(StormKind),
 }
 
+/// Queues work on every CPU (`vmstat_refresh` of mm/vmstat.c).
+const STAT_REFRESH: Knob = Knob {
+    file: "proc/sys/vm/stat_refresh",
+    values: &["1"],
+    needs: "CONFIG_PROC_SYSCTL",
+};
+
 /// Every load.
 const LOADS: &[Load] = &[
     Load {
@@ -109,11 +116,7 @@ const LOADS: &[Load] = &[
     Load {
         name: "vmstat",
         what: "a sysctl has each CPU's statistics of memory summed up",
-        run: Run::Turn(Knob {
-            file: "proc/sys/vm/stat_refresh",
-            values: &["1"],
-            needs: "CONFIG_PROC_SYSCTL",
-        }),
+        run: Run::Turn(STAT_REFRESH),
     },
     Load {
         name: "caches",
@@ -158,8 +161,8 @@ const LOADS: &[Load] = &[
     },
     Load {
         name: "trace-pipe",
-        what: "somebody reads a trace of the interrupts that CPUs take",
-        run: Run::With(pipe::run),
+        what: "somebody waits for an event in the trace of the isolated CPU",
+        run: Run::With(|interfaces| pipe::run(interfaces, &STAT_REFRESH)),
     },
 ];
 

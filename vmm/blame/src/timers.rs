@@ -9,6 +9,8 @@
 //! from what is none, by pointers that lead back: a clock to its CPU's clocks, a timer to its clock, an entry of
 //! the wheel to what points at it.
 
+use std::ops::Range;
+
 use ipirig_image::{KERNEL_HALF, Symbols};
 
 use crate::base_name;
@@ -32,6 +34,9 @@ const TIMER: usize = 80;
 /// The handler of the tick, by its names: since 6.8, and before.
 const TICK: [&str; 2] = ["tick_nohz_handler", "tick_sched_timer"];
 
+/// Where modules may be, behind the kernel (Documentation/arch/x86/x86_64/mm.rst): from here, if its image may have
+/// 512 MiB, to there.
+const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
 /// Most bytes that a CPU's wheels have (`timer_bases` of kernel/time/timer.c, three with nine levels each), and most of
 /// their timers that are looked at.
 const WHEELS: usize = 16 << 10;
@@ -113,7 +118,8 @@ impl Kernel {
     pub fn due_timers(&self, cpu: usize, memory: &dyn Memory) -> Option<DueTimers> {
         let trees = Trees::read(self.symbols(), cpu, memory)?;
         let mut due = DueTimers::default();
-        for function in trees.soonest(memory) {
+        let is_code = |function: &u64| self.is_code(*function);
+        for function in trees.soonest(memory).into_iter().filter(is_code) {
             let name = self.name(function).map(|name| name.function.name);
             let tick = name.is_some_and(|name| TICK.contains(&base_name(name)));
             let mut wheel = if tick {
@@ -132,13 +138,25 @@ impl Kernel {
         Some(due)
     }
 
+    /// Whether a function may be at `address`: in the kernel's text, or where modules are.
+    fn is_code(&self, address: u64) -> bool {
+        let at = |name| self.symbols().address(name);
+        let text = at("_stext").zip(at("_etext"));
+        let in_text = text.is_some_and(|(start, end)| (start..end).contains(&address));
+        let behind = at("_end").is_some_and(|end| address >= end);
+        in_text || behind && MODULES.contains(&address)
+    }
+
     /// The timers of the wheels of `cpu` that are due, give or take a jiffy: another CPU counts jiffies.
     fn due_in_wheel(&self, cpu: usize, memory: &dyn Memory) -> Option<Vec<DueTimer>> {
         let jiffies = self.symbols().address("jiffies");
         let jiffies = jiffies.or_else(|| self.symbols().address("jiffies_64"))?;
         let jiffies = word(memory, jiffies)?;
         let wheels = per_cpu(self.symbols(), cpu, "timer_bases", memory)?;
-        let mut bytes = vec![0; WHEELS];
+        // What comes next has lists of its own.
+        let variable = self.symbols().address("timer_bases")?;
+        let len = self.symbols().resolve_per_cpu(variable)?.size;
+        let mut bytes = vec![0; usize::try_from(len).ok()?.min(WHEELS)];
         if !memory.read(wheels, &mut bytes) {
             return None;
         }
@@ -153,7 +171,8 @@ impl Kernel {
                     break;
                 }
                 seen += 1;
-                if let Some(function) = due_entry(&entry, jiffies) {
+                let function = due_entry(&entry, jiffies);
+                if let Some(function) = function.filter(|function| self.is_code(*function)) {
                     due.push(self.entry(next, function, memory));
                 }
                 (pointer, next) = (next, at(&entry, 0));

@@ -107,7 +107,8 @@ pub struct KernelLayout {
     thunks: Range<u64>,
     flag: Option<KnownFlag>,
     /// Where vmalloc memory is. The default is that of a kernel with 4-level page tables without
-    /// CONFIG_RANDOMIZE_MEMORY; with it, or with 5 levels, the kernel's variable `vmalloc_base` says.
+    /// CONFIG_RANDOMIZE_MEMORY; with it, or with 5 levels, it is where the kernel's variable `vmalloc_base` says, which is
+    /// not read.
     pub vmalloc: Range<u64>,
     /// Size and alignment of a task's stack. The default is that of a kernel without KASAN.
     pub thread_size: u64,

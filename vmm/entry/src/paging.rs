@@ -20,6 +20,8 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
 pub const USER_TABLE_BIT: u32 = 12;
 pub(crate) const USER_TABLE: u64 = 1 << USER_TABLE_BIT;
+/// Entries of a table.
+const TOP_ENTRIES: usize = 512;
 /// Tables that are looked into for a leaf.
 const TABLES_MAX: usize = 64;
 
@@ -62,9 +64,8 @@ impl fmt::Display for Paging {
 
 impl Paging {
     /// What the page tables say of a CPU that is in user space with `cr3` and `cr4`, its kernel's
-    /// vmalloc memory being in `vmalloc`: nothing of that is in a user page table, while a little of
-    /// the mapping of all memory is (`pti_clone_user_shared` of arch/x86/mm/pti.c). `read` gives the
-    /// page at a physical address. `None` if there is no vmalloc memory there, or no reading.
+    /// vmalloc memory being in `vmalloc`, as far as that is known: where it is not there, no leaf of it is global. `read`
+    /// gives the page at a physical address. `None` if it does not give that of `cr3`.
     pub fn look(
         cr3: u64,
         cr4: u64,
@@ -76,11 +77,11 @@ impl Paging {
             vmalloc: vmalloc.clone(),
             levels: if cr4 & LA57 == 0 { 4 } else { 5 },
         };
-        let isolated = !tables.maps_some(cr3 & ADDRESS)?;
-        let kernel = if isolated { cr3 & !USER_TABLE } else { cr3 } & ADDRESS;
-        if isolated && !tables.maps_some(kernel)? {
-            return None;
-        }
+        let loaded = (tables.read)(cr3 & ADDRESS)?;
+        let other = cr3 & ADDRESS & !USER_TABLE;
+        let isolated =
+            cr3 & USER_TABLE != 0 && (tables.read)(other).is_some_and(|it| is_pair(&loaded, &it));
+        let kernel = if isolated { other } else { cr3 & ADDRESS };
         let mut budget = TABLES_MAX;
         let leaf = tables.global_leaf(kernel, tables.levels, 0, &mut budget);
         Some(Self {
@@ -117,6 +118,25 @@ pub fn kernel_translation(
     None
 }
 
+/// Whether the top tables `user` and `kernel` are those of page table isolation: what user space has is in both
+/// (`__pti_set_user_pgtbl` of arch/x86/mm/pti.c); of the kernel, which has the upper half, the first has some and not all
+/// (`pti_clone_user_shared`).
+fn is_pair(user: &[u64], kernel: &[u64]) -> bool {
+    let present = |entry: &u64| entry & PRESENT != 0;
+    let mut halves = [(0, 0); 2];
+    for (index, (user, kernel)) in user.iter().zip(kernel).enumerate() {
+        let upper = usize::from(index >= TOP_ENTRIES / 2);
+        let (shared, lacking) = &mut halves[upper];
+        match (present(user), present(kernel)) {
+            (true, true) if upper == 1 || (user ^ kernel) & ADDRESS == 0 => *shared += 1,
+            (false, true) => *lacking += 1,
+            (false, false) => {}
+            (true, _) => return false,
+        }
+    }
+    matches!(halves, [(1.., _), (1.., 1..)])
+}
+
 fn entries(page: &[u8]) -> Vec<u64> {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
     page.chunks_exact(8).map(word).collect()
@@ -149,11 +169,6 @@ impl Tables<'_> {
             }
         }
         Some(wanted)
-    }
-
-    /// Whether a table of the top level has an entry for the addresses.
-    fn maps_some(&self, at: u64) -> Option<bool> {
-        Some(!self.wanted(at, self.levels, 0)?.is_empty())
     }
 
     /// Whether a leaf of the first table that has any is global. `None`: there is none within the
@@ -192,11 +207,17 @@ mod tests {
         BTreeMap::from([
             (
                 KERNEL,
-                vec![(273, 0x20_0003), (402, 0x30_0003), (508, 0x50_0003)],
+                vec![
+                    // The kernel may not execute what user space may.
+                    (0, 1 << 63 | 0x60_0007),
+                    (273, 0x20_0003),
+                    (402, 0x30_0003),
+                    (508, 0x50_0003),
+                ],
             ),
             (
                 USER,
-                vec![(0, 0x60_0007), (273, 0x20_0003), (508, 0x50_0003)],
+                vec![(0, 0x60_0007), (273, 0x21_0003), (508, 0x51_0003)],
             ),
             // A direct map whose leaves are global does not count.
             (0x20_0000, vec![(0, 0x183)]),
@@ -243,10 +264,35 @@ mod tests {
         assert_eq!(look(KERNEL, PCIDE, global), paging(true, false, false));
         assert_eq!(look(USER, PGE, global), paging(false, true, true));
         assert_eq!(look(0x7000, PGE, plain), None);
-        // Without vmalloc memory this cannot be told.
-        let elsewhere = 0xffff_a000_0000_0000..0xffff_b000_0000_0000;
-        assert_eq!(look_in(&elsewhere, USER, PGE, plain), None);
-        assert_eq!(look_in(&elsewhere, KERNEL, PGE, plain), None);
+        // Where vmalloc memory is elsewhere, or it is not known where.
+        for unknown in [0xffff_a000_0000_0000..0xffff_b000_0000_0000, 0..0] {
+            let looked = [USER, KERNEL].map(|cr3| look_in(&unknown, cr3, PGE, global));
+            assert_eq!(looked, [true, false].map(|it| paging(false, it, false)));
+        }
+    }
+
+    #[test]
+    fn tables_side_by_side_are_a_pair_only_if_one_lacks_the_kernel_and_both_have_the_user() {
+        let table = |present: &[(usize, u64)]| {
+            let mut table = vec![0; TOP_ENTRIES];
+            for &(index, entry) in present {
+                table[index] = entry;
+            }
+            table
+        };
+        let user = table(&[(0, 0x60_0007), (508, 0x51_0003)]);
+        let whole = [(0, 0x60_0007), (402, 0x30_0003), (508, 0x50_0003)];
+        assert!(is_pair(&user, &table(&whole)));
+        for other in [
+            // Another process, nothing of the user's, nothing of the kernel's, no more of it.
+            [(0, 0x61_0007), whole[1], whole[2]],
+            [whole[1], whole[1], whole[2]],
+            [whole[0], whole[1], whole[1]],
+            [whole[0], whole[2], whole[2]],
+        ] {
+            assert!(!is_pair(&user, &table(&other)), "{other:?}");
+        }
+        assert!(!is_pair(&table(&whole[1..]), &table(&whole)));
     }
 
     #[test]

@@ -99,7 +99,11 @@ impl Choice {
             19..=20 => Operation::Write {
                 register: Register::TPR,
                 // Often low: with a high one nothing happens any more.
-                value: u32::from(if self.chance(2) { 0 } else { self.byte() }),
+                value: u32::from(if self.chance(2) {
+                    0
+                } else {
+                    self.byte() & 0xf0
+                }),
             },
             21 => Operation::Cr8(if self.chance(2) { 0 } else { self.byte() & 0xf }),
             22..=23 => Operation::Handlers {
@@ -120,7 +124,6 @@ impl Choice {
             },
             33 => Operation::TscDeadline {
                 vector: self.vector(),
-                masked: self.chance(3),
                 cycles: self.of(&[1, 10_000, 200_000], 1),
             },
             34 => Operation::Periodic {
@@ -315,6 +318,7 @@ mod tests {
                     assert!(value & 0xff >= 0x20 && value & 0x5000 == 0, "{operation}");
                 }
                 0x28 | 0x0b => assert_eq!(value, 0),
+                0x08 => assert_eq!(value & 0xf, 0),
                 _ => {}
             },
             Operation::ApicBase(value) => {

@@ -272,6 +272,56 @@ mod tests {
         );
     }
 
+    /// An ELF file of one segment, which has the header.
+    fn elf() -> Vec<u8> {
+        let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([2, 0, 3, 0, 1, 0, 0, 0]);
+        // Entry, program headers, no sections, flags.
+        for word in [0x40_0010_u32, 52, 0, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend([52, 0, 32, 0, 1, 0, 40, 0, 0, 0, 0, 0]);
+        // To be loaded: offset, virtual and physical address, size in the file and in memory, flags, alignment.
+        for word in [1_u32, 84, 0x40_0000, 0x40_0000, 32, 0x1000, 7, 1] {
+            file.extend(word.to_le_bytes());
+        }
+        for word in [MAGIC, 0, 0_u32.wrapping_sub(MAGIC)] {
+            file.extend(word.to_le_bytes());
+        }
+        file.resize(84 + 32, 0xf4);
+        file
+    }
+
+    #[test]
+    fn an_elf_image_is_its_segments_and_one_that_is_not_whole_is_refused() {
+        let file = elf();
+        let expected = Multiboot {
+            entry: 0x40_0010,
+            segments: vec![Segment {
+                address: 0x40_0000,
+                bytes: file[84..].to_vec(),
+            }],
+        };
+        assert_eq!(Multiboot::parse(&file), Ok(expected));
+        let address = 0x40_0000;
+        assert_eq!(
+            Multiboot::parse(&file[..115]),
+            Err(MultibootError::Segment { address })
+        );
+    }
+
+    #[test]
+    fn no_damaged_image_panics() {
+        let good = vec![elf(), with_addresses(HAS_ADDRESSES, GOOD)];
+        let mut corpus = ipirig_fuzz::Corpus::new(good, 1);
+        let parsed = (0..50_000)
+            .filter(|_| Multiboot::parse(&corpus.next_input()).is_ok())
+            .count();
+        // Some damage is where it does not matter; most is.
+        assert!((1..50_000).contains(&parsed), "{parsed}");
+    }
+
     #[test]
     fn the_information_says_where_everything_is() {
         let image = Multiboot {

@@ -93,7 +93,7 @@ pub enum Operation {
     InterruptsOn,
     /// CLI.
     InterruptsOff,
-    /// Writes CR8, and reads it back.
+    /// Writes CR8 with interrupts on, and reads it back.
     Cr8(u8),
     /// How this CPU's handlers behave from now on.
     Handlers {
@@ -122,12 +122,10 @@ pub enum Operation {
         divide: u32,
     },
     /// Has the timer expire at a value of the TSC, and waits until it has. Nothing where CPUID does not offer
-    /// that.
+    /// that, or where the timer's entry stays masked.
     TscDeadline {
         /// The timer's vector.
         vector: u8,
-        /// Its entry of the local vector table is masked.
-        masked: bool,
         /// How many cycles from now.
         cycles: u32,
     },
@@ -211,11 +209,7 @@ impl Operation {
                 count,
                 divide,
             } => (8, vector, flag(masked), count, u64::from(divide)),
-            Self::TscDeadline {
-                vector,
-                masked,
-                cycles,
-            } => (9, vector, flag(masked), cycles, 0),
+            Self::TscDeadline { vector, cycles } => (9, vector, 0, cycles, 0),
             Self::Periodic {
                 vector,
                 ticks,
@@ -266,15 +260,9 @@ impl fmt::Display for Operation {
                 "one-shot timer {vector:#x}, count {count}, divide {divide:#x}{}",
                 masked(mask)
             ),
-            Self::TscDeadline {
-                vector,
-                masked: mask,
-                cycles,
-            } => write!(
-                f,
-                "TSC-deadline timer {vector:#x} in {cycles} cycles{}",
-                masked(mask)
-            ),
+            Self::TscDeadline { vector, cycles } => {
+                write!(f, "TSC-deadline timer {vector:#x} in {cycles} cycles")
+            }
             Self::Periodic {
                 vector,
                 ticks,

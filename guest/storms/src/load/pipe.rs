@@ -1,39 +1,46 @@
-//! A reader of a trace while each CPU writes to it: the writer wakes the reader by an irq_work of its own
-//! (`rb_wakeups` of kernel/trace/ring_buffer.c), which is an IPI to itself.
+//! A reader who waits for an event on the isolated CPU while one comes there: the CPU that writes to the trace wakes the reader
+//! by an irq_work of its own (`rb_wakeups` of kernel/trace/ring_buffer.c), which is an IPI to itself.
 
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
+use super::knob::Knob;
 use crate::children::Children;
 use crate::interfaces::Interfaces;
 use crate::request::StormError;
 use crate::tracefs::Tracefs;
 use ipirig_system::{During, Errno};
 
-/// The events: what an isolated CPU has to do at all is to take calls.
-const EVENTS: &str = "events/irq_vectors/enable";
-/// The kernel has [`EVENTS`] with it.
+/// The event: work that is queued on the CPU has it switch to a worker.
+const EVENT: &str = "events/sched/sched_switch/enable";
+/// The kernel has [`EVENT`] with it.
 const OPTION: &str = "CONFIG_EVENT_TRACING";
-/// What is read. A reader waits for the first event and for no more.
-const PIPE: &str = "trace_pipe";
-/// Of one read.
-const BYTES: usize = 4096;
+/// How long the reader has until it waits. One that finds the event there needs nobody to wake it.
+const HOLD: Duration = Duration::from_millis(50);
 
-pub(crate) fn run(interfaces: &Interfaces<'_>) -> Result<(), StormError> {
-    let tracefs = Tracefs::with(interfaces, EVENTS, OPTION)?;
-    let pipe = tracefs.file(PIPE, OPTION)?;
+pub(super) fn run(interfaces: &Interfaces<'_>, work: &Knob) -> Result<(), StormError> {
+    let tracefs = Tracefs::with(interfaces, EVENT, OPTION)?;
+    let mut isolated = (0..).filter(|cpu| !interfaces.housekeeping.contains(cpu));
+    let pipe = format!("per_cpu/cpu{}/trace_pipe", isolated.next().unwrap_or(0));
+    let pipe = tracefs.file(&pipe, OPTION)?;
     let mut reader = Children::default();
     reader
         .add(|| read(&pipe))
         .during(|| format!("read {}", pipe.display()))?;
-    tracefs.write(EVENTS, "1")?;
+    tracefs.write(EVENT, "1")?;
+    thread::sleep(HOLD);
+    work.turn(interfaces.root)?;
     reader
         .join()
         .during(|| format!("read {}", pipe.display()))?;
-    tracefs.write(EVENTS, "0")
+    tracefs.write(EVENT, "0")
 }
 
-fn read(pipe: &std::path::Path) -> Result<(), Errno> {
-    File::open(pipe)?.read_exact(&mut [0; BYTES])?;
+/// Waits for an event.
+fn read(pipe: &Path) -> Result<(), Errno> {
+    File::open(pipe)?.read_exact(&mut [0])?;
     Ok(())
 }

@@ -185,6 +185,11 @@ fn who_asked_is_told_where_the_cause_says_only_what_was_asked_for() {
             Some("new_driver_sync"),
         ),
         (
+            "native_send_call_func_single_ipi arch_send_call_function_single_ipi new_driver_sync",
+            "function call",
+            Some("new_driver_sync"),
+        ),
+        (
             "irq_work_queue_on wake_up_nohz_cpu add_timer_on __queue_delayed_work mce_cpu_online",
             "timer from another CPU",
             Some("mce_cpu_online"),

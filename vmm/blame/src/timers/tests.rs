@@ -37,6 +37,10 @@ fn kernel() -> Kernel {
     let functions = functions.map(|(at, name)| (at, TEXT + 0x1000, name));
     let data = [
         (WHEEL, u64::MAX, "timer_bases"),
+        (WHEEL + 0x3000, u64::MAX, "what_comes_next"),
+        (TEXT, TEXT + 0x2000, "_stext"),
+        (TEXT + 0x1000, TEXT + 0x2000, "_etext"),
+        (TEXT + 0x20_0000, u64::MAX, "_end"),
         (BASES, u64::MAX, "hrtimer_bases"),
         (OFFSETS, u64::MAX, "__per_cpu_offset"),
         (JIFFIES, u64::MAX, "jiffies"),
@@ -153,10 +157,33 @@ fn a_tick_is_told_by_the_timers_of_the_wheel_that_are_due() {
     wheel(&mut memory, 7, (NOW, 0), SLEEP);
     wheel(&mut memory, 64 + 4, (NOW - NOW % 8 - 1, 0), SLEEP);
     let expected = vec![(SLEEP, None), (DELAYED, Some(VMSTAT))];
+    assert_eq!(due(&memory), Some(expected.clone()));
+    // The timer that runs is in no list any more: nothing in it points back at the wheel's pointer to it.
+    memory.set(HEAP + 0x8000, &[0, 0, NOW, MCE, 7 << 22]);
+    memory.set(AREA + WHEEL + 8, &[HEAP + 0x8000]);
     assert_eq!(due(&memory), Some(expected));
     // Another timer is sooner than the tick: the wheel has no part in it.
     first(&mut memory, Layout::Old, 4, (4999, 0), MCE);
     assert_eq!(due(&memory), Some(vec![(MCE, None)]));
+}
+
+#[test]
+fn what_is_no_function_and_what_lies_behind_the_wheels_is_no_timer() {
+    let mut memory = quiet(Layout::Old);
+    first(&mut memory, Layout::Old, 0, (5000, 0), TICKS);
+    // A list in another variable, and one whose word in the function's place is data.
+    let behind = AREA + WHEEL + 0x3008;
+    memory.set(behind, &[HEAP + 0x8000]);
+    memory.set(HEAP + 0x8000, &[0, behind, NOW, SLEEP, 7 << 22]);
+    wheel(&mut memory, 7, (NOW, 0), TEXT + 0x1800);
+    wheel(&mut memory, 7, (NOW, 0), HEAP);
+    assert_eq!(due(&memory), Some(vec![(TICKS, None)]));
+    // A module's has no name here, and is a function all the same.
+    let module = 0xffff_ffff_c012_3450;
+    wheel(&mut memory, 7, (NOW, 0), module);
+    assert_eq!(due(&memory), Some(vec![(module, None)]));
+    first(&mut memory, Layout::Old, 1, (4000, 0), HEAP);
+    assert_eq!(due(&memory), Some(vec![]));
 }
 
 #[test]

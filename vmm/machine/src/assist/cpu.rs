@@ -86,6 +86,11 @@ pub(crate) trait Assist: Send + fmt::Debug {
         Ok(Handled::No)
     }
 
+    /// The vCPU has just got the registers of a saved one.
+    fn restored(&mut self, _cpu: &Cpu<'_>) -> Result<(), errno::Error> {
+        Ok(())
+    }
+
     /// Called now and then between exits, for what no exit announces.
     fn look(&mut self, _cpu: &Cpu<'_>) -> Result<(), errno::Error> {
         Ok(())

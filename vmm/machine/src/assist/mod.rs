@@ -3,6 +3,7 @@
 //! One file a quirk, one line in [`QUIRKS`]. A quirk that is not found costs nothing: no assist is
 //! installed, nothing is hidden and the command line stays as it was.
 
+mod busy_tss;
 mod cmpxchg16b;
 mod cpu;
 mod fwait;
@@ -25,4 +26,5 @@ pub(crate) const QUIRKS: &[Quirk] = &[
     cmpxchg16b::QUIRK,
     privileged::QUIRK,
     tsc_writes::QUIRK,
+    busy_tss::QUIRK,
 ];

@@ -19,7 +19,13 @@ pub(super) const RING0_STACK: u64 = 0xf000;
 
 const RING3_STACK: u64 = 0xe000;
 const GDT: u64 = 0x1000;
-const TSS: u64 = 0x1800;
+const TSS_AT: u64 = 0x1800;
+/// Bytes of a 64-bit TSS, and of its map of ports.
+const TSS_BYTES: u32 = 0x68;
+const PORTS_BYTES: u32 = 0x18;
+/// The types of a 64-bit TSS that is loaded, and of one that is not (SDM vol. 3, table 3-2).
+pub(crate) const TSS: u8 = 11;
+pub(crate) const IDLE_TSS: u8 = 9;
 const IDT: u64 = 0x2000;
 const HANDLERS: u64 = 0x3000;
 const PML4: u64 = 0x4000;
@@ -61,7 +67,7 @@ pub(super) fn write(memory: &GuestMemoryMmap, code: &[u8]) {
         0x00cf_9300_0000_ffff, // kernel data
         0x00cf_f300_0000_ffff, // user data
         0x00af_fb00_0000_ffff, // user code
-        0x0000_8b00_0000_0067 | TSS << 16,
+        0x0000_8b00_0000_0067 | TSS_AT << 16,
         0,
     ]
     .into_iter()
@@ -69,8 +75,10 @@ pub(super) fn write(memory: &GuestMemoryMmap, code: &[u8]) {
     {
         put(GDT + 8 * index as u64, &u64::to_le_bytes(descriptor));
     }
-    // RSP0 of the 64-bit TSS (SDM vol. 3, figure 8-11).
-    put(TSS + 4, &RING0_STACK.to_le_bytes());
+    // RSP0 of the 64-bit TSS (SDM vol. 3, figure 8-11), and where its map of ports begins, which is right after it, all
+    // zero: CPL 3 may use what it has a bit for.
+    put(TSS_AT + 4, &RING0_STACK.to_le_bytes());
+    put(TSS_AT + 0x66, &(TSS_BYTES as u16).to_le_bytes());
     for vector in 0..VECTORS {
         let handler = HANDLERS + 16 * vector;
         // mov al, vector; out VECTOR_PORT, al; nop; hlt
@@ -110,13 +118,20 @@ fn long_mode(sregs: &mut kvm_sregs) {
     sregs.idt.base = IDT;
     sregs.idt.limit = (VECTORS * 16 - 1) as u16;
     sregs.tr = kvm_segment {
-        base: TSS,
-        limit: 0x67,
+        base: TSS_AT,
+        limit: TSS_BYTES + PORTS_BYTES - 1,
         selector: TSS_SELECTOR,
-        type_: 11,
+        type_: TSS,
         present: 1,
         ..kvm_segment::default()
     };
+}
+
+/// Has the TSS be of another type.
+pub(super) fn set_tss(vcpu: &VcpuFd, type_: u8) -> Result<(), errno::Error> {
+    let mut sregs = vcpu.get_sregs()?;
+    sregs.tr.type_ = type_;
+    vcpu.set_sregs(&sregs)
 }
 
 pub(super) fn enter_ring0(vcpu: &VcpuFd) -> Result<(), errno::Error> {

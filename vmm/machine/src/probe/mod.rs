@@ -26,6 +26,8 @@ mod speed;
 
 pub(crate) use speed::Speed;
 
+pub(crate) use layout::{IDLE_TSS, TSS};
+
 use layout::{CODE, LSTAR_CODE, MEMORY};
 
 /// Longest a probe may run; they take microseconds.
@@ -145,6 +147,15 @@ impl<'a> Prober<'a> {
     /// Runs SYSCALL in CPL 3 with LSTAR at a HLT.
     pub(crate) fn syscall_from_ring3(&self) -> Result<Outcome, ProbeError> {
         self.prepare_syscall()?.run()
+    }
+
+    /// Writes `value` to the port of vectors in CPL 3, which the map of a TSS of type `tss` permits: if it is written, it
+    /// is the outcome's vector.
+    pub(crate) fn out_from_ring3(&self, value: u8, tss: u8) -> Result<Outcome, ProbeError> {
+        // mov al, value; out VECTOR_PORT, al
+        let mut guest = self.prepare_ring3(&[0xb0, value, 0xe6, layout::VECTOR_PORT as u8])?;
+        layout::set_tss(&guest.vcpu, tss).map_err(kvm("KVM_SET_SREGS"))?;
+        guest.run()
     }
 
     fn prepare_syscall(&self) -> Result<Guest, ProbeError> {

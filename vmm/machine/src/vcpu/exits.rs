@@ -14,7 +14,7 @@ use crate::msr;
 use crate::ports::PortWrite;
 use crate::stop::StopReason;
 use crate::sys;
-use crate::vm;
+use crate::vm::{self, Apics};
 
 /// The register page, relative to which xAPIC registers are numbered.
 const PAGE: u64 = 0xfff;
@@ -60,6 +60,7 @@ impl Vcpu {
             cr8,
             immediate_exit,
             apic,
+            apics,
             vcpu_set,
             assists,
             counters,
@@ -106,7 +107,7 @@ impl Vcpu {
             }
             VcpuExit::MmioRead(address, data) => {
                 counters.mmio += 1;
-                let value = match apic_offset(apic, address) {
+                let value = match apic_offset(apic, *apics, address) {
                     Some(offset) => apic.mmio_read(offset, clock::now()),
                     None => u32::MAX,
                 };
@@ -119,7 +120,7 @@ impl Vcpu {
             VcpuExit::MmioWrite(address, data) => {
                 counters.mmio += 1;
                 let value: Option<[u8; 4]> = data.try_into().ok();
-                match (apic_offset(apic, address), value) {
+                match (apic_offset(apic, *apics, address), value) {
                     (Some(offset), Some(value)) => {
                         then(apic.mmio_write(offset, u32::from_le_bytes(value), clock::now()))
                     }
@@ -130,6 +131,8 @@ impl Vcpu {
             VcpuExit::X86Rdmsr(msr) => {
                 counters.msr += 1;
                 let value = match msr.index {
+                    // KVM brings what it refuses, of its own APIC as well.
+                    _ if *apics == Apics::Kernel => None,
                     vm::APIC_BASE => Some(apic.apic_base()),
                     vm::TSC_DEADLINE if timers.tsc_khz.is_some() => {
                         Some(apic.tsc_deadline(clock::now()))
@@ -145,6 +148,8 @@ impl Vcpu {
             VcpuExit::X86Wrmsr(msr) => {
                 counters.msr += 1;
                 let done = match msr.index {
+                    index if followed(assists, index) => Some(ExitAction::Msr(index, msr.data)),
+                    _ if *apics == Apics::Kernel => None,
                     vm::APIC_BASE => apic
                         .set_apic_base(msr.data)
                         .ok()
@@ -155,7 +160,6 @@ impl Vcpu {
                     index if X2APIC.contains(&index) => {
                         apic.msr_write(index, msr.data, clock::now()).ok().map(then)
                     }
-                    index if followed(assists, index) => Some(ExitAction::Msr(index, msr.data)),
                     _ => None,
                 };
                 *msr.error = u8::from(done.is_none());
@@ -295,10 +299,10 @@ fn then(action: Action) -> ExitAction {
     }
 }
 
-/// The register offset, if `address` is in the APIC's page and the APIC has one.
-fn apic_offset(apic: &ipirig_apic::LocalApic, address: u64) -> Option<u16> {
+/// The register offset, if `address` is in the APIC's page and the APIC is ours and has one.
+fn apic_offset(apic: &ipirig_apic::LocalApic, apics: Apics, address: u64) -> Option<u16> {
     let base = apic.apic_base() & !PAGE;
-    let in_page = apic.mode() == Mode::XApic && address & !PAGE == base;
+    let in_page = apics == Apics::User && apic.mode() == Mode::XApic && address & !PAGE == base;
     if in_page {
         u16::try_from(address & PAGE).ok()
     } else {

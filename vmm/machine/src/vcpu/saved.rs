@@ -193,6 +193,7 @@ impl Vcpu {
             memory: &self.vcpu_set.memory,
         };
         for assist in &mut self.assists {
+            assist.restored(&cpu).map_err(failed(ASSIST_FAILED))?;
             for entry in msrs {
                 if follows(assist.as_ref(), entry.index) {
                     assist

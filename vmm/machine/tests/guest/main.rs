@@ -25,7 +25,6 @@ mod ipis;
 mod oracle;
 mod placed;
 mod pmu;
-mod priority;
 mod recording;
 mod sandbox;
 mod senders;
@@ -156,7 +155,6 @@ fn main() -> ExitCode {
     oracle::list(&mut suite);
     placed::list(&mut suite);
     pmu::list(&mut suite);
-    priority::list(&mut suite);
     recording::list(&mut suite);
     sandbox::list(&mut suite);
     snapshots::list(&mut suite);

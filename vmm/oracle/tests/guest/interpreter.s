@@ -255,9 +255,17 @@ oracle_do_off:
     cli
     ret
 
+# With interrupts on: QEMU's TCG (10.0) fails an assertion of its own where CR8 is written while KVM has it tell
+# when the guest can take an interrupt (a virtual interrupt on SVM; helper_write_crN).
 oracle_do_cr8:
+    pushfq
+    sti
+    nop
+    call oracle_leave
+    mov eax, dword ptr [rbx + 4]
     mov cr8, rax
-    in al, 0x61
+    call oracle_leave
+    popfq
     mov rax, cr8
     jmp oracle_observe
 
@@ -382,11 +390,13 @@ oracle_do_tsc_deadline:
     mov eax, 2
     bt ecx, 24
     jnc oracle_observe
-    movzx eax, byte ptr [rbx + 3]
-    and eax, 1
-    shl eax, 16
-    or eax, 0x40000
+    mov eax, 0x40000
     call oracle_timer
+    mov ecx, 0x32
+    call rt_read
+    bt eax, 16
+    mov eax, 3
+    jc oracle_observe
     push qword ptr [rbp + 48]
     rdtsc
     add eax, dword ptr [rbx + 4]

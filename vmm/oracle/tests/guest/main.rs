@@ -18,11 +18,12 @@ mod harness;
 mod image;
 mod kvm_unit_tests;
 mod manual;
+mod priority;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ipirig_machine::{Host, HostError};
+use ipirig_machine::{ApicMode, Host, HostError};
 use libtest_mimic::{Arguments, Trial};
 
 /// The tests, and why some or all of them cannot be run here.
@@ -34,6 +35,18 @@ struct Suite {
 }
 
 impl Suite {
+    /// A test of each face of the APIC.
+    fn both(&mut self, name: &str, test: fn(ApicMode)) {
+        let reason = self.no_kvm.clone();
+        self.add(&format!("xapic::{name}"), reason, move || {
+            test(ApicMode::Xapic);
+        });
+        let reason = self.no_x2apic.clone();
+        self.add(&format!("x2apic::{name}"), reason, move || {
+            test(ApicMode::X2apic);
+        });
+    }
+
     fn add(&mut self, name: &str, reason: Option<String>, test: impl Fn() + Send + 'static) {
         let trial = Trial::test(name, move || {
             test();
@@ -78,6 +91,7 @@ fn main() -> ExitCode {
     };
     differential::list(&mut suite);
     manual::list(&mut suite);
+    priority::list(&mut suite);
     kvm_unit_tests::list(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit_code()
 }

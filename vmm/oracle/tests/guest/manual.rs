@@ -158,7 +158,7 @@ fn both() -> Vec<Case> {
         |_| {
             one(&[
                 Operation::InterruptsOn,
-                write(Register::TPR, 0x4f),
+                write(Register::TPR, 0x40),
                 to_self(0x4f),
                 to_self(0x50),
                 Operation::Read(PPR),
@@ -168,11 +168,27 @@ fn both() -> Vec<Case> {
         },
         &[&[
             interrupt(0x50),
-            reads(PPR, 0x4f),
+            reads(PPR, 0x40),
             interrupt(0x4f),
             reads(PPR, 0x30),
         ]],
     ));
+    let lower = each(
+        "the_lower_half_of_the_task_priority_is_kept_and_is_the_processors",
+        1,
+        |_| {
+            one(&[
+                write(Register::TPR, 0x4f),
+                Operation::Read(Register::TPR),
+                Operation::Read(PPR),
+            ])
+        },
+        &[&[reads(Register::TPR, 0x4f), reads(PPR, 0x4f)]],
+    );
+    cases.extend(lower.map(|case| Case {
+        deviates: Some("KVM on SVM clears the lower half"),
+        ..case
+    }));
     cases.extend(each(
         "cr8_is_the_upper_half_of_the_task_priority",
         1,
@@ -338,17 +354,17 @@ fn both() -> Vec<Case> {
         "a_tsc_deadline_that_has_passed_fires_once_and_reads_as_zero",
         1,
         |_| {
-            let timer = |masked| Operation::TscDeadline {
+            let timer = Operation::TscDeadline {
                 vector: 0x33,
-                masked,
                 cycles: 0,
             };
-            one(&[Operation::InterruptsOn, timer(false), timer(true)])
+            one(&[Operation::InterruptsOn, timer, timer])
         },
         &[&[
             interrupt(0x33),
             Entry::Observed(0),
             reads(IRR_1, 0),
+            interrupt(0x33),
             Entry::Observed(0),
             reads(IRR_1, 0),
         ]],

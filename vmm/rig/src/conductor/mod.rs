@@ -455,9 +455,12 @@ impl<'a> Conductor<'a> {
         &mut self,
         layout: &Result<Arc<KernelLayout>, String>,
     ) -> Result<Option<Paging>, Ended> {
-        let vmalloc = layout
-            .as_ref()
-            .map_or(KernelLayout::VMALLOC, |layout| layout.vmalloc.clone());
+        // A kernel that has such a variable puts it where it likes (arch/x86/kernel/head64.c, arch/x86/mm/kaslr.c).
+        let elsewhere = |layout: &KernelLayout| layout.symbols().address("vmalloc_base").is_some();
+        let vmalloc = match layout {
+            Ok(layout) if !elsewhere(layout) => layout.vmalloc.clone(),
+            _ => 0..0,
+        };
         if !self.plan.isolated_in.has_task() {
             return Ok(None);
         }
