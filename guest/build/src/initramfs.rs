@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::cpio::Archive;
 use crate::module::DUMMY;
 use crate::{Built, GuestError};
+use ipirig_archive::Archive;
 use ipirig_store::{Ingredients, Store};
 
 /// Goes up whenever the archive would look different for the same inputs.

@@ -16,7 +16,6 @@ mod agent;
 mod agent_profile;
 mod config;
 mod configuration;
-mod cpio;
 mod error;
 mod initramfs;
 mod kernel;

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::cpio::Archive;
 use crate::{GuestError, Initramfs, Places};
+use ipirig_archive::Archive;
 use ipirig_store::{Ingredients, Store};
 
 /// Goes up whenever the archive would look different for the same inputs.

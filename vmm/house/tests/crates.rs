@@ -18,6 +18,7 @@ const BELOW: [&[&str]; 5] = [
     &["vmm/terminal"],
     &[
         "guest/abi",
+        "guest/archive",
         "guest/store",
         "guest/system",
         "vmm/bench",

@@ -1,6 +1,8 @@
 //! newc cpio archives, as Documentation/driver-api/early-userspace/buffer-format.rst in the kernel has
 //! them, for an initramfs. No hard links, no owners but root, no times: the same content gives the same
 //! bytes.
+//!
+//! What this crate does not do: decide what is in an initramfs; that is `ipirig-guest`'s.
 
 use std::io::{self, Write};
 use std::mem;
@@ -9,18 +11,26 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 
 /// An archive in the making. Parents must be added before what is in them.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     inode: u32,
 }
 
 impl Archive {
-    pub(crate) fn directory(&mut self, name: &str, permissions: u32) -> io::Result<()> {
+    /// A directory.
+    ///
+    /// # Errors
+    /// Nothing but memory is written to: the name is too long for the format.
+    pub fn directory(&mut self, name: &str, permissions: u32) -> io::Result<()> {
         let entry = Builder::new(name).mode(permissions).nlink(2);
         self.add(entry.set_mode_file_type(ModeFileType::Directory), &[])
     }
 
-    pub(crate) fn character_device(
+    /// A character device, by its major and minor number.
+    ///
+    /// # Errors
+    /// As [`Archive::directory`].
+    pub fn character_device(
         &mut self,
         name: &str,
         permissions: u32,
@@ -31,19 +41,29 @@ impl Archive {
         self.add(entry.set_mode_file_type(ModeFileType::Char), &[])
     }
 
-    /// Fails where `content` is 4 GiB or more, for which the format has no digits.
-    pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
+    /// A regular file.
+    ///
+    /// # Errors
+    /// `content` is 4 GiB or more, for which the format has no digits.
+    pub fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         let entry = Builder::new(name).mode(permissions);
         self.add(entry.set_mode_file_type(ModeFileType::Regular), content)
     }
 
-    /// `target` as it is: the kernel looks for it when the link is followed.
-    pub(crate) fn symlink(&mut self, name: &str, target: &[u8]) -> io::Result<()> {
+    /// A symbolic link. `target` as it is: the kernel looks for it when the link is followed.
+    ///
+    /// # Errors
+    /// As [`Archive::file`].
+    pub fn symlink(&mut self, name: &str, target: &[u8]) -> io::Result<()> {
         let entry = Builder::new(name).mode(0o777);
         self.add(entry.set_mode_file_type(ModeFileType::Symlink), target)
     }
 
-    pub(crate) fn finish(self) -> io::Result<Vec<u8>> {
+    /// The archive's bytes, with its trailer.
+    ///
+    /// # Errors
+    /// As [`Archive::directory`].
+    pub fn finish(self) -> io::Result<Vec<u8>> {
         trailer(self.bytes)
     }
 
