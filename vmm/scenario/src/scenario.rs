@@ -115,6 +115,14 @@ pub enum IsolatedIpis {
 }
 
 impl Scenario {
+    /// Whether the guest must have the module: the storm is made by it, or isolated tasks stay in the kernel, awake or
+    /// asleep, until somebody lets them go.
+    #[must_use]
+    pub fn needs_module(&self) -> bool {
+        let stays = matches!(self.vcpus.isolated_in, Mode::Kernel | Mode::Idle);
+        stays || !self.enter_before.is_empty() || self.storm.needs_module()
+    }
+
     /// How to provoke `entry`, in a guest that has the module or not: if it is to go through several
     /// address spaces, in the order for that.
     #[must_use]

@@ -26,6 +26,23 @@ fn error(text: &str) -> String {
 }
 
 #[test]
+fn a_scenario_needs_the_module_for_its_storm_or_for_tasks_that_stay_in_the_kernel() {
+    let needs = |name: &str| Scenario::find(name).unwrap().needs_module();
+    let needed = [
+        "static-key-flip",
+        "image-key-in-kernel",
+        "enters-in-mid-batch",
+        "image-key-flip",
+        "ftrace-toggle",
+    ]
+    .map(needs);
+    assert_eq!(needed, [true, true, true, false, false]);
+    let mut idle = Scenario::find("image-key-flip").unwrap();
+    idle.vcpus.isolated_in = Mode::Idle;
+    assert!(idle.needs_module());
+}
+
+#[test]
 fn built_in_scenarios_are_valid_under_their_file_names() {
     let names: Vec<String> = Scenario::all()
         .unwrap()

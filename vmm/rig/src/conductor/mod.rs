@@ -481,10 +481,11 @@ impl<'a> Conductor<'a> {
             1 => true,
             other => return Err(self.protocol(format!("module = {other}"))),
         };
-        if let Some(Scenario { name, storm, .. }) = self.scenario
-            && storm.needs_module()
+        if let Some(scenario) = self.scenario
+            && scenario.needs_module()
             && !module
         {
+            let name = &scenario.name;
             return Err(Ended::Lacking {
                 what: format!(
                     "{name} needs the module ipirig.ko, which this guest's initramfs does not \

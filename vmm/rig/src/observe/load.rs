@@ -43,8 +43,8 @@ mod tests {
 
     #[test]
     fn a_load_that_the_agent_lacks_is_named_with_the_nearest_that_it_has() {
-        let known =
-            "there are idle, fork, bpf, net, keys, membarrier, perf, module, tracepoint, kprobe";
+        let known = "there are idle, fork, bpf, net, keys, membarrier, perf, module, tracepoint, kprobe, vmstat, caches, \
+                     compact, hugetlb, ignore-ce, hotplug, trace-pipe";
         assert_eq!(
             said(&["load", "idle", "frok"]),
             format!("load frok: there is no such load; did you mean fork? {known}")
