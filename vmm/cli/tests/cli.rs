@@ -84,7 +84,7 @@ fn unknown_scenarios_get_suggestions() {
     );
     refused(
         &["run", "--group", "txt"],
-        "no group `txt`: there are entry, housekeeping, load, must-deliver, text, tlb, tracing",
+        "no group `txt`: there are cpuset, entry, housekeeping, load, must-deliver, text, tlb, tracing",
     );
     refused(
         &["entry", "entry-matrix", "--kind", "nmj"],
