@@ -9,12 +9,25 @@ use std::time::{Duration, Instant};
 use ipirig_abi::Role;
 use ipirig_apic::{AcceptedKind, DeliveryMode, Origin};
 use ipirig_machine::{
-    AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, IpiEvent, Machine,
+    AcceptedEvent, ApicMode, Config, ConsoleSinks, CrashReport, Host, HostError, IpiEvent, Machine,
     MachineError, Observer, Snapshot, StopReason, Wakeup, WatchEvent,
 };
 use tempfile::TempDir;
 
 use crate::image;
+
+/// Why no guest can run here, if it is the host that lacks something. Any other trouble is for the
+/// tests to run into.
+pub(crate) fn no_kvm(error: &HostError) -> Option<String> {
+    match error {
+        HostError::NoKvm { .. }
+        | HostError::NotAllowed { .. }
+        | HostError::Open { .. }
+        | HostError::Version { .. }
+        | HostError::Missing { .. } => Some(error.to_string()),
+        _ => None,
+    }
+}
 
 /// Nothing here takes a second on an idle host; a busy one gets all of this.
 const PATIENCE: Duration = Duration::from_secs(60);

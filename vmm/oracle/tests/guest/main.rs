@@ -23,7 +23,7 @@ mod priority;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ipirig_machine::{ApicMode, Host, HostError};
+use ipirig_machine::{ApicMode, Host};
 use libtest_mimic::{Arguments, Trial};
 
 /// The tests, and why some or all of them cannot be run here.
@@ -60,23 +60,10 @@ impl Suite {
     }
 }
 
-/// Why no guest can run here, if it is the host that lacks something. Any other trouble is for the
-/// tests to run into.
-fn no_kvm(error: &HostError) -> Option<String> {
-    match error {
-        HostError::NoKvm { .. }
-        | HostError::NotAllowed { .. }
-        | HostError::Open { .. }
-        | HostError::Version { .. }
-        | HostError::Missing { .. } => Some(error.to_string()),
-        _ => None,
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let host = Host::probe().map(Arc::new);
-    let no_kvm = host.as_ref().err().and_then(no_kvm);
+    let no_kvm = host.as_ref().err().and_then(harness::no_kvm);
     let lacks_x2apic = host.as_ref().is_ok_and(|host| !host.facts().x2apic);
     let mut suite = Suite {
         no_x2apic: no_kvm
