@@ -121,7 +121,7 @@ impl Shadow {
     #[must_use]
     pub fn is_stale(&self, range: &Range<u64>, pcid: u16) -> bool {
         let pcid = self.under(pcid);
-        if self.clean_pcids.contains(&pcid) {
+        if range.is_empty() || self.clean_pcids.contains(&pcid) {
             return false;
         }
         match &self.translations {

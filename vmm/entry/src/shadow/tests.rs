@@ -145,6 +145,13 @@ fn the_last_page_can_be_pending() {
     assert!(!shadow.is_stale(&(last..u64::MAX), 0));
 }
 
+#[test]
+fn an_access_of_no_bytes_uses_no_translation() {
+    let shadow = Shadow::new(Pending::default(), &Pending::everything("x"), false);
+    assert!(!shadow.is_stale(&(BASE + 1..BASE + 1), 0));
+    assert!(shadow.is_stale(&(BASE + 1..BASE + 2), 0));
+}
+
 /// A TLB that remembers each stale page of each PCID.
 #[derive(Debug)]
 struct Naive {
