@@ -12,6 +12,8 @@ pub const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
 const CPU_ENTRY_AREA: Range<u64> = 0xffff_fe00_0000_0000..0xffff_fe80_0000_0000;
 /// Size and alignment of a task's stack without KASAN (arch/x86/include/asm/page_64_types.h).
 const THREAD_SIZE: u64 = 16 << 10;
+/// First address of the kernel's half with page tables of 4 levels (mm.rst).
+const KERNEL_HALF_4_LEVEL: u64 = 0xffff_8000_0000_0000;
 /// KASLR moves the kernel by multiples of at least this (CONFIG_PHYSICAL_ALIGN), and by less than
 /// the size of its mapping (KERNEL_IMAGE_SIZE in page_64_types.h).
 const SLIDE_ALIGN: u64 = 2 << 20;
@@ -107,8 +109,8 @@ pub struct KernelLayout {
     thunks: Range<u64>,
     flag: Option<KnownFlag>,
     /// Where vmalloc memory is. The default is that of a kernel with 4-level page tables without
-    /// CONFIG_RANDOMIZE_MEMORY; with it, or with 5 levels, it is where the kernel's variable `vmalloc_base` says, which is
-    /// not read.
+    /// CONFIG_RANDOMIZE_MEMORY; with it, or with 5 levels, it is where the kernel's variable `vmalloc_base` says
+    /// ([`KernelLayout::vmalloc_base`]).
     pub vmalloc: Range<u64>,
     /// Size and alignment of a task's stack. The default is that of a kernel without KASAN.
     pub thread_size: u64,
@@ -224,6 +226,25 @@ impl KernelLayout {
             SiteKind::Ftrace => "ftrace's function entry".into(),
             SiteKind::Alternative => "alternative".into(),
         }
+    }
+
+    /// The address of the variable that says where vmalloc memory begins, in a kernel that has it elsewhere than by
+    /// default: one with CONFIG_RANDOMIZE_MEMORY or built for 5-level page tables (arch/x86/mm/kaslr.c,
+    /// arch/x86/kernel/head64.c).
+    #[must_use]
+    pub fn vmalloc_base(&self) -> Option<u64> {
+        self.symbols.address("vmalloc_base")
+    }
+
+    /// Has vmalloc memory begin at `base`, with the size that it has there: addresses below the half of 4-level page
+    /// tables are those of 5-level ones (VMALLOC_SIZE_TB of arch/x86/include/asm/pgtable_64_types.h).
+    pub fn put_vmalloc_at(&mut self, base: u64) {
+        let tera: u64 = if base < KERNEL_HALF_4_LEVEL {
+            12800
+        } else {
+            32
+        };
+        self.vmalloc = base..base.saturating_add(tera << 40);
     }
 
     /// Whether `address` is on the stack that `rsp` is in, and that in vmalloc memory (VMAP_STACK).

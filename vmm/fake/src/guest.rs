@@ -153,6 +153,11 @@ impl Guest for Fake<'_> {
         Ok(code.get(..len.min(code.len())).map(<[u8]>::to_vec))
     }
 
+    fn kernel_word(&self, _cpu: usize, address: u64) -> Result<Option<u64>, Failure> {
+        assert_eq!(address, kernel::VMALLOC_BASE, "nothing else is asked for");
+        Ok(self.script.vmalloc_base)
+    }
+
     fn paging(&self, cpu: usize, _vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure> {
         assert!(self.isolated().contains(&cpu));
         Ok(Some(self.script.paging))

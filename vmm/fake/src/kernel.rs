@@ -90,11 +90,25 @@ ffffffff81800008 D text_mutex
 ffffffff81800010 D __end
 ";
 
+/// What one has besides that puts its vmalloc memory where it likes.
+const RANDOMIZED: &str = "ffffffff81800018 D vmalloc_base\n";
+/// Where that is.
+pub const VMALLOC_BASE: u64 = 0xffff_ffff_8180_0018;
+
 /// Where things are in it.
 pub fn layout(lstar: u64) -> Result<KernelLayout, String> {
+    layout_by(MAP, lstar)
+}
+
+/// The same of one that puts its vmalloc memory where it likes.
+pub fn randomized_layout(lstar: u64) -> Result<KernelLayout, String> {
+    layout_by(&format!("{MAP}{RANDOMIZED}"), lstar)
+}
+
+fn layout_by(text: &str, lstar: u64) -> Result<KernelLayout, String> {
     let dir = tempfile::tempdir().unwrap();
     let map = dir.path().join("System.map");
-    std::fs::write(&map, MAP).unwrap();
+    std::fs::write(&map, text).unwrap();
     let symbols = Symbols::from_system_map(&map).unwrap();
     let site = |address, kind| Site {
         address,

@@ -68,6 +68,8 @@ pub struct Script {
     pub path: Path,
     /// How the kernel's page tables are set up.
     pub paging: Paging,
+    /// What the kernel's variable `vmalloc_base` has; `None`: it cannot be read.
+    pub vmalloc_base: Option<u64>,
     /// What of guest debugging works on the host.
     pub debug: Debugging,
     /// Entry kinds that the machine cannot produce.

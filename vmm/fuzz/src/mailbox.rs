@@ -152,6 +152,10 @@ impl Guest for Scribbler<'_> {
         self.guest.read(cpu, address, len)
     }
 
+    fn kernel_word(&self, cpu: usize, address: u64) -> Result<Option<u64>, Failure> {
+        self.guest.kernel_word(cpu, address)
+    }
+
     fn paging(&self, cpu: usize, vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure> {
         self.guest.paging(cpu, vmalloc)
     }

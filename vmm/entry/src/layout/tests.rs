@@ -110,9 +110,13 @@ fn the_task_stack_is_not_taken_for_other_vmalloc_memory() {
     assert_eq!(at(&layout, STACK + 0x3fff), (true, false));
     layout.thread_size = 0;
     assert_eq!(at(&layout, STACK - 1), (false, true));
-    layout.vmalloc = 0xffff_a000_0000_0000..0xffff_b000_0000_0000;
+    layout.put_vmalloc_at(0xffff_a000_0000_0000);
     assert_eq!(at(&layout, STACK - 1), (false, false));
-    assert!(at(&layout, 0xffff_a000_0000_0000).1);
+    assert_eq!(layout.vmalloc, 0xffff_a000_0000_0000..0xffff_c000_0000_0000);
+    layout.put_vmalloc_at(0xffa0_0000_0000_0000);
+    assert_eq!(layout.vmalloc, 0xffa0_0000_0000_0000..0xffd2_0000_0000_0000);
+    layout.put_vmalloc_at(u64::MAX);
+    assert_eq!(layout.vmalloc, u64::MAX..u64::MAX);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the kernel says of itself, and what a run makes of it.
 
+use ipirig_entry::KernelLayout;
 use ipirig_evidence::Evidence;
 use ipirig_evidence::ledger::{DETAILS, Ledger};
 use ipirig_evidence::stacks::{Code, SymbolSource};
@@ -56,10 +57,42 @@ fn a_kernel_that_did_not_isolate_as_planned_ends_a_scenario_s_run() {
         ),
         ("nohz_full\t2\n", "the kernel balances load onto isolated"),
         ("nohz_full\t2\nonline\t0-1\n", "error: of 3"),
+        (
+            "nohz_full\t2\nisolated\t2\ntickless\t\n",
+            "error: the kernel keeps its tick on isolated",
+        ),
         ("", ""),
     ] {
         assert_eq!(shown(setup).as_deref(), Some(expected), "{setup:?}");
     }
+}
+
+#[test]
+fn vmalloc_memory_is_where_the_kernel_s_variable_says() {
+    let vmalloc = |layout: fn(u64) -> Result<KernelLayout, String>, vmalloc_base| {
+        let plan = plan("static-key-flip", None);
+        let ledger = Ledger::new(plan.roles.len(), DETAILS);
+        let script = Script {
+            vmalloc_base,
+            ..Script::default()
+        };
+        let mut guest = Fake::new(&plan, &ledger, script);
+        let layout = Box::new(layout);
+        let evidence = conduct(&mut guest, &plan, Start::Boot, layout, &ledger, &|_| {}).unwrap();
+        evidence.layout.map(|layout| layout.vmalloc.clone())
+    };
+    let base = 0xffff_a123_4000_0000;
+    assert_eq!(vmalloc(kernel::layout, None), Ok(KernelLayout::VMALLOC));
+    assert_eq!(
+        vmalloc(kernel::randomized_layout, Some(base)),
+        Ok(base..base + (32 << 40))
+    );
+    let why =
+        "the kernel's variable vmalloc_base, which says where vmalloc memory is, cannot be read";
+    assert_eq!(
+        vmalloc(kernel::randomized_layout, None),
+        Err(why.to_owned())
+    );
 }
 
 #[test]

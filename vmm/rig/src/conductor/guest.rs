@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::Mailbox;
+use ipirig_entry::paging::kernel_translation;
 use ipirig_entry::{Began, Paging, Record};
 use ipirig_machine::clock::{self, Moment};
 use ipirig_machine::{Line, Machine, StopReason, Wakeup};
@@ -94,6 +95,14 @@ pub trait Guest {
     ///
     /// The machine's.
     fn read(&self, cpu: usize, address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure>;
+
+    /// The 8 bytes at an address of the kernel's, whichever of a pair of page tables a vCPU has loaded. `None`:
+    /// there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// The machine's.
+    fn kernel_word(&self, cpu: usize, address: u64) -> Result<Option<u64>, Failure>;
 
     /// How the kernel's page tables are set up whose vmalloc memory is in `vmalloc`, by those of a vCPU
     /// that is in user space. `None`: it is not, or they cannot be read.
@@ -225,6 +234,19 @@ impl Guest for Machine {
 
     fn read(&self, cpu: usize, address: u64, len: usize) -> Result<Option<Vec<u8>>, Failure> {
         Ok(Machine::read_virtual(self, cpu, address, len)?)
+    }
+
+    fn kernel_word(&self, cpu: usize, address: u64) -> Result<Option<u64>, Failure> {
+        let word = |bytes: Vec<u8>| Some(u64::from_le_bytes(bytes.try_into().ok()?));
+        let physical = |at| self.read_physical(at, size_of::<u64>()).and_then(word);
+        // The one that is loaded has it, but for a vCPU in user space with page table isolation.
+        let loaded = Machine::read_virtual(self, cpu, address, size_of::<u64>())?;
+        Ok(loaded.and_then(word).or_else(|| {
+            let sample = Machine::sample(self, cpu)?;
+            physical(kernel_translation(
+                sample.cr3, sample.cr4, address, physical,
+            )?)
+        }))
     }
 
     fn paging(&self, cpu: usize, vmalloc: &Range<u64>) -> Result<Option<Paging>, Failure> {

@@ -446,7 +446,18 @@ impl<'a> Conductor<'a> {
         }
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let lstar = self.machine(|guest| guest.lstar(cpu))?;
-        Ok(layout(lstar).map(Arc::new))
+        let mut layout = match layout(lstar) {
+            Ok(layout) => layout,
+            Err(why) => return Ok(Err(why)),
+        };
+        if let Some(variable) = layout.vmalloc_base() {
+            let Some(base) = self.machine(|guest| guest.kernel_word(cpu, variable))? else {
+                let why = "the kernel's variable vmalloc_base, which says where vmalloc memory is, cannot be read";
+                return Ok(Err(why.to_owned()));
+            };
+            layout.put_vmalloc_at(base);
+        }
+        Ok(Ok(Arc::new(layout)))
     }
 
     /// How the kernel's page tables are set up, by those of an isolated vCPU that is in user space: it
@@ -455,11 +466,9 @@ impl<'a> Conductor<'a> {
         &mut self,
         layout: &Result<Arc<KernelLayout>, String>,
     ) -> Result<Option<Paging>, Ended> {
-        // A kernel that has such a variable puts it where it likes (arch/x86/kernel/head64.c, arch/x86/mm/kaslr.c).
-        let elsewhere = |layout: &KernelLayout| layout.symbols().address("vmalloc_base").is_some();
         let vmalloc = match layout {
-            Ok(layout) if !elsewhere(layout) => layout.vmalloc.clone(),
-            _ => 0..0,
+            Ok(layout) => layout.vmalloc.clone(),
+            Err(_) => 0..0,
         };
         if !self.plan.isolated_in.has_task() {
             return Ok(None);
