@@ -124,6 +124,7 @@ codes! {
         Notes = 2,
         /// How the kernel is set up, as it was when the agent was ready: lines of words with tabs between them.
         /// `nohz_full`, `isolated`, `online`, `possible`: a file of `/sys/devices/system/cpu` and what is in it.
+        /// `tickless`: the CPUs that run in NO_HZ mode, so that their tick can stop, by `/proc/timer_list`.
         /// `log`: a line of the kernel's log that is about isolation. `set`: a file of the kernel's that the agent
         /// wrote to so that isolated CPUs are left alone, what it wrote, and what would come without.
         /// `refused`: the same, and the error.

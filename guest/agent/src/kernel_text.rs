@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use ipirig_abi::{KernelText, TEXT_LEN};
 use ipirig_system::{During, Failure, setting};
@@ -34,6 +36,12 @@ const SAYS_NOTHING: [&str; 4] = [
 ];
 /// Most lines of the log that are told.
 const LINES: usize = 16;
+/// What the kernel says of each CPU's tick (kernel/time/timer_list.c).
+const TIMERS: &str = "proc/timer_list";
+/// How often, and how many times, that is read while a CPU still has a periodic tick: each leaves it by
+/// itself, at a tick after the clocksource can serve high-resolution timers (tick_check_oneshot_change).
+const TICK: Duration = Duration::from_millis(20);
+const TICKS: usize = 50;
 
 /// How the kernel below `root` is set up, whose log is `log`, and what was `written` to it.
 pub(crate) fn setup(root: &Path, log: &[u8], written: &[Written]) -> Vec<u8> {
@@ -42,6 +50,7 @@ pub(crate) fn setup(root: &Path, log: &[u8], written: &[Written]) -> Vec<u8> {
         let list = std::fs::read_to_string(file).ok()?;
         Some(format!("{name}\t{}\n", list.trim()))
     });
+    let tickless = tickless(root).map(|list| format!("tickless\t{list}\n"));
     let log = String::from_utf8_lossy(log);
     let has = |line: &str, words: &[&str]| words.iter().any(|word| line.contains(word));
     let told = log
@@ -50,8 +59,41 @@ pub(crate) fn setup(root: &Path, log: &[u8], written: &[Written]) -> Vec<u8> {
         .take(LINES)
         .map(|line| format!("log\t{}\n", line.replace('\t', " ")));
     let written = written.iter().map(|written| format!("{written}\n"));
-    let text: String = cpus.chain(told).chain(written).collect();
+    let text: String = cpus.chain(tickless).chain(told).chain(written).collect();
     text.into_bytes()
+}
+
+/// The CPUs that can stop their tick, as a list with commas: those that program one timer at a time and run in NO_HZ
+/// mode. Without it `nohz_full=` changes nothing. `None` where the kernel does not say.
+fn tickless(root: &Path) -> Option<String> {
+    let mut modes = Vec::new();
+    for _ in 0..TICKS {
+        modes = tick_modes(&std::fs::read_to_string(root.join(TIMERS)).ok()?);
+        if modes.iter().all(|(_, nohz)| *nohz) {
+            break;
+        }
+        thread::sleep(TICK);
+    }
+    let numbers = modes.iter().filter(|(_, nohz)| *nohz);
+    let numbers: Vec<&str> = numbers.map(|(cpu, _)| cpu.as_str()).collect();
+    (!modes.is_empty()).then(|| numbers.join(","))
+}
+
+/// The CPUs of a timer list, and whether each is in NO_HZ mode: `nohz`, or before 6.9 `nohz_mode`, is not 0.
+fn tick_modes(list: &str) -> Vec<(String, bool)> {
+    let mut cpu = None;
+    let mut modes = Vec::new();
+    for line in list.lines() {
+        if let Some(number) = line.strip_prefix("cpu:") {
+            cpu = Some(number.trim().to_owned());
+        } else if let Some((name, value)) = line.trim().split_once(':')
+            && matches!(name.trim(), ".nohz" | ".nohz_mode")
+            && let Some(cpu) = cpu.take()
+        {
+            modes.push((cpu, value.trim() != "0"));
+        }
+    }
+    modes
 }
 
 /// The text that is being read.
@@ -131,6 +173,35 @@ mod tests {
              log\t<4>[    0.0] Housekeeping: nohz_full= must match isolcpus=\n"
         );
         assert_eq!(read(true), "");
+    }
+
+    #[test]
+    fn cpus_whose_tick_can_stop_are_listed_by_the_names_of_old_and_new_kernels() {
+        let listed = |text: &str| {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join("proc")).unwrap();
+            fs::write(root.path().join(TIMERS), text).unwrap();
+            tickless(root.path())
+        };
+        let cpu = |number: u32, mode: &str| {
+            format!(
+                "\ncpu: {number}\n clock 0:\n  .base:       ffff88800dc1c6c0\n\
+                 active timers:\n  .expires_next   : 1000 nsecs\n{mode}  .idle_tick      : 0 nsecs\n"
+            )
+        };
+        let new = |nohz| format!("  .nohz           : {nohz}\n  .highres        : 1\n");
+        let old = |mode| format!("  .nohz_mode      : {mode}\n");
+        let head = "Timer List Version: v0.10\nHRTIMER_MAX_CLOCK_BASES: 8\n";
+        // The devices come after the CPUs.
+        let tail = "\nTick Device: mode:     1\nBroadcast device\n";
+        let list = |a: &str, b: &str| listed(&format!("{head}{}{}{tail}", cpu(0, a), cpu(3, b)));
+        assert_eq!(list(&new(1), &new(1)).as_deref(), Some("0,3"));
+        assert_eq!(list(&new(0), &new(1)).as_deref(), Some("3"));
+        assert_eq!(list(&old(2), &old(1)).as_deref(), Some("0,3"));
+        assert_eq!(list(&old(0), &old(0)).as_deref(), Some(""));
+        // Without CONFIG_NO_HZ_COMMON there is no such line.
+        assert_eq!(list("", ""), None);
+        assert_eq!(tickless(Path::new("/nonexistent")), None);
     }
 
     #[test]

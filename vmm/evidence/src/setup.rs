@@ -23,6 +23,8 @@ pub struct KernelSetup {
     pub online: Option<String>,
     /// CPUs that may come up.
     pub possible: Option<String>,
+    /// CPUs that run in NO_HZ mode, without which no tick stops; null where the kernel does not say.
+    pub tickless: Option<String>,
     /// What the kernel's log says about isolation.
     pub log: Vec<String>,
     /// How it is not set up as the run planned it, in words; with them, no isolated CPU may be left alone.
@@ -101,6 +103,7 @@ impl KernelSetup {
                 ["isolated", cpus] => setup.isolated = list(cpus),
                 ["online", cpus] => setup.online = list(cpus),
                 ["possible", cpus] => setup.possible = list(cpus),
+                ["tickless", cpus] => setup.tickless = list(cpus),
                 ["log", said] => setup.log.push(without_prefix(said).to_owned()),
                 ["set", file, value, would] => {
                     setup
@@ -141,6 +144,11 @@ impl KernelSetup {
                 return Isolation::Ticks(what);
             }
             Some(_) => {}
+        }
+        if let Some(list) = self.tickless.as_ref().filter(|list| !has_all(list, cpus)) {
+            return Isolation::Ticks(format!(
+                "{tick}: only those of `{list}` are in NO_HZ mode (/proc/timer_list), {should}"
+            ));
         }
         let list = self.isolated.as_deref().unwrap_or_default();
         if balanced && !has_all(list, cpus) {
@@ -275,8 +283,15 @@ mod tests {
             compare("nohz_full\t2\n"),
             Isolation::Balanced(balanced.into())
         );
-        let whole = "nohz_full\t2\nisolated\t1-2\nonline\t0-2\n";
+        let whole = "nohz_full\t2\nisolated\t1-2\nonline\t0-2\ntickless\t0,1,2\n";
         assert_eq!(compare(whole), Isolation::AsPlanned);
+        let periodic = format!(
+            "{tick}only those of `0,1` are in NO_HZ mode (/proc/timer_list), and [2] should be in it"
+        );
+        assert_eq!(
+            compare("nohz_full\t2\nisolated\t2\ntickless\t0,1\n"),
+            Isolation::Ticks(periodic)
+        );
         let missing = "of 3 vCPUs the kernel has `0,2` up (possible: `0,2-3`)";
         assert_eq!(
             compare("nohz_full\t2\nisolated\t2\nonline\t0,2\npossible\t0,2-3\n"),

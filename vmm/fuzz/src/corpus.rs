@@ -165,7 +165,7 @@ pub(crate) fn counters() -> Vec<Vec<u8>> {
 pub(crate) fn guest_texts() -> Vec<Vec<u8>> {
     vec![
         b"           CPU0       CPU1\n CAL:        15          3   Function call interrupts\n RES: 1 2 Reschedule\n".to_vec(),
-        b"nohz_full\t2-3\nisolated\t2\nlog\tkernel said\nset\t/proc/sys/x\t0\ttick\nrefused\ta\tb\tc\tEPERM\n".to_vec(),
+        b"nohz_full\t2-3\nisolated\t2\ntickless\t0,2\nlog\tkernel said\nset\t/proc/sys/x\t0\ttick\nrefused\ta\tb\tc\tEPERM\n".to_vec(),
     ]
 }
 
