@@ -8,6 +8,7 @@ mod endings;
 mod entries;
 mod harness;
 mod hostile;
+mod long;
 mod machines;
 mod observe;
 mod second_opinion;
@@ -54,9 +55,9 @@ fn main() {
     let traced = second_opinion::TESTS
         .iter()
         .map(|test| trial(&Some(asked_for.clone()), test));
-    let long = snapshots::LONG
+    let long = long::TESTS
         .iter()
-        .map(|test| trial(&Some(no_kvm.clone().unwrap_or_else(snapshots::long)), test));
+        .map(|test| trial(&Some(no_kvm.clone().unwrap_or_else(long::asked_for)), test));
     let without = WITHOUT_KVM.iter().map(|test| trial(&no_root, test));
     libtest_mimic::run(
         &args,

@@ -9,23 +9,12 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::entries;
 use crate::harness::{REFERENCE_MEMORY, ensure, interrupt, reference_kernel, run, stderr};
-use crate::{Test, entries};
-
-/// Tests that take too long to be run each time.
-pub(crate) const LONG: &[(&str, Test)] = &[(
-    "every_restored_run_has_the_result_of_a_cold_one",
-    whole_catalogue,
-)];
-
-/// Why they are ignored.
-pub(crate) fn long() -> String {
-    "boots once a scenario: run it by its name, with --ignored".to_owned()
-}
 
 /// A cache of its own, without snapshots. The guest is that of the true one, which is read where it is: a cache does not believe
 /// in links.
-struct Cache(TempDir);
+pub(crate) struct Cache(TempDir);
 
 /// The cache that other runs use.
 fn true_cache() -> Result<PathBuf, Failed> {
@@ -35,12 +24,12 @@ fn true_cache() -> Result<PathBuf, Failed> {
 }
 
 impl Cache {
-    fn new() -> Result<Self, Failed> {
+    pub(crate) fn new() -> Result<Self, Failed> {
         Ok(Self(tempfile::tempdir()?))
     }
 
     /// `ipirig run static-key-flip`.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
         command
             .env("IPIRIG_CACHE_DIR", self.0.path())
@@ -50,7 +39,7 @@ impl Cache {
         command
     }
 
-    fn run(&self) -> Result<(Value, String), Failed> {
+    pub(crate) fn run(&self) -> Result<(Value, String), Failed> {
         let output: Output = self.command().args(["--json", "-"]).output()?;
         let table = stderr(&output);
         ensure(output.status.code() == Some(0), || table.clone())?;
@@ -58,7 +47,7 @@ impl Cache {
     }
 
     /// The names in the directory of snapshots.
-    fn files(&self) -> Result<Vec<PathBuf>, Failed> {
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failed> {
         let directory = self.0.path().join("snapshot");
         let entries = fs::read_dir(directory)?;
         Ok(entries
@@ -81,7 +70,7 @@ impl Cache {
         Ok(())
     }
 
-    fn only(&self) -> Result<PathBuf, Failed> {
+    pub(crate) fn only(&self) -> Result<PathBuf, Failed> {
         match self.files()?.as_slice() {
             [one] if one.extension().is_some_and(|e| e == "snapshot") => Ok(one.clone()),
             other => Err(format!("{other:?}").into()),
