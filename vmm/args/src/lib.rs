@@ -53,7 +53,20 @@ impl Args {
             Command::Observe(args) => Some(&mut args.options),
             Command::Blame(args) => Some(&mut args.options),
             Command::Gate(args) => Some(&mut args.options),
-            _ => None,
+            Command::Sweep(args) => Some(&mut args.options),
+            // Each by its name: one that is forgotten would run another kernel than it was given.
+            Command::Merge(_)
+            | Command::Audit(_)
+            | Command::Mutants(_)
+            | Command::Compare(_)
+            | Command::Completions { .. }
+            | Command::Man { .. }
+            | Command::Lab(_)
+            | Command::LabInit
+            | Command::List
+            | Command::Schema { .. }
+            | Command::Doctor
+            | Command::Guest(_) => None,
         }
     }
 
@@ -291,8 +304,15 @@ fn targets(word: &str) -> Result<To, &'static str> {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = AFTER_MUTANTS)]
 pub struct MutantsArgs {
-    /// Only these [default: all]
+    /// Only these, or patches of your own: paths of files like guest/kernel/mutants/*.patch [default: all]
     pub names: Vec<String>,
+    /// Try them on the source in this git tree, as it is there now, instead of the reference series; it is copied,
+    /// and built as `--tree DIR --build` does
+    #[arg(long, value_name = "DIR")]
+    pub tree: Option<PathBuf>,
+    /// Try them on the series for this version, of Debian's linux-source-VERSION
+    #[arg(long, value_name = "VERSION", conflicts_with = "tree")]
+    pub stock: Option<String>,
     /// Also run the mutants that nothing is expected to notice yet
     #[arg(long)]
     pub survivors: bool,

@@ -269,6 +269,24 @@ fn what_has_no_names_or_those_of_another_kernel_is_refused_before_anything_start
     );
 }
 
+// A command that forgot them would say of the reference kernel what it was asked of another.
+#[test]
+fn each_command_that_takes_a_tree_or_a_stock_kernel_looks_for_it() {
+    for command in [
+        &["run", "static-key-flip"][..],
+        &["entry", "static-key-flip"],
+        &["gate", "static-key-flip"],
+        &["blame", "static-key-flip"],
+        &["observe"],
+        &["sweep", "syscall", "--event", "nmi"],
+    ] {
+        let with = |option: &'static str, value: &'static str| [command, &[option, value]].concat();
+        refused(&with("--tree", "/nonexistent"), "/nonexistent");
+        refused(&with("--stock", "../7.2"), "a version is numbers");
+    }
+    refused(&["mutants", "--tree", "/nonexistent"], "/nonexistent");
+}
+
 /// A vmlinux of one segment and no section.
 fn vmlinux_header() -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
