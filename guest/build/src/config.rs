@@ -1,6 +1,5 @@
 //! The kernel configuration: fragments, and whether Kconfig took them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::configuration::Configuration;
 use crate::error::LostOption;
 use crate::{Flavour, GuestError};
+use ipirig_kconfig::options;
 use ipirig_store::Ingredients;
 
 /// The fragment that turns the reference series on.
@@ -75,6 +75,8 @@ impl Fragments {
                 let switch = fs::read_to_string(&switch).map_err(GuestError::io("read", switch))?;
                 own_text(dir, of)? + &switch
             }
+            // What it knows is its own matter; what the rig must have is `requirements`'.
+            Configuration::Tree => String::new(),
             _ => text.clone(),
         };
         Ok(Self {
@@ -148,29 +150,6 @@ impl Fragments {
         }
         lost
     }
-}
-
-/// The value of `name` in a `.config`, without quotes.
-pub(crate) fn value(config: &str, name: &str) -> Option<String> {
-    Some((*options(config).get(name)?)?.trim_matches('"').to_owned())
-}
-
-/// Name and value of each option; `None` is `# CONFIG_X is not set`, and `CONFIG_X=n` alike.
-fn options(text: &str) -> BTreeMap<&str, Option<&str>> {
-    let mut options = BTreeMap::new();
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line
-            .strip_prefix("# ")
-            .and_then(|l| l.strip_suffix(" is not set"))
-        {
-            options.insert(name, None);
-        } else if let Some((name, value)) = line.split_once('=')
-            && name.starts_with("CONFIG_")
-        {
-            options.insert(name, Some(value).filter(|value| *value != "n"));
-        }
-    }
-    options
 }
 
 #[cfg(test)]
@@ -329,16 +308,5 @@ mod tests {
         let wanted = fragments(&[("1.config", "CONFIG_A=y"), ("2.config", "CONFIG_A=n")]);
         assert_eq!(wanted.lost("# CONFIG_A is not set\n"), []);
         assert_eq!(wanted.lost("CONFIG_A=y\n").len(), 1);
-    }
-
-    #[test]
-    fn value_is_read_without_its_quotes() {
-        let config = "CONFIG_CC_VERSION_TEXT=\"gcc (Debian) 12.2.0\"\n# CONFIG_B is not set\n";
-        assert_eq!(
-            value(config, "CONFIG_CC_VERSION_TEXT").as_deref(),
-            Some("gcc (Debian) 12.2.0")
-        );
-        assert_eq!(value(config, "CONFIG_B"), None);
-        assert_eq!(value(config, "CONFIG_C"), None);
     }
 }

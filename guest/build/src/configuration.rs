@@ -15,6 +15,8 @@ pub(crate) enum Configuration {
     Stock,
     /// The same with the reference series.
     Patched,
+    /// Source of the user's, patched or not ([`crate::linux_tree`]).
+    Tree,
     /// No guest's kernel at all, but that of an emulated host ([`crate::lab`]).
     Lab,
 }
@@ -25,6 +27,7 @@ impl Configuration {
             Self::Reference(flavour) => flavour.name(),
             Self::Stock => "stock",
             Self::Patched => "patched",
+            Self::Tree => "tree",
             Self::Lab => "lab",
         }
     }
@@ -37,6 +40,7 @@ impl Configuration {
             Self::Reference(Flavour::Rt) => &["tracing.config", "rt.config"],
             // In a directory of its own: the reference kernel knows nothing of it.
             Self::Stock | Self::Patched => &["stock/stock.config"],
+            Self::Tree => &["tree/tree.config"],
             Self::Lab => &["lab/lab.config"],
         }
     }
@@ -45,7 +49,7 @@ impl Configuration {
     /// and the further ways into the kernel, which no stock kernel is asked about.
     pub(crate) const fn left_out(self) -> &'static [&'static str] {
         match self {
-            Self::Reference(_) | Self::Patched => &[],
+            Self::Reference(_) | Self::Patched | Self::Tree => &[],
             Self::Stock | Self::Lab => &["compat.config", "deferral.config"],
         }
     }
@@ -54,7 +58,7 @@ impl Configuration {
     /// against.
     pub(crate) const fn usual_steps(self) -> u64 {
         match self {
-            Self::Reference(Flavour::Fast) => 1130,
+            Self::Reference(Flavour::Fast) | Self::Tree => 1130,
             Self::Reference(Flavour::Tracing) => 1300,
             Self::Reference(Flavour::Rt) => 1300,
             Self::Stock | Self::Patched => 1600,
@@ -89,6 +93,7 @@ impl TryFrom<String> for Configuration {
         match name.as_str() {
             "stock" => Ok(Self::Stock),
             "patched" => Ok(Self::Patched),
+            "tree" => Ok(Self::Tree),
             "lab" => Ok(Self::Lab),
             other => Flavour::find(other).map(Self::Reference).ok_or(name),
         }
@@ -111,11 +116,15 @@ mod tests {
         let others = [
             Configuration::Stock,
             Configuration::Patched,
+            Configuration::Tree,
             Configuration::Lab,
         ];
         let all = [&all[..], &others].concat();
         let json = serde_json::to_string(&all).expect("text");
-        assert_eq!(json, r#"["fast","tracing","rt","stock","patched","lab"]"#);
+        assert_eq!(
+            json,
+            r#"["fast","tracing","rt","stock","patched","tree","lab"]"#
+        );
         let read: Vec<Configuration> = serde_json::from_str(&json).expect("read");
         assert_eq!(read, all);
         serde_json::from_str::<Configuration>("\"other\"").expect_err("no such kernel");

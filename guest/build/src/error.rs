@@ -98,7 +98,7 @@ pub enum GuestError {
         /// The configuration.
         config: PathBuf,
         /// What it lacks.
-        lacks: Vec<crate::requirements::Lack>,
+        lacks: Vec<ipirig_kconfig::requirements::Lack>,
     },
 
     /// The list of patches does not make sense.

@@ -79,6 +79,19 @@ impl Fake {
         fake
     }
 
+    /// The source, in a git tree, none of it committed.
+    pub(crate) fn git_tree(&self) -> PathBuf {
+        let tree = self.dir.path().join("linux-source-6.12");
+        let git = || {
+            let mut git = Command::new("git");
+            git.arg("-C").arg(&tree);
+            git
+        };
+        run(git().args(["init", "--quiet"]));
+        run(git().args(["add", "."]));
+        tree
+    }
+
     /// Has the package of the source be another one of the same version, with the same source in it.
     pub(crate) fn repack(&mut self) {
         let root = self.dir.path().join("package");

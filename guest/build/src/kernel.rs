@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Fragments};
+use crate::config::Fragments;
 use crate::configuration::Configuration;
 use crate::module::Headers;
 use crate::patches::Patches;
@@ -14,7 +14,7 @@ use crate::recipe::{self, Recipe, TARGETS};
 use crate::source::Source;
 use crate::tree;
 use crate::{GuestError, Places, Progress, Request, tools};
-use ipirig_store::{Store, Work, write_json};
+use ipirig_store::{Slot, Store, Work, write_json};
 
 /// The directory under `patches/`: the stable series of the source package.
 const LINE: &str = "6.12";
@@ -93,32 +93,53 @@ pub(crate) fn build(
     progress: &dyn Progress,
 ) -> Result<Kernel, GuestError> {
     let kernel = places.guest.join("kernel");
+    let of = request.flavour.into();
     let recipe = Recipe {
         store,
         source,
         series: Patches::series(&kernel.join("patches").join(LINE))?,
-        fragments: Fragments::read(&kernel.join("config"), request.flavour.into())?,
+        fragments: Fragments::read(&kernel.join("config"), of)?,
         jobs: request.jobs,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel"), request.flavour.into()),
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), of),
         progress,
     };
     let extra = Patches::of(&request.extra_patches)?;
-    let patches = recipe.series.then(&extra);
+    let slot = build_by(&recipe, &extra, request.keep_tree, &FILES)?;
+    let manifest = read_manifest(&slot.dir)?;
+    Ok(Kernel {
+        dir: slot.dir,
+        key: slot.key.to_string(),
+        manifest,
+        fresh: slot.fresh,
+    })
+}
+
+/// Finds the kernel of a recipe with patches on top of its series in the cache, or builds it; `files` make it whole.
+/// `keep_tree`: what [`Request`] says.
+pub(crate) fn build_by(
+    recipe: &Recipe<'_>,
+    extra: &Patches,
+    keep_tree: bool,
+    files: &[&'static str],
+) -> Result<Slot, GuestError> {
+    let progress = recipe.progress;
+    let patches = recipe.series.then(extra);
     let series = patches.key()?;
     let manifest = |release, compiler, steps| Manifest {
-        flavour: request.flavour.into(),
+        flavour: recipe.fragments.of,
         release,
-        package: source.package.clone(),
+        package: recipe.source.package.clone(),
         series: series.short().to_owned(),
         compiler,
         steps,
     };
 
-    let slot = store.slot("kernel", recipe.key(&series), &FILES, progress, |work| {
+    let key = recipe.key(&series);
+    let slot = recipe.store.slot("kernel", key, files, progress, |work| {
         tools::ensure(&work.log, progress)?;
-        let touched = tree::undoable(&extra)?
+        let touched = tree::undoable(extra)?
             // Without extra patches there is nothing to touch.
-            .filter(|files| request.keep_tree || !files.is_empty());
+            .filter(|files| keep_tree || !files.is_empty());
         let Some(touched) = touched else {
             let linux = work.scratch.join("linux");
             let steps = recipe.build(&patches, &linux, work)?;
@@ -131,7 +152,7 @@ pub(crate) fn build(
             .with_changes(&touched, progress, |linux| {
                 let names = extra.with_names();
                 if !touched.is_empty() {
-                    recipe.patch(&extra, &names, linux, work)?;
+                    recipe.patch(extra, &names, linux, work)?;
                 }
                 let steps = recipe.compile(&names, &TARGETS, None, linux, work)?;
                 keep(linux, work, Keep::Copy, &|release, compiler| {
@@ -139,13 +160,7 @@ pub(crate) fn build(
                 })
             })
     })?;
-    let manifest = read_manifest(&slot.dir)?;
-    Ok(Kernel {
-        dir: slot.dir,
-        key: slot.key.to_string(),
-        manifest,
-        fresh: slot.fresh,
-    })
+    Ok(slot)
 }
 
 pub(crate) fn read_manifest(dir: &Path) -> Result<Manifest, GuestError> {
@@ -177,18 +192,16 @@ pub(crate) enum Keep {
 /// have it yet.
 const PACK_HEADERS: &str = "scripts/package/install-extmod-build";
 
-/// Whether [`keep`] works in this tree.
-pub(crate) fn can_pack_headers(tree: &Path) -> bool {
-    tree.join(PACK_HEADERS).exists()
-}
-
 /// Copies what is worth keeping out of a tree of more than a gigabyte.
-pub(crate) fn keep(
+fn keep(
     tree: &Path,
     work: &Work,
     how: Keep,
     manifest: &dyn Fn(String, String) -> Manifest,
 ) -> Result<(), GuestError> {
+    if !tree.join(PACK_HEADERS).exists() {
+        return keep_kernel(tree, work, how, manifest);
+    }
     recipe::make(tree)
         .arg("run-command")
         // For a shell: the store has seen to it that the path needs no quotes.
@@ -223,7 +236,7 @@ pub(crate) fn keep_kernel(
     let release = fs::read_to_string(&path).map_err(GuestError::io("read", &path))?;
     let path = work.out.join("config");
     let config = fs::read_to_string(&path).map_err(GuestError::io("read", &path))?;
-    let compiler = config::value(&config, "CONFIG_CC_VERSION_TEXT").unwrap_or_default();
+    let compiler = ipirig_kconfig::value(&config, "CONFIG_CC_VERSION_TEXT").unwrap_or_default();
     let manifest = manifest(release.trim().to_owned(), compiler);
     let log = work.out.join("build.log");
     fs::copy(&work.log, &log).map_err(GuestError::io("create", &log))?;

@@ -11,20 +11,21 @@ use std::path::{Path, PathBuf};
 use object::Object;
 
 use crate::agent::Init;
-use crate::config::{self, Fragments};
+use crate::config::Fragments;
+use crate::configuration::Configuration;
+use crate::git::GitTree;
+use crate::kernel::{self, earlier_steps};
 use crate::module::Headers;
-use crate::requirements::{self, Lack};
-use crate::{
-    Built, Flavour, GuestError, Places, Progress, agent, initramfs, llvm, module, recipe, tools,
-};
+use crate::patches::Patches;
+use crate::recipe::Recipe;
+use crate::source::{Own, Source};
+use crate::stock::{self, StockKernel};
+use crate::{Built, GuestError, Places, Progress, agent, initramfs, llvm, module, recipe, tools};
+use ipirig_kconfig::requirements::{self, Lack};
 use ipirig_store::{Ingredients, Store, make_dir, remove_file};
 
 /// Goes up whenever the module would come out differently for the same tree.
 const RECIPE: u32 = 1;
-
-/// Options of series on the mailing lists that defer IPIs, beside the reference series' own. A tree that
-/// does not know them ignores them.
-const SERIES: &str = "CONFIG_TRACK_CR3=y\nCONFIG_COALESCE_TLBI=y\n";
 
 /// Which tree.
 #[derive(Debug, Clone)]
@@ -59,16 +60,78 @@ pub fn find(request: &TreeRequest, progress: &dyn Progress) -> Result<TreeKernel
     find_at(&Places::find()?, request, progress)
 }
 
+/// The tree's whole path.
+///
+/// # Errors
+///
+/// [`GuestError::NoTree`].
+pub fn absolute(dir: &Path) -> Result<PathBuf, GuestError> {
+    fs::canonicalize(dir).map_err(|source| GuestError::NoTree {
+        dir: dir.to_owned(),
+        source,
+    })
+}
+
+/// The kernel of the source in the git tree at `dir`, with `patches` on top of what is there now, committed or not. It is built in a copy, which is
+/// kept for more such patches; the configuration is the rig's.
+///
+/// # Errors
+///
+/// See [`GuestError`]: [`GuestError::Patch`] where a patch does not apply, [`GuestError::Store`] with git's words where there is no git
+/// tree.
+pub fn patched(
+    dir: &Path,
+    patches: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<StockKernel, GuestError> {
+    patched_at(&Places::find()?, dir, patches, progress)
+}
+
+fn patched_at(
+    places: &Places,
+    dir: &Path,
+    patches: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<StockKernel, GuestError> {
+    let store = &Store::open(&places.cache)?;
+    let dir = absolute(dir)?;
+    let tree = {
+        let _lock = store.lock("git", "source of a git tree", progress)?;
+        let log = store.log("git");
+        remove_file(&log)?;
+        GitTree::of(&dir, &log)?
+    };
+    let name = dir.file_name().unwrap_or(dir.as_os_str());
+    let source = Source {
+        name: "linux".to_owned(),
+        pool: None,
+        file: String::new(),
+        package: format!("{} (tree {:.12})", name.to_string_lossy(), tree.id()),
+        sha256: tree.id().to_owned(),
+        size: 0,
+        own: Some(Own::Git(tree)),
+    };
+    let fragments = fragments(places)?;
+    let recipe = Recipe {
+        store,
+        source: &source,
+        series: Patches::of(&[])?,
+        earlier_steps: earlier_steps(&store.stage_dir("kernel"), fragments.of),
+        fragments,
+        jobs: None,
+        progress,
+    };
+    let slot = kernel::build_by(&recipe, &Patches::of(patches)?, true, &stock::FILES)?;
+    stock::finished(slot)
+}
+
 pub(crate) fn find_at(
     places: &Places,
     request: &TreeRequest,
     progress: &dyn Progress,
 ) -> Result<TreeKernel, GuestError> {
     let store = Store::open(&places.cache)?;
-    let dir = fs::canonicalize(&request.dir).map_err(|source| GuestError::NoTree {
-        dir: request.dir.clone(),
-        source,
-    })?;
+    let dir = absolute(&request.dir)?;
     let tree = if request.build {
         make(&store, places, &dir, progress)?
     } else {
@@ -143,7 +206,7 @@ impl BuiltTree {
         places: &Places,
         progress: &dyn Progress,
     ) -> Result<Option<Built>, GuestError> {
-        if config::value(&self.config, "CONFIG_MODULES").is_none() {
+        if ipirig_kconfig::value(&self.config, "CONFIG_MODULES").is_none() {
             return Ok(None);
         }
         let mut ingredients = Ingredients::of("linux-tree", RECIPE);
@@ -188,6 +251,10 @@ fn nothing_built(dir: &Path, what: &str) -> GuestError {
     }
 }
 
+fn fragments(places: &Places) -> Result<Fragments, GuestError> {
+    Fragments::read(&places.guest.join("kernel/config"), Configuration::Tree)
+}
+
 /// Has `make` bring a kernel of the source in `source` up to date. Returns where.
 fn make(
     store: &Store,
@@ -214,11 +281,10 @@ fn make(
     tools::ensure(&log, progress)?;
     make_dir(&out)?;
 
-    let fragments = Fragments::read(&places.guest.join("kernel/config"), Flavour::Fast.into())?;
-    let wanted = format!("{}{SERIES}", fragments.text());
+    let fragments = fragments(places)?;
     let merged = out.join("ipirig.config");
     progress.stage("configuring the kernel");
-    fs::write(&merged, &wanted).map_err(GuestError::io("write", &merged))?;
+    fs::write(&merged, fragments.text()).map_err(GuestError::io("write", &merged))?;
     // Anew each time: another commit of the source may know other options. What depends on an option is only
     // compiled again if that option changed.
     let make = || {

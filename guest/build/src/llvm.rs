@@ -3,8 +3,6 @@
 use std::env;
 use std::ffi::OsStr;
 
-use crate::config;
-
 /// The variable of the environment by which who builds kernels says it.
 pub(crate) const VARIABLE: &str = "LLVM";
 
@@ -17,12 +15,12 @@ pub(crate) fn argument(config: &str) -> Option<String> {
 }
 
 fn argument_with(config: &str, own: Option<&str>, path: &OsStr) -> Option<String> {
-    config::value(config, "CONFIG_CC_IS_CLANG")?;
+    ipirig_kconfig::value(config, "CONFIG_CC_IS_CLANG")?;
     if let Some(own) = own {
         return Some(format!("{VARIABLE}={own}"));
     }
     // 160006 of 16.0.6 (scripts/cc-version.sh).
-    let version = config::value(config, "CONFIG_CLANG_VERSION")
+    let version = ipirig_kconfig::value(config, "CONFIG_CLANG_VERSION")
         .and_then(|version| version.parse::<u32>().ok())
         .map(|version| version / 10_000);
     let has = |program: String| env::split_paths(path).any(|dir| dir.join(&program).is_file());

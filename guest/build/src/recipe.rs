@@ -8,7 +8,7 @@ use std::thread;
 use crate::config::Fragments;
 use crate::configuration::Configuration;
 use crate::patches::Patches;
-use crate::source::Source;
+use crate::source::{Own, Source};
 use crate::tree::{self, Tree};
 use crate::{Flavour, GuestError, Progress};
 use ipirig_store::{
@@ -99,6 +99,10 @@ impl Recipe<'_> {
 
     fn unpack(&self, linux: &Path, work: &Work) -> Result<(), GuestError> {
         let what = "unpacking the kernel source";
+        if let Some(Own::Git(tree)) = &self.source.own {
+            self.stage("copying", "");
+            return tree.check_out(linux, &work.log);
+        }
         let file = self.source.deb(self.store, &work.log, self.progress)?;
         self.stage("unpacking", "");
         let package = work.scratch.join("package");

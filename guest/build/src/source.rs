@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::git::GitTree;
 use crate::{GuestError, Progress, tools};
 use ipirig_store::{Program, Store, StoreError, make_dir, remove_dir, write_json};
 
@@ -27,8 +28,8 @@ pub(crate) struct Source {
     pub(crate) name: String,
     /// Where it is below the root of a mirror of Debian, if apt does not know.
     pub(crate) pool: Option<String>,
-    /// A file of the user's instead of a package. Of such nothing is recorded.
-    pub(crate) own: Option<PathBuf>,
+    /// What the user has instead of a package. Of such nothing is recorded.
+    pub(crate) own: Option<Own>,
     /// The file's name in the source directory.
     pub(crate) file: String,
     /// The Debian version, for example `6.12.117-1~deb12u1`.
@@ -37,6 +38,15 @@ pub(crate) struct Source {
     pub(crate) sha256: String,
     /// The file's size in bytes.
     pub(crate) size: u64,
+}
+
+/// A source of the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// A package or a tarball.
+    File(PathBuf),
+    /// What is in a git tree.
+    Git(GitTree),
 }
 
 /// The record of a package that has been downloaded, in the source directory.
@@ -244,7 +254,7 @@ impl Source {
         log: &Path,
         progress: &dyn Progress,
     ) -> Result<PathBuf, GuestError> {
-        if let Some(own) = &self.own {
+        if let Some(Own::File(own)) = &self.own {
             return Ok(own.clone());
         }
         let _lock = store.lock("source", "kernel source", progress)?;

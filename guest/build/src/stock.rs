@@ -14,17 +14,17 @@ use sha2::{Digest, Sha256};
 use crate::agent::Init;
 use crate::config::Fragments;
 use crate::configuration::Configuration;
-use crate::kernel::{self, Keep, Manifest, earlier_steps, read_manifest};
+use crate::kernel::{self, earlier_steps, read_manifest};
 use crate::module::{self, Headers};
 use crate::patches::Patches;
 use crate::pool::{name, pool};
 use crate::recipe::Recipe;
-use crate::source::{self, Source};
-use crate::{GuestError, Initramfs, Places, Progress, agent, initramfs, tools};
+use crate::source::{self, Own, Source};
+use crate::{GuestError, Initramfs, Places, Progress, agent, initramfs};
 use ipirig_store::{Slot, Store, StoreError};
 
 /// What makes a stock kernel's slot whole.
-const FILES: [&str; 5] = [
+pub(crate) const FILES: [&str; 5] = [
     "vmlinux",
     "System.map",
     "config",
@@ -43,6 +43,10 @@ pub struct StockRequest {
     pub source: Option<PathBuf>,
     /// Ask for a newer package even if one has been downloaded.
     pub update: bool,
+    /// Patches to apply on top, and whether to keep the built tree for more of them, as in [`crate::Request`].
+    pub extra_patches: Vec<PathBuf>,
+    /// See there.
+    pub keep_tree: bool,
     /// How many compilers to run at once. `None`: as many as the host has CPUs for us.
     pub jobs: Option<NonZeroUsize>,
 }
@@ -152,25 +156,8 @@ fn build_at(
         None => find(&store, places, request, progress)?,
     };
     let recipe = recipe(&store, places, request, &source, progress)?;
-    let series = recipe.series.key()?;
-    let slot = store.slot("kernel", recipe.key(&series), &FILES, progress, |work| {
-        tools::ensure(&work.log, progress)?;
-        let linux = work.scratch.join("linux");
-        let steps = recipe.build(&recipe.series, &linux, work)?;
-        let keep = if kernel::can_pack_headers(&linux) {
-            kernel::keep
-        } else {
-            kernel::keep_kernel
-        };
-        keep(&linux, work, Keep::Move, &|release, compiler| Manifest {
-            flavour: recipe.fragments.of,
-            release,
-            package: source.package.clone(),
-            series: series.short().to_owned(),
-            compiler,
-            steps,
-        })
-    })?;
+    let extra = Patches::of(&request.extra_patches)?;
+    let slot = kernel::build_by(&recipe, &extra, request.keep_tree, &FILES)?;
     finished(slot)
 }
 
@@ -219,7 +206,7 @@ fn series(patches: &Path, version: &str) -> Result<Patches, GuestError> {
     })
 }
 
-fn finished(slot: Slot) -> Result<StockKernel, GuestError> {
+pub(crate) fn finished(slot: Slot) -> Result<StockKernel, GuestError> {
     let Slot { dir, key, fresh } = slot;
     let manifest = read_manifest(&dir)?;
     let headers = dir.join("tree");
@@ -336,7 +323,7 @@ fn own(path: &Path, version: &str) -> Result<Source, GuestError> {
     Ok(Source {
         name: name(version),
         pool: None,
-        own: Some(path.clone()),
+        own: Some(Own::File(path.clone())),
         package: file.clone(),
         file,
         sha256,

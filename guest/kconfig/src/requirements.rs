@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::config;
-
 /// An option that a kernel is not configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lack {
@@ -121,13 +119,14 @@ const REQUIREMENTS: [Requirement; 22] = [
 ];
 
 /// What `config`, a `.config`, lacks.
-pub(crate) fn lacks(config: &str) -> Vec<Lack> {
+#[must_use]
+pub fn lacks(config: &str) -> Vec<Lack> {
     REQUIREMENTS
         .iter()
         .filter(|(options, _, _)| {
             options
                 .iter()
-                .all(|option| config::value(config, option).is_none())
+                .all(|option| crate::value(config, option).is_none())
         })
         .map(|&(options, purpose, fatal)| Lack {
             options: options.to_vec(),

@@ -55,6 +55,11 @@ pub enum Fate {
         /// This.
         what: String,
     },
+    /// Its patch does not apply to the source that it was to be tried on.
+    Inapplicable {
+        /// Where not.
+        why: String,
+    },
     /// It was not expected to be noticed and was.
     Unexpected {
         /// By these.
@@ -207,7 +212,7 @@ pub fn judge_reference(results: &Results) -> Fate {
     }
 }
 
-/// The verdict on the checks: every mutant that must be noticed was.
+/// The verdict on the checks: every mutant that must be noticed was. Where the patches of some do not apply, at least one was.
 #[must_use]
 pub fn verdict(rows: &[Row]) -> Verdict {
     let any = |fits: fn(&Fate) -> bool| rows.iter().any(|row| fits(&row.fate));
@@ -215,6 +220,10 @@ pub fn verdict(rows: &[Row]) -> Verdict {
         Verdict::Error
     } else if any(|fate| matches!(fate, Fate::Survived { .. } | Fate::Unexpected { .. })) {
         Verdict::Violated
+    } else if any(|fate| matches!(fate, Fate::Inapplicable { .. }))
+        && !any(|fate| matches!(fate, Fate::Noticed { .. }))
+    {
+        Verdict::Skipped
     } else {
         Verdict::Held
     }
@@ -363,6 +372,17 @@ mod tests {
             },
         }];
         assert_eq!(verdict(&rows), Verdict::Held);
+
+        let row = |fate| Row {
+            name: "b".to_owned(),
+            title: String::new(),
+            fate,
+        };
+        let why = "nowhere".to_owned();
+        let nowhere = row(Fate::Inapplicable { why });
+        assert_eq!(verdict(std::slice::from_ref(&nowhere)), Verdict::Skipped);
+        let noticed = row(Fate::Noticed { by: vec![] });
+        assert_eq!(verdict(&[nowhere, noticed]), Verdict::Held);
     }
 
     #[test]

@@ -134,8 +134,7 @@ pub fn all(guest: &Path) -> Result<Vec<Mutant>, PatchError> {
             .extension()
             .is_some_and(|extension| extension == "patch")
         {
-            let text = fs::read(&path).map_err(PatchError::io("read", &path))?;
-            mutants.push(Mutant::parse(path, &String::from_utf8_lossy(&text))?);
+            mutants.push(Mutant::read(path)?);
         }
     }
     if mutants.is_empty() {
@@ -146,6 +145,16 @@ pub fn all(guest: &Path) -> Result<Vec<Mutant>, PatchError> {
 }
 
 impl Mutant {
+    /// The one in the patch at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`PatchError::BadMutant`] if it does not say what it must, [`PatchError::Io`].
+    pub fn read(path: PathBuf) -> Result<Self, PatchError> {
+        let text = fs::read(&path).map_err(PatchError::io("read", &path))?;
+        Self::parse(path, &String::from_utf8_lossy(&text))
+    }
+
     fn parse(path: PathBuf, text: &str) -> Result<Self, PatchError> {
         let bad = |(line, reason): (usize, String)| PatchError::BadMutant {
             path: path.clone(),

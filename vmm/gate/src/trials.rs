@@ -40,7 +40,7 @@ struct Trial<'a> {
     scenarios: BTreeSet<String>,
 }
 
-/// Tries `mutants`. Those that nothing is expected to notice are run on the scenarios `survivors`. `once` makes
+/// Tries `mutants`. `inapplicable` says of one why its patch does not apply to the source that is tried, if it does not. Those that nothing is expected to notice are run on the scenarios `survivors`. `once` makes
 /// one run; of a scenario that ends as `error` two are made. The first row is the reference kernel's, which is run
 /// on each scenario that a mutant is.
 ///
@@ -50,6 +50,7 @@ struct Trial<'a> {
 pub fn rows<E: From<NoSuchNotice>>(
     mutants: &[Mutant],
     survivors: &BTreeSet<String>,
+    mut inapplicable: impl FnMut(&Mutant) -> Result<Option<String>, E>,
     mut once: impl FnMut(Run<'_>) -> Result<TrialResult, E>,
 ) -> Result<Vec<Row>, E> {
     let trials = mutants.iter().map(|mutant| trial(mutant, survivors));
@@ -90,7 +91,10 @@ pub fn rows<E: From<NoSuchNotice>>(
             Some(Need::Pcids) | None => None,
         };
         let mut run = || run(&mutant.name, Some(&mutant.path), scenarios);
+        let asked = lacks.is_none() && !scenarios.is_empty();
+        let inapplicable = if asked { inapplicable(mutant)? } else { None };
         let fate = match &mutant.fate {
+            _ if let Some(why) = inapplicable => Fate::Inapplicable { why },
             // Its kernel need not even be built.
             Wanted::Noticed(_) if let Some(what) = lacks => Fate::Lacking {
                 what: what.to_owned(),
@@ -191,7 +195,8 @@ mod tests {
             mutant("quiet", Wanted::Survives("nobody looks".to_owned())),
         ];
         let mut made = Vec::new();
-        let rows = rows(&mutants, &BTreeSet::new(), |run: Run<'_>| {
+        let applies = |_: &Mutant| Ok(None);
+        let rows = rows(&mutants, &BTreeSet::new(), applies, |run: Run<'_>| {
             made.push((run.kernel.to_owned(), run.scenario.to_owned(), run.again));
             let verdict = match (run.patch, run.again) {
                 (None, _) => Verdict::Held,
@@ -234,11 +239,28 @@ mod tests {
     }
 
     #[test]
+    fn a_mutant_whose_patch_does_not_apply_is_not_run() {
+        let mutants = [mutant("x", noticed("static-key-flip", ISOLATED_IPIS))];
+        let applies = |mutant: &Mutant| Ok::<_, Ended>(Some(format!("{}: no", mutant.name)));
+        let rows = rows(&mutants, &BTreeSet::new(), applies, |run: Run<'_>| {
+            assert_eq!(run.patch, None);
+            let result = RunResult::new(&plan(run.scenario, None), vec![]);
+            Ok(TrialResult::Run(Box::new(result)))
+        });
+        let why = "x: no".to_owned();
+        assert_eq!(
+            rows.unwrap()[1..],
+            [row("x", "x's bug", Fate::Inapplicable { why })]
+        );
+    }
+
+    #[test]
     fn a_check_that_there_is_not_is_said_before_anything_is_run() {
         let mutants = [mutant("x", noticed("static-key-flip", "no-check"))];
         let ended = rows(
             &mutants,
             &BTreeSet::new(),
+            |_| Ok(None),
             |run: Run<'_>| -> Result<_, Ended> { panic!("{run:?}") },
         );
         assert_eq!(

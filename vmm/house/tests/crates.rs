@@ -19,6 +19,7 @@ const BELOW: [&[&str]; 5] = [
     &[
         "guest/abi",
         "guest/archive",
+        "guest/kconfig",
         "guest/store",
         "guest/system",
         "vmm/bench",

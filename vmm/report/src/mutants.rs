@@ -28,6 +28,9 @@ pub fn render(rows: &[Row], paint: Paint) -> String {
         match count(|fate| matches!(fate, Fate::Lacking { .. })) {
             0 => String::new(),
             lacking => format!(", {lacking} lacking"),
+        } + &match count(|fate| matches!(fate, Fate::Inapplicable { .. })) {
+            0 => String::new(),
+            inapplicable => format!(", {inapplicable} do not apply"),
         }
     );
     out
@@ -62,6 +65,7 @@ fn describe(fate: &Fate) -> (&'static str, Verdict, String) {
             Verdict::Skipped,
             format!("needs {what}, of which a guest on this host has none"),
         ),
+        Fate::Inapplicable { why } => ("no place", Verdict::Skipped, why.clone()),
         Fate::Unexpected { by } => (
             "UNEXPECTED",
             Verdict::Violated,
@@ -139,6 +143,19 @@ d          error       static-key-flip flag-order is error: because
 e          UNEXPECTED  noticed by static-key-flip flag-order, and its patch says that nothing does
 
 1 noticed, 1 survived, 1 wait, 1 error
+"
+        );
+    }
+
+    #[test]
+    fn a_mutant_that_does_not_apply_says_where_not() {
+        let why = "mm/vmalloc.c: hunk 1".to_owned();
+        assert_eq!(
+            render(&[row("a", Fate::Inapplicable { why })], Paint::PLAIN),
+            "\
+a  no place    mm/vmalloc.c: hunk 1
+
+0 noticed, 0 survived, 0 wait, 0 error, 1 do not apply
 "
         );
     }

@@ -1,6 +1,5 @@
 use super::*;
-use crate::fake::Fake;
-use crate::requirements;
+use crate::fake::{Fake, patch};
 
 /// A tree that looks built, whose Makefile copies instead of compiling.
 fn tree(config: &str) -> tempfile::TempDir {
@@ -112,4 +111,36 @@ fn a_kernel_without_modules_gets_none() {
     let built = BuiltTree::read(dir.path()).expect("read");
     let module = built.module(&store, &fake.places, &()).expect("none");
     assert!(module.is_none(), "{module:?}");
+}
+
+#[test]
+fn a_patch_is_tried_on_what_is_in_a_git_tree_now_and_the_tree_is_left_alone() {
+    let fake = Fake::new();
+    fake.write("kernel/config/tree/tree.config", "CONFIG_T=y\n");
+    let dir = fake.git_tree();
+    let main = dir.join("main.sh");
+    let theirs = fs::read_to_string(&main)
+        .expect("read")
+        .replace("# one", "# mine");
+    fs::write(&main, &theirs).expect("written");
+    let built = |patches: &[PathBuf]| patched_at(&fake.places, &dir, patches, &());
+    let kernel = |patches: &[PathBuf]| {
+        let kernel = built(patches).expect("built");
+        fs::read_to_string(kernel.vmlinux).expect("read")
+    };
+    assert_eq!(kernel(&[]), theirs);
+    let mutant = fake.write_extra("a.patch", &patch(":", ": a"));
+    assert_eq!(
+        kernel(std::slice::from_ref(&mutant)),
+        theirs.replace("\n:\n", "\n: a\n")
+    );
+    assert_eq!(fs::read_to_string(&main).expect("read"), theirs);
+    // One more kernel is built in the tree that is kept.
+    assert_eq!(fake.list("tree").len(), 1);
+
+    let other = fake.write_extra("b.patch", &patch("true", ": b"));
+    let error = built(&[other]).expect_err("refused");
+    assert!(matches!(error, GuestError::Patch(_)), "{error:?}");
+    let error = patched_at(&fake.places, &fake.places.guest, &[], &()).expect_err("no git tree");
+    assert!(error.to_string().contains("git"), "{error}");
 }

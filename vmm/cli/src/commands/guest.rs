@@ -20,6 +20,7 @@ pub(crate) fn build(args: &GuestBuildArgs) -> Result<Code, Failure> {
             source: args.source.clone(),
             update: args.update,
             jobs: args.jobs,
+            ..StockRequest::default()
         };
         return stock(&request, &progress);
     }
@@ -69,7 +70,7 @@ fn stock(request: &StockRequest, progress: &Progress) -> Result<Code, Failure> {
 
 /// What a kernel of the user's is to be configured with.
 pub(crate) fn config() -> Result<Code, Failure> {
-    print(&ipirig_guest::requirements::fragment())?;
+    print(&ipirig_kconfig::requirements::fragment())?;
     Ok(Code::Ok)
 }
 

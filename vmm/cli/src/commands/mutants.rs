@@ -1,7 +1,7 @@
 //! `ipirig mutants`: the reference kernel first, then one kernel after the other.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use ipirig_args::MutantsArgs;
@@ -9,7 +9,8 @@ use ipirig_gate::mutants::{Row, verdict};
 use ipirig_gate::patches::{self, Mutant};
 use ipirig_gate::trial_result::{TrialKind, TrialResult};
 use ipirig_gate::trials::{NoSuchNotice, Run, rows};
-use ipirig_guest::{Places, Request};
+use ipirig_guest::stock::{self, StockKernel, StockRequest};
+use ipirig_guest::{Flavour, GuestError, Places, Request, linux_tree};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::mutants::render;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
@@ -31,6 +32,9 @@ use crate::progress::Progress;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
     let mutants = chosen(&args.names)?;
+    if let Some(dir) = &args.tree {
+        linux_tree::absolute(dir)?;
+    }
     let json = args.json.as_deref();
     if let Some(path) = file(json) {
         check_writable(path).map_err(Failure::usage)?;
@@ -54,24 +58,34 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
     let progress = Progress::new(false);
     let bench = Bench {
         host,
+        base: match (&args.tree, &args.stock) {
+            (Some(dir), _) => Base::Tree(dir),
+            (None, Some(version)) => Base::Stock(version),
+            (None, None) => Base::Reference,
+        },
         progress: &progress,
         options: Options {
             timeout_s: args.timeout,
             ..Options::default()
         },
     };
-    let rows = rows(&mutants, &survivors, |run| bench.once(run))?;
+    let inapplicable = |mutant: &Mutant| bench.inapplicable(mutant);
+    let rows = rows(&mutants, &survivors, inapplicable, |run| bench.once(run))?;
     progress.finish();
     publish(&rows, json)
 }
 
-/// The mutants of these names, or all.
+/// The mutants of these names or paths, or all.
 fn chosen(names: &[String]) -> Result<Vec<Mutant>, Failure> {
     let all = patches::all(&Places::find()?.guest)?;
     if names.is_empty() {
         return Ok(all);
     }
     let find = |name: &String| {
+        if name.ends_with(".patch") {
+            let path = std::path::absolute(name).context("no current directory")?;
+            return Ok(Mutant::read(path)?);
+        }
         let found = all.iter().find(|mutant| mutant.name == *name).cloned();
         found.ok_or_else(|| {
             let known = all.iter().map(|mutant| mutant.name.as_str());
@@ -94,14 +108,76 @@ impl From<NoSuchNotice> for Failure {
 /// So many violated points of a sweep show that a mutant is noticed: more may take long, if each is a sender that hangs.
 const VIOLATED: usize = 10;
 
+/// What the patches of mutants are applied to.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    /// The reference series.
+    Reference,
+    /// The series for another version.
+    Stock(&'a str),
+    /// What is in a git tree of the user's.
+    Tree(&'a Path),
+}
+
 /// Builds kernels and runs scenarios on them.
 struct Bench<'a> {
     host: &'a Host,
+    base: Base<'a>,
     progress: &'a Progress,
     options: Options,
 }
 
 impl Bench<'_> {
+    /// The kernel of sources other than the reference series', with a patch. `None`: it is that series.
+    fn other(&self, patch: Option<&Path>) -> Option<Result<StockKernel, GuestError>> {
+        let patches: Vec<PathBuf> = patch.map(Path::to_owned).into_iter().collect();
+        match self.base {
+            Base::Reference => None,
+            Base::Stock(version) => {
+                let request = StockRequest {
+                    version: version.to_owned(),
+                    series: true,
+                    extra_patches: patches,
+                    keep_tree: true,
+                    ..StockRequest::default()
+                };
+                Some(stock::build(&request, self.progress))
+            }
+            Base::Tree(dir) => Some(linux_tree::patched(dir, &patches, self.progress)),
+        }
+    }
+
+    fn kernel(&self, flavour: Flavour, patch: Option<&Path>) -> Result<KernelFiles, Failure> {
+        let Some(kernel) = self.other(patch) else {
+            let request = Request {
+                flavour,
+                extra_patches: patch.map(Path::to_owned).into_iter().collect(),
+                ..Request::default()
+            };
+            return built(&request, self.progress);
+        };
+        let kernel = kernel?;
+        let initramfs = stock::initramfs(&kernel, self.progress)?.path;
+        Ok(KernelFiles {
+            package: Some(kernel.package),
+            series: kernel.series,
+            ..KernelFiles::new(kernel.vmlinux, initramfs)
+        })
+    }
+
+    /// Why a mutant's patch does not apply. To the reference series each must: there it is an error.
+    fn inapplicable(&self, mutant: &Mutant) -> Result<Option<String>, Failure> {
+        check_interrupt()?;
+        match self.other(Some(&mutant.path)) {
+            None | Some(Ok(_)) => Ok(None),
+            Some(Err(GuestError::Patch(failure))) => {
+                let why = failure.to_string();
+                Ok(why.lines().next().map(str::to_owned))
+            }
+            Some(Err(error)) => Err(error.into()),
+        }
+    }
+
     fn once(&self, run: Run<'_>) -> Result<TrialResult, Failure> {
         check_interrupt()?;
         let kind = TrialKind::find(run.scenario).map_err(|why| Failure::usage(anyhow!(why)))?;
@@ -119,13 +195,8 @@ impl Bench<'_> {
         };
         let scenario = Scenario::find(&scenario).map_err(Failure::usage)?;
         let plan = Plan::new(scenario, options).map_err(Failure::usage)?;
-        let request = Request {
-            flavour: plan.scenario.kernel,
-            extra_patches: run.patch.map(Path::to_owned).into_iter().collect(),
-            ..Request::default()
-        };
         // From the cache for the second scenario of a kernel.
-        let kernel = built(&request, self.progress)?;
+        let kernel = self.kernel(plan.scenario.kernel, run.patch)?;
         let setup = setup(plan, kernel);
         let again = if run.again { ", once more" } else { "" };
         let stage = format!("{}: {}{again}", run.kernel, run.scenario);

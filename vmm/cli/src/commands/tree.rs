@@ -38,9 +38,7 @@ pub(super) fn resolve(options: &mut RunOptions) -> Result<(), Failure> {
         let request = StockRequest {
             version: version.clone(),
             series: options.series,
-            source: None,
-            update: false,
-            jobs: None,
+            ..StockRequest::default()
         };
         let progress = Progress::new(false);
         let kernel = stock::build(&request, &progress)?;
