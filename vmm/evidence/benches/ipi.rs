@@ -7,6 +7,8 @@
 //! has no part in these times. Then come IPIs one by one, each waited for, with CPU 1 in HLT. The loops have
 //! the same instructions but for the one that counts: on a KVM that emulates them they are not free.
 //!
+//! The threads of the vCPUs are confined where the host can do that; one row is without, to compare.
+//!
 //! Besides, the least that a kick can cost: a signal to a thread that runs, without any guest.
 #![expect(unsafe_code, reason = "the guest's assembler text")]
 #![expect(
@@ -163,10 +165,11 @@ struct Ticks {
     waited_for: f64,
 }
 
-fn measure(apic: ApicMode, observer: Arc<dyn Observer>) -> Ticks {
+fn measure(apic: ApicMode, sandbox: bool, observer: Arc<dyn Observer>) -> Ticks {
     let mut guest = Guest::new(&ROUND_AFTER_ROUND)
         .cpus(2)
         .apic(apic)
+        .sandbox(sandbox)
         .start_with(observer);
     guest.order(0, ROUNDS);
     guest.rings();
@@ -219,6 +222,8 @@ struct Row {
     name: &'static str,
     apic: ApicMode,
     ledger: bool,
+    /// Where the host has one.
+    sandbox: bool,
     runs: Vec<Ticks>,
 }
 
@@ -228,7 +233,15 @@ impl Row {
             name,
             apic,
             ledger,
+            sandbox: true,
             runs: Vec::new(),
+        }
+    }
+
+    fn without_sandbox(self) -> Self {
+        Self {
+            sandbox: false,
+            ..self
         }
     }
 
@@ -240,7 +253,7 @@ impl Row {
         } else {
             Arc::new(())
         };
-        self.runs.push(measure(self.apic, observer));
+        self.runs.push(measure(self.apic, self.sandbox, observer));
     }
 
     /// What `of` makes of each run.
@@ -294,11 +307,15 @@ fn main() -> ExitCode {
         .skip(1)
         .find_map(|arg| arg.parse().ok())
         .unwrap_or(RUNS);
-    let mut rows = [
+    let mut rows = vec![
         Row::new("this APIC, nobody listens", ApicMode::X2apic, false),
         Row::new("this APIC, with the ledger", ApicMode::X2apic, true),
         Row::new("KVM's own APIC", ApicMode::Kernel, false),
     ];
+    if facts.sandbox {
+        let open = Row::new("the same, no sandbox", ApicMode::X2apic, true);
+        rows.insert(2, open.without_sandbox());
+    }
     let mut signals = Vec::new();
     for _ in 0..runs {
         rows.iter_mut().for_each(Row::run);
@@ -315,6 +332,24 @@ fn main() -> ExitCode {
         facts.kernel,
         port_ns / 1e3,
     );
+    if let [_, confined, open, _] = &rows[..] {
+        // By turns, so that both had the same of what the host did besides.
+        let ratios = |of: fn(&Ticks) -> f64| {
+            let pairs = confined.runs.iter().zip(&open.runs);
+            Spread::of(
+                pairs
+                    .map(|(with, without)| of(with) / of(without))
+                    .collect(),
+            )
+            .text()
+        };
+        println!(
+            "in the sandbox, as multiples of what it is without: port write {}, new IPI {}, pending IPI {}",
+            ratios(|run| run.port),
+            ratios(|run| run.fresh),
+            ratios(|run| run.pending),
+        );
+    }
     println!(
         "as multiples of it       new IPI, with its kick   pending IPI, no kick     send to handler, from HLT"
     );

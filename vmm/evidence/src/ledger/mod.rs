@@ -232,7 +232,8 @@ impl Ledger {
         self.stacks.account(&self.details, &opened)
     }
 
-    /// What the timer interrupts of all windows came for, most first. Empty if no stacks were taken.
+    /// What the timer interrupts of all windows came for, most first. Empty if no stacks were taken, or nobody asked for
+    /// any ([`Stacks::tell_timers_of`]).
     #[must_use]
     pub fn timers(&self) -> Vec<TimerAttribution> {
         self.stacks.timers(&self.details)

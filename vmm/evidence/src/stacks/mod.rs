@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use ipirig_apic::CpuSet;
 use ipirig_blame::{
     Chain, DueTimers, End, Frames, Interner, Kernel, Memory, Prologues, UnwindRegisters,
 };
@@ -44,6 +45,8 @@ pub struct Stacks {
     kernel: OnceLock<Kernel>,
     senders: Box<[Mutex<Local>]>,
     active: OnceLock<()>,
+    /// The vCPUs whose timers are read.
+    timers_of: OnceLock<CpuSet>,
 }
 
 /// What one vCPU keeps. Only its own thread takes the lock while the guest runs.
@@ -88,7 +91,14 @@ impl Stacks {
             kernel: OnceLock::new(),
             senders: (0..cpus).map(|_| Mutex::new(local())).collect(),
             active: OnceLock::new(),
+            timers_of: OnceLock::new(),
         }
+    }
+
+    /// Asks for what the timer interrupts of these vCPUs come for. It costs up to 16 KiB of guest memory each, so nobody
+    /// pays who has not asked; the first who asks is heard.
+    pub fn tell_timers_of(&self, cpus: CpuSet) {
+        let _ = self.timers_of.set(cpus);
     }
 
     /// Says what the guest boots. Without it no stacks are taken.
@@ -142,11 +152,15 @@ impl Stacks {
         chains.number(&chain)
     }
 
-    /// The number of what the timer interrupt that `cpu` is about to take was programmed for. None if stacks are not
-    /// taken, the kernel's timers cannot be read, or there was no place for one more number.
+    /// The number of what the timer interrupt that `cpu` is about to take was programmed for. None if nobody asked
+    /// ([`Stacks::tell_timers_of`]), stacks are not taken, the kernel's timers cannot be read, or there was no place for
+    /// one more number.
     #[must_use]
     pub fn due(&self, cpu: usize, memory: &dyn VirtualMemory) -> Option<u32> {
         self.active.get()?;
+        if !self.timers_of.get()?.contains(cpu) {
+            return None;
+        }
         let memory = View(memory);
         let kernel = self.kernel.get_or_init(|| self.learn(&memory));
         let timers = kernel.due_timers(cpu, &memory)?;
@@ -175,7 +189,7 @@ impl Stacks {
         account::account(kernel, &Inlined::open(&file), &chain, details, opened)
     }
 
-    /// What timer interrupts among `details` came for, most first.
+    /// What timer interrupts among `details` came for, most first: of those vCPUs of which that was asked.
     #[must_use]
     pub fn timers(&self, details: &Details) -> Vec<TimerAttribution> {
         let Some(kernel) = self.kernel.get() else {

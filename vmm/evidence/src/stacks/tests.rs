@@ -18,7 +18,7 @@ const STACK: u64 = 0xffff_c900_0001_0000;
 const CALL: Kind = Kind::Vector(0xfb);
 
 /// A vCPU in a kernel with frame pointers, with these words from its RSP on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct FixedSender {
     rip: u64,
     words: Vec<u64>,

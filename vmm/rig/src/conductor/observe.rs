@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ipirig_abi::{Command, Ending, TEXT_LEN};
+use ipirig_abi::{Command, Ending, Role, TEXT_LEN};
 use ipirig_evidence::gaps::GapRecord;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_machine::clock;
@@ -71,6 +71,10 @@ pub fn observe(
     ledger: &Ledger,
     phase: &dyn Fn(Phase),
 ) -> Result<Observed, Ended> {
+    let isolated = plan.cpus(Role::Isolated);
+    ledger
+        .stacks()
+        .tell_timers_of(isolated.into_iter().collect());
     let mut conductor = Conductor::of(guest, plan, ledger, phase);
     conductor.limit = workload.limit;
     conductor.observe(workload, start, layout)

@@ -1,5 +1,7 @@
 //! What timer interrupts came for, by memory that somebody made up.
 
+use std::cell::Cell;
+
 use ipirig_apic::{Accepted, AcceptedKind, Origin};
 
 use super::*;
@@ -35,6 +37,7 @@ fn timer_interrupts_of_the_window_are_counted_by_what_was_due() {
     let code = Code::of(Symbols::from_functions(symbols), Frames::Pointers);
     ledger.stacks().of(code);
     ledger.stacks().begin(TEXT + 0x300);
+    ledger.stacks().tell_timers_of([2].into_iter().collect());
     // Eight clocks of CPU 2, and one timer on the first of them.
     let memory = |function: u64| {
         let (clocks, timer) = (area + bases + 64, area + 0x8000);
@@ -100,6 +103,64 @@ fn timer_interrupts_of_the_window_are_counted_by_what_was_due() {
                 "some_timer_fn"
             ),
         ]
+    );
+}
+
+/// Memory of zeroes that counts what is read of it.
+#[derive(Debug, Default)]
+struct Counted(Cell<usize>);
+
+impl VirtualMemory for Counted {
+    fn read(&self, _: u64, buffer: &mut [u8]) -> bool {
+        buffer.fill(0);
+        self.0.set(self.0.get() + buffer.len());
+        true
+    }
+}
+
+#[test]
+fn memory_of_a_vcpu_of_whose_timers_nobody_asked_is_not_read() {
+    let symbols = [
+        (0x1f000, u64::MAX, "hrtimer_bases"),
+        (TEXT + 0x300, TEXT + 0x400, "entry_SYSCALL_64"),
+        (TEXT + 0x1_0000, u64::MAX, "__per_cpu_offset"),
+    ];
+    let read_of = |asked: Option<&[usize]>, cpu: usize| {
+        let ledger = Ledger::new(3, 64);
+        let code = Code::of(Symbols::from_functions(symbols), Frames::Pointers);
+        ledger.stacks().of(code);
+        ledger.stacks().begin(TEXT + 0x300);
+        // As for a sender's stack, which is for every run: the modules are read once.
+        let _ = ledger.stacks().number(0, &FixedSender::default());
+        if let Some(cpus) = asked {
+            ledger
+                .stacks()
+                .tell_timers_of(cpus.iter().copied().collect());
+        }
+        ledger.open_window();
+        let memory = Counted::default();
+        let accepted = Accepted {
+            kind: AcceptedKind::Fixed(0xec),
+            origin: Origin::Timer,
+            merged: false,
+        };
+        let event = AcceptedEvent {
+            time_ns: 1,
+            cpu,
+            accepted,
+            cpl: Some(0),
+            idle: false,
+        };
+        ledger.accepted_in(&event, &memory);
+        memory.0.get()
+    };
+    let cpus = [0, 1, 2];
+    assert_eq!(cpus.map(|cpu| read_of(None, cpu)), [0, 0, 0]);
+    // The CPU's offset, and its clocks.
+    let clocks = 8 + 64 * 12;
+    assert_eq!(
+        cpus.map(|cpu| read_of(Some(&[1, 2]), cpu)),
+        [0, clocks, clocks]
     );
 }
 
