@@ -2,6 +2,7 @@
 //! became of it. Runs are made by whoever asks; [`crate::mutants`] judges them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::mutants::{
@@ -40,18 +41,27 @@ struct Trial<'a> {
     scenarios: BTreeSet<String>,
 }
 
+/// What became of mutants.
+#[derive(Debug)]
+pub struct Tried<E> {
+    /// The reference kernel's row, and each mutant's.
+    pub rows: Vec<Row>,
+    /// What ended the trials before all were made. The last row is of the kernel that they were at, and says so.
+    pub ended: Option<E>,
+}
+
 /// Tries `mutants`. Those that nothing is expected to notice are run on the scenarios `survivors`. `once` makes
 /// one run; of a scenario that ends as `error` two are made. The first row is the reference kernel's, which is run
-/// on each scenario that a mutant is.
+/// on each scenario that a mutant is. An error of `once` ends the trials.
 ///
 /// # Errors
 ///
-/// [`NoSuchNotice`], before anything is run, and `once`'s.
-pub fn rows<E: From<NoSuchNotice>>(
+/// [`NoSuchNotice`], before anything is run.
+pub fn rows<E: fmt::Display>(
     mutants: &[Mutant],
     survivors: &BTreeSet<String>,
     mut once: impl FnMut(Run<'_>) -> Result<TrialResult, E>,
-) -> Result<Vec<Row>, E> {
+) -> Result<Tried<E>, NoSuchNotice> {
     let trials = mutants.iter().map(|mutant| trial(mutant, survivors));
     let trials: Vec<Trial<'_>> = trials.collect::<Result<_, _>>()?;
     let mut run = |kernel: &str, patch: Option<&Path>, scenarios: &BTreeSet<String>| {
@@ -72,40 +82,60 @@ pub fn rows<E: From<NoSuchNotice>>(
         }
         Ok::<_, E>(results)
     };
+    let mut rows = Vec::new();
     let all = trials.iter().flat_map(|trial| trial.scenarios.clone());
-    let reference = run("reference", None, &all.collect())?;
-    let mut rows = vec![Row {
-        name: "reference".to_owned(),
-        title: "the series as it is".to_owned(),
-        fate: judge_reference(&reference),
-    }];
+    let reference = run("reference", None, &all.collect());
+    let has_pcids = reference.as_ref().ok().and_then(pcids);
+    let fate = reference.map(|results| judge_reference(&results));
+    let mut ended = add(&mut rows, "reference", "the series as it is", fate);
     for Trial {
         mutant,
         expected,
         scenarios,
     } in &trials
     {
+        if ended.is_some() {
+            break;
+        }
         let lacks = match mutant.needs {
-            Some(Need::Pcids) if pcids(&reference) == Some(false) => Some("PCIDs"),
+            Some(Need::Pcids) if has_pcids == Some(false) => Some("PCIDs"),
             Some(Need::Pcids) | None => None,
         };
         let mut run = || run(&mutant.name, Some(&mutant.path), scenarios);
         let fate = match &mutant.fate {
             // Its kernel need not even be built.
-            Wanted::Noticed(_) if let Some(what) = lacks => Fate::Lacking {
+            Wanted::Noticed(_) if let Some(what) = lacks => Ok(Fate::Lacking {
                 what: what.to_owned(),
-            },
-            Wanted::Survives(why) if scenarios.is_empty() => Fate::Waits { why: why.clone() },
-            Wanted::Survives(why) => judge_survivor(why, &run()?),
-            Wanted::Noticed(_) => judge(expected, &run()?),
+            }),
+            Wanted::Survives(why) if scenarios.is_empty() => Ok(Fate::Waits { why: why.clone() }),
+            Wanted::Survives(why) => run().map(|results| judge_survivor(why, &results)),
+            Wanted::Noticed(_) => run().map(|results| judge(expected, &results)),
         };
-        rows.push(Row {
-            name: mutant.name.clone(),
-            title: mutant.title.clone(),
-            fate,
-        });
+        ended = add(&mut rows, &mutant.name, &mutant.title, fate);
     }
-    Ok(rows)
+    Ok(Tried { rows, ended })
+}
+
+/// Adds the row of a kernel, and gives back what ended the trials while they were at it.
+fn add<E: fmt::Display>(
+    rows: &mut Vec<Row>,
+    name: &str,
+    title: &str,
+    fate: Result<Fate, E>,
+) -> Option<E> {
+    let (fate, ended) = match fate {
+        Ok(fate) => (fate, None),
+        Err(error) => {
+            let why = error.to_string();
+            (Fate::Error { why }, Some(error))
+        }
+    };
+    rows.push(Row {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        fate,
+    });
+    ended
 }
 
 fn trial<'a>(mutant: &'a Mutant, survivors: &BTreeSet<String>) -> Result<Trial<'a>, NoSuchNotice> {
@@ -146,6 +176,7 @@ mod tests {
     use ipirig_verdict::result::RunResult;
 
     use super::*;
+    use crate::mutants::verdict;
     use crate::patches::Notice;
 
     fn mutant(name: &str, fate: Wanted) -> Mutant {
@@ -174,16 +205,6 @@ mod tests {
         }
     }
 
-    /// What ended a trial.
-    #[derive(Debug, PartialEq)]
-    struct Ended(NoSuchNotice);
-
-    impl From<NoSuchNotice> for Ended {
-        fn from(error: NoSuchNotice) -> Self {
-            Self(error)
-        }
-    }
-
     #[test]
     fn the_reference_is_run_on_each_scenario_that_a_mutant_is_and_an_error_is_tried_again() {
         let mutants = [
@@ -191,7 +212,7 @@ mod tests {
             mutant("quiet", Wanted::Survives("nobody looks".to_owned())),
         ];
         let mut made = Vec::new();
-        let rows = rows(&mutants, &BTreeSet::new(), |run: Run<'_>| {
+        let tried = rows(&mutants, &BTreeSet::new(), |run: Run<'_>| {
             made.push((run.kernel.to_owned(), run.scenario.to_owned(), run.again));
             let verdict = match (run.patch, run.again) {
                 (None, _) => Verdict::Held,
@@ -201,7 +222,7 @@ mod tests {
             let check = Check::new(ISOLATED_IPIS, verdict, "because");
             let mut result = RunResult::new(&plan(run.scenario, None), vec![check]);
             result.verdict = verdict;
-            Ok::<_, Ended>(TrialResult::Run(Box::new(result)))
+            Ok::<_, &str>(TrialResult::Run(Box::new(result)))
         })
         .unwrap();
         let scenario = "static-key-flip".to_owned();
@@ -224,13 +245,41 @@ mod tests {
             why: "nobody looks".to_owned(),
         };
         assert_eq!(
-            rows,
-            [
-                row("reference", "the series as it is", held),
-                row("loud", "loud's bug", Fate::Noticed { by }),
-                row("quiet", "quiet's bug", waits),
-            ]
+            (tried.rows, tried.ended),
+            (
+                vec![
+                    row("reference", "the series as it is", held),
+                    row("loud", "loud's bug", Fate::Noticed { by }),
+                    row("quiet", "quiet's bug", waits),
+                ],
+                None
+            )
         );
+    }
+
+    #[test]
+    fn what_ends_the_trials_leaves_the_rows_before_and_one_that_says_so() {
+        let names = ["a", "b", "c"];
+        let mutants = names.map(|name| mutant(name, noticed("static-key-flip", ISOLATED_IPIS)));
+        for (at, told) in [
+            ("reference", &["reference"][..]),
+            ("b", &["reference", "a", "b"]),
+        ] {
+            let tried = rows(&mutants, &BTreeSet::new(), |run: Run<'_>| {
+                if run.kernel == at {
+                    return Err("interrupted");
+                }
+                let check = Check::new(ISOLATED_IPIS, Verdict::Violated, "because");
+                let result = RunResult::new(&plan(run.scenario, None), vec![check]);
+                Ok(TrialResult::Run(Box::new(result)))
+            });
+            let Tried { rows, ended } = tried.unwrap();
+            let named: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+            assert_eq!((named.as_slice(), ended), (told, Some("interrupted")));
+            let why = "interrupted".to_owned();
+            assert_eq!(rows.last().unwrap().fate, Fate::Error { why });
+            assert_eq!(verdict(&rows), Verdict::Error);
+        }
     }
 
     #[test]
@@ -239,10 +288,10 @@ mod tests {
         let ended = rows(
             &mutants,
             &BTreeSet::new(),
-            |run: Run<'_>| -> Result<_, Ended> { panic!("{run:?}") },
+            |run: Run<'_>| -> Result<_, &str> { panic!("{run:?}") },
         );
         assert_eq!(
-            ended.unwrap_err().0.to_string(),
+            ended.unwrap_err().to_string(),
             "x.patch: Noticed-by: no check `no-check`"
         );
     }
