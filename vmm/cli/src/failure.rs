@@ -1,10 +1,12 @@
 //! An error on its way out, with the exit code the rig has for it.
 
+use std::error::Error;
 use std::fmt;
 
 use ipirig_gate::patches::PatchError;
 use ipirig_guest::{ErrorClass, GuestError, StoreError};
 use ipirig_rig::run::RunError;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
 
 use crate::output::say;
@@ -51,22 +53,27 @@ impl Failure {
         self.code == Code::Usage
     }
 
-    /// The error with its causes.
-    pub(crate) fn why(&self) -> String {
-        format!("{:#}", self.error)
+    /// What a run came to that it ended, and why.
+    pub(crate) fn outcome(&self) -> (Verdict, &dyn Error) {
+        let verdict = match self.code {
+            Code::Skipped => Verdict::Skipped,
+            _ => Verdict::Error,
+        };
+        (verdict, self.error.as_ref())
     }
 
     /// Prints the error with its causes, and says how to exit.
     pub(crate) fn report(&self) -> Code {
-        say(&format!("{self}\n"));
+        say(&format!("ipirig: {self}\n"));
         self.code
     }
 }
 
+/// The error with its causes.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // `{:#}` joins the causes with colons.
-        write!(f, "ipirig: {:#}", self.error)
+        write!(f, "{:#}", self.error)
     }
 }
 

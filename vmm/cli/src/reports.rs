@@ -18,21 +18,21 @@ use crate::failure::Failure;
 use crate::output::{check_writable, say};
 
 /// A format that takes all results of a command, and why there are no more, if there should be.
-type Format = fn(&[RunResult], Option<&Cut>) -> anyhow::Result<String>;
+type Format = fn(&[RunResult], Option<Cut<'_>>) -> anyhow::Result<String>;
 
 /// Why a command ended before all that it was to run had.
-#[derive(Debug)]
-pub(crate) struct Cut {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut<'f> {
     /// How many runs there were to be.
     pub(crate) planned: usize,
     /// What ended it.
-    pub(crate) failure: Failure,
+    pub(crate) failure: &'f Failure,
 }
 
-impl Cut {
+impl Cut<'_> {
     /// For a reader of KTAP.
     fn bail_out(&self, runs: &[RunResult]) -> String {
-        bail_out(runs, self.planned, &self.failure.why())
+        bail_out(runs, self.planned, &self.failure.to_string())
     }
 }
 
@@ -80,7 +80,7 @@ impl Reports {
     pub(crate) fn texts(
         &self,
         runs: &[RunResult],
-        cut: Option<&Cut>,
+        cut: Option<Cut<'_>>,
     ) -> anyhow::Result<Vec<(PathBuf, String)>> {
         let text = |(path, format): &(PathBuf, Format)| Ok((path.clone(), format(runs, cut)?));
         self.wanted.iter().map(text).collect()

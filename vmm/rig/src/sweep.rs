@@ -1,6 +1,7 @@
 //! One sweep, from a plan to a result: makes a machine, has the conductor visit the points, and makes
 //! another where a guest did not survive one.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use ipirig_evidence::ledger::DETAILS;
@@ -22,8 +23,7 @@ const FAILURES_MAX: usize = 3;
 ///
 /// # Errors
 ///
-/// What was given is wrong, or Ctrl-C came before there was anything. A sweep that was ended by Ctrl-C
-/// has the points that were visited, and is not complete.
+/// What was given is wrong. A sweep that was interrupted has the points that were visited, and is not complete.
 pub fn sweep(
     host: &Host,
     setup: &Setup,
@@ -53,8 +53,8 @@ pub fn sweep(
             },
         );
         let outcome = match outcome {
-            Err(RunError::Interrupted { .. }) if !swept.points.is_empty() => {
-                break (false, Some("ended by Ctrl-C".to_owned()), false);
+            Err(interrupted @ RunError::Interrupted { .. }) => {
+                break (false, Some(interrupted.to_string()), false);
             }
             outcome => outcome?,
         };
@@ -104,12 +104,26 @@ pub fn sweep(
     Ok(conclude(swept, request, started, (complete, why, skipped)))
 }
 
+/// The result of a sweep that came to no guest because of `why`: the host or the kernel lacks something, if it is
+/// `skipped`, and else it failed or was ended.
+#[must_use]
+pub fn not_swept(request: &SweepRequest, why: &dyn Error, skipped: bool) -> SweepResult {
+    let why = Some(chain(why));
+    conclude(
+        Swept::default(),
+        request,
+        Instant::now(),
+        (false, why, skipped),
+    )
+}
+
 fn conclude(
     swept: Swept,
     request: &SweepRequest,
     started: Instant,
     (complete, why, skipped): (bool, Option<String>, bool),
 ) -> SweepResult {
+    let swept = with_earlier(swept, request);
     let Swept {
         version,
         paths,
@@ -145,5 +159,61 @@ fn conclude(
             points_per_s: (rate * 10.0).round() / 10.0,
             total_s: seconds(started.elapsed()),
         },
+    }
+}
+
+/// What is resumed is as it was if no guest came as far as to say which points there are: who writes the result where
+/// the earlier one was loses nothing.
+fn with_earlier(swept: Swept, request: &SweepRequest) -> Swept {
+    match &request.earlier {
+        Some(earlier) if swept.planned == 0 => Swept {
+            version: earlier.kernel.clone(),
+            paths: earlier.paths.clone(),
+            points: earlier.points.clone(),
+            ..swept
+        },
+        _ => swept,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipirig_sweep::{PathResult, PointName, Shard};
+
+    use super::*;
+
+    fn ended(swept: Swept, request: &SweepRequest) -> SweepResult {
+        let why = Some("interrupted during: boot".to_owned());
+        conclude(swept, request, Instant::now(), (false, why, false))
+    }
+
+    #[test]
+    fn a_sweep_that_ends_before_its_points_are_known_keeps_those_that_it_resumes() {
+        let point: PointName = "nmi@syscall+4".parse().unwrap();
+        let mut request = SweepRequest::of_point(point.clone(), Shard::WHOLE).unwrap();
+        let before = Swept {
+            version: Some("Linux".to_owned()),
+            paths: vec![PathResult::untraced(&point.path, "why".to_owned())],
+            points: vec![PointResult::new(point, Outcome::Held, None)],
+            planned: 1,
+            ..Swept::default()
+        };
+        let earlier = ended(before, &request);
+        assert_eq!(earlier.points.len(), 1);
+        let nothing = ended(Swept::default(), &request);
+        assert_eq!((&nothing.kernel, &nothing.points), (&None, &vec![]));
+
+        request.earlier = Some(Box::new(earlier.clone()));
+        let kept = ended(Swept::default(), &request);
+        assert_eq!(
+            (kept.kernel, kept.paths, kept.points, kept.complete),
+            (earlier.kernel, earlier.paths, earlier.points, false)
+        );
+        // One that cannot be resumed is not passed off as this one.
+        let other = Swept {
+            planned: 1,
+            ..Swept::default()
+        };
+        assert_eq!(ended(other, &request).points, []);
     }
 }

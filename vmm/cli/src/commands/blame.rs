@@ -66,7 +66,7 @@ fn run(scenario: &str, options: RunOptions) -> Result<(Account, Code), Failure> 
         write_file(&path, &text).map_err(not_written)?;
     }
     outcome.advise();
-    Ok((Account::from(result), code))
+    Ok((Account::from(&outcome.whole()?.result), code))
 }
 
 fn code(result: &RunResult) -> Code {

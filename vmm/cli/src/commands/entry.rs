@@ -48,7 +48,7 @@ pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
     }
     pictures::write(&args.pictures, std::slice::from_ref(result))?;
     outcome.advise();
-    Ok(result.verdict.into())
+    Ok(outcome.whole()?.result.verdict.into())
 }
 
 fn kinds(names: &[String]) -> Result<Vec<EntryKind>, Failure> {

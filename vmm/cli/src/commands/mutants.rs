@@ -8,7 +8,7 @@ use ipirig_args::MutantsArgs;
 use ipirig_gate::mutants::{Row, verdict};
 use ipirig_gate::patches::{self, Mutant};
 use ipirig_gate::trial_result::{TrialKind, TrialResult};
-use ipirig_gate::trials::{NoSuchNotice, Run, rows};
+use ipirig_gate::trials::{NoSuchNotice, Run, Tried, rows};
 use ipirig_guest::stock::{self, StockKernel, StockRequest};
 use ipirig_guest::{Flavour, GuestError, Places, Request, linux_tree};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
@@ -19,13 +19,14 @@ use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::suggest::closest;
 use ipirig_sweep::Shard;
+use ipirig_terminal::interrupt;
 use ipirig_verdict::conclude;
 use ipirig_verdict::exit::{Code, host_verdict};
 
-use super::check_interrupt;
 use super::host::host;
 use super::run::{built, file, print_both, snapshots};
 use super::sweep::SCENARIO;
+use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
 use crate::output::{check_writable, say};
 use crate::progress::Progress;
@@ -70,9 +71,15 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
         },
     };
     let inapplicable = |mutant: &Mutant| bench.inapplicable(mutant);
-    let rows = rows(&mutants, &survivors, inapplicable, |run| bench.once(run))?;
+    let Tried { rows, ended } = rows(&mutants, &survivors, inapplicable, |run| bench.once(run))?;
     progress.finish();
-    publish(&rows, json)
+    // Ctrl-C leaves the rows of those that were tried, and one that says where it came.
+    let _orderly = interrupt::orderly(REPORT_TIME);
+    let code = publish(&rows, json)?;
+    match ended {
+        Some(failure) => Err(failure),
+        None => Ok(code),
+    }
 }
 
 /// The mutants of these names or paths, or all.
@@ -201,6 +208,7 @@ impl Bench<'_> {
         let again = if run.again { ", once more" } else { "" };
         let stage = format!("{}: {}{again}", run.kernel, run.scenario);
         self.progress.stage(&stage);
+        let _orderly = interrupt::orderly(REPORT_TIME);
         Ok(match sweep {
             None => {
                 let outcome = run_on(self.host, &setup, &|_| {})?;

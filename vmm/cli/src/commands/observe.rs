@@ -10,8 +10,9 @@ use ipirig_document::ObservationDocument;
 use ipirig_observation::{Report, conclude, not_begun};
 use ipirig_report::observation::render;
 use ipirig_rig::observe::{IsolatedVcpus, ObservationPlan, guest, load, observe as observe_on};
+use ipirig_rig::run::KernelFiles;
 use ipirig_scenario::cpu_list;
-use ipirig_scenario::guest_files::{self as files, Extra};
+use ipirig_scenario::guest_files::{self, Extra};
 use ipirig_terminal::interrupt;
 use ipirig_verdict::exit::{Code, host_verdict};
 
@@ -53,7 +54,7 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     let files = args
         .file
         .iter()
-        .map(|file| files::read(&Extra::from(file.as_str())));
+        .map(|file| guest_files::read(&Extra::from(file.as_str())));
     let mut plan = ObservationPlan {
         guest,
         command: args.command,
@@ -76,19 +77,22 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
             return Ok(code);
         }
     };
+    // What was ended before there was anything to observe has a report as well, which says so.
+    let cut = |plan: &ObservationPlan, failure: Failure| {
+        if !failure.is_usage() {
+            let _orderly = interrupt::orderly(REPORT_TIME);
+            let (verdict, why) = failure.outcome();
+            let report = not_begun(plan, verdict, why);
+            write_observation(page.as_deref(), &report)?;
+            publish(&report, json.as_deref())?;
+        }
+        Err(failure)
+    };
     let progress = Progress::new(args.options.console.is_some());
-    let mut kernel = kernel_files(&args.options, plan.guest.kernel, &progress)?;
-    if let Some(dir) = &args.root {
-        kernel.initramfs = ipirig_guest::with_root(&kernel.initramfs, dir)?.path;
-        let bytes = fs::metadata(&kernel.initramfs).map_or(0, |file| file.len());
-        // It is in memory twice while the kernel unpacks it.
-        plan.guest.memory_mib = match args.options.memory {
-            Some(asked) => asked,
-            None => plan.guest.memory_mib + 2 * bytes.div_ceil(1 << 20),
-        };
-        plan.guest.check_memory().map_err(Failure::usage)?;
-    }
-    check_interrupt()?;
+    let kernel = match boot_files(&args.options, args.root.as_deref(), &mut plan, &progress) {
+        Ok(kernel) => kernel,
+        Err(failure) => return cut(&plan, failure),
+    };
     let setup = setup(plan, kernel, args.options);
     // Ctrl-C ends what is observed, and then there is a report.
     let _orderly = interrupt::orderly(REPORT_TIME);
@@ -96,12 +100,37 @@ pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
         progress.stage(&phase.to_string());
     });
     progress.finish();
-    let report = conclude(&setup, outcome?);
+    let report = match outcome {
+        Ok(outcome) => conclude(&setup, outcome),
+        Err(error) => return cut(&setup.plan, error.into()),
+    };
     if let (Some(path), Some(observation)) = (&args.output, &report.observation) {
         write_file(path, &observation.command.output).map_err(not_written)?;
     }
     write_observation(page.as_deref(), &report)?;
     publish(&report, json.as_deref())
+}
+
+/// The files to boot, with those of `root`, for which the guest of `plan` gets the memory.
+fn boot_files(
+    options: &RunOptions,
+    root: Option<&Path>,
+    plan: &mut ObservationPlan,
+    progress: &Progress,
+) -> Result<KernelFiles, Failure> {
+    let mut kernel = kernel_files(options, plan.guest.kernel, progress)?;
+    if let Some(dir) = root {
+        kernel.initramfs = ipirig_guest::with_root(&kernel.initramfs, dir)?.path;
+        let bytes = fs::metadata(&kernel.initramfs).map_or(0, |file| file.len());
+        // It is in memory twice while the kernel unpacks it.
+        plan.guest.memory_mib = match options.memory {
+            Some(asked) => asked,
+            None => plan.guest.memory_mib + 2 * bytes.div_ceil(1 << 20),
+        };
+        plan.guest.check_memory().map_err(Failure::usage)?;
+    }
+    check_interrupt()?;
+    Ok(kernel)
 }
 
 fn publish(report: &Report, json: Option<&Path>) -> Result<Code, Failure> {

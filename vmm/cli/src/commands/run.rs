@@ -18,13 +18,15 @@ use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
 use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
+use ipirig_terminal::interrupt;
+use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
 use ipirig_verdict::{conclude, not_run};
 
-use super::check_interrupt;
 use super::host::host;
+use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
 use crate::output::{
     check_writable, not_written, print, print_file, say, stderr_paint, stdout_paint, write_file,
@@ -45,9 +47,10 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         && let Some(scenario) = scenarios.pop()
     {
         let outcome = perform(scenario, options)?;
-        let code = publish(&outcome.result, json.as_deref(), &reports)?;
+        let code = publish(&outcome, json.as_deref(), &reports)?;
         pictures::write(&pictures, std::slice::from_ref(&outcome.result))?;
         outcome.advise();
+        let outcome = outcome.whole()?;
         if code == Code::Skipped && isolation_held(&outcome.result.checks) {
             say(ISOLATION_HINT);
         }
@@ -88,20 +91,27 @@ fn check_names(allowed: &[String], scenarios: &[Scenario]) -> Result<(), Failure
 /// What came of several runs.
 #[derive(Debug)]
 pub(super) struct Performed {
+    /// The last is the one that was cut short, if one was.
     suite: Suite,
-    /// Why there are no more of them, if there should be.
-    cut: Option<Cut>,
+    /// How many there were to be, and how many came to their end.
+    planned: usize,
+    ended: usize,
+    /// Why those are not the same, if they are not.
+    failure: Option<Failure>,
 }
 
 impl Performed {
-    /// Writes and prints what ended, and says how to exit if that is all.
+    /// Writes and prints what there is, and says how to exit if that is all.
     pub(super) fn publish(
         &self,
         json: Option<&Path>,
         reports: &Reports,
         pictures: &PictureOptions,
     ) -> Result<Code, Failure> {
-        let code = publish_suite(&self.suite, self.cut.as_ref(), json, reports)?;
+        let planned = self.planned;
+        let cut = self.failure.as_ref();
+        let cut = cut.map(|failure| Cut { planned, failure });
+        let code = publish_suite(&self.suite, cut, json, reports)?;
         pictures::write(pictures, self.suite.runs())?;
         Ok(code)
     }
@@ -111,19 +121,19 @@ impl Performed {
     /// # Errors
     /// What ended it before.
     pub(super) fn whole(self) -> Result<Suite, Failure> {
-        let Some(cut) = self.cut else {
+        let Some(failure) = self.failure else {
             return Ok(self.suite);
         };
-        let (ended, planned) = (self.suite.runs().len(), cut.planned);
+        let (ended, planned) = (self.ended, self.planned);
         say(&format!(
             "ipirig: {ended} of {planned} scenarios ended, and their results are told\n"
         ));
-        Err(cut.failure)
+        Err(failure)
     }
 }
 
 /// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped. What ends one of them for another
-/// reason than its own ends them all, and leaves what had ended before.
+/// reason than its own ends them all, and leaves what had ended before, and of that one why it did not.
 ///
 /// # Errors
 /// The first could not begin for what the user gave.
@@ -134,33 +144,42 @@ pub(super) fn perform_all(
 ) -> Result<Performed, Failure> {
     let planned = scenarios.len();
     let mut outcomes = Vec::with_capacity(planned);
-    let mut cut = None;
+    let mut ended = 0;
+    let mut failure = None;
     for scenario in scenarios {
         let name = scenario.name.clone();
         say(&format!("ipirig: {name}\n"));
-        let mut outcome = match perform(scenario, options.clone()) {
-            Ok(outcome) => outcome,
-            Err(failure) if outcomes.is_empty() && failure.is_usage() => return Err(failure),
-            Err(failure) => {
-                cut = Some(Cut { planned, failure });
-                break;
+        match perform(scenario, options.clone()) {
+            Ok(mut outcome) => {
+                outcome.result.may_skip = may_skip
+                    .iter()
+                    .any(|may| may == base_name(&name) || may == ALL);
+                failure = outcome.failure.take();
+                outcomes.push(outcome);
             }
-        };
-        outcome.result.may_skip = may_skip
-            .iter()
-            .any(|may| may == base_name(&name) || may == ALL);
-        outcomes.push(outcome);
+            Err(wrong) if outcomes.is_empty() => return Err(wrong),
+            Err(wrong) => failure = Some(wrong),
+        }
+        if failure.is_some() {
+            break;
+        }
+        ended += 1;
     }
     // The host lacks the same for each.
     if let Some(first) = outcomes.first() {
         first.advise();
     }
     let results = outcomes.into_iter().map(|outcome| outcome.result).collect();
-    let suite = match cut {
+    let suite = match failure {
         None => Suite::new(results),
         Some(_) => Suite::cut_short(results),
     };
-    Ok(Performed { suite, cut })
+    Ok(Performed {
+        suite,
+        planned,
+        ended,
+        failure,
+    })
 }
 
 /// The scenarios that are asked for.
@@ -174,9 +193,35 @@ pub(super) struct Outcome {
     pub(super) result: RunResult,
     /// What to do about a host that lacks something.
     advice: Option<&'static str>,
+    /// What ended it, if not it itself: that is what its result says, too.
+    failure: Option<Failure>,
 }
 
 impl Outcome {
+    /// Of a run that `failure` ended. What the user gave wrong, nothing comes of.
+    fn cut(plan: &Plan, failure: Failure) -> Result<Self, Failure> {
+        if failure.is_usage() {
+            return Err(failure);
+        }
+        let (verdict, why) = failure.outcome();
+        Ok(Self {
+            result: not_run(plan, verdict, why),
+            advice: None,
+            failure: Some(failure),
+        })
+    }
+
+    /// All of it, once what there is has been told.
+    ///
+    /// # Errors
+    /// What ended it before.
+    pub(super) fn whole(self) -> Result<Self, Failure> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(self),
+        }
+    }
+
     pub(super) fn advise(&self) {
         if let Some(advice) = self.advice {
             say(&format!("hint: {advice}\n"));
@@ -185,6 +230,9 @@ impl Outcome {
 }
 
 /// Runs `scenario` as `args` say.
+///
+/// # Errors
+/// What the user gave is wrong.
 pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, Failure> {
     let plan = Plan::new(scenario, options(&args)).map_err(Failure::usage)?;
     check_files(&args)?;
@@ -194,19 +242,29 @@ pub(super) fn perform(scenario: Scenario, args: RunOptions) -> Result<Outcome, F
             return Ok(Outcome {
                 result: not_run(&plan, host_verdict(error), error),
                 advice: error.advice(),
+                failure: None,
             });
         }
     };
     let progress = Progress::new(args.console.is_some());
-    let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
-    check_interrupt()?;
+    let kernel = kernel_files(&args, plan.scenario.kernel, &progress);
+    let kernel = match kernel.and_then(|kernel| check_interrupt().map(|()| kernel)) {
+        Ok(kernel) => kernel,
+        Err(failure) => return Outcome::cut(&plan, failure),
+    };
     let setup = setup(plan, kernel, args);
+    // Ctrl-C ends the run, and that is its result.
+    let _orderly = interrupt::orderly(REPORT_TIME);
     let outcome = run_on(host, &setup, &|phase| progress.stage(&phase.to_string()));
     progress.finish();
-    Ok(Outcome {
-        result: conclude(&setup, outcome?),
-        advice: None,
-    })
+    match outcome {
+        Ok(outcome) => Ok(Outcome {
+            result: conclude(&setup, outcome),
+            advice: None,
+            failure: None,
+        }),
+        Err(error) => Outcome::cut(&setup.plan, error.into()),
+    }
 }
 
 /// What of the arguments a plan is made with.
@@ -327,9 +385,18 @@ pub(super) fn built(request: &Request, progress: &Progress) -> Result<KernelFile
 }
 
 /// Prints the result and says how to exit.
-fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result<Code, Failure> {
+fn publish(outcome: &Outcome, json: Option<&Path>, reports: &Reports) -> Result<Code, Failure> {
+    let _orderly = interrupt::orderly(REPORT_TIME);
+    let result = &outcome.result;
     let runs = std::slice::from_ref(result);
-    let mut files = reports.texts(runs, None)?;
+    // One that is skipped is all that was planned.
+    let ended = outcome.failure.as_ref();
+    let ended = ended.filter(|_| result.verdict != Verdict::Skipped);
+    let cut = ended.map(|failure| Cut {
+        planned: 1,
+        failure,
+    });
+    let mut files = reports.texts(runs, cut)?;
     if let Some(path) = json {
         let text = RunDocument::from(result).to_json();
         files.push((path.to_owned(), text.context(NO_JSON)?));
@@ -342,10 +409,11 @@ fn publish(result: &RunResult, json: Option<&Path>, reports: &Reports) -> Result
 /// The same for several results.
 fn publish_suite(
     suite: &Suite,
-    cut: Option<&Cut>,
+    cut: Option<Cut<'_>>,
     json: Option<&Path>,
     reports: &Reports,
 ) -> Result<Code, Failure> {
+    let _orderly = interrupt::orderly(REPORT_TIME);
     let mut files = reports.texts(suite.runs(), cut)?;
     if let Some(path) = json {
         let text = SuiteDocument::from(suite).to_json();

@@ -9,7 +9,7 @@ use anyhow::Context;
 use ipirig_args::{MergeArgs, ReportArgs, SweepArgs};
 use ipirig_pictures::sweep::html;
 use ipirig_report::sweep::{explained, junit, ktap, view};
-use ipirig_rig::sweep::{SweepRequest, Swept, sweep as sweep_on};
+use ipirig_rig::sweep::{SweepRequest, Swept, not_swept, sweep as sweep_on};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::Plan;
 use ipirig_sweep::{PointName, SweepResult, merge as merge_all};
@@ -43,13 +43,23 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
     let host = match host() {
         Ok(host) => host,
         Err(error) => {
-            let code = host_verdict(error).into();
-            return Err(Failure::with_code(code, error.into()));
+            let skipped = host_verdict(error) == Verdict::Skipped;
+            return show(&not_swept(&request, error, skipped), wanted);
         }
     };
     let progress = Progress::new(args.console.is_some());
-    let kernel = kernel_files(&args, plan.scenario.kernel, &progress)?;
-    check_interrupt()?;
+    let kernel = kernel_files(&args, plan.scenario.kernel, &progress);
+    let kernel = match kernel.and_then(|kernel| check_interrupt().map(|()| kernel)) {
+        Ok(kernel) => kernel,
+        Err(failure) => {
+            if !failure.is_usage() {
+                let (verdict, why) = failure.outcome();
+                let result = not_swept(&request, why, verdict == Verdict::Skipped);
+                show(&result, wanted)?;
+            }
+            return Err(failure);
+        }
+    };
     let setup = setup(plan, kernel, args);
     // Ctrl-C ends it, and then there is a report of the points so far.
     let _orderly = interrupt::orderly(REPORT_TIME);
@@ -69,7 +79,11 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Code, Failure> {
         &tick,
     )?;
     progress.finish();
-    show(&result, wanted)
+    let code = show(&result, wanted)?;
+    if !result.complete {
+        check_interrupt()?;
+    }
+    Ok(code)
 }
 
 pub(crate) fn merge(args: &MergeArgs) -> Result<Code, Failure> {

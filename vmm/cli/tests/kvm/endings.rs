@@ -6,10 +6,10 @@ use std::process::Command;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::entries;
 use crate::harness::{
     REFERENCE_MEMORY, ended, ensure, interrupt, ipirig, reference_kernel, run, stderr,
 };
+use crate::{entries, machines};
 
 pub(crate) fn panics() -> Result<(), Failed> {
     // No such init: the kernel gives up.
@@ -97,50 +97,122 @@ pub(crate) fn skipped_without_tracing() -> Result<(), Failed> {
     ensure(output.status.code() == Some(0), || stderr(&output))
 }
 
-/// Ctrl-C as soon as `phase` is announced.
-pub(crate) fn interrupted(phase: &str) -> Result<(), Failed> {
+/// Ctrl-C as soon as `args` announce `phase`: their last words, and what the files of `options` have then. These come after
+/// the first of `args`.
+fn cut<const N: usize>(
+    args: &[&str],
+    phase: &str,
+    options: [&str; N],
+) -> Result<(String, [String; N]), Failed> {
+    let dir = tempfile::tempdir()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
-    command.args(["run", "static-key-flip"]);
-    command.args((phase == "boot").then_some("--cold"));
-    let last = interrupt(&mut command, phase)?;
-    let expected = format!("ipirig: interrupted during: {phase}");
-    ensure(last.as_deref() == Some(&expected), || format!("{last:?}"))
+    let (first, rest) = args.split_at(1);
+    command.args(first);
+    for option in options {
+        command.arg(option).arg(dir.path().join(option));
+    }
+    command.args(rest);
+    let last = interrupt(&mut command, phase)?.unwrap_or_default();
+    let mut texts = options.map(str::to_owned);
+    for text in &mut texts {
+        let told = fs::read_to_string(dir.path().join(&*text));
+        *text = told.map_err(|error| format!("{text}: {error}; {last}"))?;
+    }
+    Ok((last, texts))
 }
 
-/// Ctrl-C in the second of three scenarios: the first has ended, and each report has it.
+/// The lines of KTAP that are of no subtest, diagnostics left out.
+fn tests(ktap: &str) -> Vec<&str> {
+    let of_test = |line: &&str| !line.starts_with([' ', '#']);
+    ktap.lines().filter(of_test).collect()
+}
+
+/// Each report of the one run says that it was cut short, and when.
+pub(crate) fn interrupted(phase: &str) -> Result<(), Failed> {
+    let cold = if phase == "boot" {
+        &["--cold"][..]
+    } else {
+        &[]
+    };
+    let args = [&["run", "static-key-flip"], cold].concat();
+    let (last, texts) = cut(&args, phase, ["--ktap", "--junit", "--json", "--html"])?;
+    let [ktap, junit, json, html] = texts;
+    let why = format!("interrupted during: {phase}");
+    ensure(last == format!("ipirig: {why}"), || last.clone())?;
+    let expected = [
+        "KTAP version 1".to_owned(),
+        "1..1".to_owned(),
+        format!("not ok 1 static-key-flip # ERROR run: {why}"),
+        format!("Bail out! {why}"),
+    ];
+    ensure(tests(&ktap) == expected, || ktap.clone())?;
+    let case = format!("<error message=\"{why}\" type=\"run\">");
+    ensure(junit.contains(&case) && html.contains(&why), || {
+        junit.clone()
+    })?;
+    let result: Value = serde_json::from_str(&json)?;
+    machines::fits_the_schema(&result)?;
+    let (evidence, _) = ended(&result, "error")?;
+    ensure(result["verdict"] == "error" && evidence == why, || json)
+}
+
+/// Ctrl-C in the second of three scenarios: each report has the first, which has ended, and that the second was cut short.
 pub(crate) fn interrupted_suite() -> Result<(), Failed> {
-    let dir = tempfile::tempdir()?;
-    let files = ["ktap", "junit", "json"].map(|name| dir.path().join(name));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipirig"));
-    command.args(["run", "vunmap-storm", "static-key-flip", "set-memory"]);
-    for (file, option) in files.iter().zip(["--ktap", "--junit", "--json"]) {
-        command.arg(option).arg(file);
-    }
-    let last = interrupt(&mut command, "static-key-flip")?.unwrap_or_default();
+    let args = ["run", "vunmap-storm", "static-key-flip", "set-memory"];
+    let (last, [ktap, junit, json]) =
+        cut(&args, "static-key-flip", ["--ktap", "--junit", "--json"])?;
     ensure(last.starts_with("ipirig: interrupted"), || last.clone())?;
-    let [ktap, junit, json] = files.each_ref().map(fs::read_to_string);
-    let (ktap, junit) = (ktap?, junit?);
-    let lines: Vec<&str> = ktap.lines().filter(|line| !line.starts_with(' ')).collect();
+    let begins = [
+        "KTAP version 1",
+        "1..3",
+        "ok 1 vunmap-storm",
+        "not ok 2 static-key-flip # ERROR run: interrupted",
+        "Bail out! interrupted",
+    ];
+    let lines = tests(&ktap);
+    let mut both = lines.iter().zip(begins);
     ensure(
-        lines.get(1) == Some(&"1..3")
-            && lines
-                .iter()
-                .any(|line| line.starts_with("ok 1 vunmap-storm"))
-            && lines
-                .last()
-                .is_some_and(|line| line.starts_with("Bail out! interrupted"))
-            && !lines.iter().any(|line| line.contains("ok 2 ")),
+        lines.len() == begins.len() && both.all(|(line, begin)| line.starts_with(begin)),
         || ktap.clone(),
     )?;
+    let of = |name: &str| junit.contains(&format!("<testsuite name=\"{name}\""));
     ensure(
-        junit.matches("<testsuite ").count() == 1 && junit.contains("name=\"vunmap-storm\""),
+        junit.matches("<testsuite ").count() == 2 && of("vunmap-storm") && of("static-key-flip"),
         || junit.clone(),
     )?;
-    let result: Value = serde_json::from_str(&json?)?;
-    let runs = result["runs"].as_array().map_or(0, Vec::len);
-    ensure(runs == 1 && result["verdict"] == "error", || {
-        result.to_string()
-    })
+    let result: Value = serde_json::from_str(&json)?;
+    let runs = result["runs"].as_array().into_iter().flatten();
+    let verdicts: Vec<&Value> = runs.map(|run| &run["verdict"]).collect();
+    ensure(
+        verdicts == ["held", "error"] && result["verdict"] == "error",
+        || result.to_string(),
+    )
+}
+
+/// Ctrl-C before there is a point of a sweep, or anything to observe.
+pub(crate) fn interrupted_others() -> Result<(), Failed> {
+    let (why, ctrl_c) = ("interrupted during: boot", "ipirig: interrupted");
+    let args = ["sweep", "syscall-exit", "--event", "nmi", "--cold"];
+    let (last, [json, ktap]) = cut(&args, "boot", ["--json", "--ktap"])?;
+    let result: Value = serde_json::from_str(&json)?;
+    let expected = format!("not ok 1 complete # ERROR {why}");
+    ensure(
+        result["complete"] == false && result["why"] == why && last.starts_with(ctrl_c),
+        || format!("{last}\n{json}"),
+    )?;
+    ensure(
+        tests(&ktap) == ["KTAP version 1", "1..1", &expected],
+        || ktap.clone(),
+    )?;
+
+    let args = ["observe", "--cold", "--", "load", "idle"];
+    let (last, [json, html]) = cut(&args, "boot", ["--json", "--html"])?;
+    ensure(last.starts_with(ctrl_c), || last.clone())?;
+    let result: Value = serde_json::from_str(&json)?;
+    ensure(
+        ended(&result, "error")?.0 == why && html.contains(why),
+        || result.to_string(),
+    )
 }
 
 /// Runs a scenario and the doctor in a mount namespace of their own, after `hide`, as nobody.

@@ -23,8 +23,8 @@ use std::process::{Command, Stdio};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use endings::{
-    bad_initramfs, doctor, interrupted, interrupted_suite, panics, skipped_by_host,
-    skipped_without_module, skipped_without_tracing, times_out,
+    bad_initramfs, doctor, interrupted, interrupted_others, interrupted_suite, panics,
+    skipped_by_host, skipped_without_module, skipped_without_tracing, times_out,
 };
 use harness::{held, violated};
 
@@ -172,15 +172,21 @@ const ON_KVM: &[(&str, Test)] = &[
         "on_a_kernel_without_tracing_its_scenarios_are_skipped",
         skipped_without_tracing,
     ),
-    ("ctrl_c_during_the_boot_ends_a_run_with_130", || {
-        interrupted("boot")
-    }),
-    ("ctrl_c_during_the_storm_ends_a_run_with_130", || {
-        interrupted("storm")
-    }),
+    (
+        "ctrl_c_during_the_boot_ends_a_run_with_130_and_reports_that_say_so",
+        || interrupted("boot"),
+    ),
+    (
+        "ctrl_c_during_the_storm_ends_a_run_with_130_and_reports_that_say_so",
+        || interrupted("storm"),
+    ),
     (
         "ctrl_c_in_a_suite_leaves_the_reports_of_what_had_ended",
         interrupted_suite,
+    ),
+    (
+        "ctrl_c_before_there_are_points_or_anything_to_observe_leaves_reports",
+        interrupted_others,
     ),
     (
         "a_restored_run_has_the_result_of_a_cold_one",
