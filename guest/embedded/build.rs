@@ -10,13 +10,12 @@ mod agent_profile;
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_profile::{BUILD, NAME, RUSTFLAGS, SMALL, TARGET};
-use cpio::newc::{Builder, ModeFileType, trailer};
+use ipirig_archive::Archive;
 
 /// What of the checkout is inside, beside the agent.
 const PLACES: [&str; 3] = ["guest/kernel", "guest/module", "results/baseline"];
@@ -36,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=../../guest/build/src/agent_profile.rs");
     let checkout = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../..");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let mut archive = Vec::new();
+    let mut archive = Archive::default();
     for place in PLACES {
         println!("cargo::rerun-if-changed=../../{place}");
         let mut files = Vec::new();
@@ -44,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         files.sort();
         for file in files {
             let name = file.strip_prefix(&checkout)?.to_string_lossy().into_owned();
-            archive = packed(archive, &name, &file)?;
+            pack(&mut archive, &name, &file)?;
         }
     }
     if env::var("PROFILE")? == "release" {
@@ -52,10 +51,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("cargo::rerun-if-changed=../../{place}");
         }
         let agent = agent(&checkout, &out.join("agent"))?;
-        archive = packed(archive, &format!("agent/{NAME}"), &agent)?;
+        pack(&mut archive, &format!("agent/{NAME}"), &agent)?;
         println!("cargo::rustc-cfg=agent_inside");
     }
-    fs::write(out.join("inside.cpio"), trailer(archive)?)?;
+    fs::write(out.join("inside.cpio"), archive.finish()?)?;
     Ok(())
 }
 
@@ -77,16 +76,11 @@ fn below(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn packed(archive: Vec<u8>, name: &str, file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    let content = fs::read(file)?;
+fn pack(archive: &mut Archive, name: &str, file: &Path) -> Result<(), Box<dyn Error>> {
     // As Git has it: no more than whether it is a program.
     let program = file.metadata()?.permissions().mode() & 0o100 != 0;
-    let entry = Builder::new(name)
-        .mode(if program { 0o755 } else { 0o644 })
-        .set_mode_file_type(ModeFileType::Regular);
-    let mut writer = entry.write(archive, u32::try_from(content.len())?);
-    writer.write_all(&content)?;
-    Ok(writer.finish()?)
+    let mode = if program { 0o755 } else { 0o644 };
+    Ok(archive.file(name, mode, &fs::read(file)?)?)
 }
 
 /// Builds the agent as `ipirig guest build` does, and says where it is.

@@ -30,6 +30,9 @@ pub(crate) struct Executed {
     pub(crate) printed: u64,
 }
 
+/// How long a load that is told to end may take to finish what it is at: to bring up a CPU, on a slow host.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// How often it is looked whether the command is to be stopped.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -77,7 +80,12 @@ pub(crate) fn execute(
         }
         started => started.during(|| format!("start {first}"))?,
     };
-    let (ending, code) = await_end(pid, limit, stop).during(|| format!("wait for {first}"))?;
+    let grace = match job {
+        Job::Load(_) => GRACE,
+        Job::Program(..) => Duration::ZERO,
+    };
+    let (ending, code) =
+        await_end(pid, limit, grace, stop).during(|| format!("wait for {first}"))?;
     let printed = output.metadata().map_or(0, |meta| meta.len());
     Ok(Executed {
         ending,
@@ -170,38 +178,58 @@ fn become_job(interfaces: &Interfaces<'_>, job: &Job, output: &File, mut failed:
     sys::exit(127)
 }
 
-/// Waits for the job, and kills it when its time is over. Nothing of its group is left.
-fn await_end(pid: i32, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(Ending, u64), Errno> {
-    let deadline = Instant::now() + limit;
+/// Waits for the job. When its time is over it is told to end, if it has some `grace`, and killed after that. Nothing of
+/// its group is left.
+fn await_end(
+    pid: i32,
+    limit: Duration,
+    grace: Duration,
+    stop: &dyn Fn() -> bool,
+) -> Result<(Ending, u64), Errno> {
     let watched = process::watch(pid)?;
+    let deadline = Instant::now() + limit;
+    // How its time came to its end, and how long it may go on.
+    let mut over: Option<(Ending, Instant)> = None;
     loop {
         if let Some(status) = sys::ended(pid)? {
             process::kill_group(pid);
-            return Ok(if libc::WIFEXITED(status) {
-                (Ending::Exited, libc::WEXITSTATUS(status) as u64)
-            } else {
-                (Ending::Signalled, libc::WTERMSIG(status) as u64)
+            return Ok(match over {
+                Some((ending, _)) => (ending, libc::SIGTERM as u64),
+                None if libc::WIFEXITED(status) => {
+                    (Ending::Exited, libc::WEXITSTATUS(status) as u64)
+                }
+                None => (Ending::Signalled, libc::WTERMSIG(status) as u64),
             });
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let stopped = stop();
-        if left.is_zero() || stopped {
-            process::kill_group(pid);
-            sys::wait(pid)?;
-            let ending = if stopped {
-                Ending::Stopped
-            } else {
-                Ending::TimeUp
-            };
-            return Ok((ending, libc::SIGKILL as u64));
-        }
-        process::sleep_for(&watched, left.min(LOOK));
+        let now = Instant::now();
+        let until = match over {
+            Some((ending, until)) if now >= until => {
+                process::kill_group(pid);
+                sys::wait(pid)?;
+                return Ok((ending, libc::SIGKILL as u64));
+            }
+            Some((_, until)) => until,
+            None => {
+                let ending = match (stop(), now >= deadline) {
+                    (true, _) => Some(Ending::Stopped),
+                    (false, true) => Some(Ending::TimeUp),
+                    (false, false) => None,
+                };
+                over = ending.map(|ending| (ending, now + grace));
+                if over.is_some() && !grace.is_zero() {
+                    process::end_group(pid);
+                }
+                over.map_or(deadline, |(_, until)| until)
+            }
+        };
+        process::sleep_for(&watched, until.saturating_duration_since(now).min(LOOK));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use ipirig_storms::Symbols;
@@ -229,9 +257,18 @@ mod tests {
         limit_ms: u64,
         stop: &dyn Fn() -> bool,
     ) -> Result<(Executed, String), String> {
+        run_on(&[0], root, limit_ms, stop)
+    }
+
+    fn run_on(
+        housekeeping: &[usize],
+        root: &Path,
+        limit_ms: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(Executed, String), String> {
         let interfaces = Interfaces {
             triggers: None,
-            housekeeping: &[0],
+            housekeeping,
             symbols: Symbols::default(),
             root,
             mount_tracefs: |_| Err(Errno(libc::ENODEV)),
@@ -286,6 +323,50 @@ mod tests {
         let (ended, _) =
             run_until(root.path(), 600_000, &|| looks.replace(looks.get() + 1) > 0).unwrap();
         assert_eq!(ended, executed(Ending::Stopped, 9, 0));
+    }
+
+    #[test]
+    fn a_load_whose_time_is_over_brings_up_the_cpu_that_it_took_down_before_it_ends() {
+        let root = root(b"load\0hotplug\0", "");
+        let cpu = root.path().join("sys/devices/system/cpu/cpu1");
+        fs::create_dir_all(&cpu).unwrap();
+        // A write to it waits for somebody who reads.
+        let online = cpu.join("online");
+        let made = std::process::Command::new("mkfifo").arg(&online).status();
+        assert!(made.unwrap().success());
+        let (is_down, told) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (ended, states) = std::thread::scope(|scope| {
+            let states = scope.spawn(|| {
+                let mut states = String::new();
+                while !states.ends_with('.') {
+                    // It is down, not for the first time: at first each load is tried.
+                    if states.len() > 2 && states.ends_with('0') {
+                        is_down.store(true, Ordering::Relaxed);
+                        while !told.load(Ordering::Relaxed) {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        // Until the load has been told.
+                        std::thread::sleep(LOOK);
+                    }
+                    let mut file = File::open(&online).unwrap();
+                    file.read_to_string(&mut states).unwrap();
+                }
+                states
+            });
+            let stop = || {
+                let stop = is_down.load(Ordering::Relaxed);
+                told.store(stop, Ordering::Relaxed);
+                stop
+            };
+            let ended = run_on(&[0, 1], root.path(), 600_000, &stop);
+            // For the reader, who waits for another state.
+            told.store(true, Ordering::Relaxed);
+            fs::write(&online, ".").unwrap();
+            (ended, states.join().unwrap())
+        });
+        let expected = executed(Ending::Stopped, 15, 0);
+        assert_eq!(ended, Ok((expected, String::new())));
+        assert!(states.ends_with("01."), "{states}");
     }
 
     #[test]

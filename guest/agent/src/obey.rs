@@ -112,15 +112,11 @@ impl Request {
 
     /// Does what the command says.
     pub(crate) fn obey(&self, guest: &impl Guest) -> (Answer, NextAction) {
-        let text = |text: Result<Vec<u8>, Failure>| match text {
-            Ok(text) => Answer::text(text),
-            Err(failure) => Answer::failed([0; 4], &failure),
-        };
         let answer = match Command::try_from(self.code) {
-            Ok(Command::ReadCounters) => text(guest.counters()),
+            Ok(Command::ReadCounters) => Answer::said(guest.counters()),
             Ok(Command::ReadBootCounters) => Answer::text(guest.boot_counters()),
-            Ok(Command::ReadInterrupts) => text(guest.interrupts()),
-            Ok(Command::ReadVersion) => text(guest.version()),
+            Ok(Command::ReadInterrupts) => Answer::said(guest.interrupts()),
+            Ok(Command::ReadVersion) => Answer::said(guest.version()),
             Ok(Command::ReadKernelText) => self.kernel_text(guest),
             Ok(Command::Signal) => self.signal(guest),
             Ok(Command::Storm) => self.storm(guest, storms::run),
@@ -130,14 +126,11 @@ impl Request {
             Ok(Command::Trace) => self.trace(guest),
             Ok(Command::Put) => self.put(guest),
             Ok(Command::Execute) => self.execute(guest),
-            Ok(Command::ReadOutput) => text(guest.output(self.args[0])),
+            Ok(Command::ReadOutput) => Answer::said(guest.output(self.args[0])),
             Ok(Command::AddressSpaces) => self.address_spaces(guest),
             Ok(Command::Occupy) => Answer::new([0; 4], guest.occupy(self.args[0])),
             Ok(Command::Replug) => Answer::new([0; 4], guest.replug(self.args[0])),
-            Ok(Command::Partition) => match guest.partition(self.args[0]) {
-                Ok(text) => Answer::text(text),
-                Err(stopped) => Answer::stopped([0; 4], stopped),
-            },
+            Ok(Command::Partition) => Answer::said(guest.partition(self.args[0])),
             Ok(Command::PowerOff) => return (Answer::text(Vec::new()), NextAction::PowerOff),
             Err(_) => Answer {
                 status: Status::Unknown,
@@ -190,10 +183,7 @@ impl Request {
             let text = format!("this agent knows no trace step {}", self.args[0]);
             return Answer::lacking([0; 4], text);
         };
-        match guest.trace(step) {
-            Ok(text) => Answer::text(text),
-            Err(stopped) => Answer::stopped([0; 4], stopped),
-        }
+        Answer::said(guest.trace(step))
     }
 
     fn kernel_text(&self, guest: &impl Guest) -> Answer {
@@ -202,10 +192,7 @@ impl Request {
         let Some(text) = text.and_then(|code| KernelText::try_from(code).ok()) else {
             return Answer::lacking([0; 4], format!("this agent knows no kernel text {code}"));
         };
-        match guest.kernel_text(text, next != 0) {
-            Ok(part) => Answer::text(part),
-            Err(failure) => Answer::failed([0; 4], &failure),
-        }
+        Answer::said(guest.kernel_text(text, next != 0))
     }
 
     fn symbols(&self, guest: &impl Guest) -> Answer {
@@ -267,6 +254,14 @@ impl Answer {
             errno: 0,
             results: [0; 4],
             text,
+        }
+    }
+
+    /// A command that has a text for an answer, or was stopped.
+    fn said<E: Into<StormError>>(text: Result<Vec<u8>, E>) -> Self {
+        match text {
+            Ok(text) => Self::text(text),
+            Err(stopped) => Self::stopped([0; 4], stopped.into()),
         }
     }
 

@@ -128,6 +128,9 @@ impl Fragments {
 
     /// The options that it does not have as asked, although nothing depends on them.
     pub(crate) fn passed_over(&self, finished: &str) -> Vec<LostOption> {
+        if self.of == Configuration::Tree {
+            return Vec::new();
+        }
         let required = options(&self.required);
         let mut missed = Self::missed(&self.text, finished);
         missed.retain(|option| !required.contains_key(&option.name[..]));

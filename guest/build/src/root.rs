@@ -149,29 +149,12 @@ fn pack(entries: &[Entry], path: &Path) -> Result<Vec<u8>, GuestError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::os::unix::fs::symlink;
 
-    use cpio::newc::Reader;
+    use ipirig_archive::entries;
 
     use super::*;
     use crate::fake::Fake;
-
-    fn entries(bytes: &[u8]) -> Vec<(String, u32, String)> {
-        let mut rest = bytes;
-        let mut entries = Vec::new();
-        loop {
-            let mut reader = Reader::new(rest).expect("a header");
-            let mut content = String::new();
-            reader.read_to_string(&mut content).expect("content");
-            let entry = reader.entry();
-            if entry.is_trailer() {
-                return entries;
-            }
-            entries.push((entry.name().to_owned(), entry.mode(), content));
-            rest = reader.finish().expect("read to its end");
-        }
-    }
 
     /// A directory as somebody may have it, and an initramfs.
     fn some() -> (tempfile::TempDir, PathBuf, PathBuf) {
@@ -205,9 +188,12 @@ mod tests {
         assert_eq!(last, b"the agent's");
         // The kernel skips zeroes between archives, and begins one at a multiple of four.
         assert_eq!(archive.len() % 4, 0);
-        let entry = |name: &str, mode, content: &str| (name.to_owned(), mode, content.to_owned());
+        let entry =
+            |name: &str, mode, content: &'static str| (name.to_owned(), mode, content.as_bytes());
+        let entries = entries(archive).expect("an archive").into_iter();
+        let entries: Vec<_> = entries.map(|it| (it.name, it.mode, it.content)).collect();
         assert_eq!(
-            entries(archive),
+            entries,
             [
                 entry("bin", 0o120_777, "usr/bin"),
                 entry("empty", 0o040_755, ""),

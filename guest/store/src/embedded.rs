@@ -2,12 +2,12 @@
 //! agent, which it is not asked to compile.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
-use cpio::newc::Reader;
+use ipirig_archive::Entry;
 
 use crate::{Ingredients, Store, StoreError, make_dir};
 
@@ -56,7 +56,7 @@ impl Embedded {
         let mut ingredients = Ingredients::of("sources", RECIPE);
         ingredients.bytes("archive", self.0);
         let store = Store::open(cache)?;
-        let files = entries(self.0).map_err(damaged(cache))?;
+        let files = files(self.0).map_err(damaged(cache))?;
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
         let slot = store.slot("sources", ingredients.key(), &names, &(), |work| {
             extract(&files, &work.out)
@@ -65,54 +65,33 @@ impl Embedded {
     }
 }
 
-/// A file of an archive.
-struct ArchivedFile {
-    name: String,
-    mode: u32,
-    content: Vec<u8>,
-}
-
 fn damaged(place: &Path) -> impl FnOnce(io::Error) -> StoreError {
     StoreError::io("unpack what is inside this program into", place)
 }
 
 /// The files of `archive`, which holds nothing else.
-fn entries(archive: &[u8]) -> io::Result<Vec<ArchivedFile>> {
-    let mut files = Vec::new();
-    let mut rest = archive;
-    loop {
-        let mut reader = Reader::new(rest)?;
-        let entry = reader.entry();
-        if entry.is_trailer() {
-            return Ok(files);
-        }
-        let (name, mode) = (entry.name().to_owned(), entry.mode());
+fn files(archive: &[u8]) -> io::Result<Vec<Entry<'_>>> {
+    let files = ipirig_archive::entries(archive)?;
+    for Entry { name, mode, .. } in &files {
         let plain = |part| matches!(part, Component::Normal(_));
-        if !Path::new(&name).components().all(plain) {
+        if !Path::new(name).components().all(plain) {
             return Err(io::Error::other(format!("`{name}` is not below it")));
         }
         if mode & FILE_TYPE != REGULAR {
             return Err(io::Error::other(format!("`{name}` is no file")));
         }
-        let mut content = Vec::new();
-        reader.read_to_end(&mut content)?;
-        files.push(ArchivedFile {
-            name,
-            mode,
-            content,
-        });
-        rest = reader.finish()?;
     }
+    Ok(files)
 }
 
 /// Writes `files` into `dir`.
-fn extract(files: &[ArchivedFile], dir: &Path) -> Result<(), StoreError> {
+fn extract(files: &[Entry<'_>], dir: &Path) -> Result<(), StoreError> {
     for file in files {
         let path = dir.join(&file.name);
         if let Some(parent) = path.parent() {
             make_dir(parent)?;
         }
-        fs::write(&path, &file.content).map_err(StoreError::io("create", &path))?;
+        fs::write(&path, file.content).map_err(StoreError::io("create", &path))?;
         let permissions = fs::Permissions::from_mode(file.mode & 0o777);
         fs::set_permissions(&path, permissions).map_err(StoreError::io("create", &path))?;
     }
@@ -121,25 +100,20 @@ fn extract(files: &[ArchivedFile], dir: &Path) -> Result<(), StoreError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::io::Write;
     use std::os::unix::fs::MetadataExt;
 
-    use cpio::newc::{Builder, ModeFileType, trailer};
+    use ipirig_archive::Archive;
 
     use super::*;
 
     /// An archive of these files, for the length of the test program.
     pub(crate) fn archive(files: &[(&str, u32, &str)]) -> &'static [u8] {
-        let mut bytes = Vec::new();
+        let mut archive = Archive::default();
         for (name, mode, content) in files {
-            let entry = Builder::new(name)
-                .mode(*mode)
-                .set_mode_file_type(ModeFileType::Regular);
-            let mut writer = entry.write(bytes, u32::try_from(content.len()).expect("short"));
-            writer.write_all(content.as_bytes()).expect("written");
-            bytes = writer.finish().expect("finished");
+            let added = archive.file(name, *mode, content.as_bytes());
+            added.expect("added");
         }
-        trailer(bytes).expect("finished").leak()
+        archive.finish().expect("finished").leak()
     }
 
     #[test]

@@ -55,6 +55,13 @@ impl Children {
         Ok(())
     }
 
+    /// Asks all of them to end, with SIGTERM.
+    pub(crate) fn end(&self) -> Result<(), Errno> {
+        self.0
+            .iter()
+            .try_for_each(|&pid| sys::kill(pid, libc::SIGTERM))
+    }
+
     /// Kills all of them, and waits until they are gone.
     pub(crate) fn kill(&mut self) -> Result<(), Errno> {
         for &pid in &self.0 {

@@ -1,7 +1,8 @@
 //! Loads: what a busy machine does that makes its kernel interrupt every CPU, over and over.
 //!
-//! A storm does a number of operations that the rig asks for; a load goes on until it is killed. A
-//! new one is a line in `LOADS`.
+//! A storm does a number of operations that the rig asks for; a load goes on until it is told to end, by SIGTERM, and
+//! finishes the operation that it is at: a CPU that it took down is up again, and what it turned on is off. A new one is a
+//! line in `LOADS`.
 
 mod hotplug;
 mod knob;
@@ -11,7 +12,6 @@ mod perf;
 mod pipe;
 
 use std::ffi::CString;
-use std::thread;
 use std::time::Duration;
 
 use ipirig_abi::StormKind;
@@ -20,7 +20,7 @@ use ipirig_abi::observe::{NO_LOAD, ROUNDS};
 use crate::children::{self, Children};
 use crate::interfaces::Interfaces;
 use crate::request::{Progress, StormError, StormRequest};
-use ipirig_system::{During, Errno, sys};
+use ipirig_system::{During, Errno, process, sys};
 use knob::Knob;
 
 /// Between two operations of a load. Real ones also do something else in between.
@@ -166,8 +166,8 @@ const LOADS: &[Load] = &[
     },
 ];
 
-/// The command `load`: runs the loads of these names, each in a process of its own, until somebody
-/// kills them, or `--rounds N` times. Without names, tries each once and says which there are.
+/// The command `load`: runs the loads of these names, each in a process of its own, until somebody tells the group of
+/// these processes to end, or `--rounds N` times. Without names, tries each once and says which there are.
 /// Returns the exit code.
 pub fn main(words: &[CString], interfaces: &Interfaces<'_>) -> i32 {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
@@ -204,6 +204,10 @@ pub fn main(words: &[CString], interfaces: &Interfaces<'_>) -> i32 {
             }
         }
     }
+    if let Err(errno) = process::end_when_asked() {
+        println!("load: cannot wait to be told to end: {errno}");
+        return 1;
+    }
     chosen.retain(|load| match once(load, interfaces) {
         Ok(()) => true,
         Err(why) => {
@@ -222,7 +226,13 @@ pub fn main(words: &[CString], interfaces: &Interfaces<'_>) -> i32 {
             return 1;
         }
     }
-    match children.join() {
+    // What is told before all were there does not reach each.
+    let ended = if process::asked_to_end(Duration::ZERO) {
+        children.end()
+    } else {
+        Ok(())
+    };
+    match ended.and_then(|()| children.join()) {
         Ok(()) => 0,
         Err(_) => 1,
     }
@@ -258,7 +268,7 @@ fn once(load: &Load, interfaces: &Interfaces<'_>) -> Result<(), String> {
     })
 }
 
-/// Does a load a number of times, or for ever.
+/// Does a load a number of times, or until it is told to end.
 fn repeat(load: &Load, rounds: Option<u64>, interfaces: &Interfaces<'_>) -> Result<(), Errno> {
     let mut done = 0;
     while rounds != Some(done) {
@@ -266,8 +276,10 @@ fn repeat(load: &Load, rounds: Option<u64>, interfaces: &Interfaces<'_>) -> Resu
             println!("load: {}: {why}", load.name);
             sys::exit(1);
         }
-        thread::sleep(PAUSE);
         done += 1;
+        if process::asked_to_end(PAUSE) {
+            break;
+        }
     }
     Ok(())
 }

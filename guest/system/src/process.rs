@@ -1,7 +1,7 @@
 //! The system calls that a program is started, waited for and killed with.
 #![expect(
     unsafe_code,
-    reason = "execve and dispositions of signals, which rustix lacks"
+    reason = "execve, dispositions and masks of signals, which rustix lacks"
 )]
 
 use std::ffi::CString;
@@ -34,6 +34,48 @@ pub fn let_lead_group(pid: i32) {
 pub fn kill_group(pid: i32) {
     if let Ok(group) = child(pid) {
         let _ = process::kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// Asks every process of the group of `pid` to end, with SIGTERM. None is left to ask if they have all ended.
+pub fn end_group(pid: i32) {
+    if let Ok(group) = child(pid) {
+        let _ = process::kill_process_group(group, Signal::TERM);
+    }
+}
+
+/// From now on SIGTERM ends the caller, and what it forks, no longer: it has to look whether it was [`asked_to_end`].
+pub fn end_when_asked() -> Result<(), Errno> {
+    let set = sigterm();
+    // SAFETY: `set` is live, and where the old mask would go nothing is asked for.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(Errno(error))
+    }
+}
+
+/// Sleeps for `time`, or until SIGTERM comes to who called [`end_when_asked`], or has come: whether it did. It is
+/// not remembered.
+pub fn asked_to_end(time: Duration) -> bool {
+    let set = sigterm();
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    // SAFETY: `set` and `time` are live; nothing is asked for of the signal but its number.
+    unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const time) == libc::SIGTERM }
+}
+
+/// The set with SIGTERM alone.
+fn sigterm() -> libc::sigset_t {
+    // SAFETY: all zeroes is a valid value, and the calls make a set of it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        set
     }
 }
 
@@ -99,6 +141,30 @@ mod tests {
         sleep_for(&watched, Duration::from_secs(60));
         assert_eq!(ended(pid), Ok(Some(libc::SIGKILL)));
         assert_eq!(ended(pid), Err(Errno(libc::ECHILD)));
+    }
+
+    #[test]
+    fn who_holds_a_request_to_end_hears_of_it_and_goes_on() {
+        let Fork::Parent(pid) = sys::fork().unwrap() else {
+            let heard = lead_group()
+                .and_then(|()| end_when_asked())
+                .map(|()| [Duration::ZERO, Duration::from_secs(60)].map(asked_to_end));
+            sys::exit(if heard == Ok([false, true]) { 7 } else { 8 })
+        };
+        let_lead_group(pid);
+        // Until it holds the signal, that would end it.
+        let held = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.contains("SigBlk:\t0000000000004000")
+        };
+        let watched = watch(pid).unwrap();
+        while !held() {
+            sleep_for(&watched, Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        end_group(pid);
+        sleep_for(&watched, Duration::from_secs(60));
+        assert_eq!(ended(pid), Ok(Some(7 << 8)));
     }
 
     #[test]

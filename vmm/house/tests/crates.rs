@@ -13,12 +13,11 @@ use std::path::PathBuf;
 use ipirig_house::{ROOT, files, metadata};
 use serde_json::Value;
 
-/// They stand below the picture, each floor on the one before it: the terminal, the guest's side, the emulated hosts, and this.
+/// They stand below the picture, each floor on the one before it: archives and the terminal, the guest's side, the emulated hosts, and this.
 const BELOW: [&[&str]; 5] = [
-    &["vmm/terminal"],
+    &["guest/archive", "vmm/terminal"],
     &[
         "guest/abi",
-        "guest/archive",
         "guest/kconfig",
         "guest/store",
         "guest/system",
