@@ -53,6 +53,17 @@ mod tests {
     }
 
     #[test]
+    fn a_user_tlb_flush_may_be_for_a_process_that_the_cpu_has_left_and_the_commit_is_named() {
+        let all = advice().expect("a table");
+        let flush = all.iter().find(|one| one.cause == "user TLB flush");
+        let Advice { what, source, .. } = flush.expect("one");
+        for words in ["Since 6.14", "a process that it has left", "tlb:tlb_flush"] {
+            assert!(what.contains(words), "{what}");
+        }
+        assert!(source.contains("209954cbc7d0"), "{source}");
+    }
+
+    #[test]
     fn where_nothing_can_be_done_the_reason_stands_beside_it() {
         for one in advice().expect("a table") {
             let Some(rest) = one.what.strip_prefix("nothing") else {

@@ -18,7 +18,7 @@ use crate::vectors::Kind;
 pub struct Timeline {
     /// The phases, one after the other.
     pub phases: Vec<Span<Phase>>,
-    /// The windows, by the entry kind that ends each.
+    /// The windows, by the entry kind that ends each; empty where none does.
     pub windows: Vec<Span<&'static str>>,
     /// The storm's parts, by number in the scenario.
     pub storms: Vec<Span<usize>>,
@@ -106,7 +106,7 @@ impl Diary {
 
 impl Timeline {
     /// What `ledger` and `diary` have of a run that ended at `ended_ns`, and whose windows were ended by
-    /// `entries`.
+    /// `entries`, if by any.
     #[must_use]
     pub fn new(entries: &[EntryKind], ledger: &Ledger, diary: &Diary, ended_ns: u64) -> Self {
         let mut timeline = Self {

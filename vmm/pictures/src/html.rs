@@ -54,4 +54,6 @@ pub(crate) fn unprintable(c: char) -> bool {
 }
 
 #[cfg(test)]
+mod reading;
+#[cfg(test)]
 mod tests;

@@ -231,6 +231,8 @@ pub(crate) fn violated() -> RunResult {
 /// An observation: the IPIs of [`violated`], two timer interrupts, and the host's noise.
 pub(crate) fn observed() -> Report {
     let mut run = violated();
+    run.timeline.windows[0].what = "";
+    run.timeline.entries.clear();
     run.scenario.name = "observe".into();
     run.scenario.storm = "load fork".into();
     run.verdict = Verdict::Held;

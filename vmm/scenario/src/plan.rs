@@ -59,7 +59,7 @@ pub struct Options {
 pub trait Planned {
     /// The guest.
     fn guest(&self) -> &GuestPlan;
-    /// The entry kind that ends each window, in order.
+    /// The entry kind that ends each window, in order. Those beyond the last end without one.
     fn entries(&self) -> &[EntryKind];
 }
 

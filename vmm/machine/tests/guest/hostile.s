@@ -5,13 +5,10 @@
 # Handlers that survive anything; then the APIC, then the other two CPUs at R12, then R12 here too.
 hostile_begin:
     mov qword ptr [0x14010], r12
-    xor r11d, r11d
-21: lea rax, [rip + hostile_interrupt]
-    mov edi, r11d
-    call rt_gate
-    inc r11d
-    cmp r11d, 256
-    jne 21b
+    xor esi, esi
+    lea rax, [rip + hostile_interrupt]
+    xor edx, edx
+    call rt_gates
     mov edi, 2
     lea rax, [rip + hostile_nmi]
     call rt_gate

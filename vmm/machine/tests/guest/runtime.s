@@ -9,7 +9,7 @@
 #   0x10000 IDT    0x12000 GDT    0x12100 TSS   0x14000 entry of APs, 0x14008 address of rt_ap_main
 #   0x50000 stack of handlers from CPL 3        0x60000 stacks, one page a CPU
 
-.globl rt_setup, rt_gate, rt_handler, rt_apic_on, rt_write, rt_read, rt_eoi, rt_ipi, rt_ring
+.globl rt_setup, rt_gate, rt_gates, rt_handler, rt_apic_on, rt_write, rt_read, rt_eoi, rt_ipi, rt_ring
 .globl rt_rest, rt_start_ap, rt_sipi, rt_init_ipi, rt_say, rt_user, rt_icr_msr, rt_icr_mmio
 
 # Sets up the boot CPU: page tables, GDT, IDT, R13 and R15. Changes any register.
@@ -37,13 +37,9 @@ rt_setup:
     ltr ax
 
     xor esi, esi
-21: lea rax, [rip + rt_stubs]
-    lea rax, [rax + 8 * rsi]
-    mov edi, esi
-    call rt_gate
-    inc esi
-    cmp esi, 256
-    jne 21b
+    lea rax, [rip + rt_stubs]
+    mov edx, 8
+    call rt_gates
     lidt [rip + rt_idtr]
     movabs r15, {words}
     xor r13d, r13d
@@ -58,6 +54,18 @@ rt_gate:
     shr rax, 16
     mov word ptr [rdi + 0x10006], ax
     mov qword ptr [rdi + 0x10008], 0
+    ret
+
+# Vectors from ESI to 255 go to handlers EDX bytes apart, the first of which is at RAX. Changes RAX, RSI and RDI.
+rt_gates:
+    push rax
+    mov edi, esi
+    call rt_gate
+    pop rax
+    add rax, rdx
+    inc esi
+    cmp esi, 256
+    jne rt_gates
     ret
 
 # A handler: counts in word 0 and ends the interrupt.

@@ -18,14 +18,10 @@
 
 oracle_start:
     call rt_setup
-    mov r11d, 0x20
-21: lea rax, [rip + oracle_stubs]
-    lea rax, [rax + 8 * r11 - 8 * 0x20]
-    mov edi, r11d
-    call rt_gate
-    inc r11d
-    cmp r11d, 256
-    jne 21b
+    mov esi, 0x20
+    lea rax, [rip + oracle_stubs]
+    mov edx, 8
+    call rt_gates
     mov edi, 2
     lea rax, [rip + oracle_nmi]
     call rt_gate

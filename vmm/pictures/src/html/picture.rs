@@ -284,17 +284,25 @@ impl Drawing<'_> {
         let mut behind = Vec::new();
         for (number, window) in (1..).zip(windows) {
             let (from, to) = (self.bins.x(window.from_ns), self.bins.x(window.to_ns));
-            let kind = EntryKind::find(window.what).map_or(String::new(), |kind| kind.to_string());
             let length = duration(window.to_ns - window.from_ns);
             let mut back = rect("window", from, HEAD, to - from, self.y - HEAD);
-            back.title = format!("window {number}, {length}, ended by {kind}");
-            behind.push(back);
             let middle = f64::midpoint(from, to);
-            let name = if windows.len() == 1 {
-                format!("window, {length}, ended by {kind}")
-            } else {
-                kind
+            let name = match EntryKind::find(window.what) {
+                // An observation's.
+                None => {
+                    back.title = format!("observed, {length}");
+                    back.title.clone()
+                }
+                Some(kind) => {
+                    back.title = format!("window {number}, {length}, ended by {kind}");
+                    if windows.len() == 1 {
+                        format!("window, {length}, ended by {kind}")
+                    } else {
+                        kind.to_string()
+                    }
+                }
             };
+            behind.push(back);
             let name = if name.chars().count() as f64 * CHAR <= to - from {
                 name
             } else {
@@ -363,6 +371,8 @@ mod tests {
             rects.map(|rect| rect.title.as_str()).collect()
         };
         assert_eq!(titles("window"), ["window 1, 4.00 ms, ended by SYSCALL"]);
+        let named = |name| picture.texts.iter().any(|text| text.text == name);
+        assert!(named("window, 4.00 ms, ended by SYSCALL"));
         assert_eq!(titles("doing"), ["storm, 2.00 ms"]);
         let ipis = titles("ipi");
         assert_eq!(ipis.len(), 4, "{ipis:?}");

@@ -3,10 +3,10 @@ mod contrast;
 use askama::Template;
 use ipirig_verdict::check::Verdict;
 
+use super::reading::{assert_alone, assert_in_order, assert_shown, parsed, select, texts};
 use super::view::{EntryView, Page};
 use super::*;
 use crate::specimen;
-use scraper::{ElementRef, Html, Selector};
 
 fn page(runs: &[RunResult]) -> String {
     let made = Provenance {
@@ -14,27 +14,6 @@ fn page(runs: &[RunResult]) -> String {
         time: Some(SystemTime::UNIX_EPOCH),
     };
     html(runs, &made).unwrap()
-}
-
-/// The page as a browser reads it. A page that a browser has to mend is wrong.
-fn parsed(page: &str) -> Html {
-    let document = Html::parse_document(page);
-    assert_eq!(document.errors, Vec::<std::borrow::Cow<str>>::new());
-    document
-}
-
-fn select<'a>(document: &'a Html, selector: &str) -> Vec<ElementRef<'a>> {
-    let selector = Selector::parse(selector).unwrap();
-    document.select(&selector).collect()
-}
-
-/// The text of each element, with single spaces.
-fn texts(document: &Html, selector: &str) -> Vec<String> {
-    let words = |element: &ElementRef<'_>| {
-        let text: String = element.text().collect();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
-    };
-    select(document, selector).iter().map(words).collect()
 }
 
 #[test]
@@ -53,7 +32,7 @@ fn a_violated_run_is_told_with_its_numbers() {
     assert_eq!(texts(".figures dd")[..2], ["2", "101"]);
     assert_eq!(
         texts(".checks tbody tr")[0],
-        "✗ violatedisolated-ipisvCPU 2: 2 IPIs (call-function 2) from vCPU 0, 1.00 per operation"
+        "✗ violated isolated-ipis vCPU 2: 2 IPIs (call-function 2) from vCPU 0, 1.00 per operation"
     );
     assert_eq!(
         texts(".matrix tbody tr:first-child td"),
@@ -86,27 +65,9 @@ fn a_violated_run_is_told_with_its_numbers() {
 #[test]
 fn a_page_is_in_order_for_who_cannot_see_it() {
     let document = parsed(&page(&[specimen::violated(), specimen::violated()]));
-    let mut above = 0;
-    for heading in select(&document, "h1, h2, h3, h4") {
-        let level: u8 = heading.value().name()[1..].parse().unwrap();
-        assert!(level <= above + 1, "{}", heading.html());
-        above = level;
-    }
+    assert_in_order(&document);
     assert_eq!(select(&document, "h1").len(), 1);
     assert!(select(&document, "table").len() > 8);
-    for table in select(&document, "table") {
-        let caption = Selector::parse("caption").unwrap();
-        assert!(table.select(&caption).next().is_some(), "{}", table.html());
-    }
-    for svg in select(&document, "svg") {
-        let attr = |name| svg.value().attr(name);
-        let named = attr("role") == Some("img") && attr("aria-label").is_some();
-        assert!(
-            named || attr("aria-hidden") == Some("true"),
-            "{}",
-            svg.html()
-        );
-    }
     let mut ids: Vec<&str> = select(&document, "[id]")
         .iter()
         .filter_map(|element| element.value().id())
@@ -152,20 +113,7 @@ fn nothing_is_fetched_and_no_script_is_run() {
     ] {
         assert!(!page.contains(word), "{word}");
     }
-    let document = parsed(&page);
-    assert!(
-        select(
-            &document,
-            "[src], link, iframe, object, embed, img, base, form"
-        )
-        .is_empty()
-    );
-    for link in select(&document, "[href]") {
-        assert!(link.value().attr("href").unwrap().starts_with('#'));
-    }
-    let policy = select(&document, "meta[http-equiv=Content-Security-Policy]");
-    let policy = policy[0].value().attr("content").unwrap();
-    assert_eq!(policy, "default-src 'none'; style-src 'unsafe-inline'");
+    assert_alone(&parsed(&page));
 }
 
 #[test]
@@ -209,8 +157,8 @@ fn hostile_text_stays_text() {
     });
     let page = page.render().unwrap().replace(unprintable, "\u{fffd}");
     let document = parsed(&page);
-    assert!(select(&document, "script, [onload], main style").is_empty());
-    for place in [
+    assert_alone(&document);
+    let places = [
         "h2",
         ".lede",
         ".checks td",
@@ -223,13 +171,8 @@ fn hostile_text_stays_text() {
         ".index a",
         "pre.wrap",
         "td",
-    ] {
-        let found = select(&document, place);
-        let found = found
-            .iter()
-            .any(|element| element.text().collect::<String>().contains(SHOWN));
-        assert!(found, "{place}");
-    }
+    ];
+    assert_shown(&document, SHOWN, &places);
 }
 
 #[test]

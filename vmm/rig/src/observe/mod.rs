@@ -50,10 +50,9 @@ impl Planned for ObservationPlan {
         &self.guest
     }
 
-    /// Nothing enters the kernel for the rig after the one window; pictures name it as they do a
-    /// scenario's of one entry.
+    /// The one window ends with the command: nothing enters the kernel for the rig.
     fn entries(&self) -> &[EntryKind] {
-        &[EntryKind::Syscall]
+        &[]
     }
 }
 
@@ -153,6 +152,19 @@ mod tests {
 
     fn roles(isolated: &IsolatedVcpus) -> Result<Vec<Role>, ObservationError> {
         guest(isolated, Options::default()).map(|plan| plan.roles)
+    }
+
+    #[test]
+    fn no_entry_ends_what_is_observed() {
+        let plan = ObservationPlan {
+            guest: guest(&IsolatedVcpus::Count(1), Options::default()).unwrap(),
+            command: Vec::new(),
+            files: Vec::new(),
+            limit: Duration::ZERO,
+            any_exit_code: false,
+            max_ipis: None,
+        };
+        assert_eq!(plan.entries(), []);
     }
 
     #[test]

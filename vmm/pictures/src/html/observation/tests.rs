@@ -1,33 +1,17 @@
 use ipirig_evidence::{KernelSetup, SwitchedOff};
 use ipirig_observation::NO_INTERRUPT;
-use scraper::{ElementRef, Html, Selector};
+use scraper::Html;
 
 use super::*;
+use crate::html::reading::{self, assert_alone, assert_in_order, assert_shown, select, texts};
 use crate::specimen;
 
-/// The page as a browser reads it. A page that a browser has to mend is wrong.
 fn parsed(report: &Report) -> Html {
     let made = Provenance {
         command: Some("ipirig observe --html a.html".into()),
         time: None,
     };
-    let document = Html::parse_document(&observation(report, &made).unwrap());
-    assert_eq!(document.errors, Vec::<std::borrow::Cow<str>>::new());
-    document
-}
-
-fn select<'a>(document: &'a Html, selector: &str) -> Vec<ElementRef<'a>> {
-    let selector = Selector::parse(selector).unwrap();
-    document.select(&selector).collect()
-}
-
-/// The text of each element, with single spaces.
-fn texts(document: &Html, selector: &str) -> Vec<String> {
-    let words = |element: &ElementRef<'_>| {
-        let text: Vec<&str> = element.text().flat_map(str::split_whitespace).collect();
-        text.join(" ")
-    };
-    select(document, selector).iter().map(words).collect()
+    reading::parsed(&observation(report, &made).unwrap())
 }
 
 #[test]
@@ -79,6 +63,15 @@ fn an_observation_is_told_by_cause_with_what_can_be_done_and_how_long_it_took() 
         texts(".cause summary b"),
         ["static key", "queued work by smp_call_on_cpu"]
     );
+}
+
+#[test]
+fn the_time_line_is_of_what_was_observed_and_no_entry_ends_it() {
+    let document = parsed(&specimen::observed());
+    assert_eq!(texts(&document, "rect.window title"), ["observed, 4.00 ms"]);
+    let words = texts(&document, "svg.picture text");
+    assert!(words.contains(&"observed, 4.00 ms".to_owned()), "{words:?}");
+    assert!(!document.html().contains("ended by"));
 }
 
 #[test]
@@ -169,14 +162,8 @@ fn hostile_text_stays_text_and_nothing_is_fetched() {
     let durations = observed.isolated[0].durations.as_mut().unwrap();
     durations.causes[0].cause = Some(evil());
     let document = parsed(&report);
-    assert!(
-        select(
-            &document,
-            "script, [onload], main style, [src], link, iframe, img"
-        )
-        .is_empty()
-    );
-    for place in [
+    assert_alone(&document);
+    let places = [
         ".lede",
         ".warning",
         ".why th",
@@ -185,41 +172,11 @@ fn hostile_text_stays_text_and_nothing_is_fetched() {
         ".cause summary b",
         ".chain code",
         "pre.wrap",
-    ] {
-        let found = select(&document, place);
-        let found = found
-            .iter()
-            .any(|element| element.text().collect::<String>().contains(SHOWN));
-        assert!(found, "{place}");
-    }
-    for link in select(&document, "[href]") {
-        assert!(link.value().attr("href").unwrap().starts_with('#'));
-    }
-    let policy = select(&document, "meta[http-equiv=Content-Security-Policy]");
-    let policy = policy[0].value().attr("content").unwrap();
-    assert_eq!(policy, "default-src 'none'; style-src 'unsafe-inline'");
+    ];
+    assert_shown(&document, SHOWN, &places);
 }
 
 #[test]
 fn the_page_is_in_order_for_who_cannot_see_it() {
-    let document = parsed(&specimen::observed());
-    let mut above = 0;
-    for heading in select(&document, "h1, h2, h3, h4") {
-        let level: u8 = heading.value().name()[1..].parse().unwrap();
-        assert!(level <= above + 1, "{}", heading.html());
-        above = level;
-    }
-    for table in select(&document, "table") {
-        let caption = Selector::parse("caption").unwrap();
-        assert!(table.select(&caption).next().is_some(), "{}", table.html());
-    }
-    for svg in select(&document, "svg") {
-        let attr = |name| svg.value().attr(name);
-        let named = attr("role") == Some("img") && attr("aria-label").is_some();
-        assert!(
-            named || attr("aria-hidden") == Some("true"),
-            "{}",
-            svg.html()
-        );
-    }
+    assert_in_order(&parsed(&specimen::observed()));
 }
