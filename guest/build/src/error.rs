@@ -101,6 +101,13 @@ pub enum GuestError {
         lacks: Vec<ipirig_kconfig::requirements::Lack>,
     },
 
+    /// A version that Debian cannot have.
+    #[error("`{version}`: a version is numbers with dots between them, such as 6.12")]
+    BadVersion {
+        /// What was asked for.
+        version: String,
+    },
+
     /// The list of patches does not make sense.
     #[error("{}:{line}: {reason}", path.display())]
     BadSeries {
@@ -149,6 +156,7 @@ impl GuestError {
             Self::BadSeries { .. }
             | Self::BadPool { .. }
             | Self::BadSource { .. }
+            | Self::BadVersion { .. }
             | Self::Patch(_)
             | Self::NoTree { .. }
             | Self::NoSeries { .. }

@@ -237,8 +237,8 @@ fn find(
         || !version.chars().all(plain)
         || !version.starts_with(|c: char| c.is_ascii_digit())
     {
-        let advice = "a version is numbers with dots between them, such as 6.12";
-        return Err(source::no_source(&name(version), advice));
+        let version = version.to_owned();
+        return Err(GuestError::BadVersion { version });
     }
     if let (false, Some(source)) = (request.update, recorded(store, version)) {
         return Ok(source);

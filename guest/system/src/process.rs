@@ -148,8 +148,8 @@ mod tests {
         let Fork::Parent(pid) = sys::fork().unwrap() else {
             let heard = lead_group()
                 .and_then(|()| end_when_asked())
-                .map(|()| [Duration::ZERO, Duration::from_secs(60)].map(asked_to_end));
-            sys::exit(if heard == Ok([false, true]) { 7 } else { 8 })
+                .map(|()| asked_to_end(Duration::from_secs(60)));
+            sys::exit(if heard == Ok(true) { 7 } else { 8 })
         };
         let_lead_group(pid);
         // Until it holds the signal, that would end it.
@@ -161,10 +161,12 @@ mod tests {
         while !held() {
             sleep_for(&watched, Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(100));
         end_group(pid);
         sleep_for(&watched, Duration::from_secs(60));
         assert_eq!(ended(pid), Ok(Some(7 << 8)));
+        // Who was not asked hears of nothing.
+        end_when_asked().unwrap();
+        assert!(!asked_to_end(Duration::ZERO));
     }
 
     #[test]
