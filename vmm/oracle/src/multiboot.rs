@@ -213,6 +213,8 @@ fn by_elf(file: &[u8]) -> Result<Multiboot, MultibootError> {
 
 #[cfg(test)]
 mod tests {
+    use object::elf::PT_NOTE;
+
     use super::*;
 
     /// A file of 64 bytes before the header, which has addresses, and some after it.
@@ -270,9 +272,45 @@ mod tests {
             parse(HAS_ADDRESSES, [0x40_0040, 0x40_0000, 0, 0, 0x3f_ffff]),
             Err(MultibootError::Entry { entry: 0x3f_ffff })
         );
+        assert_eq!(
+            parse(HAS_ADDRESSES, [0x40_0040, 0x40_0000, 0x3f_ffff, 0, 0]),
+            addresses("the image ends before it begins")
+        );
+        let ends = [0x40_0040, 0x40_0000, 0x40_0061, 0x40_0060, 0x40_0060];
+        assert_eq!(
+            parse(HAS_ADDRESSES, ends),
+            addresses("what is zero ends before it begins")
+        );
     }
 
-    /// An ELF file of one segment, which has the header.
+    #[test]
+    fn an_image_has_at_most_so_many_bytes() {
+        let address = 0x40_0000;
+        let too_large = Err(MultibootError::Segment { address });
+        let loaded = |file: &[u8]| {
+            let parsed = Multiboot::parse(file);
+            parsed.map(|image| image.segments.iter().map(|s| s.bytes.len()).sum())
+        };
+        let mut file = with_addresses(HAS_ADDRESSES, GOOD);
+        file.resize(MOST as usize, 0);
+        assert_eq!(loaded(&file), Ok(MOST as usize));
+        file.push(0);
+        assert_eq!(loaded(&file), too_large);
+        // Of an ELF file it is the size in memory.
+        let mut file = elf();
+        let size = PROGRAM_HEADERS + 20..PROGRAM_HEADERS + 24;
+        file[size.clone()].copy_from_slice(&MOST.to_le_bytes());
+        assert_eq!(loaded(&file), Ok(32));
+        file[size].copy_from_slice(&(MOST + 1).to_le_bytes());
+        assert_eq!(loaded(&file), too_large);
+    }
+
+    const PROGRAM_HEADERS: usize = 52;
+    /// Behind four of them.
+    const CONTENT: u32 = PROGRAM_HEADERS as u32 + 4 * 32;
+
+    /// An ELF file of one segment, which has the header; and a note, and segments of which nothing is in the file, or in
+    /// memory.
     fn elf() -> Vec<u8> {
         let mut file = b"\x7fELF\x01\x01\x01".to_vec();
         file.resize(16, 0);
@@ -281,15 +319,20 @@ mod tests {
         for word in [0x40_0010_u32, 52, 0, 0] {
             file.extend(word.to_le_bytes());
         }
-        file.extend([52, 0, 32, 0, 1, 0, 40, 0, 0, 0, 0, 0]);
-        // To be loaded: offset, virtual and physical address, size in the file and in memory, flags, alignment.
-        for word in [1_u32, 84, 0x40_0000, 0x40_0000, 32, 0x1000, 7, 1] {
-            file.extend(word.to_le_bytes());
+        file.extend([52, 0, 32, 0, 4, 0, 40, 0, 0, 0, 0, 0]);
+        // Type, offset, virtual and physical address, size in the file and in memory, flags, alignment.
+        for header in [
+            [PT_LOAD.0, CONTENT, 0xc040_0000, 0x40_0000, 32, 0x1000, 7, 1],
+            [PT_NOTE.0, CONTENT, 0, 0x60_0000, 4, 4, 4, 1],
+            [PT_LOAD.0, CONTENT, 0, 0x70_0000, 0, 0x1000, 6, 1],
+            [PT_LOAD.0, CONTENT, 0, 0x80_0000, 4, 0, 6, 1],
+        ] {
+            file.extend(header.into_iter().flat_map(u32::to_le_bytes));
         }
         for word in [MAGIC, 0, 0_u32.wrapping_sub(MAGIC)] {
             file.extend(word.to_le_bytes());
         }
-        file.resize(84 + 32, 0xf4);
+        file.resize(CONTENT as usize + 32, 0xf4);
         file
     }
 
@@ -300,13 +343,13 @@ mod tests {
             entry: 0x40_0010,
             segments: vec![Segment {
                 address: 0x40_0000,
-                bytes: file[84..].to_vec(),
+                bytes: file[CONTENT as usize..].to_vec(),
             }],
         };
         assert_eq!(Multiboot::parse(&file), Ok(expected));
         let address = 0x40_0000;
         assert_eq!(
-            Multiboot::parse(&file[..115]),
+            Multiboot::parse(&file[..file.len() - 1]),
             Err(MultibootError::Segment { address })
         );
     }
