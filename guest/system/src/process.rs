@@ -124,6 +124,8 @@ pub fn sleep_for(watched: &OwnedFd, timeout: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
     use crate::sys::{self, Fork, confine, ended};
 
@@ -145,22 +147,17 @@ mod tests {
 
     #[test]
     fn who_holds_a_request_to_end_hears_of_it_and_goes_on() {
+        let (mut ready, mut say) = std::io::pipe().unwrap();
         let Fork::Parent(pid) = sys::fork().unwrap() else {
             let heard = lead_group()
                 .and_then(|()| end_when_asked())
-                .map(|()| asked_to_end(Duration::from_secs(60)));
+                .map(|()| say.write_all(b"!").is_ok() && asked_to_end(Duration::from_secs(60)));
             sys::exit(if heard == Ok(true) { 7 } else { 8 })
         };
         let_lead_group(pid);
         // Until it holds the signal, that would end it.
-        let held = || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            status.contains("SigBlk:\t0000000000004000")
-        };
+        ready.read_exact(&mut [0]).unwrap();
         let watched = watch(pid).unwrap();
-        while !held() {
-            sleep_for(&watched, Duration::from_millis(1));
-        }
         end_group(pid);
         sleep_for(&watched, Duration::from_secs(60));
         assert_eq!(ended(pid), Ok(Some(7 << 8)));
