@@ -67,7 +67,7 @@ fn git(dir: &Path, index: Option<&Path>) -> Program {
 fn ask(git: Program, log: &Path) -> Result<String, GuestError> {
     let mut last = String::new();
     git.run("asking git for the source", log, |line| {
-        line.clone_into(&mut last)
+        line.clone_into(&mut last);
     })?;
     Ok(last)
 }
