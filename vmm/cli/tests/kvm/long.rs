@@ -42,7 +42,13 @@ fn many_vcpus(vcpus: &str) -> Result<(), Failed> {
     let times = times(20);
     for time in 1..=times {
         let run = ["run", "static-key-flip", "--cold", "--vcpus", vcpus];
+        let started = Instant::now();
         let output = ipirig(&[&run[..], &["--timeout", "600"]].concat());
+        let seconds = started.elapsed().as_secs();
+        println!(
+            "{time} of {times}: {:?} after {seconds} s",
+            output.status.code()
+        );
         if output.status.code() != Some(0) {
             failed.push(format!(
                 "run {time}: {:?}\n{}",
@@ -107,6 +113,7 @@ fn killed() -> Result<(), Failed> {
         child.kill()?;
         child.wait()?;
         if time % CHECKED == 0 {
+            println!("{time} of {times}");
             let (_, table) = cache.run()?;
             ensure(!table.contains("threw away"), || {
                 format!("after {time} times: {table}")
