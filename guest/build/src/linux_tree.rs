@@ -61,68 +61,82 @@ pub fn find(request: &TreeRequest, progress: &dyn Progress) -> Result<TreeKernel
 }
 
 /// The tree's whole path.
-///
-/// # Errors
-///
-/// [`GuestError::NoTree`].
-pub fn absolute(dir: &Path) -> Result<PathBuf, GuestError> {
+fn absolute(dir: &Path) -> Result<PathBuf, GuestError> {
     fs::canonicalize(dir).map_err(|source| GuestError::NoTree {
         dir: dir.to_owned(),
         source,
     })
 }
 
-/// The kernel of the source in the git tree at `dir`, with `patches` on top of what is there now, committed or not. It is built in a copy, which is
-/// kept for more such patches; the configuration is the rig's.
-///
-/// # Errors
-///
-/// See [`GuestError`]: [`GuestError::Patch`] where a patch does not apply, [`GuestError::Store`] with git's words where there is no git
-/// tree.
-pub fn patched(
-    dir: &Path,
-    patches: &[PathBuf],
-    progress: &dyn Progress,
-) -> Result<StockKernel, GuestError> {
-    patched_at(&Places::find()?, dir, patches, progress)
-}
+/// The source in a git tree of the user's as it was when it was looked at, committed or not.
+#[derive(Debug)]
+pub struct GitSource(Source);
 
-fn patched_at(
-    places: &Places,
-    dir: &Path,
-    patches: &[PathBuf],
-    progress: &dyn Progress,
-) -> Result<StockKernel, GuestError> {
-    let store = &Store::open(&places.cache)?;
-    let dir = absolute(dir)?;
-    let tree = {
-        let _lock = store.lock("git", "source of a git tree", progress)?;
-        let log = store.log("git");
-        remove_file(&log)?;
-        GitTree::of(&dir, &log)?
-    };
-    let name = dir.file_name().unwrap_or(dir.as_os_str());
-    let source = Source {
-        name: "linux".to_owned(),
-        pool: None,
-        file: String::new(),
-        package: format!("{} (tree {:.12})", name.to_string_lossy(), tree.id()),
-        sha256: tree.id().to_owned(),
-        size: 0,
-        own: Some(Own::Git(tree)),
-    };
-    let fragments = fragments(places)?;
-    let recipe = Recipe {
-        store,
-        source: &source,
-        series: Patches::of(&[])?,
-        earlier_steps: earlier_steps(&store.stage_dir("kernel"), fragments.of),
-        fragments,
-        jobs: None,
-        progress,
-    };
-    let slot = kernel::build_by(&recipe, &Patches::of(patches)?, true, &stock::FILES)?;
-    stock::finished(slot)
+impl GitSource {
+    /// What is in the git tree at `dir` now.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::NoTree`], and [`GuestError::Store`] with git's words where there is no git tree.
+    pub fn of(dir: &Path, progress: &dyn Progress) -> Result<Self, GuestError> {
+        Self::of_at(&Places::find()?, dir, progress)
+    }
+
+    fn of_at(places: &Places, dir: &Path, progress: &dyn Progress) -> Result<Self, GuestError> {
+        let store = &Store::open(&places.cache)?;
+        let dir = absolute(dir)?;
+        let tree = {
+            let _lock = store.lock("git", "source of a git tree", progress)?;
+            let log = store.log("git");
+            remove_file(&log)?;
+            GitTree::of(&dir, &log)?
+        };
+        let name = dir.file_name().unwrap_or(dir.as_os_str());
+        Ok(Self(Source {
+            name: "linux".to_owned(),
+            pool: None,
+            file: String::new(),
+            package: format!("{} (tree {:.12})", name.to_string_lossy(), tree.id()),
+            sha256: tree.id().to_owned(),
+            size: 0,
+            own: Some(Own::Git(tree)),
+        }))
+    }
+
+    /// Its kernel with `patches` on top. It is built in a copy, which is kept for more such patches; the configuration is
+    /// the rig's.
+    ///
+    /// # Errors
+    ///
+    /// See [`GuestError`]: [`GuestError::Patch`] where a patch does not apply.
+    pub fn patched(
+        &self,
+        patches: &[PathBuf],
+        progress: &dyn Progress,
+    ) -> Result<StockKernel, GuestError> {
+        self.patched_at(&Places::find()?, patches, progress)
+    }
+
+    fn patched_at(
+        &self,
+        places: &Places,
+        patches: &[PathBuf],
+        progress: &dyn Progress,
+    ) -> Result<StockKernel, GuestError> {
+        let store = &Store::open(&places.cache)?;
+        let fragments = fragments(places)?;
+        let recipe = Recipe {
+            store,
+            source: &self.0,
+            series: Patches::of(&[])?,
+            earlier_steps: earlier_steps(&store.stage_dir("kernel"), fragments.of),
+            fragments,
+            jobs: None,
+            progress,
+        };
+        let slot = kernel::build_by(&recipe, &Patches::of(patches)?, true, &stock::FILES)?;
+        stock::finished(slot)
+    }
 }
 
 pub(crate) fn find_at(

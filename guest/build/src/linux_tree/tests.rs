@@ -123,7 +123,8 @@ fn a_patch_is_tried_on_what_is_in_a_git_tree_now_and_the_tree_is_left_alone() {
         .expect("read")
         .replace("# one", "# mine");
     fs::write(&main, &theirs).expect("written");
-    let built = |patches: &[PathBuf]| patched_at(&fake.places, &dir, patches, &());
+    let source = GitSource::of_at(&fake.places, &dir, &()).expect("found");
+    let built = |patches: &[PathBuf]| source.patched_at(&fake.places, patches, &());
     let kernel = |patches: &[PathBuf]| {
         let kernel = built(patches).expect("built");
         fs::read_to_string(kernel.vmlinux).expect("read")
@@ -141,6 +142,6 @@ fn a_patch_is_tried_on_what_is_in_a_git_tree_now_and_the_tree_is_left_alone() {
     let other = fake.write_extra("b.patch", &patch("true", ": b"));
     let error = built(&[other]).expect_err("refused");
     assert!(matches!(error, GuestError::Patch(_)), "{error:?}");
-    let error = patched_at(&fake.places, &fake.places.guest, &[], &()).expect_err("no git tree");
+    let error = GitSource::of_at(&fake.places, &fake.places.guest, &()).expect_err("no git tree");
     assert!(error.to_string().contains("git"), "{error}");
 }

@@ -9,8 +9,9 @@ use ipirig_gate::mutants::{Row, verdict};
 use ipirig_gate::patches::{self, Mutant};
 use ipirig_gate::trial_result::{TrialKind, TrialResult};
 use ipirig_gate::trials::{NoSuchNotice, Run, Tried, rows};
+use ipirig_guest::linux_tree::GitSource;
 use ipirig_guest::stock::{self, StockKernel, StockRequest};
-use ipirig_guest::{Flavour, GuestError, Places, Request, linux_tree};
+use ipirig_guest::{Flavour, GuestError, Places, Request};
 use ipirig_machine::{ApicMode, ConsoleSinks, Host};
 use ipirig_report::mutants::render;
 use ipirig_rig::run::{KernelFiles, Setup, run as run_on};
@@ -33,13 +34,14 @@ use crate::progress::Progress;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
     let mutants = chosen(&args.names)?;
-    if let Some(dir) = &args.tree {
-        linux_tree::absolute(dir)?;
-    }
     let json = args.json.as_deref();
     if let Some(path) = file(json) {
         check_writable(path).map_err(Failure::usage)?;
     }
+    let progress = Progress::new(false);
+    // Once: each is tried on the same, whatever is done in the tree meanwhile.
+    let tree = args.tree.as_deref();
+    let tree = tree.map(|dir| GitSource::of(dir, &progress)).transpose()?;
     let host = match host() {
         Ok(host) => host,
         Err(error) => {
@@ -56,11 +58,10 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
             .collect(),
         false => BTreeSet::new(),
     };
-    let progress = Progress::new(false);
     let bench = Bench {
         host,
-        base: match (&args.tree, &args.stock) {
-            (Some(dir), _) => Base::Tree(dir),
+        base: match (&tree, &args.stock) {
+            (Some(source), _) => Base::Tree(source),
             (None, Some(version)) => Base::Stock(version),
             (None, None) => Base::Reference,
         },
@@ -123,7 +124,7 @@ enum Base<'a> {
     /// The series for another version.
     Stock(&'a str),
     /// What is in a git tree of the user's.
-    Tree(&'a Path),
+    Tree(&'a GitSource),
 }
 
 /// Builds kernels and runs scenarios on them.
@@ -150,7 +151,7 @@ impl Bench<'_> {
                 };
                 Some(stock::build(&request, self.progress))
             }
-            Base::Tree(dir) => Some(linux_tree::patched(dir, &patches, self.progress)),
+            Base::Tree(source) => Some(source.patched(&patches, self.progress)),
         }
     }
 
