@@ -8,6 +8,23 @@ use serde_json::Value;
 use crate::harness::{ensure, ipirig, stderr};
 use crate::machines;
 
+/// A line for each check that is not held, of all runs of a suite.
+fn others(suite: &[u8]) -> String {
+    let suite: Value = match serde_json::from_slice(suite) {
+        Ok(suite) => suite,
+        Err(why) => return format!("no result: {why}"),
+    };
+    let runs = suite["runs"].as_array().into_iter().flatten();
+    let checks = runs.flat_map(|run| {
+        let checks = run["checks"].as_array().into_iter().flatten();
+        checks.map(|check| (&run["scenario"]["name"], check))
+    });
+    checks
+        .filter(|(_, check)| check["status"] != "held")
+        .map(|(name, check)| format!("{name}: {check}\n"))
+        .collect()
+}
+
 /// Name, verdict, group, and IPIs to isolated vCPUs of each run.
 /// The results stay in Cargo's directory for tests as `file`, for the gate of .ci/run.
 fn run_all(
@@ -16,9 +33,14 @@ fn run_all(
     code: i32,
 ) -> Result<Vec<(String, String, String, u64)>, Failed> {
     let output = ipirig(&[&["run", "all", "--json", "-"], args].concat());
-    let table = stderr(&output);
+    // Which of them it was comes first: the whole of their progress is long.
     ensure(output.status.code() == Some(code), || {
-        format!("{:?} instead of exit code {code}\n{table}", output.status)
+        let status = output.status;
+        let others = others(&output.stdout);
+        format!(
+            "{status:?} instead of exit code {code}\n{others}\n{}",
+            stderr(&output)
+        )
     })?;
     let suite: Value = serde_json::from_slice(&output.stdout)?;
     machines::fits_the_schema(&suite)?;

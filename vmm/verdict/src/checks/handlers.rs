@@ -4,11 +4,11 @@
 //! synchronised its instruction stream, or cleared its translations. The return itself would serialise as
 //! well, but comes after the sender has been told that the work is done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipirig_abi::{Changes, Role};
 use ipirig_entry::decode::{Decoder, Effect};
-use ipirig_entry::{Ended, Record};
+use ipirig_entry::{Ended, KernelLayout, Record};
 use ipirig_evidence::{Evidence, WindowRecord};
 use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
@@ -79,14 +79,15 @@ pub(super) fn handler_work(plan: &Plan, evidence: &Evidence) -> Option<Check> {
     if !plan.scenario.expect.handlers {
         return None;
     }
-    if let Err(why) = &evidence.layout {
-        return Some(Check::new(HANDLER_WORK, Verdict::Skipped, why.clone()));
-    }
+    let layout = match &evidence.layout {
+        Ok(layout) => layout,
+        Err(why) => return Some(Check::new(HANDLER_WORK, Verdict::Skipped, why.clone())),
+    };
     let mut findings = Vec::new();
     for window in &evidence.windows {
         for (number, part) in plan.scenario.storm.parts().iter().enumerate() {
             for cpu in plan.cpus(Role::Isolated) {
-                let (status, words) = of_part(plan, window, (number, part), cpu);
+                let (status, words) = of_part(plan, layout, window, (number, part), cpu);
                 findings.push((status, format!("vCPU {cpu}: {words}")));
             }
         }
@@ -94,8 +95,25 @@ pub(super) fn handler_work(plan: &Plan, evidence: &Evidence) -> Option<Check> {
     Some(worst(HANDLER_WORK, findings))
 }
 
+/// Where the steps of a record that is cut off went: what a CPU waited for, or was busy with.
+pub(super) fn mostly_in(layout: &KernelLayout, record: &Record) -> String {
+    let mut counts = BTreeMap::<_, usize>::new();
+    for step in &record.steps {
+        let symbol = layout.symbols().resolve(step.registers.rip);
+        *counts
+            .entry(symbol.map_or("no symbol", |it| it.name))
+            .or_default() += 1;
+    }
+    let all = record.steps.len();
+    match counts.into_iter().max_by_key(|(_, count)| *count) {
+        Some((name, count)) => format!("{count} of {all} instructions in {name}"),
+        None => "no instructions".to_owned(),
+    }
+}
+
 fn of_part(
     plan: &Plan,
+    layout: &KernelLayout,
     window: &WindowRecord,
     (number, part): (usize, &Part),
     cpu: usize,
@@ -130,10 +148,16 @@ fn of_part(
     let open = |(work, record): &(&Work, &&Record)| {
         !work.is_done(part, size) && !matches!(record.ended, Ended::User | Ended::Interrupted)
     };
-    let open = works.iter().zip(&records).filter(open).count() as u64;
-    if done.saturating_add(open) >= least && least > 0 {
+    let opened: Vec<_> = works.iter().zip(&records).filter(open).collect();
+    let open = opened.len() as u64;
+    if let Some((_, record)) = opened.first()
+        && done.saturating_add(open) >= least
+        && least > 0
+    {
+        let most = mostly_in(layout, record);
         let words = format!(
-            "{done} of {taken} IPIs {what}, of {least} that must, and {open} were not followed to the end"
+            "{done} of {taken} IPIs {what}, of {least} that must, and {open} were not followed to the \
+             end ({most})"
         );
         return (Verdict::Error, words);
     }

@@ -12,7 +12,7 @@ use ipirig_evidence::{Evidence, WindowRecord};
 use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
 
-use super::handlers::Work;
+use super::handlers::{Work, mostly_in};
 use crate::check::{Check, SENDER_WORK, Verdict, worst};
 
 /// Places of the registers of arguments in [`ipirig_entry::StepRegisters::general`]: RDI, RSI, RDX, RCX, R8, R9.
@@ -70,7 +70,7 @@ fn of_part(
     };
     let all = calls.len() as u64;
     let least = part.operations.saturating_mul(part.calls_each).max(1);
-    let mut doubt = 0;
+    let mut doubt = Vec::new();
     for (count, (change, record)) in (1..).zip(&calls) {
         if is_done(*change, record) {
             continue;
@@ -82,10 +82,14 @@ fn of_part(
             );
             return (Verdict::Violated, words);
         }
-        doubt += 1;
+        doubt.push(record);
     }
-    if doubt > 0 {
-        let words = format!("{doubt} of {all} {calls_words} were not followed to the end");
+    if let Some(first) = doubt.first() {
+        let words = format!(
+            "{} of {all} {calls_words} were not followed to the end ({})",
+            doubt.len(),
+            mostly_in(layout, first)
+        );
         return (Verdict::Error, words);
     }
     if all < least {
