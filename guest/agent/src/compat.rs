@@ -27,7 +27,7 @@ const GETPPID: u32 = 64;
 /// Selectors of user code of 32 and of 64 bits (`__USER32_CS`, `__USER_CS` of
 /// arch/x86/include/asm/segment.h).
 const CODE_32: u64 = 0x23;
-const CODE_64: u16 = 0x33;
+const CODE_64: u64 = 0x33;
 
 const PAGE: usize = 4096;
 /// Where the kernel may return to: more than the 32-bit vDSO has.
@@ -38,6 +38,7 @@ const SPACE: usize = SLED + PAGE + STACK;
 const STACK: usize = 4 * PAGE;
 
 // Places in the page of the code.
+const FAR_JUMP: usize = 5;
 const BACK: usize = 0x10;
 const SYSENTER: usize = 0x40;
 const SYSCALL: usize = 0x60;
@@ -106,6 +107,18 @@ impl Compat {
         EXPECTED.from.store(at, Ordering::Relaxed);
         // The jump back comes after the two bytes of either instruction.
         EXPECTED.to.store(at + 2, Ordering::Relaxed);
+        let answer = self.go(entry, CODE_32);
+        EXPECTED.to.store(0, Ordering::Relaxed);
+        let raised = EXPECTED.raised.load(Ordering::Relaxed) != before;
+        if !raised && answer as u32 == self.parent {
+            Ok(())
+        } else {
+            Err(Errno(libc::EPROTO))
+        }
+    }
+
+    /// Goes to `entry` in the page of code, with `code` for CS, until that comes back. RAX is what it had there.
+    fn go(&self, entry: u64, code: u64) -> u64 {
         let stack = self.page + (PAGE + STACK - 64) as u64;
         let answer: u64;
         // SAFETY: goes to the code of `page_of_code`, which comes back to label 2 with RSP as saved,
@@ -129,7 +142,7 @@ impl Compat {
                 page = in(reg) self.page,
                 stack = in(reg) stack,
                 entry = in(reg) entry,
-                code = const CODE_32,
+                code = in(reg) code,
                 rip = const SAVED_RIP,
                 rsp = const SAVED_RSP,
                 out("rax") answer,
@@ -140,13 +153,7 @@ impl Compat {
                 clobber_abi("C"),
             );
         }
-        EXPECTED.to.store(0, Ordering::Relaxed);
-        let raised = EXPECTED.raised.load(Ordering::Relaxed) != before;
-        if !raised && answer as u32 == self.parent {
-            Ok(())
-        } else {
-            Err(Errno(libc::EPROTO))
-        }
+        answer
     }
 }
 
@@ -183,10 +190,13 @@ fn page_of_code(page: u64) -> Result<Vec<u8>, Errno> {
         }
     };
     let relative = |from: usize, to: usize| (to as i32 - from as i32).to_le_bytes();
+    // Some hosts return in 64-bit mode (kvm_pvm on an Intel CPU, by SYSRET with an operand of 32 bits), which has no such
+    // far jump. xor ecx, ecx; then in 32 bits inc ecx, in 64 bits a REX prefix of the jz that follows.
+    put(0, &[0x31, 0xc9, 0x41, 0x74, (BACK - FAR_JUMP) as u8]);
     // A far jump, to the segment of 64 bits.
-    put(0, &[0xea]);
-    put(1, &(page + BACK as u32).to_le_bytes());
-    put(5, &CODE_64.to_le_bytes());
+    put(FAR_JUMP, &[0xea]);
+    put(FAR_JUMP + 1, &(page + BACK as u32).to_le_bytes());
+    put(FAR_JUMP + 5, &(CODE_64 as u16).to_le_bytes());
     // mov rsp, [rip + ...]; jmp [rip + ...]
     put(BACK, &[0x48, 0x8b, 0x25]);
     put(BACK + 3, &relative(BACK + 7, SAVED_RSP));
@@ -261,7 +271,7 @@ mod tests {
     }
 
     /// What becomes of `job` in a process of its own, whose vDSO it may take away: its exit code.
-    fn alone(job: fn() -> Result<(), Errno>) -> i32 {
+    fn alone(job: impl FnOnce() -> Result<(), Errno>) -> i32 {
         match sys::fork().unwrap() {
             Fork::Child => {
                 let done = signals::handle().and_then(|()| job());
@@ -302,9 +312,28 @@ mod tests {
     }
 
     #[test]
+    fn the_code_comes_back_in_whichever_mode_the_kernel_returned_to_it() {
+        for code in [CODE_32, CODE_64] {
+            let came_back = || {
+                let compat = Compat::map()?;
+                compat.go(compat.page, code);
+                // From the last of the NOPs before it as well.
+                compat.go(compat.page - 1, code);
+                Ok(())
+            };
+            assert_eq!(alone(came_back), 0, "CS {code:#x}");
+        }
+    }
+
+    #[test]
     fn the_code_jumps_back_from_either_instruction() {
         let code = page_of_code(0x4000_0000).unwrap();
-        assert_eq!(code[..7], [0xea, 0x10, 0, 0, 0x40, 0x33, 0]);
+        assert_eq!(
+            code[..12],
+            [
+                0x31, 0xc9, 0x41, 0x74, 0x0b, 0xea, 0x10, 0, 0, 0x40, 0x33, 0
+            ]
+        );
         assert_eq!(
             code[BACK..BACK + 13],
             [0x48, 0x8b, 0x25, 0xe9, 0, 0, 0, 0xff, 0x25, 0xeb, 0, 0, 0]
