@@ -150,7 +150,11 @@ fn serve(rig: &'static Rig, behaviour: &dyn Behaviour) -> Result<Infallible, Fai
     let written = if is_none(ipirig_abi::SETTINGS) {
         Vec::new()
     } else {
-        quiet::apply(root, isolated)
+        let mut written = quiet::apply(root, isolated);
+        quiet::put_first(&mut written, |cpu| {
+            guest.tasks.pid(cpu as u64).and_then(sys::put_first)
+        });
+        written
     };
     // A kernel without a log says nothing.
     let log = sys::kernel_log().unwrap_or_default();

@@ -52,12 +52,20 @@ const CPU_SETTINGS: &[CpuSetting] = &[CpuSetting {
     reason: "the deadline server for fair tasks kicks the CPU once a second (kernel/sched/deadline.c, since 6.12)",
 }];
 
+/// What does as much as that setting where the kernel refuses it: its server has nothing to do while no fair task is
+/// queued. Before 6.15 the server of each CPU is charged for to the root domain in which isolated CPUs are, with those of
+/// CPUs that have left it, so that with more than 20 CPUs no other value has room there (EBUSY of
+/// dl_server_apply_params, kernel/sched/deadline.c).
+const FIRST: &str = "the CPU's deadline server, which could not be switched off, kicks it once a second for a fair task";
+
 /// A file that was written to, or not.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     file: String,
     value: &'static str,
     reason: &'static str,
+    /// The one CPU that it is about.
+    cpu: Option<usize>,
     /// Why not.
     refused: Option<Errno>,
 }
@@ -70,10 +78,11 @@ impl fmt::Display for Written {
             value,
             reason,
             refused,
+            cpu: _,
         } = self;
         match refused {
-            None => write!(f, "set\t/{file}\t{value}\t{reason}"),
-            Some(errno) => write!(f, "refused\t/{file}\t{value}\t{reason}\t{errno}"),
+            None => write!(f, "set\t{file}\t{value}\t{reason}"),
+            Some(errno) => write!(f, "refused\t{file}\t{value}\t{reason}\t{errno}"),
         }
     }
 }
@@ -82,25 +91,42 @@ impl fmt::Display for Written {
 pub(crate) fn apply(root: &Path, isolated: &[usize]) -> Vec<Written> {
     let all = SETTINGS
         .iter()
-        .map(|it| (it.file.to_owned(), it.value, it.reason));
-    let of_cpus = isolated.iter().flat_map(|cpu| {
+        .map(|it| (it.file.to_owned(), it.value, it.reason, None));
+    let of_cpus = isolated.iter().flat_map(|&cpu| {
         let file = move |it: &CpuSetting| format!("{}{cpu}{}", it.before, it.after);
         CPU_SETTINGS
             .iter()
-            .map(move |it| (file(it), it.value, it.reason))
+            .map(move |it| (file(it), it.value, it.reason, Some(cpu)))
     });
     let there = all
         .chain(of_cpus)
         .filter(|(file, ..)| root.join(file).exists());
-    let written = there.map(|(file, value, reason)| Written {
+    let written = there.map(|(file, value, reason, cpu)| Written {
         refused: setting::write(&root.join(&file), value)
             .err()
             .map(Errno::from),
-        file,
+        file: format!("/{file}"),
         value,
         reason,
+        cpu,
     });
     written.collect()
+}
+
+/// Where a CPU's own setting was refused, has `put_first` put the task of that CPU before all fair tasks. Adds what came of it.
+pub(crate) fn put_first(
+    written: &mut Vec<Written>,
+    put_first: impl Fn(usize) -> Result<(), Errno>,
+) {
+    let refused = written.iter().filter(|it| it.refused.is_some());
+    let cpus: Vec<usize> = refused.filter_map(|it| it.cpu).collect();
+    written.extend(cpus.into_iter().map(|cpu| Written {
+        file: format!("the scheduling policy of the task on CPU {cpu}"),
+        value: "SCHED_FIFO",
+        reason: FIRST,
+        cpu: Some(cpu),
+        refused: put_first(cpu).err(),
+    }));
 }
 
 #[cfg(test)]
@@ -144,6 +170,35 @@ mod tests {
         assert_eq!(lines(&root, &[1, 3]).len(), 2);
         let values = runtime.map(|file| fs::read_to_string(file).unwrap());
         assert_eq!(values, ["5", "0", "5", "0"]);
+    }
+
+    #[test]
+    fn the_task_of_a_cpu_whose_setting_is_refused_is_put_before_fair_tasks() {
+        let root = tempfile::tempdir().unwrap();
+        let file_of = |cpu| format!("sys/kernel/debug/sched/fair_server/cpu{cpu}/runtime");
+        file(&root, &file_of(1), "5");
+        // Opening a directory for writing fails for root too.
+        for cpu in [2, 3] {
+            fs::create_dir_all(root.path().join(file_of(cpu))).unwrap();
+        }
+        fs::create_dir_all(root.path().join("proc/sys/kernel/watchdog")).unwrap();
+        let mut written = apply(root.path(), &[1, 2, 3]);
+        assert_eq!(written.len(), 4);
+        put_first(&mut written, |cpu| match cpu {
+            2 => Ok(()),
+            _ => Err(Errno(libc::EPERM)),
+        });
+        let added: Vec<String> = written.drain(4..).map(|it| it.to_string()).collect();
+        let policy = "the scheduling policy of the task on CPU";
+        assert_eq!(
+            added,
+            [
+                format!("set\t{policy} 2\tSCHED_FIFO\t{FIRST}"),
+                format!(
+                    "refused\t{policy} 3\tSCHED_FIFO\t{FIRST}\tEPERM (Operation not permitted)"
+                ),
+            ]
+        );
     }
 
     #[test]

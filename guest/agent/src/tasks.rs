@@ -100,11 +100,16 @@ impl Tasks {
         self.0.iter().map(|task| task.pid).collect()
     }
 
-    /// Sends [`KICK_SIGNAL`] to the task of `cpu`; ESRCH if none runs there.
-    pub(crate) fn signal(&self, cpu: u64) -> Result<(), Failure> {
+    /// The process of `cpu`; ESRCH if none runs there.
+    pub(crate) fn pid(&self, cpu: u64) -> Result<i32, Errno> {
         let task = self.0.iter().find(|task| task.cpu as u64 == cpu);
-        task.ok_or(Errno(libc::ESRCH))
-            .and_then(|task| sys::kill(task.pid, KICK_SIGNAL as i32))
+        task.map(|task| task.pid).ok_or(Errno(libc::ESRCH))
+    }
+
+    /// Sends [`KICK_SIGNAL`] to the task of `cpu`.
+    pub(crate) fn signal(&self, cpu: u64) -> Result<(), Failure> {
+        self.pid(cpu)
+            .and_then(|pid| sys::kill(pid, KICK_SIGNAL as i32))
             .during(|| format!("signal the isolated task of CPU {cpu}"))
     }
 

@@ -150,6 +150,22 @@ pub fn confine(cpus: &[usize]) -> Result<(), Errno> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Puts the process `pid`, a child of the caller, before all that is SCHED_OTHER: SCHED_FIFO, of the lowest priority.
+pub fn put_first(pid: i32) -> Result<(), Errno> {
+    let priority: libc::c_int = 1;
+    // The call itself: musl's function does nothing but fail.
+    // SAFETY: of `struct sched_param` the kernel reads one int (include/uapi/linux/sched/types.h), which lives on.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            pid,
+            libc::SCHED_FIFO,
+            &raw const priority,
+        )
+    };
+    check(result)
+}
+
 /// Locks each page of the calling process that is present or will be, without faulting any in.
 pub fn lock_memory() -> Result<(), Errno> {
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;

@@ -79,11 +79,19 @@ pub fn render(result: &RunResult, paint: Paint) -> String {
     out
 }
 
-/// What there is to know before any number is read: how the kernel is not set up as planned, then how the machine is.
+/// What there is to know before any number is read: how the kernel is not set up as planned and what it refused, then how
+/// the machine is.
 pub(crate) fn warnings(out: &mut String, result: &RunResult) {
-    let setup = result.kernel.iter().flat_map(|kernel| &kernel.setup);
-    let machine = result.machine.iter().flat_map(|machine| &machine.warnings);
-    for warning in setup.flat_map(|setup| &setup.differences).chain(machine) {
+    for setup in result.kernel.iter().flat_map(|kernel| &kernel.setup) {
+        for difference in &setup.differences {
+            line(out, format!("warning: {difference}"));
+        }
+        let refused = setup.switched_off.iter();
+        for refused in refused.filter(|it| it.refused.is_some()) {
+            line(out, format!("warning: {refused}"));
+        }
+    }
+    for warning in result.machine.iter().flat_map(|machine| &machine.warnings) {
         line(out, format!("warning: {warning}"));
     }
 }
@@ -279,6 +287,7 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use ipirig_entry::Paging;
+    use ipirig_evidence::{KernelSetup, SwitchedOff};
     use ipirig_fake::{Counting, Script, evidence, plan};
     use ipirig_rig::run::KernelFiles;
     use ipirig_verdict::check::Check;
@@ -339,6 +348,33 @@ mod tests {
             total_s: 7.0,
         };
         render(&result, Paint::PLAIN)
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_do_as_planned_or_refused_is_said_first() {
+        let plan = plan("static-key-flip", None);
+        let mut result = RunResult::new(&plan, Vec::new());
+        let files = KernelFiles::new("/boot/vmlinux", "/boot/initramfs");
+        let off = SwitchedOff::by_word("nowatchdog", "a watchdog bites");
+        let refused = SwitchedOff {
+            by: "0 in /sys/runtime".into(),
+            would: "a server kicks".into(),
+            refused: Some("EBUSY".into()),
+        };
+        result.kernel = Some(KernelInfo {
+            setup: Some(KernelSetup {
+                differences: vec!["it ticks".into()],
+                switched_off: vec![off, refused],
+                ..KernelSetup::default()
+            }),
+            ..KernelInfo::new(&files, "quiet")
+        });
+        let mut out = String::new();
+        warnings(&mut out, &result);
+        assert_eq!(
+            out,
+            "warning: it ticks\nwarning: 0 in /sys/runtime: refused (EBUSY), so a server kicks\n"
+        );
     }
 
     #[test]

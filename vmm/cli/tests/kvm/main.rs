@@ -10,6 +10,7 @@ mod harness;
 mod hostile;
 mod long;
 mod machines;
+mod many;
 mod observe;
 mod second_opinion;
 mod series;
@@ -133,6 +134,10 @@ const ON_KVM: &[(&str, Test)] = &[
     ("static_key_flip_is_held_with_six_vcpus", || {
         held("static-key-flip", &["--vcpus", "6"]).map(drop)
     }),
+    (
+        "twenty_four_vcpus_are_held_though_no_fair_server_can_be_switched_off",
+        many::not_served,
+    ),
     ("static_key_flip_is_held_on_xapic", || {
         held("static-key-flip", &["--apic", "xapic"]).map(drop)
     }),
