@@ -159,6 +159,12 @@ impl KernelSetup {
         Isolation::AsPlanned
     }
 
+    /// Whether the kernel refused to switch off something that may come to isolated CPUs.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.switched_off.iter().any(|it| it.refused.is_some())
+    }
+
     /// What the kernel says about isolation, a sentence each.
     #[must_use]
     pub fn complaints(&self) -> Vec<String> {

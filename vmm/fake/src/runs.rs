@@ -19,6 +19,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     prepare: Duration::from_millis(300),
     phase: Duration::from_millis(300),
     quiet: Duration::from_millis(5),
+    refused: Duration::from_millis(50),
     timer: Duration::from_millis(100),
     poll: Duration::from_millis(1),
 };

@@ -335,6 +335,21 @@ fn a_timer_that_would_go_off_in_the_window_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
+fn what_the_kernel_refused_to_switch_off_is_given_time_to_come_before_the_window() {
+    let waited = |setup| {
+        let started = Instant::now();
+        conduct(Script {
+            setup,
+            ..Script::default()
+        })
+        .unwrap();
+        started.elapsed()
+    };
+    let refused = "nohz_full\t2\nisolated\t2\nrefused\t/sys/runtime\t0\ta server kicks\tEBUSY\n";
+    assert!(waited(refused) >= Duration::from_millis(50 + 5));
+}
+
+#[test]
 fn a_dead_task_ends_the_run_at_once_under_its_name() {
     let script = Script {
         task_dies: true,

@@ -23,6 +23,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     prepare: Duration::from_millis(20),
     phase: Duration::from_millis(20),
     quiet: Duration::from_millis(1),
+    refused: Duration::from_millis(1),
     timer: Duration::from_millis(1),
     poll: Duration::from_millis(1),
 };

@@ -143,6 +143,8 @@ pub struct Timeouts {
     pub phase: Duration,
     /// How long no isolated vCPU may be interrupted before the window opens.
     pub quiet: Duration,
+    /// How much longer where the kernel refused to switch off what comes now and then.
+    pub refused: Duration,
     /// How long a timer that would go off in the window is waited for.
     pub timer: Duration,
     /// Longest sleep between two looks at the mailbox.
@@ -157,6 +159,8 @@ impl Default for Timeouts {
             prepare: Duration::from_secs(120),
             phase: Duration::from_secs(60),
             quiet: Duration::from_millis(300),
+            // Of a fair server (fair_server_init, kernel/sched/fair.c); the others have longer ones.
+            refused: Duration::from_secs(1),
             timer: Duration::from_secs(5),
             poll: Duration::from_millis(10),
         }

@@ -243,6 +243,8 @@ struct Conductor<'a> {
     handled: Vec<Handled>,
     /// What isolated tasks measure, while they do.
     metering: Metering,
+    /// How long nothing may come before a window opens.
+    quiet_time: Duration,
 }
 
 /// What is known of a guest that has booted, before any window.
@@ -299,6 +301,7 @@ impl<'a> Conductor<'a> {
             ending: false,
             handled: Vec::new(),
             metering: Metering::default(),
+            quiet_time: plan.timeouts.quiet,
         }
     }
 
@@ -344,6 +347,9 @@ impl<'a> Conductor<'a> {
         self.machine(|guest| guest.settle())?;
         let module = self.has_module()?;
         let setup = self.setup()?;
+        if setup.as_ref().is_some_and(KernelSetup::refused) {
+            self.quiet_time = self.plan.timeouts.quiet + self.plan.timeouts.refused;
+        }
         self.identify()?;
         if self.ledger.stacks().wanted() {
             let cpu = self.isolated.first().copied().unwrap_or_default();

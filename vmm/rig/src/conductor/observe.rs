@@ -153,9 +153,8 @@ impl Conductor<'_> {
     /// Waits for quiet, but not for ever: a kernel that ticks on isolated CPUs never is.
     fn quiet_if_it_can_be(&mut self) -> Result<Option<String>, Ended> {
         self.enter(Phase::Quiet);
-        let timeouts = &self.plan.timeouts;
         // So that a timer that is waited for in vain is not taken for unrest.
-        let patience = timeouts.timer + 4 * timeouts.quiet;
+        let patience = self.plan.timeouts.timer + 4 * self.quiet_time;
         self.deadline = self.deadline.min(Instant::now() + patience);
         match self.quiet() {
             Ok(()) => Ok(None),

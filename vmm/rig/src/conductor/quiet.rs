@@ -15,7 +15,7 @@ impl Conductor<'_> {
     /// of them is in user space with its heart beating. A timer that would go off in the window is
     /// waited for, but not for ever: one that comes again and again is for the verdict to name.
     pub(super) fn quiet(&mut self) -> Result<(), Ended> {
-        let quiet = self.plan.timeouts.quiet;
+        let quiet = self.quiet_time;
         let start = self.ledger.counts();
         let mut since = Instant::now();
         let patience = since + self.plan.timeouts.timer;
@@ -89,7 +89,7 @@ impl Conductor<'_> {
             format!("vCPU {cpu} {}", disturbances(from, to))
         });
         Ended::NeverQuiet {
-            quiet: self.plan.timeouts.quiet,
+            quiet: self.quiet_time,
             waited: self.time_for(Phase::Quiet),
             disturbed: each.collect::<Vec<_>>().join("; "),
         }
