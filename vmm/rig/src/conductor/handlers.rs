@@ -9,9 +9,9 @@ use ipirig_evidence::vectors::CALL_FUNCTION;
 use super::{Conductor, Ended};
 
 /// Most instructions that are followed of one interrupt. What it was sent for is among the first few
-/// hundred, unless the kernel has to account for time first; softirqs that come after it have
-/// thousands.
-const HANDLER_MAX: usize = 20_000;
+/// hundred, unless the kernel has to account for time or to wait for another CPU that is stepped first: 20 000 were too
+/// few now and then on a host that is slow and busy. Softirqs that come after it have thousands.
+const HANDLER_MAX: usize = 50_000;
 /// The same of one call that changes text or mappings: the sender waits in it while handlers are stepped.
 const CALL_MAX: usize = 100_000;
 
