@@ -3,12 +3,12 @@
 use std::fmt;
 
 use iced_x86::{
-    CodeSize, Decoder as Bytes, DecoderOptions, Formatter, GasFormatter, Instruction,
-    InstructionInfoFactory, InstructionInfoOptions, MemorySize, Mnemonic, OpAccess, OpKind,
-    Register, UsedMemory,
+    CodeSize, Instruction, InstructionInfoFactory, InstructionInfoOptions, MemorySize, Mnemonic,
+    OpAccess, OpKind, Register, UsedMemory,
 };
 
 use crate::control::{PCID, PCIDE};
+use crate::disassemble::{first, text};
 use crate::record::{Step, StepRegisters};
 
 /// The direction flag in RFLAGS (SDM vol. 1, 3.4.3.2).
@@ -111,14 +111,7 @@ impl Executed {
     /// The instruction in the assembler's AT&T syntax.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        let mut formatter = GasFormatter::new();
-        formatter.options_mut().set_uppercase_hex(false);
-        formatter
-            .options_mut()
-            .set_space_after_operand_separator(true);
-        formatter.format(&self.instruction, &mut text);
-        text
+        text(&self.instruction)
     }
 
     /// Where a direct jump or call goes, whether it is taken or not.
@@ -159,11 +152,7 @@ impl Decoder {
     /// The instruction of `step`, or none if its bytes are no instruction of 64-bit mode, or cut off.
     pub fn decode(&mut self, step: &Step) -> Option<Executed> {
         let registers = &step.registers;
-        let mut bytes = Bytes::with_ip(64, step.code.bytes(), registers.rip, DecoderOptions::NONE);
-        let instruction = bytes.decode();
-        if instruction.is_invalid() {
-            return None;
-        }
+        let instruction = first(step.code.bytes(), registers.rip)?;
         let info = self
             .factory
             .info_options(&instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
@@ -258,13 +247,7 @@ fn bit_offset(instruction: &Instruction, registers: &StepRegisters) -> i64 {
 pub fn invpcid_descriptor(step: &Step) -> Option<u64> {
     // Cheap, as each step is asked.
     step.code.bytes().windows(3).find(|code| code == &INVPCID)?;
-    let mut bytes = Bytes::with_ip(
-        64,
-        step.code.bytes(),
-        step.registers.rip,
-        DecoderOptions::NONE,
-    );
-    let instruction = bytes.decode();
+    let instruction = first(step.code.bytes(), step.registers.rip)?;
     if instruction.mnemonic() != Mnemonic::Invpcid {
         return None;
     }

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use iced_x86::{
-    ConditionCode, Decoder as Bytes, DecoderOptions, FlowControl, Instruction,
-    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
 };
 
+use crate::disassemble::first;
 use crate::record::{Step, StepRegisters};
 
 /// Flags in RFLAGS (SDM vol. 1, 3.4.3).
@@ -26,7 +27,7 @@ pub(crate) struct Flow {
     pub(crate) next: Next,
     /// RSP afterwards, if that is known.
     pub(crate) rsp: Option<u64>,
-    /// General registers that it may write, by their bits; RSP is not among them.
+    /// General registers that it may write, by their bits; RSP's does not count.
     written: u16,
     /// Whether it is a repeated string instruction, which an exception may interrupt.
     pub(crate) repeats: bool,
@@ -81,7 +82,7 @@ impl Flows {
     /// What `step` leaves; none if its bytes are no instruction.
     pub(crate) fn of(&mut self, step: &Step) -> Option<Flow> {
         let registers = &step.registers;
-        let instruction = decode(step)?;
+        let instruction = first(step.code.bytes(), registers.rip)?;
         let next = next(&instruction, registers);
         let calls = matches!(
             instruction.flow_control(),
@@ -140,17 +141,11 @@ impl Flows {
 /// that depends on memory, or the bytes are no instruction.
 #[must_use]
 pub fn successor(step: &Step) -> Option<u64> {
-    match next(&decode(step)?, &step.registers) {
+    let registers = &step.registers;
+    match next(&first(step.code.bytes(), registers.rip)?, registers) {
         Next::At(rip) => Some(rip),
         _ => None,
     }
-}
-
-fn decode(step: &Step) -> Option<Instruction> {
-    let rip = step.registers.rip;
-    let mut bytes = Bytes::with_ip(64, step.code.bytes(), rip, DecoderOptions::NONE);
-    let instruction = bytes.decode();
-    (!instruction.is_invalid()).then_some(instruction)
 }
 
 fn write(access: OpAccess) -> bool {
@@ -239,3 +234,6 @@ fn taken(instruction: &Instruction, registers: &StepRegisters) -> Option<bool> {
         ConditionCode::None => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,14 @@ pub(crate) fn layout_with(address: u64, kind: SiteKind) -> KernelLayout {
     try_layout(MAP, &[site], ENTRY).unwrap()
 }
 
+pub(crate) fn step(registers: StepRegisters, code: &[u8]) -> Step {
+    Step {
+        registers,
+        code: Code::new(code),
+        descriptor: None,
+    }
+}
+
 /// A record in the making: registers as they are before the next instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
@@ -106,11 +114,7 @@ impl Way {
 
     /// Executes `code`, which changes nothing that matters.
     pub(crate) fn step(mut self, code: &[u8]) -> Self {
-        self.steps.push(Step {
-            registers: self.registers,
-            code: Code::new(code),
-            descriptor: None,
-        });
+        self.steps.push(step(self.registers, code));
         self.registers.rip += code.len() as u64;
         self
     }

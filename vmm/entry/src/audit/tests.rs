@@ -476,3 +476,9 @@ fn an_empty_record_is_judged() {
     };
     assert_eq!(audit, expected);
 }
+
+#[test]
+fn of_very_many_findings_the_first_are_kept() {
+    let way = (0..300).fold(entered(), |way, _| way.step(&[0x06]));
+    assert_eq!(judged(way, Ended::Limit).danger.len(), FINDINGS_MAX);
+}

@@ -1,13 +1,14 @@
 //! Instructions as bytes, by hand and by an assembler.
 
 use iced_x86::code_asm::{
-    CodeAssembler, cl, cr0, cr2, cr3, cr4, cr8, dr7, dword_ptr, dx, eax, ebx, edx, qword_ptr, r12,
-    rax, rbx, rcx, rdi, rdx, rsi, rsp, word_ptr, xmmword_ptr,
+    CodeAssembler, bx, cl, cr0, cr2, cr3, cr4, cr8, dr7, dword_ptr, dx, eax, ebx, edx, qword_ptr,
+    r12, rax, rbx, rcx, rdi, rdx, rsi, rsp, word_ptr, xmmword_ptr,
 };
 use iced_x86::{Encoder, IcedError};
 
 use super::*;
 use crate::record::Code;
+use crate::testing::step;
 
 const RIP: u64 = 0xffff_ffff_8140_0040;
 const STACK: u64 = 0xffff_c900_0010_4000;
@@ -29,11 +30,7 @@ fn registers() -> StepRegisters {
 }
 
 fn decode(code: &[u8], registers: StepRegisters) -> Option<Executed> {
-    Decoder::new().decode(&Step {
-        registers,
-        code: Code::new(code),
-        descriptor: None,
-    })
+    Decoder::new().decode(&step(registers, code))
 }
 
 /// What the one instruction that `write` assembles does.
@@ -142,6 +139,10 @@ fn a_repeated_string_instruction_accesses_all_that_is_left() {
     assert_eq!(with(3, 0), [read(rsi_), write(rdi_)]);
     assert_eq!(with(3, DIRECTION), [read(rsi_ - 16), write(rdi_ - 16)]);
     assert_eq!(with(0, 0), []);
+    // With 32-bit addresses ECX counts, here 0x1000: ADDR32 REP MOVSQ.
+    let short = decode(&[0x67, 0xf3, 0x48, 0xa5], registers()).unwrap();
+    let sizes = short.accesses.iter().map(|a| (a.address, a.size));
+    assert_eq!(sizes.collect::<Vec<_>>(), [(0x1000, 0x8000); 2]);
     let once = accesses(|a| a.stosq());
     assert_eq!(once, [(rdi_, 8, true, false, false)]);
 }
@@ -175,6 +176,7 @@ fn stores_of_known_values_are_known() {
     };
     assert_eq!(stored(|a| a.mov(dword_ptr(rdi), 7)), Some(7));
     assert_eq!(stored(|a| a.mov(dword_ptr(rdi), ebx)), Some(0x1000));
+    assert_eq!(stored(|a| a.mov(word_ptr(rdi), bx)), Some(0x1000));
     assert_eq!(stored(|a| a.xchg(qword_ptr(rdi), rbx)), Some(0x4_0000_1000));
     assert_eq!(stored(|a| a.mov(rbx, qword_ptr(rdi))), None);
     assert_eq!(stored(|a| a.or(dword_ptr(rdi), 1)), None);

@@ -13,6 +13,8 @@ fn each_address_has_its_place() {
     let layout = try_layout(&map, &[], ENTRY).unwrap();
     let places = [
         (0x40_1000, CodeRegion::User),
+        (KERNEL_HALF - 1, CodeRegion::User),
+        (KERNEL_HALF, CodeRegion::Kernel),
         (ENTRY, CodeRegion::Entry),
         (ENTRY - 0x40, CodeRegion::Entry),
         (ENTRY - 0x41, CodeRegion::Kernel),
@@ -32,6 +34,11 @@ fn each_address_has_its_place() {
         assert_eq!(layout.place(address), place, "{address:#x}");
     }
     assert_eq!(layout.slide(), SLIDE);
+    assert_eq!(layout.symbols().address("do_work"), Some(WORK));
+    assert_eq!(layout.vmalloc_base(), None);
+    let map = format!("{MAP}ffffffff81800020 D vmalloc_base\n");
+    let layout = try_layout(&map, &[], ENTRY).unwrap();
+    assert_eq!(layout.vmalloc_base(), Some(KEY + 0x20 + SLIDE));
 }
 
 #[test]
@@ -79,6 +86,7 @@ fn addresses_are_named() {
         (0xffff_fe00_0000_2fd0, "entry stack 0xfffffe0000002fd0"),
         (0xffff_ffff_c000_0000, "module 0xffffffffc0000000"),
         (0x1000, "user 0x1000"),
+        (KERNEL_HALF, "0xff00000000000000"),
         (GS, "0xffff88803f000000"),
     ];
     for (address, name) in names {
@@ -86,6 +94,8 @@ fn addresses_are_named() {
     }
     let per_cpu = |address, gs| layout.per_cpu(address, gs);
     assert_eq!(per_cpu(GS + 0x6014, GS).as_deref(), Some("cpu_tss_rw+0x14"));
+    let lowest = per_cpu(KERNEL_HALF + 0x6000, KERNEL_HALF);
+    assert_eq!(lowest.as_deref(), Some("cpu_tss_rw"));
     assert_eq!(per_cpu(USER_GS + 0x6014, USER_GS), None);
     assert_eq!(per_cpu(GS + 0x20000, GS), None);
 }
@@ -115,6 +125,8 @@ fn the_task_stack_is_not_taken_for_other_vmalloc_memory() {
     assert_eq!(layout.vmalloc, 0xffff_a000_0000_0000..0xffff_c000_0000_0000);
     layout.put_vmalloc_at(0xffa0_0000_0000_0000);
     assert_eq!(layout.vmalloc, 0xffa0_0000_0000_0000..0xffd2_0000_0000_0000);
+    layout.put_vmalloc_at(KERNEL_HALF_4_LEVEL);
+    assert_eq!(layout.vmalloc, KERNEL_HALF_4_LEVEL..0xffff_a000_0000_0000);
     layout.put_vmalloc_at(u64::MAX);
     assert_eq!(layout.vmalloc, u64::MAX..u64::MAX);
 }

@@ -110,15 +110,32 @@ fn the_middle_of_a_long_record_is_left_out() {
 
 #[test]
 fn ways_in_have_the_kernels_names() {
+    use Began::Vector;
     let ways = [
         (Began::Syscall, "SYSCALL"),
-        (Began::Vector(2), "NMI"),
-        (Began::Vector(14), "#PF"),
-        (Began::Vector(31), "exception 31"),
-        (Began::Vector(0xec), "interrupt 0xec (local timer)"),
-        (Began::Vector(0x30), "interrupt 0x30"),
+        (Began::CompatSyscall, "32-bit SYSCALL"),
+        (Began::Sysenter, "SYSENTER"),
+        (Began::Call, "a call"),
+        (Began::FaultingReturn(13), "#GP of IRET"),
+        (Vector(29), "#VC"),
+        (Vector(31), "exception 31"),
+        (Vector(32), "interrupt 0x20"),
+        (Vector(0x80), "INT 0x80"),
+        (Vector(0xec), "interrupt 0xec (local timer)"),
+        (Vector(0xf6), "interrupt 0xf6 (irq_work)"),
+        (Vector(0xfb), "interrupt 0xfb (call function, single)"),
+        (Vector(0xfc), "interrupt 0xfc (call function)"),
+        (Vector(0xfd), "interrupt 0xfd (reschedule)"),
     ];
     for (began, name) in ways {
         assert_eq!(way(began), name);
+    }
+    // The rest has numbers (SDM vol. 3, table 6-1).
+    let exceptions =
+        "#DE #DB NMI #BP #OF #BR #UD #NM #DF - #TS #NP #SS #GP #PF - #MF #AC #MC #XM - #CP";
+    for (vector, name) in (0..).zip(exceptions.split(' ')) {
+        let number = format!("exception {vector}");
+        let name = if name == "-" { &number } else { name };
+        assert_eq!(way(Vector(vector)), name);
     }
 }
