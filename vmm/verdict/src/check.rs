@@ -182,3 +182,38 @@ pub(crate) fn list<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
         .collect::<Vec<_>>()
         .join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use ipirig_sweep::result::{SCHEMA_VERSION, Timing};
+
+    use super::*;
+
+    #[test]
+    fn a_sweep_has_the_verdict_of_that_name_and_an_unknown_name_is_an_error() {
+        use Verdict::{Error, Held, Skipped, Violated};
+        let of = |name: &str| {
+            Verdict::of(&SweepResult {
+                schema_version: SCHEMA_VERSION,
+                verdict: name.to_owned(),
+                why: None,
+                shard: "1/1".to_owned(),
+                complete: true,
+                kernel: None,
+                paths: vec![],
+                points: vec![],
+                timing: Timing::default(),
+            })
+        };
+        for (name, verdict) in ["held", "violated", "error", "skipped"]
+            .into_iter()
+            .zip([Held, Violated, Error, Skipped])
+        {
+            assert_eq!(
+                (of(name), format!("{verdict:>9}")),
+                (verdict, format!("{name:>9}"))
+            );
+        }
+        assert_eq!(of("Held"), Error);
+    }
+}

@@ -198,6 +198,41 @@ mod tests {
     }
 
     #[test]
+    fn no_machine_is_skipped_only_where_the_host_lacks_something() {
+        let io = std::io::Error::other;
+        let parameters = vec!["kvm_intel.enable_ipiv".to_owned()];
+        for (error, verdict) in [
+            (MachineError::NoX2apic, Verdict::Skipped),
+            (MachineError::IpisPastKvm { parameters }, Verdict::Skipped),
+            (MachineError::Cpus(0), Verdict::Error),
+            (MachineError::NoAnswer(1), Verdict::Error),
+            (
+                MachineError::Host {
+                    what: "eventfd",
+                    source: io("none left"),
+                },
+                Verdict::Error,
+            ),
+        ] {
+            assert_eq!(without_machine(&error), verdict, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_comes_to_the_end_says_what_it_is_and_how_it_was_entered() {
+        let result = run(Script::default()).unwrap();
+        let entries = result.entries.iter().map(|it| (it.cpu, it.kind));
+        assert_eq!(entries.collect::<Vec<_>>(), [(2, "syscall")]);
+        let expected = KernelInfo {
+            release: Some("6.12.1-fake".to_owned()),
+            module: Some(true),
+            paging: Some(ipirig_entry::Paging::default()),
+            ..KernelInfo::new(&KernelFiles::new("k", "i"), "")
+        };
+        assert_eq!(result.kernel, Some(expected));
+    }
+
+    #[test]
     fn a_guest_that_stops_leaves_its_report_in_the_result() {
         let script = Script {
             stops_in: Some(Moment::Boot),
@@ -215,5 +250,7 @@ mod tests {
             result.report.as_deref(),
             Some("report: triple fault on vCPU 1")
         );
+        let kernel = KernelInfo::new(&KernelFiles::new("k", "i"), "");
+        assert_eq!(result.kernel, Some(kernel));
     }
 }

@@ -32,3 +32,23 @@ impl RecordedEntry {
         Some(listing(record, layout, self.audit.as_ref()?, extent))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ipirig_fake::{Script, evidence};
+
+    use super::*;
+    use crate::checks::judge;
+
+    #[test]
+    fn an_entry_that_was_recorded_and_judged_is_listed_and_no_other() {
+        let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+        let listed = |evidence: &_| judge(&plan, evidence).1[0].listing(Extent::Whole);
+        let text = listed(&evidence).unwrap_or_default();
+        let (header, steps) = text.split_once('\n').unwrap();
+        let expected = "CPU 2 enters the kernel by SYSCALL: catch-up by instruction 3, danger zone 2 instructions";
+        assert_eq!((header, steps.matches("sysret").count()), (expected, 1));
+        evidence.layout = Err("no vmlinux".to_owned());
+        assert_eq!(listed(&evidence), None);
+    }
+}

@@ -146,6 +146,41 @@ mod tests {
     }
 
     #[test]
+    fn the_process_ends_with_the_code() {
+        use Code::{Error, Interrupted, Ok, Skipped, Usage, Violated};
+        for (code, number) in [Ok, Violated, Usage, Error, Skipped, Interrupted]
+            .into_iter()
+            .zip([0_u8, 1, 2, 3, 4, 130])
+        {
+            assert_eq!(ExitCode::from(code), ExitCode::from(number), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_usable_kvm_is_skipped_and_one_that_fails_is_an_error() {
+        let path = || std::path::PathBuf::from("/dev/kvm");
+        let source = || std::io::Error::other("why");
+        let lacks = [
+            HostError::NoKvm { path: path() },
+            HostError::NotAllowed {
+                path: path(),
+                source: source(),
+            },
+            HostError::Open {
+                path: path(),
+                source: source(),
+            },
+            HostError::Version {
+                path: path(),
+                version: 11,
+            },
+            HostError::Missing { capability: "x" },
+        ];
+        assert_eq!(lacks.map(|it| host_verdict(&it)), [Verdict::Skipped; 5]);
+        assert_eq!(host_verdict(&HostError::Cores(source())), Verdict::Error);
+    }
+
+    #[test]
     fn an_audit_is_clean_only_if_nothing_is_found_and_nothing_is_left_open() {
         use ipirig_audit::{Finding, Open, Unknown, What};
         let offence = Finding {

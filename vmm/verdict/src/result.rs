@@ -309,3 +309,80 @@ fn window(tally: &Tally) -> Window {
         other_interrupts: named(&tally.other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ipirig_fake::{Script, evidence};
+
+    use super::*;
+
+    #[test]
+    fn a_result_says_of_each_vcpu_what_it_got_and_what_was_put_off() {
+        let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+        let counts = |vector, count| BTreeMap::from([(Kind::Vector(vector), count)]);
+        evidence.ledger.cpus.truncate(2);
+        evidence.ledger.cpus[1].window = Tally {
+            writes: 2,
+            targeted: counts(0xfc, 5),
+            targeted_by: BTreeMap::from([(0, 5)]),
+            coalesced: 1,
+            delivered: counts(0xfc, 4),
+            other: counts(0xec, 3),
+            ..Tally::default()
+        };
+        evidence.ledger.cpus[0].window = Tally::default();
+        evidence.window = Duration::from_nanos(2_500_000_600);
+        let result = RunResult::new(&plan, vec![]).with_evidence(&plan, &evidence);
+        let named = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
+        let got = Window {
+            ipis_targeted: 5,
+            ipi_deliveries: 4,
+            ipi_writes: 2,
+            coalesced: 1,
+            by_vector: named("call-function", 5),
+            by_source: BTreeMap::from([(0, 5)]),
+            other_interrupts: named("local-timer", 3),
+        };
+        let vcpu = |id, role, window, counted| Vcpu {
+            id,
+            role,
+            window,
+            deferred: Some(counted),
+            caught_up: Some(counted),
+        };
+        let expected = [
+            vcpu(0, "control", Window::default(), 0),
+            vcpu(1, "housekeeping", got, 0),
+            vcpu(2, "isolated", Window::default(), 303),
+        ];
+        assert_eq!(result.vcpus, expected);
+        assert_eq!(
+            result.timing.window_s.map(|s| s.to_string()),
+            Some("2.500001".to_owned())
+        );
+    }
+
+    #[test]
+    fn times_are_in_seconds_to_the_microsecond() {
+        let said = [0, 499, 1_234_567_890, 60_000_000_000].map(|ns| seconds_of_ns(ns).to_string());
+        assert_eq!(said, ["0", "0", "1.234568", "60"]);
+    }
+
+    #[test]
+    fn it_is_said_how_the_guest_came_to_be_ready() {
+        let ready = |boot_s, restored_s| {
+            Timing {
+                boot_s,
+                restored_s,
+                ..Timing::default()
+            }
+            .ready()
+        };
+        assert_eq!(ready(Some(1.26), None).as_deref(), Some("boot 1.3 s"));
+        assert_eq!(
+            ready(None, Some(0.126)).as_deref(),
+            Some("restored in 0.13 s")
+        );
+        assert_eq!(ready(None, None), None);
+    }
+}

@@ -85,7 +85,6 @@ pub(super) fn housekeeping_ipis(plan: &Plan, evidence: &Evidence) -> Option<Chec
                     "{sent} IPIs, at least {least} must be delivered to a CPU that is not isolated"
                 ),
             ),
-            Some((Verdict::Held, words)) => (Verdict::Held, format!("{sent} IPIs: {words}")),
             Some((status, words)) => (status, format!("{sent} IPIs: {words}")),
             None => (Verdict::Held, format!("{sent} IPIs, at least {least}")),
         };

@@ -199,7 +199,10 @@ mod tests {
 
     #[test]
     fn text_needs_an_instruction_that_serialises() {
-        assert!(done(&[Effect::Serialising], 0, Changes::Text, 0));
+        for count in [1, 2] {
+            let effects = vec![Effect::Serialising; count];
+            assert!(done(&effects, 0, Changes::Text, 0), "{count}");
+        }
         assert!(done(
             &[Effect::WriteCr3 { value: NOFLUSH }],
             PCIDE,
@@ -239,6 +242,7 @@ mod tests {
             assert_eq!(tlb(&[invpcid], PCIDE), all, "{kind}");
         }
         assert!(tlb(&[Effect::WriteCr3 { value: 0x1000 }], 0));
+        assert!(tlb(&[Effect::WriteCr3 { value: 0x1000 }; 2], 0));
         // Those of another PCID stay.
         assert!(!tlb(&[Effect::WriteCr3 { value: 0x1000 }], PCIDE));
     }

@@ -194,6 +194,7 @@ mod tests {
     fn a_poke_is_done_with_what_serialises_after_the_last_store_to_the_text() {
         let poke = |code: &[&[u8]]| is_done(Change::Text(1, 3), &call([0x1000, 0], code));
         assert!(poke(&[STORE, CPUID]));
+        assert!(poke(&[STORE, CPUID, CPUID]));
         assert!(!poke(&[CPUID, STORE]));
         assert!(!poke(&[STORE, CPUID, STORE]));
         // Stores of the kernel's own are none.

@@ -7,6 +7,7 @@ use crate::check::Verdict::{Error, Held, Skipped, Violated};
 use crate::check::*;
 use crate::overall::*;
 
+mod bounds;
 mod cross_check;
 mod doubt;
 mod faults;
@@ -17,6 +18,14 @@ mod overall;
 mod paging;
 mod unproduced;
 mod unwatched;
+
+/// A kernel that sends three IPIs an operation, and defers nothing.
+fn sends() -> Script {
+    Script {
+        ipis_per_operation: 3,
+        ..Script::default()
+    }
+}
 
 fn statuses(script: Script) -> Vec<(&'static str, Verdict)> {
     let (plan, evidence) = evidence("static-key-flip", None, script);
@@ -60,10 +69,7 @@ fn a_healthy_guest_holds_every_check_in_every_scenario_and_size() {
 
 #[test]
 fn evidence_says_how_many_what_and_how_often() {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     assert_eq!(
         check(ISOLATED_IPIS, "static-key-flip", script.clone()).evidence,
         "vCPU 2: 303 IPIs (call-function 303) from vCPU 0, 3.00 per operation"
@@ -288,11 +294,7 @@ fn the_handler_of_the_last_ipi_may_take_its_time() {
 
 #[test]
 fn ipis_that_must_come_have_to_interrupt_user_space_or_the_kernel_as_the_scenario_says() {
-    let script = || Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
-    let (plan, mut evidence) = evidence("noinstr-key-flip", None, script());
+    let (plan, mut evidence) = evidence("noinstr-key-flip", None, sends());
     let held = named(USER_SPACE, &plan, &evidence);
     assert!(
         held.evidence
@@ -305,7 +307,7 @@ fn ipis_that_must_come_have_to_interrupt_user_space_or_the_kernel_as_the_scenari
     evidence.ledger.cpus[2].window.ipis_at_user = 1;
     assert_eq!(named(USER_SPACE, &plan, &evidence).status, Error);
 
-    let (plan, mut evidence) = self::evidence("target-in-kernel", None, script());
+    let (plan, mut evidence) = self::evidence("target-in-kernel", None, sends());
     assert_eq!(named(KERNEL, &plan, &evidence).status, Held);
     evidence.ledger.cpus[2].window.ipis_at_user = 1;
     assert_eq!(named(KERNEL, &plan, &evidence).status, Error);
@@ -386,14 +388,7 @@ fn with_deferral_off_counters_that_stand_still_are_skipped_and_others_violated()
 
 #[test]
 fn with_deferral_off_a_stock_storm_is_violated_and_nothing_else() {
-    let (mut plan, evidence) = evidence(
-        "static-key-flip",
-        None,
-        Script {
-            ipis_per_operation: 3,
-            ..Script::default()
-        },
-    );
+    let (mut plan, evidence) = evidence("static-key-flip", None, sends());
     plan.deferral = false;
     let (checks, _) = judge(&plan, &evidence);
     let counters = checks.iter().find(|check| check.name == COUNTERS).unwrap();
@@ -438,22 +433,13 @@ fn counters_that_run_backwards_or_vanish_are_errors() {
 #[test]
 fn what_the_ledger_could_not_keep_is_an_error() {
     let (_, good) = evidence("static-key-flip", None, Script::default());
-    assert_eq!(
-        soundness::nothing_lost(&good, "a smaller storm will").status,
-        Held
-    );
+    let status = |evidence: &Evidence| soundness::nothing_lost(evidence, "a smaller one").status;
     let mut dropped = good.clone();
     dropped.ledger.dropped = 1;
-    assert_eq!(
-        soundness::nothing_lost(&dropped, "a smaller storm will").status,
-        Error
-    );
-    let mut strange = good;
+    let mut strange = good.clone();
     strange.ledger.strangers = 1;
-    assert_eq!(
-        soundness::nothing_lost(&strange, "a smaller storm will").status,
-        Error
-    );
+    let all = [good, dropped, strange];
+    assert_eq!(all.each_ref().map(status), [Held, Error, Error]);
 }
 
 #[test]

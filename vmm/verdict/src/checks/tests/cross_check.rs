@@ -16,10 +16,7 @@ fn checked(script: Script) -> (Verdict, String) {
 
 /// A kernel that does not defer: three IPIs an operation to the isolated vCPU.
 fn off() -> Script {
-    Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    }
+    sends()
 }
 
 fn doctored(doctor: fn(&mut Vec<String>)) -> Script {

@@ -4,118 +4,43 @@ use super::*;
 
 #[test]
 fn each_fault_is_noticed_by_its_check_and_only_there() {
-    let cases = [
+    type Fault = (fn(&mut Script), &'static [(&'static str, Verdict)]);
+    const NO_TRACE: &[(&str, Verdict)] = &[
+        (COMPLETED, Error),
+        (DANGER_ZONE, Error),
+        (FLAG_ORDER, Error),
+    ];
+    let cases: &[Fault] = &[
+        (|it| it.no_witness = true, &[(STORM_RAN, Error)]),
+        (|it| it.heart_stops = true, &[(USER_SPACE, Error)]),
+        (|it| it.timers = 1, &[(USER_SPACE, Error)]),
+        (|it| it.in_kernel = true, &[(USER_SPACE, Error)]),
+        (|it| it.stale = true, &[(COMPLETED, Violated)]),
+        (|it| it.probe_errno = 5, &[(COMPLETED, Error)]),
+        (|it| it.lazy = 2, &[(STORM_RAN, Error), (COMPLETED, Error)]),
+        (|it| it.undeliverable = 1, &[(NOTHING_LOST, Error)]),
+        (|it| it.hidden = 1, &[(NO_WAY_ROUND, Error)]),
+        (|it| it.counters = Counting::Absent, &[(COUNTERS, Skipped)]),
+        (|it| it.counters = Counting::Nonsense, &[(COUNTERS, Error)]),
         (
-            Script {
-                no_witness: true,
-                ..Script::default()
-            },
-            vec![(STORM_RAN, Error)],
+            |it| it.counters = Counting::NothingDeferred,
+            &[(COUNTERS, Error)],
         ),
         (
-            Script {
-                heart_stops: true,
-                ..Script::default()
-            },
-            vec![(USER_SPACE, Error)],
+            |it| it.counters = Counting::NeverCaughtUp,
+            &[(COUNTERS, Violated)],
         ),
         (
-            Script {
-                timers: 1,
-                ..Script::default()
-            },
-            vec![(USER_SPACE, Error)],
+            |it| it.counters = Counting::BeforeTasks,
+            &[(COUNTERS, Violated)],
         ),
         (
-            Script {
-                in_kernel: true,
-                ..Script::default()
-            },
-            vec![(USER_SPACE, Error)],
+            |it| it.counters = Counting::Everywhere,
+            &[(COUNTERS, Violated)],
         ),
         (
-            Script {
-                stale: true,
-                ..Script::default()
-            },
-            vec![(COMPLETED, Violated)],
-        ),
-        (
-            Script {
-                probe_errno: 5,
-                ..Script::default()
-            },
-            vec![(COMPLETED, Error)],
-        ),
-        (
-            Script {
-                lazy: 2,
-                ..Script::default()
-            },
-            vec![(STORM_RAN, Error), (COMPLETED, Error)],
-        ),
-        (
-            Script {
-                undeliverable: 1,
-                ..Script::default()
-            },
-            vec![(NOTHING_LOST, Error)],
-        ),
-        (
-            Script {
-                hidden: 1,
-                ..Script::default()
-            },
-            vec![(NO_WAY_ROUND, Error)],
-        ),
-        (
-            Script {
-                counters: Counting::Absent,
-                ..Script::default()
-            },
-            vec![(COUNTERS, Skipped)],
-        ),
-        (
-            Script {
-                counters: Counting::Nonsense,
-                ..Script::default()
-            },
-            vec![(COUNTERS, Error)],
-        ),
-        (
-            Script {
-                counters: Counting::NothingDeferred,
-                ..Script::default()
-            },
-            vec![(COUNTERS, Error)],
-        ),
-        (
-            Script {
-                counters: Counting::NeverCaughtUp,
-                ..Script::default()
-            },
-            vec![(COUNTERS, Violated)],
-        ),
-        (
-            Script {
-                counters: Counting::BeforeTasks,
-                ..Script::default()
-            },
-            vec![(COUNTERS, Violated)],
-        ),
-        (
-            Script {
-                counters: Counting::Everywhere,
-                ..Script::default()
-            },
-            vec![(COUNTERS, Violated)],
-        ),
-        (
-            Script {
-                ipis_per_operation: 3,
-                ..Script::default()
-            },
-            vec![
+            |it| it.ipis_per_operation = 3,
+            &[
                 (ISOLATED_IPIS, Violated),
                 (USER_SPACE, Violated),
                 (COMPLETED, Skipped),
@@ -124,12 +49,8 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
             ],
         ),
         (
-            Script {
-                ipis_in_kernel: 2,
-                timers: 1,
-                ..Script::default()
-            },
-            vec![
+            |it| (it.ipis_in_kernel, it.timers) = (2, 1),
+            &[
                 (ISOLATED_IPIS, Error),
                 (USER_SPACE, Error),
                 (COMPLETED, Skipped),
@@ -137,11 +58,8 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
             ],
         ),
         (
-            Script {
-                ipis_in_kernel: 2,
-                ..Script::default()
-            },
-            vec![
+            |it| it.ipis_in_kernel = 2,
+            &[
                 (ISOLATED_IPIS, Violated),
                 (USER_SPACE, Violated),
                 (COMPLETED, Skipped),
@@ -149,113 +67,44 @@ fn each_fault_is_noticed_by_its_check_and_only_there() {
             ],
         ),
         (
-            Script {
-                path: Path::NoCatchUp,
-                ..Script::default()
-            },
-            vec![
+            |it| it.path = Path::NoCatchUp,
+            &[
                 (COMPLETED, Violated),
                 (DANGER_ZONE, Violated),
                 (FLAG_ORDER, Violated),
             ],
         ),
         (
-            Script {
-                path: Path::FlagLate,
-                ..Script::default()
-            },
-            vec![(DANGER_ZONE, Violated), (FLAG_ORDER, Violated)],
+            |it| it.path = Path::FlagLate,
+            &[(DANGER_ZONE, Violated), (FLAG_ORDER, Violated)],
         ),
         (
-            Script {
-                path: Path::FlagClearedEarly,
-                ..Script::default()
-            },
-            vec![(FLAG_ORDER, Violated)],
+            |it| it.path = Path::FlagClearedEarly,
+            &[(FLAG_ORDER, Violated)],
         ),
+        (|it| it.path = Path::StaticKey, &[(DANGER_ZONE, Violated)]),
         (
-            Script {
-                path: Path::StaticKey,
-                ..Script::default()
-            },
-            vec![(DANGER_ZONE, Violated)],
+            |it| it.path = Path::BrokenOff,
+            &[(COMPLETED, Error), (FLAG_ORDER, Error)],
         ),
+        (|it| it.path = Path::NotSeen, NO_TRACE),
+        (|it| it.path = Path::Hole, NO_TRACE),
+        (|it| it.path = Path::Other, NO_TRACE),
+        (|it| it.path = Path::NoBreakpoint, NO_TRACE),
         (
-            Script {
-                path: Path::BrokenOff,
-                ..Script::default()
-            },
-            vec![(COMPLETED, Error), (FLAG_ORDER, Error)],
-        ),
-        (
-            Script {
-                path: Path::NotSeen,
-                ..Script::default()
-            },
-            vec![
-                (COMPLETED, Error),
-                (DANGER_ZONE, Error),
-                (FLAG_ORDER, Error),
-            ],
-        ),
-        (
-            Script {
-                path: Path::Hole,
-                ..Script::default()
-            },
-            vec![
-                (COMPLETED, Error),
-                (DANGER_ZONE, Error),
-                (FLAG_ORDER, Error),
-            ],
-        ),
-        (
-            Script {
-                path: Path::Other,
-                ..Script::default()
-            },
-            vec![
-                (COMPLETED, Error),
-                (DANGER_ZONE, Error),
-                (FLAG_ORDER, Error),
-            ],
-        ),
-        (
-            Script {
-                path: Path::NoBreakpoint,
-                ..Script::default()
-            },
-            vec![
-                (COMPLETED, Error),
-                (DANGER_ZONE, Error),
-                (FLAG_ORDER, Error),
-            ],
-        ),
-        (
-            Script {
-                debug: Debugging::NO_BREAKPOINTS,
-                ..Script::default()
-            },
-            vec![
+            |it| it.debug = Debugging::NO_BREAKPOINTS,
+            &[
                 (COMPLETED, Skipped),
                 (DANGER_ZONE, Skipped),
                 (FLAG_ORDER, Skipped),
             ],
         ),
-        (
-            Script {
-                changes_unseen: true,
-                ..Script::default()
-            },
-            vec![
-                (COMPLETED, Error),
-                (DANGER_ZONE, Error),
-                (FLAG_ORDER, Error),
-            ],
-        ),
+        (|it| it.changes_unseen = true, NO_TRACE),
     ];
-    for (script, expected) in cases {
-        assert_eq!(statuses(script.clone()), expected, "{script:?}");
+    for (fault, expected) in cases {
+        let mut script = Script::default();
+        fault(&mut script);
+        assert_eq!(&statuses(script.clone()), expected, "{script:?}");
     }
 }
 

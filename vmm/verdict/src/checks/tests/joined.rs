@@ -56,10 +56,7 @@ fn blame(cause: &str, number: u32, count: u64) -> Attribution {
 /// 99 pokes, 100 ns apart from 100 on, with an IPI 10 ns after each but the 50th, at 5000; and one IPI for
 /// `cause`, sent and taken at these times.
 fn one_short(cause: &str, (at, then): (u64, u64)) -> (Verdict, String) {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     let (plan, mut evidence) = evidence("target-in-kernel", None, script);
     let mut sequence = Sequence::default();
     for time_ns in (1..=99).map(|nth: u64| nth * 100) {
@@ -76,6 +73,19 @@ fn one_short(cause: &str, (at, then): (u64, u64)) -> (Verdict, String) {
         }
     }
     sequence.details.extend([sent(at, 9), taken(then)]);
+    // None of these is that IPI: another vCPU's, of another kind, and none at all.
+    for (cpu, kind, ipi) in [(1, CALL, true), (2, Kind::Nmi, true), (2, CALL, false)] {
+        let Detail::Delivery(one) = taken(at) else {
+            continue;
+        };
+        let other = Delivery {
+            cpu,
+            kind,
+            ipi,
+            ..one
+        };
+        sequence.details.push(Detail::Delivery(other));
+    }
     evidence.sequence = Some(sequence);
     evidence.blame = vec![
         blame("static key", 7, 98),
@@ -88,7 +98,7 @@ fn one_short(cause: &str, (at, then): (u64, u64)) -> (Verdict, String) {
 
 #[test]
 fn one_that_could_join_another_pending_ipi_is_not_lost() {
-    for times in [(5005, 5050), (4990, 5005), (5080, 5200)] {
+    for times in [(5005, 5050), (4999, 5001), (5099, 5200), (5050, 5050)] {
         let (status, words) = one_short("wake-up", times);
         assert_eq!(status, Held, "{times:?}: {words}");
         let joined =
@@ -101,8 +111,9 @@ fn one_that_could_join_another_pending_ipi_is_not_lost() {
 fn one_that_could_join_none_is_lost() {
     // Taken before the change, sent after the next one, and of a cause whose sender waits.
     for (cause, times) in [
-        ("wake-up", (4990, 4995)),
-        ("wake-up", (5105, 5150)),
+        ("wake-up", (4990, 5000)),
+        ("wake-up", (4990, 4990)),
+        ("wake-up", (5100, 5150)),
         ("vunmap", (5005, 5050)),
     ] {
         let (status, words) = one_short(cause, times);

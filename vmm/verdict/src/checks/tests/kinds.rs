@@ -16,7 +16,7 @@ use ipirig_fake::kernel;
 use super::*;
 
 /// IPIs of these causes to the vCPU `cpu`.
-fn blame(cpu: usize, causes: &[(&str, u64)]) -> Vec<Attribution> {
+pub(super) fn blame(cpu: usize, causes: &[(&str, u64)]) -> Vec<Attribution> {
     let one = |&(cause, count): &(&str, u64)| Attribution {
         cause: cause.to_owned(),
         by: None,
@@ -33,11 +33,8 @@ fn blame(cpu: usize, causes: &[(&str, u64)]) -> Vec<Attribution> {
 }
 
 /// A guest that sends three IPIs an operation, 198 in all, with these causes.
-fn in_kernel(causes: &[(&str, u64)]) -> (Verdict, String) {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+pub(super) fn in_kernel(causes: &[(&str, u64)]) -> (Verdict, String) {
+    let script = sends();
     let (plan, mut evidence) = evidence("target-in-kernel", None, script);
     evidence.blame = blame(2, causes);
     let check = named(ISOLATED_IPIS, &plan, &evidence);
@@ -104,10 +101,7 @@ fn each_state_of_the_target_is_held_if_every_ipi_comes_and_violated_if_none_does
 
 #[test]
 fn a_vcpu_that_does_not_idle_when_it_should_proves_nothing_of_idle_ones() {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     let (plan, mut evidence) = evidence("target-idle", None, script);
     let check = named(KERNEL, &plan, &evidence);
     let words = "vCPU 2: CPL 0 at both ends and at each of 198 IPIs, in HLT at 198";
@@ -178,10 +172,7 @@ const CPUID: [u8; 2] = [0x0f, 0xa2];
 
 /// The check of a run whose handlers did this.
 fn handlers(text: &[[u8; 2]], texts: usize, tlbs: usize) -> (Verdict, String, Verdict) {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     let (plan, mut evidence) = evidence("handler-work", None, script);
     let mut all = vec![handled(0, text); texts];
     all.extend(vec![cr3(); tlbs]);
@@ -236,10 +227,7 @@ fn sender(poke: [u8; 2], flush: [u8; 3]) -> Vec<Handled> {
 #[test]
 fn a_sender_that_does_not_do_its_own_share_is_violated_though_others_do_theirs() {
     let judged = |own: Vec<Handled>| {
-        let script = Script {
-            ipis_per_operation: 3,
-            ..Script::default()
-        };
+        let script = sends();
         let (plan, mut evidence) = evidence("handler-work", None, script);
         let mut all = vec![handled(0, &[CPUID]); 3];
         all.extend(vec![cr3(); 2]);
@@ -300,10 +288,7 @@ fn an_ipi_that_did_nothing_before_it_returned_is_violated_though_it_came() {
 
 #[test]
 fn an_ipi_that_was_not_followed_to_its_end_may_have_done_it_later() {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     let (plan, mut evidence) = evidence("handler-work", None, script);
     let mut cut = handled(0, &[NOP]);
     cut.record.steps.pop();
@@ -328,10 +313,7 @@ fn what_was_not_followed_or_not_whole_proves_nothing() {
     let expected = "vCPU 2: 2 IPIs were followed, of at least 3 that must come";
     assert_eq!(words, expected);
 
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     let (plan, mut evidence) = evidence("handler-work", None, script);
     let mut hole = handled(0, &[CPUID, NOP]);
     hole.record.steps.remove(1);
@@ -356,10 +338,7 @@ fn what_was_not_followed_or_not_whole_proves_nothing() {
 /// Five windows in which the vCPU entered the kernel before one change after the other, and then got so
 /// many IPIs.
 fn entered(ipis: [u64; 5]) -> (Plan, Evidence) {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+    let script = sends();
     let (_, mut evidence) = evidence("target-in-kernel", None, script);
     let plan = plan("enters-in-mid-batch", None);
     let mut window = evidence.windows[0].clone();
@@ -441,11 +420,8 @@ fn a_storm_with_fewer_changes_than_that_is_an_error() {
 }
 
 /// A poke every 100 ns from 100 on, an IPI 10 ns after each, taken by vCPU 2 so many ns after that.
-fn waits(delays: &[u64]) -> (Verdict, String) {
-    let script = Script {
-        ipis_per_operation: 3,
-        ..Script::default()
-    };
+pub(super) fn waits(delays: &[u64]) -> (Verdict, String) {
+    let script = sends();
     let (plan, mut evidence) = evidence("target-in-kernel", None, script);
     let mut sequence = Sequence::default();
     for (at, delay) in (1..).map(|nth: u64| nth * 100).zip(delays) {

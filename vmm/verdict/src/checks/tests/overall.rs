@@ -52,6 +52,8 @@ fn a_missing_essential_check_is_an_error() {
                 .map(|names| Check::new(names[0], Held, ""))
                 .collect();
             assert_eq!(overall(&plan, &checks), Error, "{missing:?}");
+            let held = !ISOLATION.contains(missing);
+            assert_eq!(isolation_held(&checks), held, "{missing:?}");
         }
     }
 }

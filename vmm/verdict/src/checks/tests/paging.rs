@@ -148,6 +148,19 @@ fn a_kernel_that_may_defer_without_isolation_is_blamed_as_any_other() {
 }
 
 #[test]
+fn what_was_deferred_and_forgotten_is_no_fault_of_page_tables() {
+    let script = Script {
+        counters: Counting::OneForgotten,
+        paging: Paging {
+            isolated: false,
+            ..Paging::default()
+        },
+        ..Script::default()
+    };
+    assert_eq!(check(COUNTERS, "vunmap-storm", script).status, Violated);
+}
+
+#[test]
 fn global_translations_are_not_flushed_by_the_load_of_cr3() {
     let script = Script {
         paging: Paging {

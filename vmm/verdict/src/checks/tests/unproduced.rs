@@ -37,6 +37,7 @@ fn what_no_entry_could_catch_up_with_is_no_violation() {
             Skipped,
             "303 deferred, 0 caught up with; no entry could be produced",
         ),
+        (303, &[false], Held, "303 deferred, 303 caught up with"),
         (
             202,
             &[true, false],
