@@ -53,9 +53,9 @@ const CPU_SETTINGS: &[CpuSetting] = &[CpuSetting {
 }];
 
 /// What does as much as that setting where the kernel refuses it: its server has nothing to do while no fair task is
-/// queued. Before 6.15 the server of each CPU is charged for to the root domain in which isolated CPUs are, with those of
-/// CPUs that have left it, so that with more than 20 CPUs no other value has room there (EBUSY of
-/// dl_server_apply_params, kernel/sched/deadline.c).
+/// queued. 6.12 charges the servers of all CPUs to the root domain that isolated CPUs stay in, also of those that have left
+/// it, so that with more than 20 CPUs no other value has room there (EBUSY of dl_server_apply_params,
+/// kernel/sched/deadline.c). 7.2 does not.
 const FIRST: &str = "the CPU's deadline server, which could not be switched off, kicks it once a second for a fair task";
 
 /// A file that was written to, or not.

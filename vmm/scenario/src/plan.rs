@@ -159,7 +159,7 @@ impl Default for Timeouts {
             prepare: Duration::from_secs(120),
             phase: Duration::from_secs(60),
             quiet: Duration::from_millis(300),
-            // Of a fair server (fair_server_init, kernel/sched/fair.c); the others have longer ones.
+            // The period of a fair server (dl_server_start of kernel/sched/deadline.c).
             refused: Duration::from_secs(1),
             timer: Duration::from_secs(5),
             poll: Duration::from_millis(10),

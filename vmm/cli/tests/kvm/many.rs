@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 
 use crate::harness::{ensure, held};
 
-/// With more than 20 a kernel before 6.15 refuses to switch off the deadline server of an isolated CPU: the isolated task is
+/// With more than 20 the kernel (6.12) refuses to switch off the deadline server of an isolated CPU: the isolated task is
 /// put before what that server serves, and is left alone for as long as such a machine takes.
 pub(crate) fn not_served() -> Result<(), Failed> {
     let result = held("static-key-flip", &["--vcpus", "24", "--timeout", "600"])?;
