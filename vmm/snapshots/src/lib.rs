@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,10 @@ const BYTES_KEPT: u64 = 1 << 30;
 const SUFFIX: &str = ".snapshot";
 /// What is being written begins with this, until it is whole.
 const UNFINISHED: &str = ".unfinished-";
-/// What is unfinished for so long is left over from a process that was killed.
+/// What is unfinished for so long is left over from a process that was killed, where locks do not tell.
 const ABANDONED: Duration = Duration::from_secs(3600);
+/// Longer than it takes to lock a file that was just made.
+const BEGINNING: Duration = Duration::from_secs(1);
 
 /// A snapshot that is being written. It vanishes when this is dropped, and when the process is made to end.
 #[derive(Debug)]
@@ -172,6 +174,8 @@ impl SnapshotPath {
             .prefix(UNFINISHED)
             .tempfile_in(directory)
             .map_err(file("cannot write in", directory))?;
+        // Others know by the lock that somebody is at it. Where there are no locks, they know by the time.
+        let _ = begun.as_file().try_lock();
         Ok(BegunSnapshot {
             unfinished: Unfinished::new(begun.path()),
             file: begun,
@@ -208,7 +212,7 @@ fn make_room(directory: &Path, now: SystemTime, bytes_kept: u64) -> io::Result<(
         if name.ends_with(SUFFIX) {
             whole.push((used, about.len(), entry.path()));
         } else if name.starts_with(UNFINISHED)
-            && now.duration_since(used).is_ok_and(|age| age > ABANDONED)
+            && is_abandoned(&entry.path(), now.duration_since(used).unwrap_or_default())
         {
             remove(&entry.path())?;
         }
@@ -222,6 +226,16 @@ fn make_room(directory: &Path, now: SystemTime, bytes_kept: u64) -> io::Result<(
         }
     }
     Ok(())
+}
+
+/// Whether nobody writes to an unfinished file any more, which was written to last so long ago.
+fn is_abandoned(path: &Path, age: Duration) -> bool {
+    let locked = File::open(path).map(|file| file.try_lock());
+    match locked {
+        Ok(Ok(())) => age > BEGINNING,
+        Ok(Err(TryLockError::WouldBlock)) => false,
+        Ok(Err(TryLockError::Error(_))) | Err(_) => age > ABANDONED,
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -354,13 +368,18 @@ mod tests {
             ("d.snapshot", 10, 20),
             ("notes", 10, 9999),
             (".unfinished-1", 10, 5),
-            (".unfinished-2", 10, 4000),
+            (".unfinished-2", 10, 5),
+            (".unfinished-3", 10, 0),
         ] {
             put(dir.path(), name, bytes, age);
         }
+        // Somebody writes the first, and has just begun with the third.
+        let writer = File::open(dir.path().join(".unfinished-1")).unwrap();
+        writer.try_lock().unwrap();
         make_room(dir.path(), SystemTime::now(), 30).unwrap();
         let left = [
             ".unfinished-1",
+            ".unfinished-3",
             "b.snapshot",
             "c.snapshot",
             "d.snapshot",
@@ -370,10 +389,17 @@ mod tests {
         make_room(dir.path(), SystemTime::now(), 20).unwrap();
         assert_eq!(
             names(dir.path()),
-            [".unfinished-1", "b.snapshot", "d.snapshot", "notes"]
+            [
+                ".unfinished-1",
+                ".unfinished-3",
+                "b.snapshot",
+                "d.snapshot",
+                "notes"
+            ]
         );
         // One that is larger than all is of use all the same.
         make_room(dir.path(), SystemTime::now(), 5).unwrap();
-        assert_eq!(names(dir.path()), [".unfinished-1", "b.snapshot", "notes"]);
+        let left = [".unfinished-1", ".unfinished-3", "b.snapshot", "notes"];
+        assert_eq!(names(dir.path()), left);
     }
 }
