@@ -230,11 +230,14 @@ fn make_room(directory: &Path, now: SystemTime, bytes_kept: u64) -> io::Result<(
 
 /// Whether nobody writes to an unfinished file any more, which was written to last so long ago.
 fn is_abandoned(path: &Path, age: Duration) -> bool {
-    let locked = File::open(path).map(|file| file.try_lock());
-    match locked {
-        Ok(Ok(())) => age > BEGINNING,
-        Ok(Err(TryLockError::WouldBlock)) => false,
-        Ok(Err(TryLockError::Error(_))) | Err(_) => age > ABANDONED,
+    match Trust::here().open(path) {
+        Ok(Ok(file)) => match file.try_lock() {
+            Ok(()) => age > BEGINNING,
+            Err(TryLockError::WouldBlock) => false,
+            Err(TryLockError::Error(_)) => age > ABANDONED,
+        },
+        // No file that is ours, such as a pipe.
+        Ok(Err(_)) | Err(_) => age > ABANDONED,
     }
 }
 
@@ -249,6 +252,7 @@ fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use std::fs::{File, Permissions};
     use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use ipirig_evidence::chain;
 
@@ -376,10 +380,15 @@ mod tests {
         // Somebody writes the first, and has just begun with the third.
         let writer = File::open(dir.path().join(".unfinished-1")).unwrap();
         writer.try_lock().unwrap();
+        // No file, at whose other end nobody is.
+        let pipe = dir.path().join(".unfinished-4");
+        let made = Command::new("mkfifo").arg(pipe).status().unwrap();
+        assert!(made.success());
         make_room(dir.path(), SystemTime::now(), 30).unwrap();
         let left = [
             ".unfinished-1",
             ".unfinished-3",
+            ".unfinished-4",
             "b.snapshot",
             "c.snapshot",
             "d.snapshot",
@@ -392,6 +401,7 @@ mod tests {
             [
                 ".unfinished-1",
                 ".unfinished-3",
+                ".unfinished-4",
                 "b.snapshot",
                 "d.snapshot",
                 "notes"
@@ -399,7 +409,13 @@ mod tests {
         );
         // One that is larger than all is of use all the same.
         make_room(dir.path(), SystemTime::now(), 5).unwrap();
-        let left = [".unfinished-1", ".unfinished-3", "b.snapshot", "notes"];
+        let left = [
+            ".unfinished-1",
+            ".unfinished-3",
+            ".unfinished-4",
+            "b.snapshot",
+            "notes",
+        ];
         assert_eq!(names(dir.path()), left);
     }
 }
