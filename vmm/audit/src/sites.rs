@@ -133,6 +133,6 @@ fn name(kernel: &Kernel, key: u64) -> String {
 /// The instruction that the file has at `address`.
 pub(crate) fn instruction(code: &Code, address: u64) -> String {
     code.from(address)
-        .and_then(|bytes| ipirig_entry::disassemble_at(bytes, address))
+        .and_then(|bytes| ipirig_instruction::disassemble_at(bytes, address))
         .unwrap_or_else(|| "(bad)".to_owned())
 }

@@ -3,7 +3,7 @@
 //! [`record`] is what a machine writes down: one [`Step`] an instruction. [`layout`] is where things
 //! are in the kernel that ran. [`passage`] is what follows an event that came at a chosen instruction. [`audit()`] decodes each step ([`decode`]), follows what is pending on
 //! the CPU ([`shadow`]) and says which instruction caught up, what was done before it that must not
-//! be, and whether the flag that senders read was set and cleared in the right order. [`listing()`]
+//! be, and whether the flag that senders read was set and cleared in the right order. [`listing`]
 //! shows the same to a person.
 //!
 //! What this crate does not do: step a CPU (`ipirig-machine` does), decide what a scenario expects
@@ -15,13 +15,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
-pub mod control;
-pub mod decode;
-mod disassemble;
-mod flow;
 pub mod layout;
 pub mod listing;
-mod nop;
 pub mod paging;
 pub mod passage;
 pub mod pending;
@@ -30,15 +25,11 @@ pub mod shadow;
 mod whole;
 
 pub use audit::{Audit, Finding, Flag, PendingInput, Switch, What, audit};
-pub use decode::invpcid_descriptor;
-pub use disassemble::{disassemble, disassemble_at, length};
-pub use flow::successor;
 pub use layout::{KernelLayout, LayoutError, slide};
-pub use listing::{Extent, listing};
-pub use nop::first_nop;
+pub use listing::{Extent, Listing};
 pub use paging::Paging;
 pub use pending::Pending;
-pub use record::{Began, Code, Ended, Record, Step, StepRegisters};
+pub use record::{Began, Ended, Record};
 pub use whole::NotWhole;
 
 #[cfg(test)]

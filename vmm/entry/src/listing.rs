@@ -3,6 +3,7 @@
 mod notes;
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use crate::audit::{Audit, Finding, Trace};
 use crate::layout::KernelLayout;
@@ -23,43 +24,66 @@ pub enum Extent {
     Whole,
 }
 
-/// The instructions of `record` with what `audit` says of them.
-#[must_use]
-pub fn listing(record: &Record, layout: &KernelLayout, audit: &Audit, extent: Extent) -> String {
-    let trace = Trace::new(record, layout);
-    let mut text = header(record, audit);
-    let left_out = match extent {
-        Extent::Ends => left_out(&trace, audit),
-        Extent::Whole => None,
-    };
-    for seen in trace.steps() {
-        if let Some((first, last)) = left_out {
-            if seen.number == first {
-                let count = last - first + 1;
-                let _ = writeln!(text, "        ... {count} instructions ...");
+/// The instructions of a record with what was found of them, as text: neither the record nor the kernel's symbols have
+/// to be kept for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    whole: String,
+    /// How many instructions are between the ends, and where they are in `whole`.
+    between: Option<(usize, Range<usize>)>,
+}
+
+impl Listing {
+    /// The instructions of `record` with what `audit` says of them.
+    #[must_use]
+    pub fn new(record: &Record, layout: &KernelLayout, audit: &Audit) -> Self {
+        let trace = Trace::new(record, layout);
+        let mut whole = header(record, audit);
+        let left_out = left_out(&trace, audit);
+        let mut between = whole.len()..whole.len();
+        for seen in trace.steps() {
+            if left_out.is_some_and(|(first, _)| first == seen.number) {
+                between.start = whole.len();
             }
-            if (first..=last).contains(&seen.number) {
-                continue;
+            let line = notes::line(seen, layout, audit);
+            let _ = writeln!(whole, "{}", line.trim_end());
+            for finding in findings(audit).filter(|finding| finding.step == seen.number) {
+                let _ = writeln!(whole, "        ! {}", finding.words);
+            }
+            if left_out.is_some_and(|(_, last)| last == seen.number) {
+                between.end = whole.len();
             }
         }
-        let line = notes::line(seen, layout, audit);
-        let _ = writeln!(text, "{}", line.trim_end());
-        for finding in findings(audit).filter(|finding| finding.step == seen.number) {
-            let _ = writeln!(text, "        ! {}", finding.words);
-        }
-    }
-    let _ = writeln!(
-        text,
-        "{}",
-        match record.ended {
+        let end = match record.ended {
             Ended::User => "back in user space",
             Ended::Limit => "recorded no further",
             Ended::Halted => "halted",
             Ended::Interrupted => "back in what was interrupted",
             Ended::NoBreakpoint => "not recorded",
+        };
+        let _ = writeln!(whole, "{end}");
+        Self {
+            whole,
+            between: left_out.map(|(first, last)| (last - first + 1, between)),
         }
-    );
-    text
+    }
+
+    /// So much of it, a line each.
+    #[must_use]
+    pub fn text(&self, extent: Extent) -> String {
+        let ends = || {
+            let (count, between) = self.between.as_ref()?;
+            let begin = self.whole.get(..between.start)?;
+            let end = self.whole.get(between.end..)?;
+            Some(format!(
+                "{begin}        ... {count} instructions ...\n{end}"
+            ))
+        };
+        match extent {
+            Extent::Ends => ends().unwrap_or_else(|| self.whole.clone()),
+            Extent::Whole => self.whole.clone(),
+        }
+    }
 }
 
 fn findings(audit: &Audit) -> impl Iterator<Item = &Finding> {

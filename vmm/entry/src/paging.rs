@@ -6,7 +6,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::control::{PCIDE, PGE};
+use ipirig_instruction::control::{PCIDE, PGE};
 
 /// CR4.LA57: page tables of five levels (SDM vol. 3, 2.5).
 const LA57: u64 = 1 << 12;

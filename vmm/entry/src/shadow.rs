@@ -8,10 +8,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::control::{NOFLUSH, PCID, PCIDE, PGE, pcid};
-use crate::decode::Effect;
 use crate::pending::{Pending, RANGES_MAX};
-use crate::record::StepRegisters;
+use ipirig_instruction::StepRegisters;
+use ipirig_instruction::control::{NOFLUSH, PCID, PCIDE, PGE, pcid};
+use ipirig_instruction::decode::Effect;
 
 const PAGE: u64 = 0x1000;
 

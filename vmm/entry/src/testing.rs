@@ -7,7 +7,8 @@ use ipirig_image::{Site, SiteKind, Sites, Symbols};
 use tempfile::TempDir;
 
 use crate::layout::{KernelLayout, LayoutError};
-use crate::record::{Began, Code, Ended, Record, Step, StepRegisters};
+use crate::record::{Began, Ended, Record};
+use ipirig_instruction::{Code, Step, StepRegisters};
 
 /// What KASLR adds.
 pub(crate) const SLIDE: u64 = 0x0200_0000;

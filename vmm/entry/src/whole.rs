@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::decode::{Decoder, Effect};
-use crate::flow::{Flow, Flows, Next};
 use crate::listing;
-use crate::record::{Began, Ended, Record, Step};
+use crate::record::{Began, Ended, Record};
 use crate::shadow::control_after;
+use ipirig_instruction::Step;
+use ipirig_instruction::decode::{Decoder, Effect};
+use ipirig_instruction::flow::{Flow, Flows, Next};
 
 /// Place of RSP in [`crate::StepRegisters::general`].
 const RSP: usize = 4;

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use ipirig_entry::{Began, Code, Ended, KernelLayout, Paging, Record, Step, StepRegisters};
+use ipirig_entry::{Began, Ended, KernelLayout, Paging, Record};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
+use ipirig_instruction::{Code, Step, StepRegisters};
 
 /// What the fake vCPU executes when it enters the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

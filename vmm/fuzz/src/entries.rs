@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use ipirig_entry::{
-    Began, Code, Ended, Extent, KernelLayout, Paging, Pending, PendingInput, Record, Step,
-    StepRegisters, audit, disassemble, disassemble_at, length, listing, successor,
+    Began, Ended, Extent, KernelLayout, Listing, Paging, Pending, PendingInput, Record, audit,
 };
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
+use ipirig_instruction::{
+    Code, Step, StepRegisters, disassemble, disassemble_at, length, successor,
+};
 
 use crate::Numbers;
 
@@ -147,8 +149,9 @@ fn check_record(steps: Vec<Step>, layout: &KernelLayout, numbers: &mut Numbers) 
             .first_instrumentable
             .is_none_or(|step| (1..=number).contains(&step))
     );
+    let listing = Listing::new(&record, layout, &audit);
     for extent in [Extent::Ends, Extent::Whole] {
-        let text = listing(&record, layout, &audit, extent);
+        let text = listing.text(extent);
         assert!(text.lines().count() <= 8 * number + 64, "{text}");
     }
     let _ = record.check(began);

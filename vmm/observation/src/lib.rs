@@ -245,10 +245,10 @@ fn lacking(ended: &Ended) -> Option<String> {
     else {
         return None;
     };
-    let name = ipirig_entry::disassemble(instruction)?;
+    let name = ipirig_instruction::disassemble(instruction)?;
     let bytes: Vec<String> = instruction
         .iter()
-        .take(ipirig_entry::length(instruction)?)
+        .take(ipirig_instruction::length(instruction)?)
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Some(format!(

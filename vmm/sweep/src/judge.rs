@@ -5,14 +5,14 @@
 //! instruction; while it is set, nothing becomes stale that is not the event's own doing. Instructions
 //! that serialise and flush clear it.
 
-use ipirig_entry::control::pcid;
-use ipirig_entry::decode::Decoder;
 use ipirig_entry::layout::CodeRegion;
 use ipirig_entry::paging::USER_TABLE_BIT;
 use ipirig_entry::passage::{Arrival, Blocked, Crossed, OuterEvent, Passage, PassageEnd};
 use ipirig_entry::shadow::Shadow;
 use ipirig_entry::{KernelLayout, Paging, Pending};
 use ipirig_image::{KERNEL_HALF, Table};
+use ipirig_instruction::control::pcid;
+use ipirig_instruction::decode::Decoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

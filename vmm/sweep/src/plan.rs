@@ -5,13 +5,14 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use ipirig_entry::KernelLayout;
 use ipirig_entry::passage::Crossed;
-use ipirig_entry::{KernelLayout, disassemble_at};
+use ipirig_instruction::disassemble_at;
 use thiserror::Error;
 
 use crate::name::{PathName, Side};
 
-/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
+/// Place of RSP in [`ipirig_instruction::StepRegisters::general`].
 pub(crate) const RSP: usize = 4;
 
 /// One half of a way through the kernel, as it was traced.

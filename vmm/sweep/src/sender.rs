@@ -10,8 +10,9 @@ mod waiting;
 
 use std::collections::HashMap;
 
+use ipirig_entry::KernelLayout;
 use ipirig_entry::passage::Passage;
-use ipirig_entry::{KernelLayout, Step, disassemble_at};
+use ipirig_instruction::{Step, disassemble_at};
 
 use crate::judge::{Invariant, JudgeContext, Outcome, Sent, Violation, judge};
 use crate::name::{EventName, PathName, Side};

@@ -3,9 +3,9 @@
 use std::fs;
 
 use ipirig_entry::passage::{Arrival, Crossed, Frame, Passage, PassageEnd};
-use ipirig_entry::record::{Code, Step, StepRegisters};
 use ipirig_entry::{KernelLayout, Paging};
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
+use ipirig_instruction::{Code, Step, StepRegisters};
 use tempfile::TempDir;
 
 pub(crate) const ENTRY: u64 = 0xffff_ffff_8140_0040;

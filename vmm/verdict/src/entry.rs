@@ -1,9 +1,6 @@
 //! An entry of an isolated vCPU, as a result has it.
 
-use std::sync::Arc;
-
-pub use ipirig_entry::Extent;
-use ipirig_entry::{Audit, KernelLayout, Record, listing};
+use ipirig_entry::{Audit, Listing};
 
 /// The first entry of an isolated vCPU after a window.
 #[derive(Clone, Debug)]
@@ -18,32 +15,24 @@ pub struct RecordedEntry {
     pub audit: Option<Audit>,
     /// Why there is no audit.
     pub why: Option<String>,
-    /// The record.
-    pub(crate) record: Option<Record>,
-    /// The kernel that it is about.
-    pub(crate) layout: Option<Arc<KernelLayout>>,
-}
-
-impl RecordedEntry {
     /// The instructions, annotated; `None` if they were not recorded or could not be judged.
-    #[must_use]
-    pub fn listing(&self, extent: Extent) -> Option<String> {
-        let (record, layout) = (self.record.as_ref()?, self.layout.as_ref()?);
-        Some(listing(record, layout, self.audit.as_ref()?, extent))
-    }
+    pub listing: Option<Listing>,
 }
 
 #[cfg(test)]
 mod tests {
+    use ipirig_entry::Extent;
     use ipirig_fake::{Script, evidence};
 
-    use super::*;
     use crate::checks::judge;
 
     #[test]
     fn an_entry_that_was_recorded_and_judged_is_listed_and_no_other() {
         let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
-        let listed = |evidence: &_| judge(&plan, evidence).1[0].listing(Extent::Whole);
+        let listed = |evidence: &_| {
+            let listing = judge(&plan, evidence).1[0].listing.clone()?;
+            Some(listing.text(Extent::Whole))
+        };
         let text = listed(&evidence).unwrap_or_default();
         let (header, steps) = text.split_once('\n').unwrap();
         let expected = "CPU 2 enters the kernel by SYSCALL: catch-up by instruction 3, danger zone 2 instructions";

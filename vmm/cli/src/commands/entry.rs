@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use ipirig_args::EntryArgs;
 use ipirig_document::RunDocument;
+use ipirig_entry::Extent;
 use ipirig_report::render::render;
 use ipirig_scenario::{EntryKind, Scenario};
-use ipirig_verdict::entry::{Extent, RecordedEntry};
+use ipirig_verdict::entry::RecordedEntry;
 use ipirig_verdict::exit::Code;
 
 use super::run::{Outcome, perform};
@@ -63,8 +64,8 @@ fn kinds(names: &[String]) -> Result<Vec<EntryKind>, Failure> {
 
 fn listed(entry: &RecordedEntry, extent: Extent) -> String {
     let title = format!("vCPU {}, {}", entry.cpu, entry.title);
-    match entry.listing(extent) {
-        Some(listing) => format!("{title}\n{listing}"),
+    match &entry.listing {
+        Some(listing) => format!("{title}\n{}", listing.text(extent)),
         None => {
             let why = entry.why.as_deref().unwrap_or("not recorded");
             format!("{title}\nno listing: {why}\n")

@@ -4,8 +4,8 @@ use ipirig_image::Table;
 
 use crate::audit::trace::{Trace, TracedStep};
 use crate::audit::{Finding, PendingInput, What, push};
-use crate::decode::Executed;
 use crate::layout::{CodeRegion, KernelLayout};
+use ipirig_instruction::decode::Executed;
 
 /// What is wrong with the first `checked` instructions.
 pub(super) fn find(

@@ -13,7 +13,7 @@ fn listed(record: &Record, extent: Extent) -> String {
     };
     let layout = layout();
     let audit = audit(record, &layout, &everything);
-    listing(record, &layout, &audit, extent)
+    Listing::new(record, &layout, &audit).text(extent)
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The follower: has each interrupt of some vectors recorded, whatever it interrupts, from the first
 //! instruction of its handler to the return; or each call of some functions.
 
-use ipirig_entry::{Began, Ended, Record, Step};
+use ipirig_entry::{Began, Ended, Record};
+use ipirig_instruction::Step;
 
 /// Most instructions of all records together: 60 MB of them.
 const STEPS_MAX: usize = 300_000;
@@ -97,7 +98,7 @@ impl Follower {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ipirig_entry::{Code, StepRegisters};
+    use ipirig_instruction::{Code, StepRegisters};
 
     use super::*;
 

@@ -13,8 +13,8 @@ mod outer;
 
 use std::collections::HashMap;
 
-use ipirig_entry::Step;
 use ipirig_entry::passage::{Arrival, Crossed, Event, EventAt, Frame, Passage, PassageEnd};
+use ipirig_instruction::Step;
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
 

@@ -6,7 +6,7 @@
 //! arch/x86/entry/entry_64_compat.S), so user space would go on with TF set and die of SIGTRAP. What is stored
 //! is therefore mended after the step, unless the guest has set the flag itself.
 
-use ipirig_entry::Step;
+use ipirig_instruction::Step;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::recorder::{RSP, error_code};

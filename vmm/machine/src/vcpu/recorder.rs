@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use ipirig_entry::record::INSTRUCTION_MAX;
-use ipirig_entry::{Began, Code, Ended, Record, Step, StepRegisters, invpcid_descriptor};
+use ipirig_entry::{Began, Ended, Record};
+use ipirig_instruction::step::INSTRUCTION_MAX;
+use ipirig_instruction::{Code, Step, StepRegisters, invpcid_descriptor};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
@@ -245,7 +246,7 @@ pub(super) fn returns_to_user(cpu: &Cpu<'_>, step: &Step) -> bool {
 /// The address of the instruction that comes after `step`, if that is known.
 pub(super) fn successor(cpu: &Cpu<'_>, step: &Step) -> Option<u64> {
     if !step.code.bytes().starts_with(&IRETQ) {
-        return ipirig_entry::successor(step);
+        return ipirig_instruction::successor(step);
     }
     let mut rip = [0; 8];
     let rsp = step.registers.general[RSP];

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use askama::Template;
 use ipirig_document::suite::overall;
+use ipirig_entry::Extent;
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
 use ipirig_verdict::check::Verdict;
-use ipirig_verdict::entry::{Extent, RecordedEntry};
+use ipirig_verdict::entry::RecordedEntry;
 use ipirig_verdict::result::{RunResult, Vcpu};
 
 use super::Provenance;
@@ -405,7 +406,10 @@ impl EntryView {
             title: entry.title.clone(),
             summary,
             bad,
-            listing: entry.listing(Extent::Ends),
+            listing: entry
+                .listing
+                .as_ref()
+                .map(|listing| listing.text(Extent::Ends)),
         }
     }
 }

@@ -96,7 +96,7 @@ impl Conductor<'_> {
         let cpu = self.isolated.first().copied().unwrap_or_default();
         let entry = self.machine(|guest| guest.lstar(cpu))?;
         let code = self.machine(|guest| guest.read(cpu, entry, ENTRY_CODE))?;
-        let target = code.and_then(|code| ipirig_entry::first_nop(entry, &code));
+        let target = code.and_then(|code| ipirig_instruction::first_nop(entry, &code));
         let Some(target) = target else {
             return lacking("the kernel's SYSCALL entry has no NOP that could be poked".to_owned());
         };

@@ -36,7 +36,7 @@ const PASSAGE_MAX: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a sender may take that neither sends nor ends.
 const SENDER: Duration = Duration::from_secs(10);
-/// Place of RSP in [`ipirig_entry::StepRegisters::general`].
+/// Place of RSP in [`ipirig_instruction::StepRegisters::general`].
 const RSP: usize = 4;
 /// Pages of the one allocation that an operation frees.
 const PAGES: u64 = 1;

@@ -1,5 +1,5 @@
 use ipirig_entry::passage::{Event, Frame};
-use ipirig_entry::record::Code;
+use ipirig_instruction::Code;
 
 use super::*;
 use crate::name::{PathName, Side};

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use ipirig_entry::passage::Arrival;
-use ipirig_entry::record::{Code, StepRegisters};
+use ipirig_instruction::{Code, StepRegisters};
 
 use super::*;
 use crate::testing::*;

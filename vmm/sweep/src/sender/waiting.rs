@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use ipirig_entry::decode::Decoder;
-use ipirig_entry::record::{Code, Step};
+use ipirig_instruction::decode::Decoder;
+use ipirig_instruction::{Code, Step};
 
 /// PAUSE, which such a loop has in it (SDM vol. 2).
 const PAUSE: [u8; 2] = [0xf3, 0x90];

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ipirig_abi::{Changes, Role};
-use ipirig_entry::{Audit, Ended, Pending, PendingInput, Switch, audit};
+use ipirig_entry::{Audit, Ended, Listing, Pending, PendingInput, Switch, audit};
 use ipirig_evidence::ledger::changes::Changed;
 use ipirig_evidence::{Evidence, NoRecord, WindowRecord};
 use ipirig_scenario::plan::Plan;
@@ -229,14 +229,17 @@ pub(super) fn recorded(evidence: &Evidence, entries: Vec<Judged>) -> Vec<Recorde
                 Outcome::Audit(audited) => (Some(audited.audit), None),
                 Outcome::Skipped(why) | Outcome::Error(why) => (None, Some(why)),
             };
+            let listing = record
+                .zip(evidence.layout.as_ref().ok())
+                .zip(audit.as_ref())
+                .map(|((record, layout), audit)| Listing::new(record, layout, audit));
             RecordedEntry {
                 cpu: entry.cpu,
                 kind: entry.kind.name(),
                 title: entry.kind.to_string(),
+                listing,
                 audit,
                 why,
-                record: record.cloned(),
-                layout: evidence.layout.as_ref().ok().cloned(),
             }
         })
         .collect()

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipirig_abi::{Changes, Role};
-use ipirig_entry::decode::{Decoder, Effect};
 use ipirig_entry::{Ended, KernelLayout, Record};
 use ipirig_evidence::{Evidence, WindowRecord};
+use ipirig_instruction::decode::{Decoder, Effect};
 use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
 
@@ -249,9 +249,9 @@ mod tests {
 
     #[test]
     fn the_return_is_no_work() {
-        let iret = ipirig_entry::Step {
-            registers: ipirig_entry::StepRegisters::default(),
-            code: ipirig_entry::Code::new(&[0x48, 0xcf]),
+        let iret = ipirig_instruction::Step {
+            registers: ipirig_instruction::StepRegisters::default(),
+            code: ipirig_instruction::Code::new(&[0x48, 0xcf]),
             descriptor: None,
         };
         let serialised = |steps: usize, ended| {

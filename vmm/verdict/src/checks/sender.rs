@@ -5,17 +5,17 @@
 //! serialises; that is within `__text_poke`, whose return to the address space that it found loads CR3.
 
 use ipirig_abi::{Changes, Role};
-use ipirig_entry::decode::Decoder;
 use ipirig_entry::{Began, Ended, KernelLayout, Record};
 use ipirig_evidence::ledger::changes::{self, Change};
 use ipirig_evidence::{Evidence, WindowRecord};
+use ipirig_instruction::decode::Decoder;
 use ipirig_scenario::Part;
 use ipirig_scenario::plan::Plan;
 
 use super::handlers::{Work, mostly_in};
 use crate::check::{Check, SENDER_WORK, Verdict, worst};
 
-/// Places of the registers of arguments in [`ipirig_entry::StepRegisters::general`]: RDI, RSI, RDX, RCX, R8, R9.
+/// Places of the registers of arguments in [`ipirig_instruction::StepRegisters::general`]: RDI, RSI, RDX, RCX, R8, R9.
 const ARGUMENTS: [usize; 6] = [7, 6, 2, 1, 8, 9];
 /// Addresses of user space are below it: text is poked through one (SDM vol. 1, 3.3.7.1).
 const KERNEL: u64 = 1 << 63;
@@ -149,7 +149,7 @@ impl Work {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ipirig_entry::{Code, Step, StepRegisters};
+    use ipirig_instruction::{Code, Step, StepRegisters};
 
     use super::*;
 

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Code, Step, StepRegisters};
+use ipirig_instruction::{Code, Step, StepRegisters};
 
 /// Addresses that mean something, and others.
 fn addresses() -> impl Strategy<Value = u64> {
@@ -83,7 +83,7 @@ proptest! {
                 prop_assert!((1..=number).contains(&finding.step), "{}", finding);
             }
             for extent in [crate::Extent::Ends, crate::Extent::Whole] {
-                let text = crate::listing(&record, layout, &audit, extent);
+                let text = crate::Listing::new(&record, layout, &audit).text(extent);
                 prop_assert!(text.lines().count() >= 2);
             }
         }

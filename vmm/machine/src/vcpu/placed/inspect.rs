@@ -1,7 +1,7 @@
 //! What a vCPU that follows an event is about to execute, with as few ioctls as can be.
 
-use ipirig_entry::Step;
 use ipirig_entry::passage::Frame;
+use ipirig_instruction::Step;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
 

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use ipirig_abi::Role;
+use ipirig_entry::Ended as RecordEnded;
 use ipirig_entry::passage::{Event, EventAt, Passage};
-use ipirig_entry::{Ended as RecordEnded, Step};
+use ipirig_instruction::Step;
 use ipirig_machine::Placed;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{

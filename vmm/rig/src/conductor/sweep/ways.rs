@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use ipirig_entry::Began;
 use ipirig_entry::passage::{Crossed, Event, EventAt, Passage, PassageEnd};
-use ipirig_entry::{Began, Step};
+use ipirig_instruction::Step;
 use ipirig_machine::Follow;
 use ipirig_scenario::{EntryKind, Trigger};
 use ipirig_sweep::{PathName, PathResult, PlannedPath};

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipirig_apic::CpuSet;
-use ipirig_entry::{Began, Code, Ended, Record, Step, StepRegisters};
+use ipirig_entry::{Began, Ended, Record};
 use ipirig_evidence::blame::{Attribution, Deferrable, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
 use ipirig_evidence::ledger::{Delivery, Detail, Write};
 use ipirig_evidence::vectors::Kind;
 use ipirig_evidence::{Evidence, Handled, Sequence, WindowRecord};
+use ipirig_instruction::{Code, Step, StepRegisters};
 
 use ipirig_fake::kernel;
 

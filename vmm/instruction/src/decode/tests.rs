@@ -7,12 +7,19 @@ use iced_x86::code_asm::{
 use iced_x86::{Encoder, IcedError};
 
 use super::*;
-use crate::record::Code;
-use crate::testing::step;
+use crate::step::Code;
 
 const RIP: u64 = 0xffff_ffff_8140_0040;
 const STACK: u64 = 0xffff_c900_0010_4000;
 const GS: u64 = 0xffff_8880_3f00_0000;
+
+fn step(registers: StepRegisters, code: &[u8]) -> Step {
+    Step {
+        registers,
+        code: Code::new(code),
+        descriptor: None,
+    }
+}
 
 fn registers() -> StepRegisters {
     let mut registers = StepRegisters {

@@ -2,7 +2,7 @@
 
 use super::Next::{Anywhere, At, Either, Halt, Handler, Return, User};
 use super::*;
-use crate::testing;
+use crate::step::Code;
 
 const RIP: u64 = 0x100;
 
@@ -13,7 +13,11 @@ fn step(code: &[u8]) -> Step {
         rip: RIP,
         ..StepRegisters::default()
     };
-    testing::step(registers, code)
+    Step {
+        registers,
+        code: Code::new(code),
+        descriptor: None,
+    }
 }
 
 /// Code, what comes next, what is added to RSP, other registers written, bytes to the address pushed.
@@ -41,6 +45,23 @@ fn each_instruction_leaves_what_the_manual_says() {
         (&[0x0f, 0xa2], At(RIP + 2), Some(0), &[0, 1, 2, 3], None), // cpuid
         (&[0xf3, 0x48, 0xa5], At(RIP + 3), Some(0), &[1, 6, 7], None), // rep movsq
         (&[0xf2, 0xae], At(RIP + 2), Some(0), &[1, 7], None), // repne scasb
+        (&[0xf3, 0x0f, 0xb8, 0xc2], At(RIP + 4), Some(0), &[0], None), // popcnt %edx, %eax
+        (
+            &[0xf2, 0x0f, 0x38, 0xf0, 0xc2],
+            At(RIP + 5),
+            Some(0),
+            &[0],
+            None,
+        ), // crc32b %dl, %eax
+        (&[0xf3, 0x90], At(RIP + 2), Some(0), &[], None), // pause
+        (
+            &[0xf2, 0xe8, 1, 0, 0, 0],
+            At(RIP + 7),
+            Some(-8),
+            &[],
+            Some(6),
+        ), // bnd call
+        (&[0xf3, 0xc3], Return, Some(8), &[], None), // rep ret
         (&[0x0f, 0x01, 0xc1], At(RIP + 3), Some(0), &[0], None), // vmcall
         (&[0x0f, 0x01, 0xd9], At(RIP + 3), Some(0), &[0], None), // vmmcall
         (&[0xeb, 0x10], At(RIP + 0x12), Some(0), &[], None), // jmp
@@ -50,6 +71,8 @@ fn each_instruction_leaves_what_the_manual_says() {
         (&[0xe8, 1, 0, 0, 0], At(RIP + 6), Some(-8), &[], Some(5)), // call
         (&[0xff, 0xd0], At(0x1000), Some(-8), &[], Some(2)), // call *%rax
         (&[0xff, 0x10], Anywhere, Some(-8), &[], Some(2)), // call *(%rax)
+        (&[0x48, 0xff, 0x18], Anywhere, Some(-16), &[], None), // rex.W lcall *(%rax)
+        (&[0xff, 0x18], Anywhere, Some(-8), &[], None), // lcall *(%rax)
         (&[0xc3], Return, Some(8), &[], None),       // ret
         (&[0xc2, 0x10, 0], Return, Some(0x18), &[], None), // ret $0x10
         (&[0x48, 0xcb], Anywhere, None, &[], None),  // lretq
@@ -71,7 +94,7 @@ fn each_instruction_leaves_what_the_manual_says() {
             next,
             rsp: rsp.map(|by| 0x5000_u64.wrapping_add_signed(by)),
             written: found.written,
-            repeats: matches!(code, [0xf2 | 0xf3, ..]),
+            repeats: matches!(code, [0xf3, 0x48, 0xa5] | [0xf2, 0xae]),
             pushes: pushes.map(|length| RIP + length),
         };
         assert_eq!(found, expected, "{code:x?}");

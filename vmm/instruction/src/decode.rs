@@ -9,7 +9,7 @@ use iced_x86::{
 
 use crate::control::{PCID, PCIDE};
 use crate::disassemble::{first, text};
-use crate::record::{Step, StepRegisters};
+use crate::step::{Step, StepRegisters};
 
 /// The direction flag in RFLAGS (SDM vol. 1, 3.4.3.2).
 const DIRECTION: u64 = 1 << 10;

@@ -8,7 +8,7 @@ use iced_x86::{
 };
 
 use crate::disassemble::first;
-use crate::record::{Step, StepRegisters};
+use crate::step::{Step, StepRegisters};
 
 /// Flags in RFLAGS (SDM vol. 1, 3.4.3).
 const CF: u64 = 1;
@@ -23,25 +23,27 @@ const RSP: usize = 4;
 
 /// What an instruction leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Flow {
-    pub(crate) next: Next,
+pub struct Flow {
+    /// Where the next instruction is.
+    pub next: Next,
     /// RSP afterwards, if that is known.
-    pub(crate) rsp: Option<u64>,
+    pub rsp: Option<u64>,
     /// General registers that it may write, by their bits; RSP's does not count.
     written: u16,
-    /// Whether it is a repeated string instruction, which an exception may interrupt.
-    pub(crate) repeats: bool,
+    /// Whether it is a repeated string instruction, which an exception may interrupt (SDM vol. 1, 7.3.9.2). F2 and F3
+    /// before anything else mean something else.
+    pub repeats: bool,
     /// The return address that it pushes.
-    pub(crate) pushes: Option<u64>,
+    pub pushes: Option<u64>,
 }
 
 /// Where the next instruction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub enum Next {
     /// There.
     At(u64),
-    /// At either: a branch to itself, or a repeated instruction, is one step however often it was
-    /// executed.
+    /// At either: a branch to itself is one step however often it was executed, and of LOOP the registers are not
+    /// looked at.
     Either(u64, u64),
     /// Where the return address at the top of the stack says.
     Return,
@@ -57,13 +59,13 @@ pub(crate) enum Next {
 
 impl Flow {
     /// Whether a general register but RSP, by its place, is as it was.
-    pub(crate) fn keeps(&self, register: usize) -> bool {
+    pub fn keeps(&self, register: usize) -> bool {
         register != RSP && self.written >> register & 1 == 0
     }
 }
 
 /// Finds the flow of steps.
-pub(crate) struct Flows(InstructionInfoFactory);
+pub struct Flows(InstructionInfoFactory);
 
 impl Default for Flows {
     fn default() -> Self {
@@ -80,19 +82,21 @@ impl fmt::Debug for Flows {
 
 impl Flows {
     /// What `step` leaves; none if its bytes are no instruction.
-    pub(crate) fn of(&mut self, step: &Step) -> Option<Flow> {
+    pub fn of(&mut self, step: &Step) -> Option<Flow> {
         let registers = &step.registers;
         let instruction = first(step.code.bytes(), registers.rip)?;
         let next = next(&instruction, registers);
         let calls = matches!(
             instruction.flow_control(),
             FlowControl::Call | FlowControl::IndirectCall
-        ) && instruction.mnemonic() == Mnemonic::Call;
+        ) && instruction.mnemonic() == Mnemonic::Call
+            && !instruction.is_call_far_indirect();
         Some(Flow {
             next,
             rsp: self.rsp(&instruction, registers),
             written: self.written(&instruction),
-            repeats: instruction.has_rep_prefix() || instruction.has_repne_prefix(),
+            repeats: instruction.is_string_instruction()
+                && (instruction.has_rep_prefix() || instruction.has_repne_prefix()),
             pushes: calls.then(|| instruction.next_ip()),
         })
     }
