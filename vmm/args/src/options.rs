@@ -28,6 +28,14 @@ pub struct PictureOptions {
     pub trace: Option<PathBuf>,
 }
 
+impl PictureOptions {
+    /// Whether none is asked for.
+    #[must_use]
+    pub fn none(&self) -> bool {
+        self.html.is_none() && self.trace.is_none()
+    }
+}
+
 /// How the guest's console is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ConsoleStyle {

@@ -193,6 +193,15 @@ impl RunResult {
         }
     }
 
+    /// Drops what is for pictures alone: when each IPI was sent and taken, and the instructions of entries. It is
+    /// most of a result.
+    pub fn drop_pictures(&mut self) {
+        self.timeline = Timeline::default();
+        for entry in &mut self.entries {
+            entry.listing = None;
+        }
+    }
+
     /// The result with this verdict of what `scenario` says was run.
     #[must_use]
     pub fn of(scenario: ScenarioInfo, verdict: Verdict, checks: Vec<Check>) -> Self {

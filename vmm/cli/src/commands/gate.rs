@@ -124,7 +124,7 @@ fn run(args: &GateArgs, dir: &Path, reports: &Reports) -> Result<Vec<Recorded>, 
         isolation_only: args.isolation_only,
         ..args.options.clone()
     };
-    let performed = perform_all(scenarios, &options, &[])?;
+    let performed = perform_all(scenarios, &options, &[], &args.pictures)?;
     performed.publish(args.options.json.as_deref(), reports, &args.pictures)?;
     let suite = performed.whole()?;
     let recorded = |run| Recorded::of(run).context("cannot read a result back");

@@ -56,7 +56,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
         }
         return Ok(code);
     }
-    let performed = perform_all(scenarios, &options, &args.allow_skipped)?;
+    let performed = perform_all(scenarios, &options, &args.allow_skipped, &pictures)?;
     let code = performed.publish(json.as_deref(), &reports, &pictures)?;
     let suite = performed.whole()?;
     let missing: BTreeSet<&str> = suite.missing().into_iter().map(base_name).collect();
@@ -132,7 +132,7 @@ impl Performed {
     }
 }
 
-/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped. What ends one of them for another
+/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped, for `pictures` of all of them. What ends one of them for another
 /// reason than its own ends them all, and leaves what had ended before, and of that one why it did not.
 ///
 /// # Errors
@@ -141,6 +141,7 @@ pub(super) fn perform_all(
     scenarios: Vec<Scenario>,
     options: &RunOptions,
     may_skip: &[String],
+    pictures: &PictureOptions,
 ) -> Result<Performed, Failure> {
     let planned = scenarios.len();
     let mut outcomes = Vec::with_capacity(planned);
@@ -154,6 +155,10 @@ pub(super) fn perform_all(
                 outcome.result.may_skip = may_skip
                     .iter()
                     .any(|may| may == base_name(&name) || may == ALL);
+                // There may be hundreds of runs.
+                if pictures.none() {
+                    outcome.result.drop_pictures();
+                }
                 failure = outcome.failure.take();
                 outcomes.push(outcome);
             }
