@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
+use ipirig_checks::check::Verdict;
 use ipirig_gate::patches::PatchError;
 use ipirig_guest::{ErrorClass, GuestError, StoreError};
 use ipirig_rig::run::RunError;
-use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
 
 use crate::output::say;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ipirig_checks::check::{Check, Verdict};
+use ipirig_checks::recorded::RecordedEntry;
 use ipirig_crosscheck::CrossCheck;
 use ipirig_entry::Audit;
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
 use ipirig_machine::HostFacts;
-use ipirig_verdict::check::{Check, Verdict};
-use ipirig_verdict::entry::RecordedEntry;
 use ipirig_verdict::result::{KernelInfo, MachineInfo, RunResult, ScenarioInfo, Timing, Vcpu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -180,9 +180,9 @@ impl RunDocument<'_> {
 mod tests {
     use ipirig_fake::{Script, evidence, plan};
 
+    use ipirig_checks as checks;
+    use ipirig_checks::check::{self, Check};
     use ipirig_rig::run::KernelFiles;
-    use ipirig_verdict::check::{self, Check};
-    use ipirig_verdict::checks;
     use ipirig_verdict::result::KernelInfo;
 
     use super::*;

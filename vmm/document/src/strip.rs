@@ -2,7 +2,7 @@
 
 use ipirig_sweep::{EventName, PointResult, SweepResult};
 
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 
 /// A path and an event, or what a sweep could not come to.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Several runs together: one table, one verdict.
 
-use ipirig_verdict::check::Verdict;
-use ipirig_verdict::overall::isolation_held;
+use ipirig_checks::check::Verdict;
+use ipirig_checks::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
 
 /// The results of several runs.
@@ -92,7 +92,7 @@ mod tests {
     use ipirig_fake::plan;
 
     use super::*;
-    use ipirig_verdict::check::Check;
+    use ipirig_checks::check::Check;
 
     fn run(scenario: &str, verdict: Verdict) -> RunResult {
         let check = Check::new("run", verdict, "because");

@@ -1,6 +1,6 @@
 //! The document of several runs.
 
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -48,8 +48,8 @@ impl SuiteDocument<'_> {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::check::Check;
     use ipirig_fake::plan;
-    use ipirig_verdict::check::Check;
     use ipirig_verdict::result::RunResult;
 
     use super::*;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use ipirig_abi::{Command, Mailbox};
+use ipirig_checks::judge;
 use ipirig_entry::{Began, Paging, Record};
 use ipirig_evidence::ledger::Ledger;
 use ipirig_fake::{Fake, Script, kernel, plan};
@@ -15,7 +16,6 @@ use ipirig_machine::clock::Moment;
 use ipirig_machine::{Line, StopReason, Wakeup};
 use ipirig_rig::conductor::{Failure, Guest, Start, VcpuSample, conduct};
 use ipirig_scenario::plan::Timeouts;
-use ipirig_verdict::checks::judge;
 
 /// So short that a guest which does not answer costs nothing.
 const TIMEOUTS: Timeouts = Timeouts {

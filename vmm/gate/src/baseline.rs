@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 use serde::{Deserialize, Serialize};
 
 use super::entries::EntryRelations;

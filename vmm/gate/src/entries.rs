@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use ipirig_verdict::check::{COMPLETED, Verdict};
+use ipirig_checks::check::{COMPLETED, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::read::{Recorded, RecordedAudit, RecordedFlag};

@@ -23,7 +23,7 @@ mod tests;
 pub mod trial_result;
 pub mod trials;
 
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 use ipirig_verdict::exit::Code;
 
 pub use baseline::{BASELINE_VERSION, Baseline, Count, Tolerances};

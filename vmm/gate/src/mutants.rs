@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 
 use crate::trial_result::TrialResult;
 
@@ -231,10 +231,10 @@ pub fn verdict(rows: &[Row]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::check::Check;
     use ipirig_entry::Paging;
     use ipirig_fake::plan;
     use ipirig_rig::run::KernelFiles;
-    use ipirig_verdict::check::Check;
     use ipirig_verdict::result::{KernelInfo, RunResult};
 
     use super::*;

@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use ipirig_checks::check::Verdict;
 use ipirig_document::{RunDocument, SCHEMA_VERSION};
 use ipirig_scenario::{base_name, is_name};
-use ipirig_verdict::check::Verdict;
 use ipirig_verdict::result::RunResult;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use ipirig_checks::check::Verdict;
 use ipirig_sweep::{EventName, PointResult, SweepResult};
-use ipirig_verdict::check::Verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::read::{ReadError, json, plain, shaped, version};

@@ -1,10 +1,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use ipirig_checks as checks;
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
 use ipirig_fake::{Script, evidence};
-use ipirig_verdict::checks;
 use ipirig_verdict::result::RunResult;
 
 use super::*;

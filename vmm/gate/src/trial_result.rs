@@ -1,8 +1,8 @@
 //! What a kernel that was tried came to: on a scenario, or on one event and path of the sweep.
 
+use ipirig_checks::check::{CHECKS, SPECIAL, Verdict};
 use ipirig_scenario::Scenario;
 use ipirig_sweep::{EventName, Invariant, NameError, PathName, Status, SweepResult};
-use ipirig_verdict::check::{CHECKS, SPECIAL, Verdict};
 use ipirig_verdict::result::RunResult;
 
 /// What a kernel is tried on.

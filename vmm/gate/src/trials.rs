@@ -182,8 +182,8 @@ fn trial<'a>(mutant: &'a Mutant, survivors: &BTreeSet<String>) -> Result<Trial<'
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::check::{Check, ISOLATED_IPIS, Verdict};
     use ipirig_fake::plan;
-    use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict};
     use ipirig_verdict::result::RunResult;
 
     use super::*;

@@ -7,7 +7,7 @@
 //! the mailbox ([`Machine::mailbox`]) and at the doorbell ([`Machine::wait`]).
 //!
 //! What it does not do: know what a scenario is, count, or judge. Those are `ipirig-scenario`, `ipirig-evidence` and
-//! `ipirig-verdict`. What an APIC is and where an IPI goes is `ipirig-apic`, which knows no KVM.
+//! `ipirig-checks`. What an APIC is and where an IPI goes is `ipirig-apic`, which knows no KVM.
 //!
 //! "SDM" is Intel's Software Developer's Manual, with the numbers of its 2023 editions, where the
 //! APIC is chapter 11 of volume 3 (10 before, 12 since).

@@ -7,11 +7,11 @@ use hdrhistogram::Histogram;
 use ipirig_abi::Gap;
 use serde::Serialize;
 
+use ipirig_checks::check::Verdict;
 use ipirig_evidence::blame::{Attribution, TimerAttribution};
 use ipirig_evidence::deliveries::Delivered;
 use ipirig_evidence::gaps::GapRecord;
 use ipirig_machine::{HostFacts, Virtualization};
-use ipirig_verdict::check::Verdict;
 
 use crate::TimerReport;
 

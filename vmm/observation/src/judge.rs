@@ -7,8 +7,8 @@ use ipirig_abi::{Ending, Role};
 use ipirig_rig::conductor::Observed;
 use ipirig_rig::observe::ObservationPlan;
 
-use ipirig_verdict::check::{Check, ISOLATED_IPIS, Verdict, worst};
-use ipirig_verdict::checks::soundness::{no_way_round, nothing_lost};
+use ipirig_checks::check::{Check, ISOLATED_IPIS, Verdict, worst};
+use ipirig_checks::soundness::{no_way_round, nothing_lost};
 
 /// The command ran, and the isolated vCPUs did all the while.
 pub(super) const OBSERVED: &str = "observed";

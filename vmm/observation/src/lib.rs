@@ -1,7 +1,7 @@
 //! What an observation found. It judges nothing unless it is told a number: what makes it
 //! fail is that something was lost, or that the isolated vCPUs did not run.
 //!
-//! The checks that it has in common with a scenario's run are `ipirig-verdict`'s; the observation itself is made
+//! The checks that it has in common with a scenario's run are `ipirig-checks`'s; the observation itself is made
 //! by `ipirig-rig`, written by `ipirig-document` and shown by `ipirig-report`.
 
 #![forbid(unsafe_code)]
@@ -29,7 +29,7 @@ use ipirig_rig::conductor::{Ended, Observed};
 use ipirig_rig::observe::{NAME, ObservationPlan};
 use ipirig_rig::run::{Outcome, Setup};
 
-use ipirig_verdict::check::{Check, RUN, Verdict};
+use ipirig_checks::check::{Check, RUN, Verdict};
 use ipirig_verdict::conclude::{self, without_evidence};
 use ipirig_verdict::result::{KernelInfo, RunResult, ScenarioInfo, seconds_of_ns};
 

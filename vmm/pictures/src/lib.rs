@@ -5,7 +5,7 @@
 //! of which documents (`ipirig-document`) have nothing. [`sweep`] makes a web page of a sweep.
 //!
 //! What this crate does not do: make tables and lines, for terminals or for other programs (`ipirig-report`
-//! does), judge (`ipirig-verdict`), or open files (`ipirig`).
+//! does), judge (`ipirig-checks`), or open files (`ipirig`).
 
 #![forbid(unsafe_code)]
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipirig_apic::CpuSet;
+use ipirig_checks::check::{Check, Verdict};
 use ipirig_evidence::Phase;
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame, Taken};
 use ipirig_evidence::ledger::changes::{Sighted, Sighting};
@@ -15,7 +16,6 @@ use ipirig_observation::{
 };
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
-use ipirig_verdict::check::{Check, Verdict};
 use ipirig_verdict::result::{KernelInfo, MachineInfo, RunResult, Timing, Vcpu, Window};
 
 const CALL: Kind = Kind::Vector(0xfc);

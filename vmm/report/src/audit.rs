@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipirig_audit::{Audit, Finding, MemoryUse, PageTable, Part, PatchSite, Patcher, What, When};
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 
 use crate::paint::Paint;
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use ipirig_checks::check::Verdict;
 use ipirig_gate::{Baseline, Change, Compared, Outcome, Recorded};
-use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
 
@@ -126,8 +126,8 @@ fn row(file: &str, run: &Recorded) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::judge;
     use ipirig_fake::{Script, evidence};
-    use ipirig_verdict::checks::judge;
     use ipirig_verdict::result::RunResult;
 
     use super::*;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use ipirig_verdict::check::{Check, Verdict};
+use ipirig_checks::check::{Check, Verdict};
 use ipirig_verdict::result::RunResult;
 
 /// Most characters of evidence in an annotation or in a cell: whoever wants the whole has the

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ipirig_verdict::check::{Check, Verdict};
+use ipirig_checks::check::{Check, Verdict};
 use ipirig_verdict::result::RunResult;
 use quick_junit::{NonSuccessKind, Report, SerializeError, TestCase, TestCaseStatus, TestSuite};
 

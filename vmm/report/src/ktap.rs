@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 
-use ipirig_verdict::check::{Check, Verdict};
+use ipirig_checks::check::{Check, Verdict};
 use ipirig_verdict::result::RunResult;
 
 /// What ends the output for the kernel's own reader (KTAP_END in tools/testing/kunit/kunit_parser.py),

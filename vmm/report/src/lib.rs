@@ -6,7 +6,7 @@
 //! format: [`ktap`] for kernel CI, [`junit`] for what shows test reports, [`github`] for annotations and
 //! the summary of a GitHub workflow.
 //!
-//! What this crate does not do: judge (`ipirig-verdict` does), write JSON
+//! What this crate does not do: judge (`ipirig-checks` does), write JSON
 //! (`ipirig-document`), draw what happened when (`ipirig-pictures`), decide when a report is written, or open files (`ipirig` does).
 
 #![forbid(unsafe_code)]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use ipirig_checks::check::Verdict;
 use ipirig_gate::mutants::{Expected, Fate, Row};
-use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
 

@@ -6,10 +6,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use ipirig_checks::check::{ISOLATED_IPIS, Verdict};
 use ipirig_evidence::blame::Taken;
 use ipirig_evidence::origins::Origin;
 use ipirig_observation::{AdviceReport, CommandReport, Observation, Report, Visited, are_ratios};
-use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
 use ipirig_verdict::result::RunResult;
 
 use crate::attribution::{Account, To};

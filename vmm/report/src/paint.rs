@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use ipirig_terminal::text;
 
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 
 /// Adds colour or leaves it be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use ipirig_checks::check::Verdict;
+use ipirig_checks::overall::isolation_held;
 use ipirig_scenario::Scenario;
-use ipirig_verdict::check::Verdict;
-use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::{KernelInfo, RunResult, Vcpu};
 
 use crate::attribution::Account;
@@ -286,13 +286,13 @@ fn verdict_line(result: &RunResult, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::check::Check;
+    use ipirig_checks::{self as checks, check};
     use ipirig_entry::Paging;
     use ipirig_evidence::{KernelSetup, SwitchedOff};
     use ipirig_fake::{Counting, Script, evidence, plan};
     use ipirig_rig::run::KernelFiles;
-    use ipirig_verdict::check::Check;
     use ipirig_verdict::result::{MachineInfo, Timing};
-    use ipirig_verdict::{check, checks};
 
     use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use ipirig_checks::check::Verdict;
 use ipirig_document::suite::Suite;
-use ipirig_verdict::check::Verdict;
 use ipirig_verdict::result::RunResult;
 
 use crate::paint::Paint;
@@ -71,8 +71,8 @@ fn isolated_ipis(run: &RunResult) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::check::Check;
     use ipirig_fake::plan;
-    use ipirig_verdict::check::Check;
 
     use super::*;
 

@@ -4,8 +4,8 @@ mod formats;
 
 use std::fmt::Write as _;
 
+use ipirig_checks::check::Verdict;
 use ipirig_sweep::{PathResult, PointResult, Status, SweepResult};
-use ipirig_verdict::check::Verdict;
 
 use crate::paint::Paint;
 

@@ -1,8 +1,8 @@
 //! Results for tests, of every kind of verdict.
 
+use ipirig_checks::check::{Check, Verdict};
 use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::{Options, Plan};
-use ipirig_verdict::check::{Check, Verdict};
 use ipirig_verdict::result::{KernelInfo, RunResult};
 
 /// A run of a built-in scenario that ended with these checks.

@@ -5,7 +5,7 @@
 //! while) → evidence. [`observe`] goes the same way with a command of the user's.
 //!
 //! What this crate does not do: issue KVM ioctls or know how a guest is loaded (`ipirig-machine`),
-//! model the APIC (`ipirig-apic`), judge (`ipirig-verdict`), print, build a kernel (`ipirig-guest`), or
+//! model the APIC (`ipirig-apic`), judge (`ipirig-checks`), print, build a kernel (`ipirig-guest`), or
 //! read the command line (`ipirig`). The guest's side of the conversation is `ipirig-agent`.
 
 #![forbid(unsafe_code)]

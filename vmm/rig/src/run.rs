@@ -67,7 +67,7 @@ impl KernelFiles {
     }
 }
 
-/// What a run came to. `ipirig-verdict` says what that means.
+/// What a run came to. `ipirig-checks` says what that means.
 #[derive(Debug)]
 pub struct Outcome<E> {
     /// What the machine did; or why there was none.

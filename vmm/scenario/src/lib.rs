@@ -5,7 +5,7 @@
 //! kernel is told).
 //!
 //! What this crate does not do: start anything (`ipirig-rig` does, by a plan), or say how a run went
-//! (`ipirig-verdict`). The storms themselves are the guest's (`ipirig-storms`), the table of them is in
+//! (`ipirig-checks`). The storms themselves are the guest's (`ipirig-storms`), the table of them is in
 //! `ipirig-abi`.
 
 #![forbid(unsafe_code)]

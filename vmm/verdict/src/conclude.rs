@@ -9,9 +9,9 @@ use ipirig_rig::conductor::Ended;
 use ipirig_rig::run::{Conducted, Outcome, Setup};
 use ipirig_scenario::plan::{Plan, Planned};
 
-use crate::check::{Check, RUN, Verdict};
-use crate::checks::judge;
 use crate::result::{KernelInfo, MachineInfo, RunResult, seconds};
+use ipirig_checks::check::{Check, RUN, Verdict};
+use ipirig_checks::judge;
 
 /// The result of a run of `setup`.
 #[must_use]

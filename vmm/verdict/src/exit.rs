@@ -6,7 +6,7 @@ use ipirig_audit::{Audit, AuditError};
 use ipirig_machine::HostError;
 use ipirig_rig::run::RunError;
 
-use crate::check::Verdict;
+use ipirig_checks::check::Verdict;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,9 +21,9 @@ use ipirig_scenario::role_name;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::check::{Check, Verdict};
-use crate::entry::RecordedEntry;
-use crate::overall::overall;
+use ipirig_checks::check::{Check, Verdict};
+use ipirig_checks::overall::overall;
+use ipirig_checks::recorded::RecordedEntry;
 
 /// All there is to say about a run.
 #[derive(Clone, Debug)]

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
 use ipirig_args::{BlameArgs, RunOptions};
+use ipirig_checks::check::Verdict;
 use ipirig_document::{RunDocument, SCHEMA_VERSION};
 use ipirig_report::attribution::Account;
 use ipirig_report::render::render;
 use ipirig_scenario::Scenario;
-use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::Code;
 use ipirig_verdict::result::RunResult;
 

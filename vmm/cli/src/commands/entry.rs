@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use ipirig_args::EntryArgs;
+use ipirig_checks::recorded::RecordedEntry;
 use ipirig_document::RunDocument;
 use ipirig_entry::Extent;
 use ipirig_report::render::render;
 use ipirig_scenario::{EntryKind, Scenario};
-use ipirig_verdict::entry::RecordedEntry;
 use ipirig_verdict::exit::Code;
 
 use super::run::{Outcome, perform};

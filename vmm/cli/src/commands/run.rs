@@ -7,6 +7,8 @@ use std::sync::Once;
 
 use anyhow::{Context, anyhow};
 use ipirig_args::{Apic, PictureOptions, RunArgs, RunOptions, Switch};
+use ipirig_checks::check::Verdict;
+use ipirig_checks::overall::isolation_held;
 use ipirig_document::suite::Suite;
 use ipirig_document::{RunDocument, SuiteDocument};
 use ipirig_guest::{Flavour, Places, Request};
@@ -19,9 +21,7 @@ use ipirig_scenario::plan::{Options, Plan};
 use ipirig_scenario::{ALL, Scenario, base_name, select};
 use ipirig_snapshots::Snapshots;
 use ipirig_terminal::interrupt;
-use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
-use ipirig_verdict::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
 use ipirig_verdict::{conclude, not_run};
 

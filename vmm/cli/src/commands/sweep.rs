@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipirig_args::{MergeArgs, ReportArgs, SweepArgs};
+use ipirig_checks::check::Verdict;
 use ipirig_pictures::sweep::html;
 use ipirig_report::sweep::{explained, junit, ktap, view};
 use ipirig_rig::sweep::{SweepRequest, Swept, not_swept, sweep as sweep_on};
@@ -14,7 +15,6 @@ use ipirig_scenario::Scenario;
 use ipirig_scenario::plan::Plan;
 use ipirig_sweep::{PointName, SweepResult, merge as merge_all};
 use ipirig_terminal::interrupt;
-use ipirig_verdict::check::Verdict;
 use ipirig_verdict::exit::{Code, host_verdict};
 
 use super::host::host;

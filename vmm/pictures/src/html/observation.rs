@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use askama::Template;
+use ipirig_checks::check::{ISOLATED_IPIS, Verdict};
 use ipirig_evidence::blame::{Deferrable, Taken};
 use ipirig_observation::{
     AdviceReport, Durations, Interruptions, Observation, Report, Visited, are_ratios,
 };
-use ipirig_verdict::check::{ISOLATED_IPIS, Verdict};
 use ipirig_verdict::result::RunResult;
 
 use super::picture::Unit;

@@ -1,7 +1,7 @@
 mod contrast;
 
 use askama::Template;
-use ipirig_verdict::check::Verdict;
+use ipirig_checks::check::Verdict;
 
 use super::reading::{assert_alone, assert_in_order, assert_shown, parsed, select, texts};
 use super::view::{EntryView, Page};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use askama::Template;
+use ipirig_checks::check::Verdict;
+use ipirig_checks::recorded::RecordedEntry;
 use ipirig_document::suite::overall;
 use ipirig_entry::Extent;
 use ipirig_evidence::blame::{Attribution, Deferrable, Frame};
-use ipirig_verdict::check::Verdict;
-use ipirig_verdict::entry::RecordedEntry;
 use ipirig_verdict::result::{RunResult, Vcpu};
 
 use super::Provenance;

@@ -1,10 +1,10 @@
 //! What a verdict means for this run, in a sentence, and numbers as people read them.
 
-use ipirig_verdict::check::{
+use ipirig_checks::check::{
     COMPLETED, COUNTERS, Check, DANGER_ZONE, FLAG_ORDER, ISOLATED_IPIS, KERNEL, NO_WAY_ROUND,
     NOTHING_LOST, STORM_RAN, USER_SPACE, Verdict,
 };
-use ipirig_verdict::overall::isolation_held;
+use ipirig_checks::overall::isolation_held;
 use ipirig_verdict::result::RunResult;
 
 /// IPIs sent to isolated vCPUs in the windows.

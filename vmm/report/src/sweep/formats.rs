@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use ipirig_checks::check::Verdict;
 use ipirig_document::strip::strips;
 use ipirig_sweep::SweepResult;
-use ipirig_verdict::check::Verdict;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::junit::JunitError;

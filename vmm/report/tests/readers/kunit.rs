@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ipirig_checks::check::Verdict;
 use ipirig_guest::Places;
 use ipirig_report::ktap::ktap;
-use ipirig_verdict::check::Verdict;
 use serde_json::Value;
 
 use crate::{testing, works};

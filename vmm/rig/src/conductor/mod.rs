@@ -2,7 +2,7 @@
 //!
 //! boot → what the storm needs done once → what the kernel says before → for each entry kind: baseline entries → quiet →
 //! window: look, storm, look again → first entries → what the kernel says after. Every phase has a deadline; whatever goes wrong
-//! ends the run with the phase's name. It does not judge; `ipirig-verdict` does.
+//! ends the run with the phase's name. It does not judge; `ipirig-checks` does.
 
 mod crossing;
 mod gaps;

@@ -11,7 +11,7 @@ use ipirig_scenario::plan::Plan;
 use ipirig_scenario::{EntryKind, IsolatedIpis};
 
 use crate::check::{Check, FOLLOWED, Verdict, WATCHED};
-use crate::entry::RecordedEntry;
+use crate::recorded::RecordedEntry;
 
 /// One entry of one isolated vCPU, judged.
 #[derive(Debug)]

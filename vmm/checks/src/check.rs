@@ -79,7 +79,7 @@ pub const NOTHING_LOST: &str = "nothing-lost";
 pub const NO_WAY_ROUND: &str = "no-way-round";
 /// The guest's own trace of its IPIs agrees with the ledger. Only made where that was asked for.
 pub const CROSS_CHECK: &str = "cross-check";
-/// Every check of a run that came to its end, in the order of [`judge`](crate::checks::judge).
+/// Every check of a run that came to its end, in the order of [`judge`](crate::judge).
 pub const CHECKS: [&str; 9] = [
     ISOLATED_IPIS,
     USER_SPACE,

@@ -1,6 +1,15 @@
-//! From evidence to named checks. Each makes one or two of them; [`crate::overall`] makes a verdict of all.
+//! From evidence to named checks, and from checks to a verdict.
+//!
+//! Each file makes one or two checks ([`check`]), with what they rest on; [`overall`] makes a verdict of all. The
+//! comparison of `ipirig-crosscheck` is one of them.
+//!
+//! What this crate does not do: run a guest (`ipirig-rig` does), or make a result of a run of it and say how to exit
+//! (`ipirig-verdict`).
+
+#![forbid(unsafe_code)]
 
 mod causes;
+pub mod check;
 mod completion;
 mod counters;
 mod cross_check;
@@ -10,6 +19,8 @@ mod ipis;
 mod isolation;
 mod joined;
 mod order;
+pub mod overall;
+pub mod recorded;
 mod sender;
 pub mod soundness;
 #[cfg(test)]
@@ -18,7 +29,7 @@ mod waits;
 mod window;
 
 use crate::check::Check;
-use crate::entry::RecordedEntry;
+use crate::recorded::RecordedEntry;
 use ipirig_evidence::Evidence;
 use ipirig_scenario::plan::Plan;
 

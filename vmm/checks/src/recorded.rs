@@ -24,7 +24,7 @@ mod tests {
     use ipirig_entry::Extent;
     use ipirig_fake::{Script, evidence};
 
-    use crate::checks::judge;
+    use crate::judge;
 
     #[test]
     fn an_entry_that_was_recorded_and_judged_is_listed_and_no_other() {
