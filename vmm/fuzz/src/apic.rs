@@ -217,6 +217,17 @@ pub(crate) fn saved(bytes: &[u8]) {
     }
 }
 
+/// Accesses to APICs after reset, of 16 bytes each.
+pub(crate) fn accesses(bytes: &[u8]) {
+    let Some(mut apics) = Apics::new() else {
+        return;
+    };
+    for access in bytes.as_chunks::<16>().0 {
+        let both = u128::from_le_bytes(*access);
+        apics.step(both as u64, (both >> 64) as u64);
+    }
+}
+
 /// Streams of `total` accesses in all, of this seed; machines begin anew after each 100 000.
 ///
 /// # Panics

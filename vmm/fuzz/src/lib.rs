@@ -53,8 +53,8 @@ pub fn feed(name: &str, input: &[u8]) {
     }
 }
 
-/// All that is fed with bytes. The APIC is fed with accesses, many more of them: [`apic`].
-pub const TARGETS: [Target; 14] = [
+/// All that is fed with bytes. APICs are fed with many more accesses than a file has as well: [`apic::stream`].
+pub const TARGETS: [Target; 15] = [
     Target {
         name: "scenario",
         feed: texts::scenario,
@@ -137,6 +137,12 @@ pub const TARGETS: [Target; 14] = [
         name: "saved-apic",
         feed: apic::saved,
         corpus: corpus::saved_apics,
+        bounded: 20_000,
+    },
+    Target {
+        name: "apic-accesses",
+        feed: apic::accesses,
+        corpus: corpus::none,
         bounded: 20_000,
     },
 ];

@@ -45,6 +45,19 @@ bounded! {
     no_initramfs_panics: "initramfs",
     no_index_has_a_snapshot_restored_from_elsewhere: "snapshot-index",
     no_saved_apic_breaks_one: "saved-apic",
+    no_file_of_accesses_breaks_an_apic: "apic-accesses",
+}
+
+#[test]
+fn each_target_is_one_of_cargo_fuzz_too() {
+    let manifest = include_str!("../libfuzzer/Cargo.toml");
+    let lines = manifest
+        .lines()
+        .filter(|line| line.starts_with("path = \"t"));
+    let paths: Vec<_> = lines.map(str::to_owned).collect();
+    let file = |name: &str| format!("path = \"targets/{}.rs\"", name.replace('-', "_"));
+    let expected: Vec<_> = TARGETS.iter().map(|target| file(target.name)).collect();
+    assert_eq!(paths, expected);
 }
 
 // Ten million accesses in all.
