@@ -78,9 +78,9 @@ impl Paging {
             levels: if cr4 & LA57 == 0 { 4 } else { 5 },
         };
         let loaded = (tables.read)(cr3 & ADDRESS)?;
+        // The kernel's of a pair is the loaded one itself then, which is no pair.
         let other = cr3 & ADDRESS & !USER_TABLE;
-        let isolated =
-            cr3 & USER_TABLE != 0 && (tables.read)(other).is_some_and(|it| is_pair(&loaded, &it));
+        let isolated = (tables.read)(other).is_some_and(|it| is_pair(&loaded, &it));
         let kernel = if isolated { other } else { cr3 & ADDRESS };
         let mut budget = TABLES_MAX;
         let leaf = tables.global_leaf(kernel, tables.levels, 0, &mut budget);
@@ -269,6 +269,81 @@ mod tests {
             let looked = [USER, KERNEL].map(|cr3| look_in(&unknown, cr3, PGE, global));
             assert_eq!(looked, [true, false].map(|it| paging(false, it, false)));
         }
+    }
+
+    /// Tables of so many levels from [`KERNEL`] on, which map `address` by a global leaf of `level`. Above level 3 the bit of
+    /// a leaf means nothing.
+    fn path(address: u64, levels: u32, level: u32) -> BTreeMap<u64, u64> {
+        let mut path = BTreeMap::new();
+        let mut table = KERNEL;
+        for at in (level..=levels).rev() {
+            let below = table + 0x1000;
+            let entry = match at {
+                _ if at == level => LEAF | GLOBAL | PRESENT,
+                4.. => below | LEAF | PRESENT,
+                _ => below | PRESENT,
+            };
+            path.insert(table + 8 * (address >> (12 + 9 * (at - 1)) & 0x1ff), entry);
+            table = below;
+        }
+        path
+    }
+
+    #[test]
+    fn a_leaf_is_looked_at_if_it_maps_any_of_the_addresses_and_no_other_is() {
+        // Indices above and below the middle of a table, at each level.
+        let addresses = [(4, 0xffff_c92b_4c91_2000), (4, 0xffff_e8ff_ffff_f000)];
+        let deep = [
+            (5, 0xffa0_0000_0000_0000),
+            (5, 0xffd1_2345_6789_a000),
+            (5, 0x11_2345_6000),
+        ];
+        for (levels, address) in addresses.into_iter().chain(deep) {
+            for level in 1..=3 {
+                let words = path(address, levels, level);
+                let read = |at: u64| {
+                    let word = |index: u64| words.get(&(at + 8 * index)).copied().unwrap_or(0);
+                    Some(
+                        (0..512)
+                            .flat_map(|index| word(index).to_le_bytes())
+                            .collect(),
+                    )
+                };
+                let size = 0x1000_u64 << (9 * (level - 1));
+                let start = address & !(size - 1);
+                let end = start.wrapping_add(size);
+                let cr4 = PGE | if levels == 5 { LA57 } else { 0 };
+                for (vmalloc, found) in [
+                    (start..start + 1, true),
+                    (end - 1..end, true),
+                    (start - 0x1000..end + 0x1000, true),
+                    (start - 0x1000..start, false),
+                    (end..end + 0x1000, false),
+                ] {
+                    let paging = Paging::look(KERNEL, cr4, &vmalloc, read).unwrap();
+                    assert_eq!(paging.global, found, "{level}: {address:x} {vmalloc:x?}");
+                }
+                let word = |at: u64| Some(words.get(&at).copied().unwrap_or(0));
+                let translated = kernel_translation(KERNEL, cr4, address, word);
+                assert_eq!(
+                    translated,
+                    Some(address & (size - 1)),
+                    "{level}: {address:x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_page_table_beside_another_s_is_no_isolation() {
+        // Beside it is one that is not of a pair: it has nothing of the user's.
+        let paging = Paging::look(USER, PGE, &VMALLOC, |at| {
+            let mut page = vec![0; 4096];
+            page[8 * 508] = PRESENT as u8;
+            page[0] = u8::from(at == USER);
+            Some(page)
+        });
+        assert!(!paging.unwrap().isolated);
     }
 
     #[test]
