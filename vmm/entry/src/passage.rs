@@ -197,3 +197,59 @@ pub enum PassageEnd {
     /// The event did not come, and nothing was written down.
     NoEvent,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::good;
+
+    /// All of a way in and out, of which the instructions with these numbers, from 1, run freely.
+    fn passage(ended: PassageEnd, free: &[usize]) -> Passage {
+        let steps = (1..).zip(good().steps).map(|(number, step)| Crossed {
+            step,
+            flag: None,
+            free: free.contains(&number),
+        });
+        Passage {
+            arrival: Arrival::Stood,
+            outer: None,
+            steps: steps.collect(),
+            ended,
+            frame: None,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_noticed_unless_code_ran_freely_there() {
+        let ends = [PassageEnd::User, PassageEnd::Limit];
+        for (free, missing, whole) in [(&[][..], 4, false), (&[4], 4, true), (&[4], 7, false)] {
+            for ended in ends {
+                let mut passage = passage(ended, free);
+                assert_eq!(passage.check(), Ok(()), "{free:?}");
+                passage.steps.remove(missing);
+                assert_eq!(passage.check().is_ok(), whole, "{missing} of {free:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_said_to_be_back_in_user_space_was_last_seen_on_the_way_there() {
+        let mut passage = passage(PassageEnd::User, &[4]);
+        passage.steps.pop();
+        assert!(passage.check().is_err());
+        passage.ended = PassageEnd::Limit;
+        assert_eq!(passage.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_frame_is_pushed_from_its_end() {
+        let frame = Frame {
+            rip: 1,
+            cs: 2,
+            rflags: 3,
+            rsp: 4,
+            ss: 5,
+        };
+        assert_eq!(Frame::from([1, 2, 3, 4, 5]), frame);
+    }
+}

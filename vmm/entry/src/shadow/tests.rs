@@ -255,3 +255,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_write_of_a_control_register_is_in_force_after_it() {
+    let registers = registers(1, PCIDE);
+    for (effect, after) in [
+        (Effect::None, (1, PCIDE)),
+        (Effect::WriteCr3 { value: NOFLUSH | 2 }, (2, PCIDE)),
+        (
+            Effect::WriteCr4 {
+                old: PCIDE,
+                new: PGE,
+            },
+            (1, PGE),
+        ),
+        (Effect::Serialising, (1, PCIDE)),
+    ] {
+        assert_eq!(control_after(effect, &registers), after, "{effect:?}");
+    }
+}
