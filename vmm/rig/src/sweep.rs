@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipirig_evidence::ledger::DETAILS;
 use ipirig_evidence::{Phase, chain};
-use ipirig_machine::{Host, MachineError};
+use ipirig_machine::Host;
 use ipirig_sweep::judge::{Invariant, Violation};
 use ipirig_sweep::result::{SCHEMA_VERSION, Timing};
 use ipirig_sweep::{Outcome, PointResult, SweepResult};
@@ -67,8 +67,7 @@ pub fn sweep(
             Ok(Err(ended @ Ended::Lacking { .. })) => break (false, Some(chain(&ended)), true),
             Ok(Err(ended)) => ended,
             Err(error) => {
-                let skipped = matches!(error, MachineError::NoX2apic);
-                break (false, Some(chain(&error)), skipped);
+                break (false, Some(chain(&error)), error.is_lack());
             }
         };
         let why = chain(&ended);

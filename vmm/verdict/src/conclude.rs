@@ -78,11 +78,10 @@ pub fn finish<E, P: Planned>(
 
 /// What it means that there is no machine.
 fn without_machine(error: &MachineError) -> Verdict {
-    match error {
-        MachineError::NoX2apic | MachineError::KvmEvents(_) | MachineError::IpisPastKvm { .. } => {
-            Verdict::Skipped
-        }
-        _ => Verdict::Error,
+    if error.is_lack() {
+        Verdict::Skipped
+    } else {
+        Verdict::Error
     }
 }
 
@@ -204,6 +203,7 @@ mod tests {
         for (error, verdict) in [
             (MachineError::NoX2apic, Verdict::Skipped),
             (MachineError::IpisPastKvm { parameters }, Verdict::Skipped),
+            (MachineError::NoStopping("steps".into()), Verdict::Skipped),
             (MachineError::Cpus(0), Verdict::Error),
             (MachineError::NoAnswer(1), Verdict::Error),
             (

@@ -104,6 +104,15 @@ impl MachineError {
             Self::Cpus(_) | Self::Boot(_) | Self::Placement(_) | Self::Log { .. }
         )
     }
+
+    /// Whether the host lacks what is asked of it, so that nothing failed and nothing can be said.
+    #[must_use]
+    pub fn is_lack(&self) -> bool {
+        matches!(
+            self,
+            Self::NoX2apic | Self::NoStopping(_) | Self::KvmEvents(_) | Self::IpisPastKvm { .. }
+        )
+    }
 }
 
 pub(crate) fn failed(ioctl: &'static str) -> impl FnOnce(errno::Error) -> MachineError {
