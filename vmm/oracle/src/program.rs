@@ -23,6 +23,28 @@ pub struct Step {
     pub operation: Operation,
 }
 
+impl Step {
+    /// Whether it sets a TSC deadline, or the timer's mode to that (SDM vol. 3, 11.5.4.1).
+    #[must_use]
+    pub fn needs_tsc_deadline(&self) -> bool {
+        match self.operation {
+            Operation::TscDeadline { .. } => true,
+            Operation::Write { register, value } => {
+                register == Register::LVT_TIMER && value >> 17 & 3 == 2
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it has software disable an APIC (SDM vol. 3, 11.4.7.2).
+    fn disables(&self) -> bool {
+        let Operation::Write { register, value } = self.operation else {
+            return false;
+        };
+        register == Register::SVR && value & SOFTWARE_ENABLED == 0
+    }
+}
+
 /// A list of operations on the APICs of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
@@ -35,7 +57,9 @@ pub struct Program {
 }
 
 /// SVR: software enables the APIC, and the spurious vector is 0xff.
-pub(crate) const ENABLED: u32 = 0x1ff;
+pub(crate) const ENABLED: u32 = SOFTWARE_ENABLED | 0xff;
+/// In the SVR: software enables the APIC (SDM vol. 3, 11.9).
+const SOFTWARE_ENABLED: u32 = 1 << 8;
 /// The mask of an entry of the local vector table.
 pub(crate) const MASKED: u32 = 1 << 16;
 
@@ -45,6 +69,17 @@ const STEP: usize = 16;
 const ALL_SETTLE: u8 = 1 << 7;
 
 impl Program {
+    /// The same without the steps by which software disables an APIC. `None` if it has none.
+    #[must_use]
+    pub fn without_disabling(&self) -> Option<Self> {
+        let mut steps = self.steps.clone();
+        steps.retain(|step| !step.disables());
+        (steps.len() < self.steps.len()).then_some(Self {
+            steps,
+            ..self.clone()
+        })
+    }
+
     /// What comes first: each CPU enables its APIC and writes those registers that are not the same after a reset on
     /// all APICs; in the xAPIC its logical id as well, a bit of its own in the flat model.
     #[must_use]

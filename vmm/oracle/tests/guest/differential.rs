@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipirig_machine::{ApicMode, Host, Wakeup};
+use ipirig_machine::{ApicMode, Host, StopReason, Wakeup};
 use ipirig_oracle::{Difference, Entry, Face, Log, Operation, Program, Step, difference, shrink};
 
 use crate::Suite;
@@ -140,9 +140,19 @@ fn compare(host: &Arc<Host>, program: &Program) -> Option<(Option<Difference>, O
 fn agree(seed: u64, programs: u64, face: Face, cpus: u8, steps: usize) {
     let host = Arc::new(Host::probe().unwrap());
     for seed in seed..seed + programs {
-        let program = Program::random(seed, face, cpus, steps);
-        if compare(&host, &program).is_none() {
+        let mut program = Program::random(seed, face, cpus, steps);
+        let Some((_, _, theirs)) = compare(&host, &program) else {
             continue;
+        };
+        // One of the deviations.
+        if fails_to_enter(&theirs.end)
+            && let Some(without) = program.without_disabling()
+        {
+            println!("seed {seed}: without the steps that disable an APIC");
+            program = without;
+            if compare(&host, &program).is_none() {
+                continue;
+            }
         }
         let until = Instant::now() + SHRINKING;
         let least = shrink(&program, QUESTIONS, |candidate| {
@@ -160,6 +170,14 @@ fn agree(seed: u64, programs: u64, face: Face, cpus: u8, steps: usize) {
             None => panic!("seed {seed}: differs, but not each time:\n{least}"),
         }
     }
+}
+
+/// Whether the CPU refused to enter the guest for a control field of its VMCS: VM-instruction error 7 (SDM vol. 3, 31.4).
+fn fails_to_enter(end: &Wakeup) -> bool {
+    let Wakeup::Stopped(StopReason::UnexpectedExit { what, .. }) = end else {
+        return false;
+    };
+    what.starts_with("FailEntry(7,")
 }
 
 /// As many as [`LONG`] says: of ten, six of one CPU and the others of two and three, in both modes.

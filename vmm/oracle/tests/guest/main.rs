@@ -31,6 +31,7 @@ struct Suite {
     no_kvm: Option<String>,
     no_x2apic: Option<String>,
     no_kernel_apic: Option<String>,
+    no_tsc_deadline: Option<String>,
     trials: Vec<Trial>,
 }
 
@@ -69,6 +70,10 @@ fn main() -> ExitCode {
         no_x2apic: no_kvm
             .clone()
             .or_else(|| lacks_x2apic.then(|| "no x2APIC registers in user space".to_owned())),
+        no_tsc_deadline: host
+            .as_ref()
+            .is_ok_and(|host| !host.facts().tsc_deadline || host.facts().tsc_khz == 0)
+            .then(|| "guests have no TSC deadlines here (SDM 11.5.4.1)".to_owned()),
         no_kernel_apic: no_kvm.clone().or_else(|| {
             host.ok()
                 .and_then(|host| differential::no_kernel_apic(&host))

@@ -93,10 +93,14 @@ pub(crate) fn list(suite: &mut Suite) {
             Face::X2apic => suite.no_x2apic.clone(),
         };
         let case = Arc::new(case);
-        let reason = suite.no_kvm.clone().or_else(|| no_x2apic.clone());
+        let lacks = no_x2apic.or_else(|| {
+            let needed = case.steps.iter().any(Step::needs_tsc_deadline);
+            suite.no_tsc_deadline.clone().filter(|_| needed)
+        });
+        let reason = suite.no_kvm.clone().or_else(|| lacks.clone());
         let ours = Arc::clone(&case);
         suite.add(&name, reason, move || ours.holds(false));
-        let reason = suite.no_kernel_apic.clone().or_else(|| {
+        let reason = suite.no_kernel_apic.clone().or(lacks).or_else(|| {
             let deviates = case.deviates?;
             let mut deviations = ipirig_oracle::DEVIATIONS.iter();
             let known = deviations.find(|one| one.what.starts_with(deviates));
