@@ -4,6 +4,7 @@ use super::*;
 use crate::audit::{PendingInput, audit};
 use crate::pending::Pending;
 use crate::testing::*;
+use ipirig_instruction::control::PCIDE;
 
 fn listed(record: &Record, extent: Extent) -> String {
     let everything = PendingInput {
@@ -138,4 +139,41 @@ fn ways_in_have_the_kernels_names() {
         let name = if name == "-" { &number } else { name };
         assert_eq!(way(Vector(vector)), name);
     }
+}
+
+#[test]
+fn an_invpcid_is_listed_with_what_its_type_takes() {
+    let descriptor = [2, 0xffff_c900_0000_5123];
+    let way = (0..4).fold(entered(), |way, kind| way.invpcid(kind, descriptor));
+    let text = listed(&way.end(Ended::Limit), Extent::Whole);
+    let said: Vec<&str> = text
+        .lines()
+        .filter_map(|line| Some(line.split_once("type ")?.1.split("  ").next()?))
+        .collect();
+    let expected = ["0, PCID 2, page 0xffffc90000005000", "1, PCID 2", "2", "3"];
+    assert_eq!(said, expected, "{text}");
+}
+
+#[test]
+fn a_load_of_a_page_table_keeps_nothing_where_there_are_no_pcids() {
+    let way = entered().with(|registers| registers.cr4 &= !PCIDE);
+    let text = listed(
+        &way.cr3(KERNEL_CR3 | NOFLUSH).end(Ended::Limit),
+        Extent::Whole,
+    );
+    assert!(
+        text.contains("user -> kernel page table, clears PCID 0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_finding_is_said_with_its_instruction() {
+    let finding = Finding {
+        step: 3,
+        address: 0,
+        what: crate::What::PatchedText,
+        words: "reads".to_owned(),
+    };
+    assert_eq!(finding.to_string(), "instruction 3 reads");
 }

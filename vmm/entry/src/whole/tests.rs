@@ -350,3 +350,56 @@ proptest! {
         let _ = check(&Record { ended, ..recorded(steps.collect()) });
     }
 }
+
+#[test]
+fn what_was_interrupted_or_called_ends_by_its_own_return() {
+    let (ret, iretq): (&[u8], &[u8]) = (&[0xc3], &[0x48, 0xcf]);
+    for (began, code, whole) in [
+        (Began::Call, ret, true),
+        (Began::Call, iretq, false),
+        (Began::Vector(0xec), iretq, true),
+        (Began::Vector(0xec), ret, false),
+    ] {
+        let mut record = entered().step(code).end(Ended::Interrupted);
+        record.began = began;
+        assert_eq!(record.check(began).is_ok(), whole, "{began:?} {code:x?}");
+    }
+}
+
+#[test]
+fn a_return_goes_where_was_last_stored_and_anywhere_if_that_is_not_known() {
+    // CALL to a MOV from RAX to where RSP points, which is the return address, or to 16 bytes above.
+    let goes = |mov: &[u8], to: u64| {
+        let back = Way::syscall().registers.rip + 5;
+        let way = Way::syscall()
+            .with(|registers| registers.general[0] = back + 0x40)
+            .call(NOINSTR)
+            .step(mov)
+            .step(&[0xc3])
+            .with(|registers| {
+                registers.general[RSP] += 8;
+                registers.rip = to;
+            });
+        check(&way.step(&[0x90]).end(Ended::Limit)).is_ok()
+    };
+    let back = Way::syscall().registers.rip + 5;
+    let places = [back, back + 0x40, back + 0x80];
+    for (mov, goes_to) in [
+        (&[0x48, 0x89, 0x44, 0x24, 0x10][..], [true, false, false]), // mov %rax, 16(%rsp)
+        (&[0x48, 0x89, 0x04, 0x24], [false, true, false]),           // mov %rax, (%rsp)
+        (&[0x89, 0x04, 0x24], [true; 3]),                            // mov %eax, (%rsp)
+        (&[0x48, 0x89, 0x44, 0x24, 0x04], [true; 3]),                // mov %rax, 4(%rsp)
+    ] {
+        assert_eq!(places.map(|to| goes(mov, to)), goes_to, "{mov:x?}");
+    }
+    // Of what was stored where no return address was nothing is known.
+    let returns = Way::syscall()
+        .with(|registers| registers.general[0] = 0x1234)
+        .step(&[0x48, 0x89, 0x04, 0x24])
+        .step(&[0xc3])
+        .with(|registers| {
+            registers.general[RSP] += 8;
+            registers.rip = NOINSTR;
+        });
+    assert_eq!(check(&returns.step(&[0x90]).end(Ended::Limit)), Ok(()));
+}

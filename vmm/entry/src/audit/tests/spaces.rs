@@ -209,3 +209,24 @@ fn without_isolation_a_page_table_with_the_users_bit_in_its_address_is_the_kerne
     // With it, the load of a user page table is no change of address space.
     assert_eq!(seen(true), (Some(2), vec![]));
 }
+
+#[test]
+fn an_address_space_that_is_loaded_on_the_way_in_is_the_one_to_be_caught_up_in() {
+    let other = 0x0200_0002 | NOFLUSH;
+    let caught_up = || entered().flag(1).step(&[0x0f, 0x20, 0xd8]).cr3(KERNEL_CR3);
+    let cleared = |way: Way| judged(way.step(&[0x50]), Ended::Limit).translations_cleared;
+    assert_eq!(cleared(caught_up().stack().call(WORK)), Some(5));
+    assert_eq!(cleared(caught_up().cr3(other).stack().call(WORK)), None);
+    // The first instruction of ordinary code is no more on the way in.
+    assert_eq!(cleared(caught_up().stack().call(WORK).cr3(other)), Some(5));
+}
+
+#[test]
+fn no_more_switches_are_told_than_are_of_use() {
+    let tables: Vec<u64> = (2..FINDINGS_MAX as u64 + 12)
+        .map(|pcid| pcid << 24 | pcid)
+        .collect();
+    let audit = judged(through(&tables), Ended::Limit);
+    assert_eq!(audit.switches.len(), FINDINGS_MAX);
+    assert!(audit.switches.iter().all(|switch| switch.flushed));
+}
