@@ -25,6 +25,20 @@ fn where_no_ipi_came_those_of_each_cause_are_lost() {
 }
 
 #[test]
+fn a_housekeeping_cpu_that_gets_as_many_ipis_as_it_must_is_well() {
+    let (mut plan, mut evidence) = evidence("housekeeping-in-user", None, sends());
+    plan.scenario.expect.by_cause.clear();
+    let least = plan.scenario.expect.housekeeping_ipis_min;
+    let judged = |sent| {
+        let tally = &mut evidence.ledger.cpus[1].window;
+        tally.targeted = [(Kind::Vector(0xfc), sent)].into();
+        tally.ipis_at_user = sent;
+        named(HOUSEKEEPING_IPIS, &plan, &evidence).status
+    };
+    assert_eq!([least, least - 1].map(judged), [Held, Violated]);
+}
+
+#[test]
 fn half_of_the_ipis_are_enough_to_show_where_the_vcpu_was() {
     let script = || Script {
         further_witness_ipis: 2,
