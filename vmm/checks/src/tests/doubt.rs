@@ -1,5 +1,6 @@
 //! What only a guest says is no ground of `violated`, where the rig saw that it is not true, or saw nothing.
 
+use ipirig_evidence::vectors::Kind;
 use proptest::prelude::*;
 
 use super::*;
@@ -33,6 +34,43 @@ fn the_old_branch_is_a_violation_only_if_the_storm_was_seen() {
     let words = "still the old branch (0x0) on first entry, but 0 pokes were seen before the entry by SYSCALL, of at least \
                  303: that may be right";
     assert!(check.evidence.contains(words), "{}", check.evidence);
+}
+
+#[test]
+fn the_old_branch_is_in_doubt_where_patches_could_not_be_seen_and_nobody_was_witness() {
+    let judged = |text: Option<String>, mappings: Option<String>, witnessed| {
+        let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+        let tally = &mut evidence.ledger.cpus[1].window;
+        tally.targeted = [(Kind::Vector(0xfc), witnessed)].into();
+        let window = &mut evidence.windows[0];
+        (window.changed.blind.text, window.changed.blind.mappings) = (text, mappings);
+        for report in window.released.values_mut() {
+            report.branch = 0;
+        }
+        let check = named(COMPLETED, &plan, &evidence);
+        check.evidence.contains("that may be right")
+    };
+    let blind = || Some("no symbols".to_owned());
+    assert!(judged(blind(), None, 1));
+    assert!(!judged(None, blind(), 1));
+    assert!(!judged(blind(), None, 303));
+}
+
+#[test]
+fn a_way_in_that_fails_in_the_guest_is_an_error_and_one_that_it_has_not_is_none() {
+    let said = |errno| {
+        let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+        let window = &mut evidence.windows[0];
+        window.baseline.clear();
+        for report in window.released.values_mut() {
+            report.errno = errno;
+        }
+        let check = named(COMPLETED, &plan, &evidence);
+        check
+            .evidence
+            .contains("SYSCALL failed in the guest (errno 5)")
+    };
+    assert_eq!([0, 5].map(said), [false, true]);
 }
 
 proptest! {
