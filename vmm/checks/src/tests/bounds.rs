@@ -39,6 +39,27 @@ fn a_housekeeping_cpu_that_gets_as_many_ipis_as_it_must_is_well() {
 }
 
 #[test]
+fn counters_that_cannot_be_read_say_why_and_one_that_is_gone_says_so() {
+    let said = |before: bool, counters: Result<_, String>| {
+        let (plan, mut evidence) = evidence("static-key-flip", None, Script::default());
+        let at = if before {
+            &mut evidence.before
+        } else {
+            &mut evidence.after
+        };
+        at.counters = counters;
+        let check = named(COUNTERS, &plan, &evidence);
+        (check.status, check.evidence)
+    };
+    for before in [true, false] {
+        let unreadable = said(before, Err("line 3 is none".to_owned()));
+        assert_eq!(unreadable, (Error, "line 3 is none".to_owned()));
+        let words = "the kernel's counters came or went during the run";
+        assert_eq!(said(before, Ok(None)), (Error, words.to_owned()));
+    }
+}
+
+#[test]
 fn half_of_the_ipis_are_enough_to_show_where_the_vcpu_was() {
     let script = || Script {
         further_witness_ipis: 2,
