@@ -6,9 +6,6 @@ use crate::local::LocalApic;
 /// The number of the `IA32_APIC_BASE` MSR.
 pub const IA32_APIC_BASE: u32 = 0x1b;
 
-/// The guest-physical address of the xAPIC's page of registers after power-up.
-pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
-
 /// Where the page can be moved to: where a PC's chipset and processor have their devices (the I/O APIC from
 /// 0xfec0_0000, TXT and TPM from 0xfed2_0000), so that a machine has no RAM there.
 pub(crate) const PAGES: std::ops::Range<u64> = 0xfe00_0000..0xff00_0000;

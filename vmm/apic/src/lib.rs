@@ -69,12 +69,13 @@ mod vectors;
 
 pub use access::Action;
 pub use addressing::{Addressing, LogicalModel, Mode};
-pub use base::{APIC_BASE_ADDRESS, GeneralProtection, IA32_APIC_BASE};
+pub use base::{GeneralProtection, IA32_APIC_BASE};
 pub use bus::{Bus, SetupError};
 pub use cpu_set::{CpuSet, MAX_CPUS};
 pub use icr::{DeliveryMode, Destination, Icr, Shorthand};
 pub use local::{Line, LocalApic, Work};
 pub use observer::{Accepted, AcceptedKind, ApicObserver, Origin};
+pub use registers::APIC_BASE_ADDRESS;
 pub use route::{Ipi, Sent, route};
 pub use saved::{RestoreError, SavedApic};
 pub use timer::MIN_TIMER_PERIOD_NS;

@@ -1,11 +1,10 @@
 //! The local APIC of one CPU: its state, and what it has to deliver.
 
 use crate::addressing::{Addressing, Mode};
-use crate::base::APIC_BASE_ADDRESS;
 use crate::bus::{Bus, SetupError};
 use crate::observer::{Accepted, AcceptedKind, ApicObserver, Origin};
 use crate::posted::{Events, PostedInterrupts};
-use crate::registers::{ApicRegisters, Lvt, esr};
+use crate::registers::{APIC_BASE_ADDRESS, ApicRegisters, Lvt, esr};
 use crate::vectors::{FIRST_LEGAL_VECTOR, VectorSet};
 use std::sync::Arc;
 

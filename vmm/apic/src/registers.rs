@@ -6,6 +6,9 @@ use crate::timer::Timer;
 use crate::vectors::VectorSet;
 use serde::{Deserialize, Serialize};
 
+/// The guest-physical address of the xAPIC's page of registers after power-up (SDM 11.4.1).
+pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
+
 /// Version 0x14, an integrated APIC, with six LVT entries (the field holds one less).
 pub(crate) const VERSION: u32 = 5 << 16 | 0x14;
 

@@ -9,7 +9,7 @@ use ipirig_guest::{ErrorClass, GuestError, StoreError};
 use ipirig_rig::run::RunError;
 use ipirig_verdict::exit::Code;
 
-use crate::output::say;
+use crate::say::say;
 
 /// Why a command did not come to its end.
 #[derive(Debug)]

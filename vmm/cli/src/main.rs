@@ -8,6 +8,7 @@ mod output;
 mod pictures;
 mod progress;
 mod reports;
+mod say;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Where results go. A reader that has seen enough (`| head`) is no failure.
 //!
-//! This is the one way to a terminal: [`print()`], [`say`] and what `crate::progress` shows replace control characters,
+//! This is the one way to a terminal: [`print()`], `crate::say` and what `crate::progress` shows replace control characters,
 //! which a guest, a kernel's file or somebody's results may have in them. The guest's console has its own way
 //! (`ipirig_machine::ConsoleStyle`), with the same filter.
 
@@ -35,11 +35,6 @@ fn write_out(text: &str) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Writes to standard error. Nobody is left to tell if that fails.
-pub(crate) fn say(text: &str) {
-    let _ = io::stderr().lock().write_all(shown(text).as_bytes());
 }
 
 /// Whose fault it is that a file that looked well could not be written: the user's if there is no way to it, else

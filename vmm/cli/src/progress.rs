@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use ipirig_terminal::text::line;
 
-use crate::output::say;
+use crate::say::say;
 
 /// Shows one thing at a time.
 #[derive(Debug)]

@@ -15,7 +15,8 @@ use ipirig_scenario::{Scenario, base_name};
 use ipirig_verdict::result::RunResult;
 
 use crate::failure::Failure;
-use crate::output::{check_writable, say};
+use crate::output::check_writable;
+use crate::say::say;
 
 /// A format that takes all results of a command, and why there are no more, if there should be.
 type Format = fn(&[RunResult], Option<Cut<'_>>) -> anyhow::Result<String>;

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 
-use crate::interrupt;
+use crate::request::requested;
 
 static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -34,7 +34,7 @@ pub fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
     let child = command.spawn()?;
     let group = Group(Pid::from_child(&child));
     groups().push(group.0);
-    if interrupt::requested() {
+    if requested() {
         // The signal came before the group was known.
         end_all(false);
     }

@@ -13,13 +13,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::request::request;
+pub use crate::request::requested;
 use crate::{children, tidy};
 
 /// With what a process ends that was asked to: 128 + SIGINT, as a shell says it.
@@ -31,7 +33,6 @@ pub const GRACE: Duration = Duration::from_millis(800);
 /// How often the thread that ends the process looks whether it may.
 const LOOK: Duration = Duration::from_millis(50);
 
-static REQUESTED: AtomicBool = AtomicBool::new(false);
 static WAKE: OnceLock<EventFd> = OnceLock::new();
 /// Wakes the thread that ends the process. Nobody else reads it.
 static ALARM: OnceLock<EventFd> = OnceLock::new();
@@ -39,7 +40,7 @@ static ALARM: OnceLock<EventFd> = OnceLock::new();
 static ORDERLY: Mutex<Vec<(u64, Duration)>> = Mutex::new(Vec::new());
 
 extern "C" fn on_signal(_: libc::c_int) {
-    REQUESTED.store(true, Ordering::SeqCst);
+    request();
     for event in [&WAKE, &ALARM].into_iter().filter_map(OnceLock::get) {
         let one = 1_u64;
         // SAFETY: write(2) is async-signal-safe; the buffer is eight live bytes, as an eventfd
@@ -99,12 +100,6 @@ fn is_ignored(signal: i32) -> io::Result<bool> {
         return Err(io::Error::last_os_error());
     }
     Ok(action.sa_sigaction == libc::SIG_IGN)
-}
-
-/// Whether one of the signals came since [`install`].
-#[must_use]
-pub fn requested() -> bool {
-    REQUESTED.load(Ordering::SeqCst)
 }
 
 /// The event that becomes readable on the signal, once installed.

@@ -6,5 +6,6 @@
 
 pub mod children;
 pub mod interrupt;
+mod request;
 pub mod text;
 pub mod tidy;

@@ -8,8 +8,9 @@ use ipirig_verdict::exit::Code;
 
 use crate::failure::Failure;
 use crate::output::{
-    check_writable, not_written, print, print_file, say, stderr_paint, stdout_paint, write_file,
+    check_writable, not_written, print, print_file, stderr_paint, stdout_paint, write_file,
 };
+use crate::say::say;
 
 pub(crate) fn audit(args: &AuditArgs) -> Result<Code, Failure> {
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));

@@ -16,9 +16,8 @@ use ipirig_verdict::result::RunResult;
 
 use super::run::perform;
 use crate::failure::Failure;
-use crate::output::{
-    check_writable, not_written, print, say, stderr_paint, stdout_paint, write_file,
-};
+use crate::output::{check_writable, not_written, print, stderr_paint, stdout_paint, write_file};
+use crate::say::say;
 
 /// Most bytes of a result that is read.
 const MAX_RESULT: u64 = 256 << 20;

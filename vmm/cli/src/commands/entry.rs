@@ -13,8 +13,9 @@ use ipirig_verdict::exit::Code;
 
 use super::run::{Outcome, perform};
 use crate::failure::Failure;
-use crate::output::{not_written, print, say, stderr_paint, write_file};
+use crate::output::{not_written, print, stderr_paint, write_file};
 use crate::pictures;
+use crate::say::say;
 
 pub(crate) fn entry(args: EntryArgs) -> Result<Code, Failure> {
     let mut scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;

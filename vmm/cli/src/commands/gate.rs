@@ -16,9 +16,10 @@ use ipirig_verdict::exit::Code;
 use super::run::{chosen, perform_all};
 use super::sweep::read as read_sweep;
 use crate::failure::Failure;
-use crate::output::{not_written, print, say, stderr_paint, stdout_paint, write_file};
+use crate::output::{not_written, print, stderr_paint, stdout_paint, write_file};
 use crate::pictures;
 use crate::reports::{Reports, annotate_on_github, is_stdout};
+use crate::say::say;
 
 pub(crate) fn gate(args: &GateArgs) -> Result<Code, Failure> {
     // Before runs that take minutes.

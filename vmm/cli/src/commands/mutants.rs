@@ -29,8 +29,9 @@ use super::run::{built, file, print_both, snapshots};
 use super::sweep::SCENARIO;
 use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
-use crate::output::{check_writable, say};
+use crate::output::check_writable;
 use crate::progress::Progress;
+use crate::say::say;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<Code, Failure> {
     let mutants = chosen(&args.names)?;

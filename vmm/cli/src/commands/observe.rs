@@ -20,9 +20,10 @@ use super::host::host;
 use super::run::{check_files, kernel_files, options, print_both, setup};
 use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
-use crate::output::{check_writable, not_written, say, write_file};
+use crate::output::{check_writable, not_written, write_file};
 use crate::pictures::{check_file, write_observation};
 use crate::progress::Progress;
+use crate::say::say;
 
 pub(crate) fn observe(args: ObserveArgs) -> Result<Code, Failure> {
     // An agent of the user's own may have others.

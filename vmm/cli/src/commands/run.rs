@@ -29,11 +29,12 @@ use super::host::host;
 use super::{REPORT_TIME, check_interrupt};
 use crate::failure::Failure;
 use crate::output::{
-    check_writable, not_written, print, print_file, say, stderr_paint, stdout_paint, write_file,
+    check_writable, not_written, print, print_file, stderr_paint, stdout_paint, write_file,
 };
 use crate::pictures;
 use crate::progress::Progress;
 use crate::reports::{Cut, Reports, is_stdout};
+use crate::say::say;
 
 pub(crate) fn run(args: RunArgs) -> Result<Code, Failure> {
     let mut scenarios = chosen(&args.group, &args.scenarios)?;

@@ -10,8 +10,8 @@ use ipirig_machine::check_kernel;
 use ipirig_rig::run::SymbolSource;
 
 use crate::failure::Failure;
-use crate::output::say;
 use crate::progress::Progress;
+use crate::say::say;
 
 /// Where names come from.
 pub(super) fn symbols(options: &RunOptions) -> SymbolSource {

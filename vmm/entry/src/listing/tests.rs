@@ -148,7 +148,7 @@ fn an_invpcid_is_listed_with_what_its_type_takes() {
     let text = listed(&way.end(Ended::Limit), Extent::Whole);
     let said: Vec<&str> = text
         .lines()
-        .filter_map(|line| Some(line.split_once("type ")?.1.split("  ").next()?))
+        .filter_map(|line| line.split_once("type ")?.1.split("  ").next())
         .collect();
     let expected = ["0, PCID 2, page 0xffffc90000005000", "1, PCID 2", "2", "3"];
     assert_eq!(said, expected, "{text}");
