@@ -222,3 +222,116 @@ fn growth(plan: &Plan, before: &Counters, after: &Counters, cpu: usize) -> Optio
             .map_or(0, |pending| u64::try_from(pending).unwrap_or(0)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use Entries::{AfterLast, Never, NotAfterLast};
+    use Verdict::{Error, Held, Skipped, Violated};
+
+    use super::*;
+
+    /// Judges: deferred, caught up with, pending; which entries there were; IPIs sent, and the judgement of those.
+    fn judged(
+        deferral: bool,
+        [deferred, caught_up, pending]: [u64; 3],
+        entries: Entries,
+        (sent, ipis): (u64, Verdict),
+    ) -> (Verdict, String) {
+        let growth = Growth {
+            deferred,
+            caught_up,
+            pending,
+        };
+        one(deferral, &growth, entries, sent, ipis)
+    }
+
+    #[test]
+    fn what_was_deferred_must_be_caught_up_with_but_for_what_is_pending() {
+        let none = (0, Held);
+        for (counts, entries, status, words) in [
+            ([9, 9, 0], AfterLast, Held, "9 deferred, 9 caught up with"),
+            ([9, 8, 1], AfterLast, Held, "9 deferred, 8 caught up with"),
+            (
+                [9, 8, 0],
+                AfterLast,
+                Violated,
+                "9 deferred, only 8 caught up with",
+            ),
+            (
+                [9, 7, 1],
+                AfterLast,
+                Violated,
+                "9 deferred, only 7 caught up with",
+            ),
+            (
+                [9, 0, 0],
+                AfterLast,
+                Violated,
+                "9 deferred, no entry caught up",
+            ),
+            (
+                [9, 0, 9],
+                AfterLast,
+                Violated,
+                "9 deferred, no entry caught up",
+            ),
+            (
+                [9, 8, 0],
+                NotAfterLast,
+                Skipped,
+                "9 deferred, 8 caught up with; no entry could be produced after the last window",
+            ),
+            (
+                [9, 8, 1],
+                NotAfterLast,
+                Held,
+                "9 deferred, 8 caught up with",
+            ),
+            (
+                [9, 0, 0],
+                NotAfterLast,
+                Violated,
+                "9 deferred, no entry caught up",
+            ),
+            (
+                [9, 0, 8],
+                Never,
+                Skipped,
+                "9 deferred, 0 caught up with; no entry could be produced",
+            ),
+            ([9, 8, 1], Never, Held, "9 deferred, 8 caught up with"),
+        ] {
+            let found = judged(true, counts, entries, none);
+            assert_eq!(found, (status, words.to_owned()), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_was_deferred_ipis_decide() {
+        let words = |sent: u64| format!("nothing deferred, {sent} IPIs sent instead");
+        let nothing = "nothing deferred and nothing sent: the storm did not reach it".to_owned();
+        for ((sent, ipis), expected) in [
+            ((0, Held), (Error, nothing.clone())),
+            ((0, Error), (Error, nothing)),
+            ((1, Violated), (Violated, words(1))),
+            ((1, Held), (Violated, words(1))),
+            (
+                (1, Error),
+                (Error, format!("{}, and the window was not clean", words(1))),
+            ),
+        ] {
+            let found = judged(true, [0, 3, 0], AfterLast, (sent, ipis));
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn with_deferral_off_nothing_may_be_deferred() {
+        let found = [0, 1].map(|deferred| judged(false, [deferred, 1, 0], AfterLast, (1, Held)));
+        let expected = [
+            (Skipped, "nothing deferred; deferral is off".to_owned()),
+            (Violated, "1 deferred although deferral is off".to_owned()),
+        ];
+        assert_eq!(found, expected);
+    }
+}
