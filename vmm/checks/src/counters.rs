@@ -334,4 +334,24 @@ mod tests {
         ];
         assert_eq!(found, expected);
     }
+
+    #[test]
+    fn of_a_storm_of_two_kinds_both_must_be_deferred() {
+        let (plan, _) =
+            ipirig_fake::evidence("target-in-kernel", None, ipirig_fake::Script::default());
+        let grown = |deferred_text, deferred_tlb| {
+            let after = CpuCounters {
+                deferred_text,
+                deferred_tlb,
+                caught_up: 7,
+                pending: Some(-1),
+            };
+            let (before, after) = ([(2, CpuCounters::default())], [(2, after)]);
+            let grown = growth(&plan, &before.into(), &after.into(), 2)?;
+            Some([grown.deferred, grown.caught_up, grown.pending])
+        };
+        let counts = [(3, 4), (3, 0), (0, 4), (0, 0)];
+        let expected = [7, 0, 0, 0].map(|deferred| Some([deferred, 7, 0]));
+        assert_eq!(counts.map(|(text, tlb)| grown(text, tlb)), expected);
+    }
 }
