@@ -16,6 +16,8 @@ use crate::stop::StopReason;
 use crate::sys;
 use crate::vm::{self, Apics};
 
+/// IA32_APIC_BASE: the APIC is enabled (SDM vol. 3, 11.4.4).
+const APIC_ENABLED: u64 = 1 << 11;
 /// The register page, relative to which xAPIC registers are numbered.
 const PAGE: u64 = 0xfff;
 /// x2APIC registers as MSRs (SDM vol. 3, 11.12.1.2).
@@ -29,6 +31,7 @@ enum ExitAction {
     Send(Icr),
     Halt,
     Msr(u32, u64),
+    ApicBase,
     TscDeadline(u64),
     Internal,
     Debug(kvm_debug_exit_arch),
@@ -46,6 +49,7 @@ impl Vcpu {
                 self.record_halt()
             }
             ExitAction::Msr(msr, value) => self.follow_msr(msr, value),
+            ExitAction::ApicBase => self.follow_apic_base(),
             ExitAction::TscDeadline(value) => self.set_tsc_deadline(value),
             ExitAction::Internal => self.internal_error(),
             ExitAction::Debug(exit) => self.debug(&exit),
@@ -153,7 +157,7 @@ impl Vcpu {
                     vm::APIC_BASE => apic
                         .set_apic_base(msr.data)
                         .ok()
-                        .map(|()| ExitAction::Nothing),
+                        .map(|()| ExitAction::ApicBase),
                     vm::TSC_DEADLINE if timers.tsc_khz.is_some() => {
                         Some(ExitAction::TscDeadline(msr.data))
                     }
@@ -217,6 +221,23 @@ impl Vcpu {
             Ok(Handled::No)
         })?;
         self.stop_where_wanted()
+    }
+
+    /// Tells KVM whether the APIC is enabled: that is what CPUID's bit says (SDM vol. 3, 11.4.3).
+    fn follow_apic_base(&mut self) -> Result<(), Break> {
+        let mut sregs = self
+            .fd
+            .get_sregs()
+            .map_err(|error| self.host("KVM_GET_SREGS", error))?;
+        let changed = (sregs.apic_base ^ self.apic.apic_base()) & APIC_ENABLED;
+        if changed == 0 {
+            return Ok(());
+        }
+        self.complete_exit();
+        sregs.apic_base ^= changed;
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(|error| self.host("KVM_SET_SREGS", error))
     }
 
     /// Arms the timer for the moment when the guest's TSC reaches `value`.

@@ -14,6 +14,10 @@ pub(crate) fn list(suite: &mut Suite) {
         an_ap_starts_once_whatever_follows_its_first_sipi,
     );
     suite.both(
+        "cpuid_has_no_apic_while_its_base_has_it_disabled",
+        cpuid_has_no_apic_while_its_base_has_it_disabled,
+    );
+    suite.both(
         "an_ap_reset_amid_a_register_access_starts_at_its_page",
         an_ap_reset_amid_a_register_access_starts_at_its_page,
     );
@@ -56,6 +60,35 @@ guest!(
     jmp 4b
     "
 );
+
+guest!(
+    DISABLED,
+    "
+    call rt_setup
+    mov r8d, 3
+    lea rdi, [r15]
+21: mov eax, 1
+    cpuid
+    shr edx, 9                          # SDM vol. 2, table 3-11: APIC on chip
+    and edx, 1
+    mov qword ptr [rdi], rdx
+    add rdi, 128
+    mov ecx, 0x1b
+    rdmsr
+    xor eax, 0x800
+    wrmsr
+    dec r8d
+    jnz 21b
+    call rt_ring
+    jmp rt_rest
+    "
+);
+
+fn cpuid_has_no_apic_while_its_base_has_it_disabled(apic: ApicMode) {
+    let mut guest = Guest::new(&DISABLED).apic(apic).start();
+    guest.rings();
+    assert_eq!(guest.stop().words[..3], [1, 0, 1]);
+}
 
 fn startup(page: u8) -> (AcceptedKind, Origin) {
     (AcceptedKind::Startup(page), Origin::Ipi)
