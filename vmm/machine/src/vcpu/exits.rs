@@ -225,10 +225,7 @@ impl Vcpu {
 
     /// Tells KVM whether the APIC is enabled: that is what CPUID's bit says (SDM vol. 3, 11.4.3).
     fn follow_apic_base(&mut self) -> Result<(), Break> {
-        let mut sregs = self
-            .fd
-            .get_sregs()
-            .map_err(|error| self.host("KVM_GET_SREGS", error))?;
+        let mut sregs = self.sregs()?;
         let changed = (sregs.apic_base ^ self.apic.apic_base()) & APIC_ENABLED;
         if changed == 0 {
             return Ok(());

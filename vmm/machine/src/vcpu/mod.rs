@@ -396,6 +396,11 @@ impl Vcpu {
         self.fd.get_regs().map_err(|e| self.host("KVM_GET_REGS", e))
     }
 
+    fn sregs(&self) -> Result<kvm_sregs, Break> {
+        let sregs = self.fd.get_sregs();
+        sregs.map_err(|e| self.host("KVM_GET_SREGS", e))
+    }
+
     fn set_regs(&self, regs: &kvm_regs) -> Result<(), Break> {
         self.fd
             .set_regs(regs)
@@ -403,10 +408,7 @@ impl Vcpu {
     }
 
     fn cpl(&self) -> Result<u8, Break> {
-        let sregs = self
-            .fd
-            .get_sregs()
-            .map_err(|e| self.host("KVM_GET_SREGS", e))?;
+        let sregs = self.sregs()?;
         Ok(privilege(&sregs.ss, &sregs.cs))
     }
 

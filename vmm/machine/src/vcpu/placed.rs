@@ -443,10 +443,7 @@ impl Vcpu {
 
     fn exception(&mut self, vector: u8, rsp: u64) -> Result<(), Break> {
         let frame = self.frame(rsp.wrapping_add(ERROR_CODE)).unwrap_or_default();
-        let sregs = self
-            .fd
-            .get_sregs()
-            .map_err(|e| self.host("KVM_GET_SREGS", e))?;
+        let sregs = self.sregs()?;
         let ended = PassageEnd::Exception {
             vector,
             rip: frame.rip,

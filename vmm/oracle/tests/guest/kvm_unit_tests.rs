@@ -27,13 +27,17 @@ const CONSOLE_LINES: usize = 512;
 /// Which images, by the file's name without its end, with how many CPUs and which face, as their unittests.cfg has
 /// them, and which of their tests may fail, with the reason in a comment.
 const IMAGES: [(&str, usize, ApicMode, &[&str]); 6] = [
-    ("apic", 2, ApicMode::Xapic, &[]),
-    ("apic", 2, ApicMode::X2apic, &[]),
+    ("apic", 2, ApicMode::Xapic, NMIS),
+    ("apic", 2, ApicMode::X2apic, NMIS),
     ("smptest", 2, ApicMode::Auto, &[]),
     ("smptest", 3, ApicMode::Auto, &[]),
     ("tscdeadline_latency", 1, ApicMode::Auto, &[]),
     ("init", 2, ApicMode::Auto, &[]),
 ];
+
+/// Two CPUs send an NMI each to one that handles none, and it wants both. KVM keeps two, as its CPUs take them late
+/// (`process_nmi` of arch/x86/kvm/x86.c); ours keeps one, as a CPU does.
+const NMIS: &[&str] = &["multiple nmi"];
 
 // Out of 64-bit mode, and into the image as the Multiboot Specification (0.6.96, 3.2) has it: 32 bits, no paging,
 // EAX and EBX. INFORMATION begins with the entry and the address of the information.

@@ -24,11 +24,7 @@ impl Vcpu {
             let left = self.fd.sync_regs();
             (left.regs, left.sregs)
         } else {
-            let sregs = self.fd.get_sregs();
-            (
-                self.regs()?,
-                sregs.map_err(|e| self.host("KVM_GET_SREGS", e))?,
-            )
+            (self.regs()?, self.sregs()?)
         };
         let Some(placing) = &mut self.placing else {
             return Ok(recorder::step(&regs, &sregs, |_, _| false));
