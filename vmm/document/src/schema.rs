@@ -66,10 +66,11 @@ fn plain_words(schema: &mut Schema) {
 
 #[cfg(test)]
 mod tests {
-    use crate::suite::Suite;
     use ipirig_checks::{self as checks, check};
     use ipirig_fake::{Script, evidence, plan};
     use ipirig_verdict::result::RunResult;
+
+    use crate::suite::Suite;
 
     use super::*;
 

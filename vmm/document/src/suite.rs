@@ -89,10 +89,10 @@ pub fn overall(runs: &[RunResult]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use ipirig_checks::check::Check;
     use ipirig_fake::plan;
 
     use super::*;
-    use ipirig_checks::check::Check;
 
     fn run(scenario: &str, verdict: Verdict) -> RunResult {
         let check = Check::new("run", verdict, "because");

@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use ipirig_instruction::Step;
+
 use crate::record::{Began, Ended, Record};
 use crate::whole::NotWhole;
-use ipirig_instruction::Step;
 
 /// Something that happens to a CPU while it stands before an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::pending::{Pending, RANGES_MAX};
 use ipirig_instruction::StepRegisters;
 use ipirig_instruction::control::{NOFLUSH, PCID, PCIDE, PGE, pcid};
 use ipirig_instruction::decode::Effect;
+
+use crate::pending::{Pending, RANGES_MAX};
 
 const PAGE: u64 = 0x1000;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use ipirig_image::{Site, SiteKind, Sites, Symbols};
+use ipirig_instruction::{Code, Step, StepRegisters};
 use tempfile::TempDir;
 
 use crate::layout::{KernelLayout, LayoutError};
 use crate::record::{Began, Ended, Record};
-use ipirig_instruction::{Code, Step, StepRegisters};
 
 /// What KASLR adds.
 pub(crate) const SLIDE: u64 = 0x0200_0000;

@@ -7,16 +7,16 @@
 
 use std::collections::BTreeMap;
 
+use ipirig_instruction::Step;
+use ipirig_instruction::decode::{Decoder, Effect};
+use ipirig_instruction::flow::{Flow, Flows, Next};
 use thiserror::Error;
 
 use crate::listing;
 use crate::record::{Began, Ended, Record};
 use crate::shadow::control_after;
-use ipirig_instruction::Step;
-use ipirig_instruction::decode::{Decoder, Effect};
-use ipirig_instruction::flow::{Flow, Flows, Next};
 
-/// Place of RSP in [`crate::StepRegisters::general`].
+/// Place of RSP in [`ipirig_instruction::StepRegisters::general`].
 const RSP: usize = 4;
 /// Most that the CPU pushes for an interrupt or exception, in bytes (SDM vol. 3, figure 6-9).
 const FRAME: u64 = 48;

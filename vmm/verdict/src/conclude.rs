@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use ipirig_checks::check::{Check, RUN, Verdict};
+use ipirig_checks::judge;
 use ipirig_evidence::ledger::Ledger;
 use ipirig_evidence::{Evidence, chain};
 use ipirig_machine::MachineError;
@@ -10,8 +12,6 @@ use ipirig_rig::run::{Conducted, Outcome, Setup};
 use ipirig_scenario::plan::{Plan, Planned};
 
 use crate::result::{KernelInfo, MachineInfo, RunResult, seconds};
-use ipirig_checks::check::{Check, RUN, Verdict};
-use ipirig_checks::judge;
 
 /// The result of a run of `setup`.
 #[must_use]

@@ -133,8 +133,9 @@ impl Performed {
     }
 }
 
-/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped, for `pictures` of all of them. What ends one of them for another
-/// reason than its own ends them all, and leaves what had ended before, and of that one why it did not.
+/// Runs each of `scenarios`, of which those with names in `may_skip` may be skipped, for `pictures` of all of them. What
+/// ends one of them for another reason than its own ends them all, and leaves what had ended before, and of that one why
+/// it did not.
 ///
 /// # Errors
 /// The first could not begin for what the user gave.

@@ -1,11 +1,11 @@
 //! What a CPU must not do before it catches up.
 
 use ipirig_image::Table;
+use ipirig_instruction::decode::Executed;
 
 use crate::audit::trace::{Trace, TracedStep};
 use crate::audit::{Finding, PendingInput, What, push};
 use crate::layout::{CodeRegion, KernelLayout};
-use ipirig_instruction::decode::Executed;
 
 /// What is wrong with the first `checked` instructions.
 pub(super) fn find(

@@ -1,13 +1,14 @@
 //! A record with each step decoded, and walks along it.
 
+use ipirig_instruction::Step;
+use ipirig_instruction::control::{NOFLUSH, PCIDE, pcid};
+use ipirig_instruction::decode::{Decoder, Effect, Executed};
+
 use crate::audit::{FINDINGS_MAX, Finding, Switch, What, push};
 use crate::layout::{CodeRegion, KernelLayout};
 use crate::paging::USER_TABLE;
 use crate::record::Record;
 use crate::shadow::{Shadow, control_after};
-use ipirig_instruction::Step;
-use ipirig_instruction::control::{NOFLUSH, PCIDE, pcid};
-use ipirig_instruction::decode::{Decoder, Effect, Executed};
 
 /// In CR3: the physical address of the page table.
 const TABLE: u64 = 0x000f_ffff_ffff_f000;

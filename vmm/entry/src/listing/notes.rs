@@ -1,10 +1,11 @@
 //! One line of a listing.
 
+use ipirig_instruction::control::{PCIDE, pcid};
+use ipirig_instruction::decode::{Effect, Executed};
+
 use crate::audit::{Audit, FlagWrite, TracedStep};
 use crate::layout::KernelLayout;
 use crate::paging::USER_TABLE;
-use ipirig_instruction::control::{PCIDE, pcid};
-use ipirig_instruction::decode::{Effect, Executed};
 
 /// Widths of the columns of address and instruction.
 const PLACE: usize = 40;

@@ -1,10 +1,11 @@
 //! Listings as a person sees them.
 
+use ipirig_instruction::control::PCIDE;
+
 use super::*;
 use crate::audit::{PendingInput, audit};
 use crate::pending::Pending;
 use crate::testing::*;
-use ipirig_instruction::control::PCIDE;
 
 fn listed(record: &Record, extent: Extent) -> String {
     let everything = PendingInput {

@@ -1,9 +1,9 @@
+use ipirig_instruction::StepRegisters;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{NOINSTR, Way, entered, good, step};
-use ipirig_instruction::StepRegisters;
 
 /// Handlers of a #UD and of an interrupt.
 const HANDLERS: [u64; 2] = [0xffff_ffff_8300_0000, 0xffff_ffff_8300_0100];

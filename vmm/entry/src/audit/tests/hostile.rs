@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use ipirig_instruction::{Code, Step, StepRegisters};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use ipirig_instruction::{Code, Step, StepRegisters};
 
 /// Addresses that mean something, and others.
 fn addresses() -> impl Strategy<Value = u64> {

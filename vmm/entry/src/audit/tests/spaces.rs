@@ -1,8 +1,9 @@
 //! Ways through several address spaces, and page tables that are not isolated.
 
+use ipirig_instruction::control::{PCIDE, PGE};
+
 use super::*;
 use crate::paging::Paging;
-use ipirig_instruction::control::{PCIDE, PGE};
 
 /// PUSH, in ordinary kernel code after a catch-up in the kernel's PCID 1: 9 instructions in all.
 fn in_kernel() -> Way {
