@@ -12,7 +12,8 @@ pub(crate) const PAGES: std::ops::Range<u64> = 0xfe00_0000..0xff00_0000;
 
 pub(crate) const BSP: u64 = 1 << 8;
 const EXTD: u64 = 1 << 10;
-const ENABLE: u64 = 1 << 11;
+/// In `IA32_APIC_BASE`: the APIC is enabled (SDM 11.4.4).
+pub const APIC_BASE_ENABLE: u64 = 1 << 11;
 /// Bits 0 to 7 and 9. The bits above the physical address width count as part of the address.
 const RESERVED: u64 = 0x2ff;
 
@@ -96,11 +97,11 @@ pub(crate) fn switch(
             bits,
         });
     }
-    let address = value & !(BSP | EXTD | ENABLE);
+    let address = value & !(BSP | EXTD | APIC_BASE_ENABLE);
     if !PAGES.contains(&address) {
         return Err(GeneralProtection::Moved { address });
     }
-    let to = match (value & ENABLE != 0, value & EXTD != 0) {
+    let to = match (value & APIC_BASE_ENABLE != 0, value & EXTD != 0) {
         (false, false) => Mode::Disabled,
         (true, false) => Mode::XApic,
         (true, true) => Mode::X2Apic,
@@ -120,8 +121,8 @@ impl LocalApic {
     pub fn apic_base(&self) -> u64 {
         let mode = match self.mode() {
             Mode::Disabled => 0,
-            Mode::XApic => ENABLE,
-            Mode::X2Apic => ENABLE | EXTD,
+            Mode::XApic => APIC_BASE_ENABLE,
+            Mode::X2Apic => APIC_BASE_ENABLE | EXTD,
         };
         self.page | mode | if self.is_bsp() { BSP } else { 0 }
     }

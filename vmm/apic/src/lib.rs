@@ -69,7 +69,7 @@ mod vectors;
 
 pub use access::Action;
 pub use addressing::{Addressing, LogicalModel, Mode};
-pub use base::{GeneralProtection, IA32_APIC_BASE};
+pub use base::{APIC_BASE_ENABLE, GeneralProtection, IA32_APIC_BASE};
 pub use bus::{Bus, SetupError};
 pub use cpu_set::{CpuSet, MAX_CPUS};
 pub use icr::{DeliveryMode, Destination, Icr, Shorthand};

@@ -188,6 +188,16 @@ pub struct HostFacts {
     pub probes: Vec<ProbeResult>,
 }
 
+impl HostFacts {
+    /// The guests' TSC frequency in kHz, if they are to have the TSC-deadline timer: where its MSR comes to user space.
+    /// Without the mode Linux has to calibrate the APIC timer against the TSC's frequency, by CPUID leaf 0x15 on Intel; on
+    /// others it looks for a PIT (`apic_needs_pit`), unless ACPI tells it that there is none.
+    #[must_use]
+    pub fn tsc_deadline_khz(&self) -> Option<u32> {
+        (self.tsc_deadline && self.tsc_khz != 0).then_some(self.tsc_khz)
+    }
+}
+
 /// A host that can run machines.
 #[derive(Debug)]
 pub struct Host {

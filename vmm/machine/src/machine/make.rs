@@ -58,7 +58,7 @@ impl ResolvedConfig {
         let policy = Policy {
             cpus: number,
             x2apic,
-            tsc_deadline: tsc_deadline_khz(facts).is_some(),
+            tsc_deadline: facts.tsc_deadline_khz().is_some(),
             tsc_khz: facts.tsc_khz,
             hide: host_
                 .remedies
@@ -215,7 +215,7 @@ fn assemble(
             .map_err(|_| MachineError::Cpus(cpus))?;
         let table = cpuid::table(&host_.supported, &policy, cpu)?;
         let timers = Timers {
-            tsc_khz: tsc_deadline_khz(facts),
+            tsc_khz: facts.tsc_deadline_khz(),
             slack_ns: host_
                 .remedies
                 .iter()
@@ -324,15 +324,6 @@ fn vcpu(
         vcpu.sync_registers();
     }
     Ok(vcpu)
-}
-
-/// The TSC's frequency, if the guest is to have the TSC-deadline timer: where its MSR comes to user
-/// space. Without the mode Linux has to calibrate the APIC timer against the TSC's frequency, by
-/// CPUID leaf 0x15 on Intel; on others it looks for a PIT (`apic_needs_pit`), unless ACPI tells it
-/// that there is none.
-fn tsc_deadline_khz(facts: &HostFacts) -> Option<u32> {
-    let offer = facts.tsc_deadline && facts.tsc_khz != 0;
-    offer.then_some(facts.tsc_khz)
 }
 
 fn prepare(mailbox: &Mailbox, config: &Config) {

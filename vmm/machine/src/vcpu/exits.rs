@@ -1,6 +1,6 @@
 //! What each KVM exit means to the machine.
 
-use ipirig_apic::{Action, Icr, Mode};
+use ipirig_apic::{APIC_BASE_ENABLE, Action, Icr, Mode};
 use ipirig_kick::NoExit;
 use kvm_bindings::kvm_debug_exit_arch;
 use kvm_ioctls::VcpuExit;
@@ -16,8 +16,6 @@ use crate::stop::StopReason;
 use crate::sys;
 use crate::vm::{self, Apics};
 
-/// IA32_APIC_BASE: the APIC is enabled (SDM vol. 3, 11.4.4).
-const APIC_ENABLED: u64 = 1 << 11;
 /// The register page, relative to which xAPIC registers are numbered.
 const PAGE: u64 = 0xfff;
 /// x2APIC registers as MSRs (SDM vol. 3, 11.12.1.2).
@@ -226,7 +224,7 @@ impl Vcpu {
     /// Tells KVM whether the APIC is enabled: that is what CPUID's bit says (SDM vol. 3, 11.4.3).
     fn follow_apic_base(&mut self) -> Result<(), Break> {
         let mut sregs = self.sregs()?;
-        let changed = (sregs.apic_base ^ self.apic.apic_base()) & APIC_ENABLED;
+        let changed = (sregs.apic_base ^ self.apic.apic_base()) & APIC_BASE_ENABLE;
         if changed == 0 {
             return Ok(());
         }

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
             .or_else(|| lacks_x2apic.then(|| "no x2APIC registers in user space".to_owned())),
         no_tsc_deadline: host
             .as_ref()
-            .is_ok_and(|host| !host.facts().tsc_deadline || host.facts().tsc_khz == 0)
+            .is_ok_and(|host| host.facts().tsc_deadline_khz().is_none())
             .then(|| "guests have no TSC deadlines here (SDM 11.5.4.1)".to_owned()),
         no_kernel_apic: no_kvm.clone().or_else(|| {
             host.ok()
